@@ -1,0 +1,33 @@
+# Needs Python 3.11 to 3.13 with venv, and make. Everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint assets install clean
+
+demo: assets
+	$(BIN)/python recipes/emoji_text_to_image.py --run-dir runs/demo
+
+test: assets
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Third-party drawings and weights, pinned by sha256; fetched once into the user's cache.
+assets: install
+	$(BIN)/keras-mdm assets fetch emoji minilm
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[emoji,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
