@@ -1,0 +1,145 @@
+"""The multi-resolution loss: means per level, their weights, their sum."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_mdm import checks
+from keras_mdm.diffusion.schedule import Schedule
+
+WEIGHTINGS = ("none", "vdm")
+
+
+def level_loss(prediction: Any, target: Any) -> Any:
+    """Return the mean squared error of every sample.
+
+    Args:
+        prediction: (B, ...).
+        target: (B, ...).
+
+    Returns:
+        (B,), the mean over all other axes, in float32 or, if the prediction is, float64.
+
+    Example:
+
+    >>> [float(loss) for loss in level_loss(ops.ones((2, 4, 4, 3)), ops.zeros((2, 4, 4, 3)))]
+    [1.0, 1.0]
+
+    Reference: Gu et al., arXiv 2310.15111, equation 3, divided by N_r.
+    """
+    # Half precision would lose the sum over a million pixels.
+    dtype = "float64" if ops.dtype(prediction) == "float64" else "float32"
+    difference = ops.cast(prediction, dtype) - ops.cast(target, dtype)
+    return ops.mean(difference * difference, axis=tuple(range(1, len(difference.shape))))
+
+
+def vdm_table(schedule: Schedule) -> np.ndarray:
+    """Return SNR_(k-1) / SNR_k - 1 for k = 0..N, the weights of the variational bound on the noise.
+
+    Entries 0 and 1, for which the ratio is infinite or not defined, repeat entry 2, as in the
+    release. A constant shift of log-SNR cancels in the ratio: all levels have the same weights.
+
+    Args:
+        schedule: the schedule of any level.
+
+    Returns:
+        (N + 1,) float64.
+
+    Reference: Kingma et al., arXiv 2107.00630, equation 13.
+    """
+    alpha_bar = schedule.alpha_bar[1:]
+    logsnr = np.log(alpha_bar) - np.log1p(-alpha_bar)
+    weights = np.expm1(logsnr[:-1] - logsnr[1:])  # k = 2..N
+    return np.concatenate([weights[:1], weights[:1], weights])
+
+
+def weighting(kind: str, schedule: Schedule, t: Any) -> Any:
+    """Return the weight of every sample's loss at its time.
+
+    Args:
+        kind: `"none"` (all 1) or `"vdm"` (`vdm_table`, times off the table take the nearest entry).
+        schedule: the schedule of any level.
+        t: (B,), time in [0, 1].
+
+    Returns:
+        (B,) tensor, to be used in `weighted_mean`.
+
+    Raises:
+        ValueError: if `kind` is unknown.
+
+    Example:
+
+    >>> from keras_mdm.diffusion import schedules
+    >>> [round(float(w), 3) for w in weighting("vdm", schedules.cosine(), ops.array([0.5, 1.0]))]
+    [0.006, 999.002]
+    """
+    checks.one_of("kind", kind, WEIGHTINGS)
+    position = schedule.position(t)
+    if kind == "none":
+        return ops.ones_like(position)
+    table = ops.convert_to_tensor(vdm_table(schedule), dtype=ops.dtype(position))
+    index = ops.clip(ops.cast(ops.round(position), "int32"), 0, schedule.num_steps)
+    return ops.take(table, index)
+
+
+def weighted_mean(losses: Any, weights: Any) -> Any:
+    """Return sum(weights * losses) / sum(weights) over the batch.
+
+    Args:
+        losses: (B,).
+        weights: (B,).
+
+    Returns:
+        Scalar.
+    """
+    weights = ops.cast(weights, ops.dtype(losses))
+    return ops.sum(weights * losses) / ops.sum(weights)
+
+
+def multi_resolution(losses: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Any:
+    """Sum the losses of all levels, sample by sample.
+
+    Weights are 1 unless given. On means over pixels that is the paper's default
+    omega_r / omega_R = N_R / N_r, which it states for sums over pixels.
+
+    In mixed-resolution batches an outer level holds the first B' of the B samples. Its losses are
+    scaled by B / B' and the other samples count 0 there, so that the mean over the batch is the sum
+    of the levels' means.
+
+    Args:
+        losses: level name -> (B',).
+        weights: level name -> weight; levels that are missing weigh 1.
+
+    Returns:
+        (B,), B the largest batch.
+
+    Raises:
+        ValueError: if there is no level, or a weight names none.
+
+    Example:
+
+    >>> total = multi_resolution({"64": ops.array([1.0, 2.0]), "256": ops.array([3.0])})
+    >>> [float(loss) for loss in total]
+    [7.0, 2.0]
+
+    Reference: Gu et al., arXiv 2310.15111, equation 3 and section 3.3 (mixed-resolution training).
+    """
+    if not losses:
+        raise checks.error("At least one level must have a loss", fix="add one", losses={})
+    weights = weights or {}
+    checks.known_keys("weights", weights, losses)
+    static = {loss.shape[0] for loss in losses.values()}
+    if len(static) == 1 and None not in static:
+        return sum(weights.get(name, 1.0) * loss for name, loss in losses.items())
+    rows = {name: ops.shape(loss)[0] for name, loss in losses.items()}
+    most = ops.max(ops.stack([ops.convert_to_tensor(row, dtype="int32") for row in rows.values()]))
+    total = 0.0
+    for name, loss in losses.items():
+        scale = (
+            weights.get(name, 1.0) * ops.cast(most, loss.dtype) / ops.cast(rows[name], loss.dtype)
+        )
+        absent = ops.zeros((most - rows[name],), dtype=loss.dtype)
+        total = total + ops.concatenate([scale * loss, absent], axis=0)
+    return total

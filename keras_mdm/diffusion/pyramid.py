@@ -1,0 +1,286 @@
+"""The resolution pyramid: what each level of the extended space sees of an image or a clip.
+
+The downsampling operators D^r of the paper's equation 2, and their counterparts upwards. Images
+are (B, H, W, C), clips are (B, T, H, W, C). Sizes and frame counts are static, so everything runs
+inside `tf.function` with an unknown batch size.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_mdm import checks
+
+DOWNSAMPLING = ("area", "bilinear")
+UPSAMPLING = ("nearest", "bilinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelShape:
+    """Frames and height of one level.
+
+    Args:
+        frames: number of frames of a clip, or `None` for an image.
+        size: height and width of one frame in pixels.
+
+    Example:
+
+    >>> LevelShape(16, 64).name
+    '16x64'
+    >>> LevelShape.parse("64")
+    LevelShape(frames=None, size=64)
+    """
+
+    frames: int | None
+    size: int
+
+    def __post_init__(self) -> None:
+        checks.integer("size", self.size, minimum=1)
+        if self.frames is not None:
+            checks.integer("frames", self.frames, minimum=1, fix="pass frames=None for an image")
+
+    @property
+    def name(self) -> str:
+        """The level's name: `"64"` for an image, `"16x64"` (frames x size) for a clip."""
+        return str(self.size) if self.frames is None else f"{self.frames}x{self.size}"
+
+    @classmethod
+    def parse(cls, level: "LevelShape | str | int | tuple[int, int]") -> "LevelShape":
+        """Read a level written as a name, an image size, or a (frames, size) pair.
+
+        Args:
+            level: for example `"64"`, `"16x64"`, `64` or `(16, 64)`.
+
+        Returns:
+            The record; a `LevelShape` is returned as it is.
+
+        Raises:
+            ValueError: if `level` is none of these.
+        """
+        if isinstance(level, LevelShape):
+            return level
+        if checks.is_int(level):
+            return cls(None, int(level))
+        if isinstance(level, tuple | list) and len(level) == 2:
+            return cls(*level)
+        match = re.fullmatch(r"(?:(\d+)x)?(\d+)", level) if isinstance(level, str) else None
+        if match is None:
+            raise checks.error(
+                "A level must be an image size or frames and size",
+                fix='write 64 or "64" for an image, (16, 64) or "16x64" for a clip',
+                level=level,
+            )
+        frames, size = match.groups()
+        return cls(None if frames is None else int(frames), int(size))
+
+
+def downsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "area") -> Any:
+    """Reduce an image or a clip to a lower level, in one shot.
+
+    In space, `"area"` averages blocks of pixels, the only choice for which a unit-variance noise
+    loses exactly the variance that the schedule's shift assumes; `"bilinear"` interpolates at the
+    centres of the low pixels without antialiasing (at an even ratio the mean of the four central
+    pixels of a block, at an odd ratio its central pixel). In time, T frames become T' by taking
+    every (T / T')-th from the first on; an image over a clip takes the first frame.
+
+    Args:
+        x: (B, H, W, C) or (B, T, H, W, C), floating point.
+        from_shape: the level of `x`.
+        to_shape: the level wanted; sizes and frames must divide those of `from_shape`.
+        kind: `"area"` or `"bilinear"`.
+
+    Returns:
+        (B, h, w, C) or (B, T', h, w, C) in the dtype of `x`.
+
+    Raises:
+        ValueError: if the levels do not divide, or `x` is not of `from_shape`.
+
+    Example:
+
+    >>> x = np.arange(16.0, dtype="float32").reshape(1, 4, 4, 1)
+    >>> y = downsample(x, LevelShape(None, 4), LevelShape(None, 2))
+    >>> np.array(y)[0, :, :, 0].tolist()
+    [[2.5, 4.5], [10.5, 12.5]]
+
+    Reference: Gu et al., arXiv 2310.15111, equation 2 and section 4.1 (bilinear in space, first
+    frame in time).
+    """
+    checks.one_of("kind", kind, DOWNSAMPLING)
+    _check_order(to_shape, from_shape)
+    x = _as_level(x, from_shape)
+    # Time first: the frames dropped need no spatial work.
+    if to_shape.frames is None and from_shape.frames is not None:
+        x = x[:, 0]  # B H W C
+    elif to_shape.frames is not None:
+        x = x[:, :: from_shape.frames // to_shape.frames]  # B T' H W C
+    ratio = from_shape.size // to_shape.size
+    if ratio == 1:
+        return x
+    channels = x.shape[-1]
+    x = ops.reshape(x, (-1, from_shape.size, from_shape.size, channels))
+    if kind == "area":
+        x = ops.average_pool(x, ratio, strides=ratio, padding="valid", data_format="channels_last")
+    else:
+        x = _central_mean(_central_mean(x, ratio, axis=1), ratio, axis=2)
+    return ops.reshape(x, _batched_shape(to_shape, channels))
+
+
+def build_pyramid(x: Any, shapes: Sequence[LevelShape], kind: str = "area") -> dict[str, Any]:
+    """Downsample to all levels at once.
+
+    `"area"` goes from level to level, which equals the one shot from the top because means of
+    means over equal blocks are means; `"bilinear"` samples every level from the top, because there
+    the two differ.
+
+    Args:
+        x: data of the highest level, (B, H, W, C) or (B, T, H, W, C).
+        shapes: the levels, ascending.
+        kind: `"area"` or `"bilinear"`.
+
+    Returns:
+        Level name -> tensor, ascending; the last one is `x`.
+
+    Raises:
+        ValueError: if there is no level, or the levels do not ascend and divide.
+
+    Example:
+
+    >>> levels = [LevelShape(None, 8), LevelShape(4, 8), LevelShape(4, 16)]
+    >>> pyramid = build_pyramid(np.zeros((2, 4, 16, 16, 3), "float32"), levels)
+    >>> {name: tuple(level.shape) for name, level in pyramid.items()}
+    {'8': (2, 8, 8, 3), '4x8': (2, 4, 8, 8, 3), '4x16': (2, 4, 16, 16, 3)}
+
+    Reference: Gu et al., arXiv 2310.15111, equation 2 (progressive compression).
+    """
+    checks.one_of("kind", kind, DOWNSAMPLING)
+    if not shapes:
+        raise checks.error("A pyramid needs at least one level", fix="pass shapes", shapes=shapes)
+    top = shapes[-1]
+    levels = [_as_level(x, top)]
+    for lower, upper in zip(reversed(shapes[:-1]), reversed(shapes[1:]), strict=True):
+        _check_order(lower, upper)
+        source = (levels[0], upper) if kind == "area" else (levels[-1], top)
+        levels.insert(0, downsample(*source, lower, kind))
+    return {shape.name: level for shape, level in zip(shapes, levels, strict=True)}
+
+
+def upsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "nearest") -> Any:
+    """Enlarge an image or a clip to a higher level.
+
+    In space, `"nearest"` repeats pixels and `"bilinear"` interpolates between pixel centres
+    (half-pixel convention, edges held). In time, both undo "every (T / T')-th frame from the first
+    on", so that the frames that were kept return unchanged: `"nearest"` holds each until the next,
+    `"bilinear"` interpolates linearly between them and holds the last. An image is repeated over
+    all frames of a clip.
+
+    Args:
+        x: (B, h, w, C) or (B, T', h, w, C), floating point.
+        from_shape: the level of `x`.
+        to_shape: the level wanted; its size and frames must be multiples of those of `from_shape`.
+        kind: `"nearest"` or `"bilinear"`.
+
+    Returns:
+        (B, H, W, C) or (B, T, H, W, C) in the dtype of `x`.
+
+    Raises:
+        ValueError: if the levels do not divide, or `x` is not of `from_shape`.
+
+    Example:
+
+    >>> x = np.array([[[[0.0], [4.0]], [[0.0], [4.0]]]])
+    >>> y = upsample(x, LevelShape(None, 2), LevelShape(None, 4), "bilinear")
+    >>> np.array(y)[0, 0, :, 0].tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
+    checks.one_of("kind", kind, UPSAMPLING)
+    _check_order(from_shape, to_shape)
+    x = _as_level(x, from_shape)
+    channels = x.shape[-1]
+    # Space first: on the way up the frames are few before time is stretched.
+    ratio = to_shape.size // from_shape.size
+    if ratio > 1:
+        enlarged = LevelShape(from_shape.frames, to_shape.size)
+        x = ops.reshape(x, (-1, from_shape.size, from_shape.size, channels))
+        # Phase p of `ratio` lies at (p + 1/2) / ratio - 1/2 from its pixel's centre.
+        offsets = (np.arange(ratio) + 0.5) / ratio - 0.5 if kind == "bilinear" else np.zeros(ratio)
+        x = _interpolate(_interpolate(x, offsets, axis=1), offsets, axis=2)
+        x = ops.reshape(x, _batched_shape(enlarged, channels))
+    if from_shape.frames is None and to_shape.frames is not None:
+        x = ops.repeat(x[:, None], to_shape.frames, axis=1)  # B T H W C
+    elif from_shape.frames != to_shape.frames:
+        stretch = to_shape.frames // from_shape.frames
+        offsets = np.arange(stretch) / stretch if kind == "bilinear" else np.zeros(stretch)
+        x = _interpolate(x, offsets, axis=1)
+    return x
+
+
+def _interpolate(x: Any, offsets: np.ndarray, axis: int) -> Any:
+    """Replace each entry along `axis` by its values at `offsets` in (-1, 1), linearly, edges held.
+
+    Written with shifted copies rather than `ops.image.resize`, which works in float32 only.
+    """
+    size, phases = x.shape[axis], len(offsets)
+    index = np.arange(size)
+
+    def shifted(step: int) -> Any:
+        return ops.expand_dims(ops.take(x, np.clip(index + step, 0, size - 1), axis), axis + 1)
+
+    def column(weights: np.ndarray) -> Any:
+        shape = [1] * (len(x.shape) + 1)
+        shape[axis + 1] = phases
+        return ops.convert_to_tensor(weights.reshape(shape), dtype=x.dtype)
+
+    y = shifted(0) * column(1.0 - np.abs(offsets))
+    if np.any(offsets < 0):
+        y = y + shifted(-1) * column(np.maximum(-offsets, 0.0))
+    if np.any(offsets > 0):
+        y = y + shifted(1) * column(np.maximum(offsets, 0.0))
+    return ops.reshape(y, (-1, *x.shape[1:axis], size * phases, *x.shape[axis + 1 :]))
+
+
+def _central_mean(x: Any, ratio: int, axis: int) -> Any:
+    """Value at the centre of each block of `ratio` entries along `axis`, interpolated linearly."""
+    before = (slice(None),) * axis
+    left = x[(*before, slice((ratio - 1) // 2, None, ratio))]
+    right = x[(*before, slice(ratio // 2, None, ratio))]
+    return 0.5 * (left + right)
+
+
+def _batched_shape(shape: LevelShape, channels: int) -> tuple[int, ...]:
+    frames = () if shape.frames is None else (shape.frames,)
+    return (-1, *frames, shape.size, shape.size, channels)
+
+
+def _as_level(x: Any, shape: LevelShape) -> Any:
+    x = ops.convert_to_tensor(x)
+    expected = _batched_shape(shape, 0)[1:-1]
+    if tuple(x.shape[1:-1]) != expected or x.shape[-1] is None:
+        raise checks.error(
+            f"Data of level {shape.name!r} must have the static shape (batch, "
+            f"{', '.join(map(str, expected))}, channels)",
+            fix="resize or batch the data, or name the level it belongs to",
+            shape=tuple(x.shape),
+        )
+    return x
+
+
+def _check_order(lower: LevelShape, upper: LevelShape) -> None:
+    frames = lower.frames or 1
+    if lower.size > upper.size or upper.size % lower.size or (upper.frames or 1) % frames:
+        raise checks.error(
+            "The size and the frames of a level must be divisible by those of the level below",
+            fix="choose levels that ascend by whole factors, such as 64, 256 or 64, (16, 64)",
+            lower=lower.name,
+            upper=upper.name,
+        )
+    if lower.frames is not None and upper.frames is None:
+        raise checks.error(
+            "A clip cannot lie below an image",
+            fix="give the upper level at least as many frames",
+            lower=lower.name,
+            upper=upper.name,
+        )

@@ -1,0 +1,162 @@
+"""Named noise schedules, and how far each level's is shifted."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.diffusion.pyramid import LevelShape
+from keras_mdm.diffusion.schedule import Schedule
+
+
+def cosine(num_steps: int = 1000, *, max_beta: float = 0.999) -> Schedule:
+    """Squared cosine with capped steps: the paper's schedule, and that of the released models.
+
+    Args:
+        num_steps: N.
+        max_beta: largest share of the signal variance that one step removes, below 1.
+
+    Returns:
+        The schedule.
+
+    Reference: Nichol and Dhariwal, arXiv 2102.09672, section 3.2; Gu et al., arXiv 2310.15111,
+    appendix A.
+    """
+    # At 1 the last step would remove all signal, and log-SNR would end at minus infinity.
+    max_beta = checks.real("max_beta", max_beta, minimum=0.0, maximum=1.0 - 1e-9)
+    u = np.arange(checks.integer("num_steps", num_steps, minimum=2) + 1) / num_steps
+    alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    beta = np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
+    return Schedule("cosine", num_steps, _from_beta(beta), options=(("max_beta", max_beta),))
+
+
+def logsnr_cosine(num_steps: int = 1000) -> Schedule:
+    """Cosine in log-SNR, from +5 at k = 1 to -5 at k = N: the release's `COSINE`.
+
+    Args:
+        num_steps: N.
+
+    Returns:
+        The schedule.
+
+    Reference: Kingma and Gao, arXiv 2303.00848, table 1 (cosine, truncated).
+    """
+    u = np.linspace(0.0, 1.0, checks.integer("num_steps", num_steps, minimum=2))
+    low, high = math.atan(math.exp(-2.5)), math.atan(math.exp(2.5))
+    logsnr = -2.0 * np.log(np.tan(low + (high - low) * u))
+    alpha_bar = np.concatenate([[1.0], 1.0 / (1.0 + np.exp(-logsnr))])
+    return Schedule("logsnr_cosine", num_steps, alpha_bar, options=())
+
+
+def linear_beta(
+    num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """Steps of linearly growing variance: the schedule of DDPM.
+
+    Args:
+        num_steps: N. The defaults of the other two belong to 1000.
+        beta_start: variance that the first step adds.
+        beta_end: variance that the last step adds.
+
+    Returns:
+        The schedule.
+
+    Reference: Ho et al., arXiv 2006.11239, section 4.
+    """
+    beta_start = checks.real("beta_start", beta_start, minimum=0.0, maximum=1.0 - 1e-9)
+    beta_end = checks.real("beta_end", beta_end, minimum=0.0, maximum=1.0 - 1e-9)
+    beta = np.linspace(beta_start, beta_end, checks.integer("num_steps", num_steps, minimum=2))
+    options = (("beta_start", beta_start), ("beta_end", beta_end))
+    return Schedule("linear", num_steps, _from_beta(beta), options=options)
+
+
+def sigmoid(
+    num_steps: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
+) -> Schedule:
+    """A piece of a falling sigmoid, stretched to go from 1 to (almost) 0.
+
+    Args:
+        num_steps: N.
+        start: where the piece starts.
+        end: where it ends; above `start`.
+        tau: temperature; small values flatten both ends.
+
+    Returns:
+        The schedule.
+
+    Reference: Chen, arXiv 2301.10972, section 2.2.
+    """
+    tau = checks.real("tau", tau, minimum=1e-3)
+    if not checks.is_real(start) or not checks.is_real(end) or start >= end:
+        raise checks.error(
+            "`start` must be a number below `end`", fix="swap the two", start=start, end=end
+        )
+    u = np.arange(checks.integer("num_steps", num_steps, minimum=2) + 1) / num_steps
+    value = 0.5 * (1.0 + np.tanh(0.5 * (start + (end - start) * u) / tau))  # cannot overflow
+    alpha_bar = (value[-1] - value) / (value[-1] - value[0])
+    # The formula ends at exactly 0, where log-SNR is not defined; Chen's code clips here too.
+    alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])
+    options = (("start", start), ("end", end), ("tau", tau))
+    return Schedule("sigmoid", num_steps, alpha_bar, options=options)
+
+
+_FACTORIES: dict[str, Callable[..., Schedule]] = {
+    "cosine": cosine,
+    "logsnr_cosine": logsnr_cosine,
+    "linear": linear_beta,
+    "sigmoid": sigmoid,
+}
+
+
+def get(schedule: str | Schedule, num_steps: int = 1000, **options: float) -> Schedule:
+    """Return a schedule from its name; a `Schedule` is returned as it is.
+
+    Args:
+        schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"` or a record.
+        num_steps: N, used with a name only.
+        **options: passed to the factory of that name.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    Example:
+
+    >>> get("cosine").num_steps
+    1000
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    return _FACTORIES[checks.one_of("schedule", schedule, _FACTORIES)](num_steps, **options)
+
+
+def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
+    """Return the scale by which a level's schedule is shifted.
+
+    The ratio of the sizes, frames counting as the square root of their number, so that 16 frames
+    weigh as much as a size four times larger.
+
+    Args:
+        level_shape: the level.
+        innermost_shape: the lowest level, which is not shifted.
+
+    Returns:
+        s, the argument of `Schedule.shifted`.
+
+    Example:
+
+    >>> level_shift(LevelShape(16, 256), LevelShape(None, 64))
+    16.0
+
+    Reference: Gu et al., arXiv 2310.15111, appendix A (`cosine-shift4` for 16 frames of 64).
+    """
+    frames = (level_shape.frames or 1) / (innermost_shape.frames or 1)
+    return level_shape.size / innermost_shape.size * math.sqrt(frames)
+
+
+def _from_beta(beta: np.ndarray) -> np.ndarray:
+    # Sums of logs: the product of a thousand factors would lose digits at the noisy end.
+    return np.concatenate([[1.0], np.exp(np.cumsum(np.log1p(-beta)))])

@@ -1,0 +1,117 @@
+"""Thresholding: keeping estimates of clean data inside the range of images, [-1, 1].
+
+Guidance pushes x0 out of the range, and the error would grow from step to step.
+
+Reference: Saharia et al., arXiv 2205.11487, section 2.3; Gu et al., arXiv 2310.15111, appendix C.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_mdm import checks
+
+Threshold = Callable[[Any], Any]
+
+
+def none(x0: Any) -> Any:
+    """Return `x0` as it is."""
+    return x0
+
+
+def static(x0: Any) -> Any:
+    """Clip to [-1, 1].
+
+    Args:
+        x0: (B, ...).
+
+    Returns:
+        (B, ...).
+    """
+    return ops.clip(x0, -1.0, 1.0)
+
+
+def dynamic(x0: Any, quantile: float = 0.995, maximum: float = 100.0) -> Any:
+    """Scale every sample by a quantile of its magnitudes, where that exceeds 1, and clip.
+
+    With s the quantile clamped to [1, maximum], the result is clip(x0, -s, s) / s. A sample
+    inside the range is returned as it is.
+
+    Args:
+        x0: (B, ...), all axes but the first static.
+        quantile: share of the values that is kept, interpolated linearly as `numpy.quantile` does.
+        maximum: largest s.
+
+    Returns:
+        (B, ...) within [-1, 1], in the dtype of `x0`.
+
+    Raises:
+        ValueError: if `quantile` is outside [0, 1] or `maximum` below 1.
+
+    Example:
+
+    >>> x0 = ops.array([[0.5, -4.0, 2.0]])
+    >>> [float(value) for value in dynamic(x0, quantile=0.5)[0]]
+    [0.25, -1.0, 1.0]
+    """
+    quantile = checks.real("quantile", quantile, minimum=0.0, maximum=1.0)
+    maximum = checks.real("maximum", maximum, minimum=1.0)
+    x0 = ops.convert_to_tensor(x0)
+    count = math.prod(x0.shape[1:])
+    position = quantile * (count - 1)
+    lower = math.floor(position)
+    # Only the tail above the quantile is sorted: 1024 x 1024 x 3 values take 0.03 s, not 0.6 s.
+    magnitudes = ops.reshape(ops.abs(x0), (-1, count))
+    tail = ops.top_k(magnitudes, count - lower)[0]  # descending
+    s = tail[:, -1]
+    if position > lower:
+        s = s + (position - lower) * (tail[:, -2] - s)
+    s = ops.clip(s, 1.0, maximum)
+    s = ops.reshape(s, (-1,) + (1,) * (len(x0.shape) - 1))
+    return ops.clip(x0, -s, s) / s
+
+
+def scaled(threshold: Threshold, scale: float) -> Threshold:
+    """Return the threshold for data that are stored divided by `scale`.
+
+    The release's unshifted schedules divide the images of a level by its scale and threshold the
+    estimate in the original range.
+
+    Args:
+        threshold: a function of x0.
+        scale: positive number.
+
+    Returns:
+        A function of x0.
+    """
+    scale = checks.real("scale", scale, minimum=1e-6)
+    return lambda x0: threshold(x0 * scale) / scale
+
+
+# The release's CLIP, DYNAMIC and DYNAMIC_IF (the last after DeepFloyd IF).
+_THRESHOLDS: dict[str, Threshold] = {
+    "none": none,
+    "static": static,
+    "dynamic": dynamic,
+    "dynamic_if": functools.partial(dynamic, quantile=0.95, maximum=1.5),
+}
+
+
+def get(threshold: str | Threshold) -> Threshold:
+    """Return a threshold from its name; a function is returned as it is.
+
+    Args:
+        threshold: `"none"`, `"static"`, `"dynamic"`, `"dynamic_if"` or a function of x0.
+
+    Returns:
+        A function of x0.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if callable(threshold):
+        return threshold
+    return _THRESHOLDS[checks.one_of("threshold", threshold, _THRESHOLDS)]

@@ -1,0 +1,35 @@
+"""Two logical CPU devices for the tests of replicas, and the opt-in marks."""
+
+import pytest
+import tensorflow as tf
+
+# Before anything else touches TensorFlow: devices cannot be split once it has started.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--gpu", action="store_true", help="also run tests that need a GPU")
+    parser.addoption("--network", action="store_true", help="fetch assets that tests need")
+
+
+def pytest_collection_modifyitems(config, items):
+    # Tests marked `network` decide by themselves: they run if what they need is cached.
+    for item in items:
+        for mark in ("slow", "gpu"):
+            if mark in item.keywords and not config.getoption(f"--{mark}"):
+                item.add_marker(pytest.mark.skip(reason=f"needs --{mark}"))
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """A MirroredStrategy over the two devices.
+
+    Every strategy numbers its collectives from the same start: a second one in this process would
+    meet the first one's with other shapes and abort. Hence one for all tests, without collectives.
+    """
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )

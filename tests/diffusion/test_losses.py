@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_mdm.diffusion import losses, schedules
+
+
+def test_level_loss_is_the_mean_per_sample(rng):
+    x, y = rng.standard_normal((2, 3, 4, 8, 8, 3))
+    np.testing.assert_allclose(
+        losses.level_loss(x, y), ((x - y) ** 2).mean(axis=(1, 2, 3, 4)), rtol=1e-13
+    )
+
+
+def test_half_precision_is_summed_in_float32():
+    x = tf.fill((1, 256, 256, 3), tf.constant(0.01, "float16"))
+    loss = losses.level_loss(x, tf.zeros_like(x))
+    assert loss.dtype == "float32"
+    np.testing.assert_allclose(loss, float(np.float16(0.01)) ** 2, rtol=1e-5)
+
+
+def test_unit_weights_on_means_are_the_papers_weights_on_sums(rng):
+    errors = {"4": rng.standard_normal((2, 4, 4, 3)), "8": rng.standard_normal((2, 8, 8, 3))}
+    total = losses.multi_resolution(
+        {name: losses.level_loss(e, np.zeros_like(e)) for name, e in errors.items()}
+    )
+    sums = {name: (e**2).sum(axis=(1, 2, 3)) for name, e in errors.items()}
+    omega = {"4": errors["8"][0].size / errors["4"][0].size, "8": 1.0}  # N_R / N_r
+    paper = sum(omega[name] * sums[name] for name in sums) / errors["8"][0].size
+    np.testing.assert_allclose(total, paper, rtol=1e-12)
+
+
+def test_level_weights():
+    total = losses.multi_resolution(
+        {"4": tf.constant([1.0, 2.0]), "8": tf.constant([10.0, 20.0])}, {"8": 0.5}
+    )
+    np.testing.assert_array_equal(total, [6.0, 12.0])
+    with pytest.raises(ValueError, match="16"):
+        losses.multi_resolution({"4": tf.zeros(1)}, {"16": 1.0})
+    with pytest.raises(ValueError, match="one level"):
+        losses.multi_resolution({})
+
+
+def test_mixed_batches_average_every_level_over_its_own_samples(rng):
+    per_level = {"4": rng.uniform(size=6), "8": rng.uniform(size=4), "16": rng.uniform(size=2)}
+    total = losses.multi_resolution({name: tf.constant(loss) for name, loss in per_level.items()})
+    assert total.shape == (6,)
+    np.testing.assert_allclose(
+        tf.reduce_mean(total), sum(loss.mean() for loss in per_level.values()), rtol=1e-12
+    )
+    # The release's form: divided by the share of the batch, 0 for the other samples.
+    np.testing.assert_allclose(total[5], per_level["4"][5], rtol=1e-12)
+    np.testing.assert_allclose(
+        total[2], per_level["4"][2] + per_level["8"][2] / (4 / 6), rtol=1e-12
+    )
+
+
+def test_in_a_graph_with_unknown_batches(rng):
+    signature = {name: tf.TensorSpec([None], "float32") for name in ("4", "8")}
+    traced = tf.function(losses.multi_resolution, input_signature=[signature])
+    for rows in ((4, 4), (4, 2)):
+        per_level = {
+            name: tf.constant(rng.uniform(size=n), "float32")
+            for name, n in zip(signature, rows, strict=True)
+        }
+        np.testing.assert_allclose(traced(per_level), losses.multi_resolution(per_level), rtol=1e-6)
+
+
+def test_vdm_weights_are_the_loss_on_x0_times_the_fall_of_snr():
+    """SNR_{t-1}/SNR_t - 1 on an eps error is (SNR_{t-1} - SNR_t) on the x0 error it implies."""
+    schedule = schedules.cosine()
+    k = np.array([2, 10, 500, 999])
+    snr = schedule.table() / np.maximum(1.0 - schedule.table(), 1e-300)
+    eps_error = 0.1
+    x0_error = eps_error / np.sqrt(snr[k])
+    weight = np.array(losses.weighting("vdm", schedule, k / 1000))
+    np.testing.assert_allclose(
+        weight * eps_error**2, (snr[k - 1] - snr[k]) * x0_error**2, rtol=1e-8
+    )
+
+
+def test_vdm_weights_do_not_depend_on_the_level_and_repeat_at_the_start():
+    t = np.array([0.0, 0.001, 0.002, 0.5])
+    base = losses.weighting("vdm", schedules.cosine(), t)
+    np.testing.assert_array_equal(losses.weighting("vdm", schedules.cosine().shifted(16), t), base)
+    assert float(base[0]) == float(base[1]) == float(base[2]) != float(base[3])
+
+
+def test_weighted_mean_ignores_the_scale_of_the_weights(rng):
+    loss, weight = rng.uniform(size=(2, 5))
+    expected = np.average(loss, weights=weight)
+    for scale in (1.0, 7.0):
+        np.testing.assert_allclose(losses.weighted_mean(loss, scale * weight), expected)
+    ones = losses.weighting("none", schedules.cosine(), np.full(5, 0.5))
+    np.testing.assert_allclose(losses.weighted_mean(loss, ones), loss.mean())
+    with pytest.raises(ValueError, match="'none', 'vdm'"):
+        losses.weighting("snr", schedules.cosine(), 0.5)
