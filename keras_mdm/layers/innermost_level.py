@@ -1,0 +1,109 @@
+"""The UNet at the lowest resolution, which holds most of the parameters."""
+
+import keras
+
+from keras_mdm.layers.attention import SpatialAttention
+from keras_mdm.layers.level import LevelPart, from_rows, to_rows
+from keras_mdm.layers.nested_level import add_to_first_rows, output_spec
+from keras_mdm.layers.resblock import ResBlock
+from keras_mdm.layers.resolution_block import repeat_rows
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class InnermostLevel(LevelPart):
+    """A whole UNet that takes features from an outer level, if there is one.
+
+    Args:
+        out_channels: channels of the prediction.
+        use_mid_block: ResBlock, attention (with text, if given), ResBlock at the lowest resolution.
+        **kwargs: as in `LevelPart`.
+
+    Call arguments:
+        z: `(B, H, W, C)` or `(B, T, H, W, C)` float32, the noisy input of this level.
+        time_embedding: `(B, E)`.
+        text: optional `(B, L, D)`, text_mask: optional `(B, L)`.
+        features: optional `(B', [T,] H, W, channels[0])` with B' <= B, added to the first B' rows.
+
+    Returns:
+        dict with `output` `(B, [T,] H, W, out_channels)` float32, zero at initialisation, and
+        `features` `(B, [T,] H, W, channels[0])` for the next outer level.
+
+    Example:
+
+    >>> level = InnermostLevel(channels=(32, 64), blocks=(1, 1), attention=(0, 1),
+    ...     temporal_attention=(0, 0), strides=(2,))
+    >>> level(keras.ops.ones((2, 8, 8, 3)), keras.ops.ones((2, 128)))["output"].shape
+    TensorShape([2, 8, 8, 3])
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A (MDM-S64).
+    """
+
+    def __init__(self, *, out_channels: int = 3, use_mid_block: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.out_channels = out_channels
+        self.use_mid_block = use_mid_block
+        self._make_down()
+        if use_mid_block:
+            channels = self.channels[-1]
+            self.mid_block_0 = ResBlock(channels, groups=self.groups, **self._part("mid_block_0"))
+            self.mid_attention = SpatialAttention(
+                heads=self.heads,
+                feed_forward=self.attention_ffn,
+                **self._part("mid_attention"),
+            )
+            self.mid_block_1 = ResBlock(channels, groups=self.groups, **self._part("mid_block_1"))
+        self._make_up()
+
+    def build(
+        self,
+        z_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        features_shape=None,
+    ):
+        self._build_down(z_shape, time_embedding_shape, text_shape)
+        if self.use_mid_block:
+            middle = self.rows_shape(z_shape, len(self.channels) - 1, self.channels[-1])
+            self.mid_block_0.build(middle, time_embedding_shape)
+            self.mid_attention.build(middle, text_shape)
+            self.mid_block_1.build(middle, time_embedding_shape)
+        self._build_up(z_shape, time_embedding_shape, text_shape, self.out_channels)
+
+    def call(self, z, time_embedding, text=None, text_mask=None, features=None):
+        x = self.conv_in(to_rows(z))
+        if features is not None:
+            x = add_to_first_rows(x, to_rows(features))
+        x, skips = self._run_down(x, time_embedding, text, text_mask)
+        if self.use_mid_block:
+            frames = self.frames_at(len(self.channels) - 1)
+            embedding = repeat_rows(time_embedding, frames)
+            x = self.mid_block_0(x, embedding)
+            x = self.mid_attention(
+                x,
+                text=None if text is None else repeat_rows(text, frames),
+                text_mask=None if text_mask is None else repeat_rows(text_mask, frames),
+            )
+            x = self.mid_block_1(x, embedding)
+        x = self._run_up(x, skips, time_embedding, text, text_mask)
+        features = from_rows(x, self.frames_at(0), self.frames is not None)
+        return {"output": self._head(x), "features": features}
+
+    def compute_output_spec(self, *args, **kwargs):
+        z = args[0] if args else kwargs["z"]
+        return output_spec(z.shape, self.out_channels, self.channels[0], self.compute_dtype)
+
+    def compute_output_shape(
+        self,
+        z_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        features_shape=None,
+    ):
+        shape = z_shape[:-1]
+        return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
+
+    def get_config(self) -> dict:
+        config = {"out_channels": self.out_channels, "use_mid_block": self.use_mid_block}
+        return {**super().get_config(), **config}

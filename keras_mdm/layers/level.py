@@ -1,0 +1,218 @@
+"""What the parts of every level share: the way down, the way up, the output."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from keras_mdm.layers.initializers import conv, derive_seed
+from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.layers.resampling import Downsample, Upsample
+from keras_mdm.layers.resolution_block import ResolutionBlock
+
+
+def to_rows(x):
+    """Images `(B, H, W, C)` stay; clips `(B, T, H, W, C)` become rows `(B*T, H, W, C)`."""
+    return x if len(x.shape) == 4 else ops.reshape(x, (-1, *x.shape[2:]))
+
+
+def from_rows(x, frames: int, is_clip: bool):
+    """The inverse of `to_rows`: `(B*T, H, W, C)` to `(B, T, H, W, C)` for clips."""
+    return ops.reshape(x, (-1, frames, *x.shape[1:])) if is_clip else x
+
+
+class LevelPart(keras.layers.Layer):
+    """Base of `NestedDown`, `NestedUp` and `InnermostLevel`.
+
+    Args:
+        channels: channels per resolution, highest resolution first.
+        blocks: ResBlocks per resolution (the way up has one more each).
+        attention: spatial attention layers after each ResBlock, per resolution.
+        temporal_attention: temporal attention layers after each ResBlock, per resolution.
+        strides: 1 or 2 per transition to the next resolution.
+        axis: what the strides reduce, `"space"` or `"time"`.
+        frames: frames per clip at the highest resolution; `None` for an image level.
+        heads: heads of the spatial attention.
+        attention_ffn: feed-forward part in the spatial attention.
+        rotary: rotary positions in the temporal attention.
+        groups: groups of the ResBlocks' and the output's normalisation.
+        seed: seed of the initial values.
+        **kwargs: `name`, `dtype`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        blocks: Sequence[int],
+        attention: Sequence[int],
+        temporal_attention: Sequence[int],
+        strides: Sequence[int],
+        axis: str = "space",
+        frames: int | None = None,
+        heads: int = 8,
+        attention_ffn: bool = False,
+        rotary: bool = False,
+        groups: int = 32,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.channels = tuple(channels)
+        self.blocks = tuple(blocks)
+        self.attention = tuple(attention)
+        self.temporal_attention = tuple(temporal_attention)
+        self.strides = tuple(strides)
+        self.axis = axis
+        self.frames = frames
+        self.heads = heads
+        self.attention_ffn = attention_ffn
+        self.rotary = rotary
+        self.groups = groups
+        self.seed = seed
+
+    # Geometry
+
+    def frames_at(self, index: int) -> int:
+        """Frames per clip at resolution `index`; 1 for images."""
+        frames = self.frames or 1
+        if self.axis == "time":
+            for stride in self.strides[:index]:
+                frames //= stride
+        return frames
+
+    def sides_at(self, shape, index: int) -> tuple:
+        """Height and width at resolution `index` of an input shape `(..., H, W, C)`."""
+        height, width = shape[-3], shape[-2]
+        if self.axis == "space":
+            for stride in self.strides[:index]:
+                height, width = height // stride, width // stride
+        return height, width
+
+    def rows_shape(self, shape, index: int, channels: int) -> tuple:
+        """Row shape at resolution `index` of an input `(B, [T,] H, W, C)`."""
+        rows = None if shape[0] is None else shape[0] * self.frames_at(index)
+        return (rows, *self.sides_at(shape, index), channels)
+
+    def skip_shapes(self, shape) -> list[tuple]:
+        """Row shapes of the skips that the way down leaves, in the order they are made."""
+        shapes = [self.rows_shape(shape, 0, self.channels[0])]
+        for index, channels in enumerate(self.channels):
+            shapes += [self.rows_shape(shape, index, channels)] * self.blocks[index]
+            if index + 1 < len(self.channels):
+                shapes.append(self.rows_shape(shape, index + 1, channels))
+        return shapes
+
+    # Parts
+
+    def _part(self, name: str) -> dict:
+        return {"name": name, "seed": derive_seed(self.seed, name), "dtype": self.dtype_policy}
+
+    def _resolution(self, name: str, index: int, extra_blocks: int) -> ResolutionBlock:
+        return ResolutionBlock(
+            self.channels[index],
+            blocks=self.blocks[index] + extra_blocks,
+            attention=self.attention[index],
+            temporal_attention=self.temporal_attention[index],
+            frames=self.frames_at(index),
+            heads=self.heads,
+            attention_ffn=self.attention_ffn,
+            rotary=self.rotary,
+            groups=self.groups,
+            **self._part(f"{name}_{index}"),
+        )
+
+    def _make_down(self):
+        count = len(self.channels)
+        self.conv_in = None  # its fan-in is known in build
+        self.down = [self._resolution("down", index, 0) for index in range(count)]
+        self.down_resample = [
+            Downsample(
+                factor=self.strides[index],
+                axis=self.axis,
+                frames=self.frames_at(index),
+                **self._part(f"downsample_{index}"),
+            )
+            for index in range(count - 1)
+        ]
+
+    def _make_up(self):
+        count = len(self.channels)
+        self.up = [self._resolution("up", index, 1) for index in range(count)]
+        self.up_resample = [
+            Upsample(
+                factor=self.strides[index - 1],
+                axis=self.axis,
+                frames=self.frames_at(index),
+                **self._part(f"upsample_{index}"),
+            )
+            for index in range(1, count)
+        ]
+
+    def _build_down(self, shape, embedding_shape, text_shape):
+        x_shape = self.rows_shape(shape, 0, shape[-1])
+        self.conv_in = conv(
+            "conv_in", shape[-1], self.channels[0], seed=self.seed, dtype=self.dtype_policy
+        )
+        self.conv_in.build(x_shape)
+        x_shape = self.rows_shape(shape, 0, self.channels[0])
+        for index, stage in enumerate(self.down):
+            stage.build(x_shape, embedding_shape, text_shape)
+            x_shape = self.rows_shape(shape, index, self.channels[index])
+            if index < len(self.down_resample):
+                self.down_resample[index].build(x_shape)
+                x_shape = self.rows_shape(shape, index + 1, self.channels[index])
+
+    def _build_up(self, shape, embedding_shape, text_shape, out_channels: int):
+        skips = self.skip_shapes(shape)
+        last = len(self.channels) - 1
+        x_shape = self.rows_shape(shape, last, self.channels[last])
+        for index in reversed(range(len(self.channels))):
+            taken = [skips.pop() for _ in self.up[index].residual]
+            self.up[index].build(x_shape, embedding_shape, text_shape, skips_shape=taken)
+            x_shape = self.rows_shape(shape, index, self.channels[index])
+            if index:
+                self.up_resample[index - 1].build(x_shape)
+                x_shape = self.rows_shape(shape, index - 1, self.channels[index])
+        self.norm_out = GroupNorm(
+            self.groups, activation="silu", name="norm_out", dtype=self.dtype_policy
+        )
+        self.norm_out.build(x_shape)
+        # float32: a prediction rounded to bfloat16 would put grain on every sample.
+        self.conv_out = conv(
+            "conv_out", x_shape[-1], out_channels, zero=True, seed=self.seed, dtype="float32"
+        )
+        self.conv_out.build(x_shape)
+
+    def _run_down(self, x, time_embedding, text, text_mask) -> tuple:
+        """`(B*T, H, W, channels[0])` -> state at the lowest resolution, and all skips."""
+        skips = [x]
+        for index, stage in enumerate(self.down):
+            skips += stage(x, time_embedding, text=text, text_mask=text_mask)
+            x = skips[-1]
+            if index < len(self.down_resample):
+                x = self.down_resample[index](x)
+                skips.append(x)
+        return x, skips
+
+    def _run_up(self, x, skips: list, time_embedding, text, text_mask):
+        """State at the lowest resolution -> `(B*T, H, W, channels[0])`; last skip first."""
+        skips = list(skips)
+        for index in reversed(range(len(self.channels))):
+            taken = [skips.pop() for _ in self.up[index].residual]
+            x = self.up[index](x, time_embedding, text=text, text_mask=text_mask, skips=taken)[-1]
+            if index:
+                x = self.up_resample[index - 1](x)
+        return x
+
+    def _head(self, x):
+        """`(B*T, H, W, C)` -> prediction, float32, of the shape of the level's input."""
+        out = self.conv_out(ops.cast(self.norm_out(x), "float32"))
+        return from_rows(out, self.frames_at(0), self.frames is not None)
+
+    def get_config(self) -> dict:
+        names = (
+            "channels blocks attention temporal_attention strides axis frames heads "
+            "attention_ffn rotary groups seed"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

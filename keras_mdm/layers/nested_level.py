@@ -1,0 +1,224 @@
+"""The two halves of an outer level: what stands around the level inside it."""
+
+import keras
+from keras import ops
+
+from keras_mdm.layers.initializers import conv
+from keras_mdm.layers.level import LevelPart, from_rows, to_rows
+
+
+def first_rows(x, like):
+    """The first rows of `x`, as many as `like` has: outer levels may run on fewer samples."""
+    return x[: ops.shape(like)[0]]
+
+
+def add_to_first_rows(x, part):
+    """Add `part` `(B', ...)` to the first B' rows of `x` `(B, ...)`."""
+    missing = ops.shape(x)[0] - ops.shape(part)[0]
+    zeros = ops.zeros((missing, *part.shape[1:]), part.dtype)
+    return x + ops.concatenate([part, zeros], axis=0)
+
+
+def normalize_rows(x):
+    """Divide every picture of `(B*T, H, W, C)` by its unbiased standard deviation."""
+    count = x.shape[1] * x.shape[2] * x.shape[3]
+    centred = x - ops.mean(x, axis=(1, 2, 3), keepdims=True)
+    variance = ops.sum(ops.square(centred), axis=(1, 2, 3), keepdims=True) / (count - 1)
+    return x / ops.sqrt(variance)
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class NestedDown(LevelPart):
+    """First half of an outer level: input, way down, adapter into the level inside.
+
+    Args:
+        inner_channels: channels that the level inside expects (its first channels).
+        normalize_input: divide every picture by its standard deviation first.
+        **kwargs: as in `LevelPart`.
+
+    Call arguments:
+        z: `(B, H, W, C)` or `(B, T, H, W, C)` float32, the noisy input of this level.
+        time_embedding: `(B_all, E)` with B_all >= B; the first B rows are used.
+        text: optional `(B_all, L, D)`, text_mask: optional `(B_all, L)`.
+        features: optional `(B', [T,] H, W, channels[0])` with B' <= B, from the next outer level.
+
+    Returns:
+        dict with `features`, the input of the level inside `(B, [T',] h, w, inner_channels)`, zero
+        at initialisation, and `skips`, rows for the second half.
+
+    Example:
+
+    >>> down = NestedDown(channels=(32, 32), blocks=(1, 1), attention=(0, 0),
+    ...     temporal_attention=(0, 0), strides=(2,), inner_channels=64)
+    >>> z, embedding = keras.ops.ones((2, 16, 16, 3)), keras.ops.ones((2, 128))
+    >>> down(z, embedding)["features"].shape
+    TensorShape([2, 8, 8, 64])
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2.
+    """
+
+    def __init__(self, *, inner_channels: int, normalize_input: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.inner_channels = inner_channels
+        self.normalize_input = normalize_input
+        self._make_down()
+
+    def build(
+        self,
+        z_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        features_shape=None,
+    ):
+        self._build_down(z_shape, time_embedding_shape, text_shape)
+        last = len(self.channels) - 1
+        self.in_adapter = conv(
+            "in_adapter",
+            self.channels[last],
+            self.inner_channels,
+            zero=True,
+            seed=self.seed,
+            dtype=self.dtype_policy,
+        )
+        self.in_adapter.build(self.rows_shape(z_shape, last, self.channels[last]))
+
+    def call(self, z, time_embedding, text=None, text_mask=None, features=None):
+        time_embedding = first_rows(time_embedding, z)
+        text = None if text is None else first_rows(text, z)
+        text_mask = None if text_mask is None else first_rows(text_mask, z)
+        x = to_rows(z)
+        x = self.conv_in(normalize_rows(x) if self.normalize_input else x)
+        if features is not None:
+            x = add_to_first_rows(x, to_rows(features))
+        x, skips = self._run_down(x, time_embedding, text, text_mask)
+        frames = self.frames_at(len(self.channels) - 1)
+        features = from_rows(self.in_adapter(x), frames, frames > 1)
+        return {"features": features, "skips": skips}
+
+    def compute_output_shape(
+        self,
+        z_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        features_shape=None,
+    ):
+        last = len(self.channels) - 1
+        frames = self.frames_at(last)
+        clip = (frames,) if frames > 1 else ()
+        sides = self.sides_at(z_shape, last)
+        return {
+            "features": (z_shape[0], *clip, *sides, self.inner_channels),
+            "skips": self.skip_shapes(z_shape),
+        }
+
+    def get_config(self) -> dict:
+        config = {"inner_channels": self.inner_channels, "normalize_input": self.normalize_input}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class NestedUp(LevelPart):
+    """Second half of an outer level: adapter out of the level inside, way up, prediction.
+
+    Args:
+        inner_channels: channels of the features of the level inside (its first channels).
+        out_channels: channels of the prediction.
+        **kwargs: as in `LevelPart`.
+
+    Call arguments:
+        skips: list of rows, from `NestedDown`.
+        inner_features: `(B_all, [T',] h, w, inner_channels)`; the first B rows are used.
+        time_embedding: `(B_all, E)`.
+        text: optional `(B_all, L, D)`, text_mask: optional `(B_all, L)`.
+
+    Returns:
+        dict with `output` `(B, [T,] H, W, out_channels)` float32, zero at initialisation, and
+        `features` `(B, [T,] H, W, channels[0])` for the next outer level.
+
+    Example:
+
+    >>> given = dict(channels=(32, 32), blocks=(1, 1), attention=(0, 0),
+    ...     temporal_attention=(0, 0), strides=(2,), inner_channels=64)
+    >>> z, embedding = keras.ops.ones((2, 16, 16, 3)), keras.ops.ones((2, 128))
+    >>> down, up = NestedDown(**given), NestedUp(**given, out_channels=3)
+    >>> up(down(z, embedding)["skips"], keras.ops.ones((2, 8, 8, 64)), embedding)["output"].shape
+    TensorShape([2, 16, 16, 3])
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2.
+    """
+
+    def __init__(self, *, inner_channels: int, out_channels: int = 3, **kwargs):
+        super().__init__(**kwargs)
+        self.inner_channels = inner_channels
+        self.out_channels = out_channels
+        self._make_up()
+
+    def _input_shape(self, skips_shape) -> tuple:
+        """Shape of the level's input, from that of the first skip (rows)."""
+        rows, height, width, channels = skips_shape[0]
+        frames = self.frames_at(0)
+        batch = None if rows is None else rows // frames
+        return (batch, *(() if self.frames is None else (frames,)), height, width, channels)
+
+    def build(
+        self,
+        skips_shape,
+        inner_features_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+    ):
+        shape = self._input_shape(skips_shape)
+        last = len(self.channels) - 1
+        self.out_adapter = conv(
+            "out_adapter",
+            self.inner_channels,
+            self.channels[last],
+            zero=True,
+            seed=self.seed,
+            dtype=self.dtype_policy,
+        )
+        self.out_adapter.build(self.rows_shape(shape, last, self.inner_channels))
+        self._build_up(shape, time_embedding_shape, text_shape, self.out_channels)
+
+    def call(self, skips, inner_features, time_embedding, text=None, text_mask=None):
+        # skips[-1] is the state at the lowest resolution: nothing follows the last ResBlock.
+        x = skips[-1]
+        batch = ops.shape(skips[0])[0] // self.frames_at(0)
+        time_embedding = time_embedding[:batch]
+        text = None if text is None else text[:batch]
+        text_mask = None if text_mask is None else text_mask[:batch]
+        x = x + self.out_adapter(to_rows(inner_features[:batch]))
+        x = self._run_up(x, skips, time_embedding, text, text_mask)
+        features = from_rows(x, self.frames_at(0), self.frames is not None)
+        return {"output": self._head(x), "features": features}
+
+    def compute_output_spec(self, *args, **kwargs):
+        skips = args[0] if args else kwargs["skips"]
+        shape = self._input_shape([skip.shape for skip in skips])
+        return output_spec(shape, self.out_channels, self.channels[0], self.compute_dtype)
+
+    def compute_output_shape(
+        self,
+        skips_shape,
+        inner_features_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+    ):
+        shape = self._input_shape(skips_shape)[:-1]
+        return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
+
+    def get_config(self) -> dict:
+        config = {"inner_channels": self.inner_channels, "out_channels": self.out_channels}
+        return {**super().get_config(), **config}
+
+
+def output_spec(shape, out_channels: int, channels: int, dtype: str) -> dict:
+    """Symbolic result of a level with input `shape`: float32 prediction, features in `dtype`."""
+    return {
+        "output": keras.KerasTensor((*shape[:-1], out_channels), dtype="float32"),
+        "features": keras.KerasTensor((*shape[:-1], channels), dtype=dtype),
+    }

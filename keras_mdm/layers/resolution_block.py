@@ -1,0 +1,151 @@
+"""The blocks of one resolution, on the way down or up."""
+
+import keras
+from keras import ops
+
+from keras_mdm import checks
+from keras_mdm.layers.attention import SpatialAttention
+from keras_mdm.layers.initializers import derive_seed
+from keras_mdm.layers.resblock import ResBlock
+from keras_mdm.layers.temporal_attention import TemporalAttention
+
+
+def repeat_rows(x, times: int):
+    """Repeat every row of `(B, ...)` for the frames of its clip: `(B*times, ...)`."""
+    return x if times == 1 else ops.repeat(x, times, axis=0)
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class ResolutionBlock(keras.layers.Layer):
+    """ResBlocks of one resolution, each followed by its attention layers.
+
+    Args:
+        channels: channels of the output.
+        blocks: number of ResBlocks.
+        attention: `SpatialAttention` layers after each ResBlock.
+        temporal_attention: `TemporalAttention` layers after each ResBlock's spatial attention.
+        frames: frames per clip, 1 for images.
+        heads: heads of the spatial attention.
+        attention_ffn: feed-forward part in the spatial attention.
+        rotary: rotary positions in the temporal attention.
+        groups: groups of the ResBlocks' normalisations (attention always uses 32).
+        seed: seed of the initial values.
+        **kwargs: `name`, `dtype`.
+
+    Call arguments:
+        x: `(B*T, H, W, C)`, the frames of one clip adjacent.
+        time_embedding: `(B, E)`.
+        text: optional `(B, L, D)`.
+        text_mask: optional `(B, L)` of 0/1.
+        skips: on the way up, one tensor `(B*T, H, W, C_j)` per ResBlock, concatenated behind x.
+
+    Returns:
+        list of `blocks` tensors `(B*T, H, W, channels)`, the state after each ResBlock.
+
+    Example:
+
+    >>> stage = ResolutionBlock(64, blocks=2, attention=1)
+    >>> len(stage(keras.ops.ones((1, 8, 8, 32)), keras.ops.ones((1, 128))))
+    2
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        blocks: int,
+        attention: int = 0,
+        temporal_attention: int = 0,
+        frames: int = 1,
+        heads: int = 8,
+        attention_ffn: bool = False,
+        rotary: bool = False,
+        groups: int = 32,
+        seed: int = 0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.blocks = checks.integer("blocks", blocks, minimum=1)
+        self.attention = checks.integer("attention", attention, minimum=0)
+        self.temporal_attention = checks.integer(
+            "temporal_attention", temporal_attention, minimum=0
+        )
+        self.frames = frames
+        self.heads = heads
+        self.attention_ffn = attention_ffn
+        self.rotary = rotary
+        self.groups = groups
+        self.seed = seed
+        self.residual = [
+            ResBlock(channels, groups=groups, **self._part(f"block_{j}")) for j in range(blocks)
+        ]
+        # Layer l after ResBlock j is number j * layers + l, as in the released checkpoints.
+        self.spatial = [
+            SpatialAttention(
+                heads=heads, feed_forward=attention_ffn, **self._part(f"attention_{k}")
+            )
+            for k in range(blocks * attention)
+        ]
+        self.temporal = [
+            TemporalAttention(frames, rotary=rotary, **self._part(f"temporal_attention_{k}"))
+            for k in range(blocks * temporal_attention)
+        ]
+
+    def _part(self, name: str) -> dict:
+        return {"name": name, "seed": derive_seed(self.seed, name), "dtype": self.dtype_policy}
+
+    def build(
+        self,
+        x_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        skips_shape=None,
+    ):
+        for index, block in enumerate(self.residual):
+            added = skips_shape[index][-1] if skips_shape else 0
+            block.build((*x_shape[:-1], x_shape[-1] + added), time_embedding_shape)
+            x_shape = (*x_shape[:-1], self.channels)
+        for layer in self.spatial:
+            layer.build(x_shape, text_shape)
+        for layer in self.temporal:
+            layer.build(x_shape)
+
+    def call(self, x, time_embedding, text=None, text_mask=None, skips=None):
+        time_embedding = repeat_rows(time_embedding, self.frames)
+        if self.spatial and text is not None:
+            text = repeat_rows(text, self.frames)
+            text_mask = None if text_mask is None else repeat_rows(text_mask, self.frames)
+        states = []
+        for j, block in enumerate(self.residual):
+            if skips is not None:
+                x = ops.concatenate([x, skips[j]], axis=-1)
+            x = block(x, time_embedding)
+            for layer in self.spatial[j * self.attention : (j + 1) * self.attention]:
+                x = layer(x, text=text, text_mask=text_mask)
+            for layer in self.temporal[
+                j * self.temporal_attention : (j + 1) * self.temporal_attention
+            ]:
+                x = layer(x)
+            states.append(x)
+        return states
+
+    def compute_output_shape(
+        self,
+        x_shape,
+        time_embedding_shape,
+        text_shape=None,
+        text_mask_shape=None,
+        skips_shape=None,
+    ):
+        return [(*x_shape[:-1], self.channels)] * self.blocks
+
+    def get_config(self) -> dict:
+        names = (
+            "channels blocks attention temporal_attention frames heads attention_ffn rotary "
+            "groups seed"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
