@@ -1,0 +1,6 @@
+"""Networks: specifications, presets, the functional builder."""
+
+from keras_mdm.models.nested_unet import NestedUNet, build_nested_unet, cut, grow
+from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
+
+__all__ = ["LevelSpec", "NestedUNet", "NestedUNetSpec", "build_nested_unet", "cut", "grow"]

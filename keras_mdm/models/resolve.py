@@ -1,0 +1,237 @@
+"""The paper's architecture as a rule: fills in what a level leaves open."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from keras_mdm import checks
+from keras_mdm.models.specs import (
+    LevelSpec,
+    NestedUNetSpec,
+    channels_at,
+    log2_ratio,
+    parse_level,
+)
+
+
+def resolve(
+    levels: Sequence[Any],
+    *,
+    num_classes: int | None = None,
+    text_width: int | None = None,
+    text_projection: int | str | None = "time_width",
+    text_blocks: int = 2,
+    time_width: int | None = None,
+    width: float = 1.0,
+    in_channels: int = 3,
+    out_channels: int = 3,
+    seed: int = 0,
+) -> NestedUNetSpec:
+    """Check the levels and fill in the defaults of the paper's appendix A.
+
+    Arguments as in `build_nested_unet`.
+
+    Returns:
+        A `NestedUNetSpec` in which nothing is left open.
+
+    Raises:
+        ValueError: if the levels do not ascend by powers of two in either space or time, or if a
+            size, a number of channels or an option does not fit.
+    """
+    if isinstance(levels, str) or not isinstance(levels, Sequence) or not levels:
+        raise checks.error(
+            "`levels` must be a non-empty sequence in ascending order",
+            fix="write for example [64, 256]",
+            levels=levels,
+        )
+    real_width = checks.real("width", width, minimum=1 / 64)
+    for name, value in (("num_classes", num_classes), ("text_width", text_width)):
+        if value is not None:
+            checks.integer(name, value, minimum=1)
+    checks.integer("in_channels", in_channels, minimum=1)
+    checks.integer("out_channels", out_channels, minimum=1)
+    checks.integer("text_blocks", text_blocks, minimum=0)
+    specs = [parse_level(level) for level in levels]
+    resolved = [_innermost(specs[0], real_width)]
+    # Outer channels follow the innermost ones, which carry the width already unless they were given.
+    outer_width = 1.0 if specs[0].channels is None else real_width
+    for spec in specs[1:]:
+        resolved.append(_outer(spec, resolved, outer_width))
+    if time_width is None:
+        time_width = 4 * resolved[0].channels[0]
+    checks.integer("time_width", time_width, minimum=8)
+    if text_width is None:
+        text_projection, text_blocks = None, 0
+    elif text_projection == "time_width":
+        text_projection = time_width
+    elif text_projection is not None:
+        checks.integer("text_projection", text_projection, minimum=1)
+    tokens = text_projection or text_width
+    if text_blocks and tokens % resolved[0].heads:
+        raise checks.error(
+            "the width of the text tokens must be a multiple of the attention heads",
+            fix="change text_projection, or pass text_blocks=0",
+            width=tokens,
+            heads=resolved[0].heads,
+        )
+    return NestedUNetSpec(
+        levels=tuple(resolved),
+        num_classes=num_classes,
+        text_width=text_width,
+        text_projection=text_projection,
+        text_blocks=text_blocks,
+        time_width=time_width,
+        outer_width=outer_width,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        seed=checks.seed(seed),
+    )
+
+
+def extend(spec: NestedUNetSpec, levels: Sequence[Any]) -> NestedUNetSpec:
+    """Add outer levels to a resolved network by the same rule."""
+    resolved = list(spec.levels)
+    for level in levels:
+        resolved.append(_outer(parse_level(level), resolved, spec.outer_width))
+    return dataclasses.replace(spec, levels=tuple(resolved))
+
+
+def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
+    if spec.normalize_input:
+        raise checks.error(
+            "the innermost level never normalises its input",
+            fix="set normalize_input on outer levels only",
+            level=spec.name,
+            normalize_input=True,
+        )
+    count = spec.num_resolutions or 3
+    first = max(32, 32 * round(256 * width / 32))
+    resolutions = spec.resolutions or _halvings(spec.size, count, spec)
+    filled = dataclasses.replace(
+        spec,
+        channels=spec.channels or tuple(first * (index + 1) for index in range(count)),
+        blocks=spec.blocks or (2,) * count,
+        attention=spec.attention or ((0, 1, 5) if count == 3 else (0,) + (1,) * (count - 1)),
+        temporal_attention=spec.temporal_attention or (0,) * count,
+        resolutions=resolutions,
+        axis="space",
+        attention_ffn=True if spec.attention_ffn is None else spec.attention_ffn,
+        use_mid_block=True if spec.use_mid_block is None else spec.use_mid_block,
+    )
+    _check(filled, top=spec.size)
+    return filled
+
+
+def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelSpec:
+    inner, innermost = inside[-1], inside[0]
+    if spec.use_mid_block:
+        raise checks.error(
+            "only the innermost level has a middle block",
+            fix="remove use_mid_block from the outer level",
+            level=spec.name,
+            use_mid_block=True,
+        )
+    space = log2_ratio(spec.size, inner.size)
+    time = log2_ratio(spec.frames or 1, inner.frames or 1)
+    becomes_image = spec.frames is None and inner.frames is not None
+    same = spec.size == inner.size and spec.frames == inner.frames
+    if space is None or time is None or becomes_image or same:
+        raise checks.error(
+            "levels must ascend by a power of two from one to the next",
+            fix="order them from low to high, for example [64, 256, 1024] or [64, (16, 64)]",
+            inner_level=inner.name,
+            level=spec.name,
+        )
+    if space and time:
+        raise checks.error(
+            "a level must change space or time, not both",
+            fix=f"put ({spec.frames}, {inner.size}) between the two",
+            inner_level=inner.name,
+            level=spec.name,
+        )
+    changes_time = space == 0
+    top, ratio = (spec.frames, time) if changes_time else (spec.size, space)
+    count = spec.num_resolutions or ratio + 1
+    first = innermost.channels[0]
+    resolutions = spec.resolutions or _halvings(top, count, spec)
+    if changes_time:
+        channels = (first,) * count
+        temporal = (1,) * (count - 1) + (0,)
+    else:
+        channels = tuple(
+            channels_at(side, width=width, first_channels=first, innermost=innermost.size)
+            for side in resolutions
+        )
+        temporal = (0,) * count
+    filled = dataclasses.replace(
+        spec,
+        channels=spec.channels or channels,
+        blocks=spec.blocks or (2,) * (count - 1) + (1,),
+        attention=spec.attention or (0,) * count,
+        temporal_attention=spec.temporal_attention or temporal,
+        resolutions=resolutions,
+        axis="time" if changes_time else "space",
+        attention_ffn=bool(spec.attention_ffn),
+        use_mid_block=False,
+    )
+    bottom = (inner.frames or 1) if changes_time else inner.size
+    _check(filled, top=top)
+    if filled.resolutions[-1] != bottom:
+        raise checks.error(
+            "the lowest resolution of an outer level must be that of the level inside",
+            fix=f"use {ratio + 1} resolutions, from {top} down to {bottom}",
+            level=filled.name,
+            resolutions=filled.resolutions,
+            inner_level=inner.name,
+        )
+    return filled
+
+
+def _halvings(top: int, count: int, spec: LevelSpec) -> tuple[int, ...]:
+    if top % 2 ** (count - 1):
+        raise checks.error(
+            f"{count} resolutions need a size that can be halved {count - 1} times",
+            fix="choose a multiple of that power of two, or fewer channels",
+            level=spec.name,
+            size=top,
+        )
+    return tuple(top >> index for index in range(count))
+
+
+def _check(spec: LevelSpec, *, top: int) -> None:
+    """Raise unless the resolved numbers of one level fit together."""
+    steps = list(zip(spec.resolutions, spec.resolutions[1:], strict=False))
+    if spec.resolutions[0] != top or any(high not in (low, 2 * low) for high, low in steps):
+        raise checks.error(
+            f"`resolutions` must start at {top} and halve or repeat from one to the next",
+            fix="write for example (32, 16) or (32, 32, 16)",
+            level=spec.name,
+            resolutions=spec.resolutions,
+        )
+    for channels, attention in zip(spec.channels, spec.attention, strict=True):
+        if channels % spec.groups:
+            raise checks.error(
+                "channels must be a multiple of the normalisation groups",
+                fix="change channels or groups",
+                level=spec.name,
+                channels=spec.channels,
+                groups=spec.groups,
+            )
+        attends = attention or (spec.use_mid_block and channels == spec.channels[-1])
+        if attends and (channels % spec.heads or channels % 32):
+            raise checks.error(
+                "channels with attention must be a multiple of the heads and of 32",
+                fix="change channels or heads",
+                level=spec.name,
+                channels=spec.channels,
+                heads=spec.heads,
+            )
+    for channels, layers in zip(spec.channels, spec.temporal_attention, strict=True):
+        if layers and (spec.frames is None or channels % 32):
+            raise checks.error(
+                "temporal attention needs a clip level and channels that are a multiple of 32",
+                fix="give the level frames, or remove temporal_attention",
+                level=spec.name,
+                channels=spec.channels,
+                temporal_attention=spec.temporal_attention,
+            )

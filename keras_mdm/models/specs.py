@@ -1,0 +1,197 @@
+"""Architecture as data: one record per level, one for the whole network."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras_mdm import checks
+
+PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "resolutions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelSpec:
+    """One level of a NestedUNet. What is left `None` follows the paper's rule.
+
+    Args:
+        size: height and width of the pictures, positional.
+        frames: frames of a clip, or `None` for an image level; positional.
+        channels: channels per resolution, highest resolution first.
+        blocks: ResBlocks per resolution.
+        attention: spatial attention layers after each ResBlock, per resolution.
+        temporal_attention: temporal attention layers after each ResBlock, per resolution.
+        rotary: rotary positions in the temporal attention.
+        heads: heads of the spatial attention.
+        attention_ffn: feed-forward part in the spatial attention.
+        use_mid_block: middle block at the lowest resolution; innermost level only.
+        resolutions: sizes (or frame counts, on a level that changes time) per resolution, halving
+            or repeating, for example `(32, 32, 16)`.
+        groups: groups of the normalisations in ResBlocks and before the output.
+        normalize_input: divide the input by its standard deviation; outer levels only.
+        micro_conditions: default per extra number that conditions this level, such as
+            `{"scale": 64.0}`.
+        mask_text: leave padding out of the text's attention; innermost level only.
+        axis: what the resolutions step through, `"space"` or `"time"`; follows from the levels.
+
+    Raises:
+        ValueError: if a field has the wrong type or range, or lengths per resolution differ.
+
+    Example:
+
+    >>> LevelSpec(16, channels=(64, 128), blocks=(2, 2), attention=(0, 1)).name
+    '16'
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A.
+    """
+
+    size: int = dataclasses.field(kw_only=False)
+    frames: int | None = dataclasses.field(default=None, kw_only=False)
+    channels: Sequence[int] | None = None
+    blocks: Sequence[int] | None = None
+    attention: Sequence[int] | None = None
+    temporal_attention: Sequence[int] | None = None
+    rotary: bool = False
+    heads: int = 8
+    attention_ffn: bool | None = None
+    use_mid_block: bool | None = None
+    resolutions: Sequence[int] | None = None
+    groups: int = 32
+    normalize_input: bool = False
+    micro_conditions: Mapping[str, float] | None = None
+    mask_text: bool = True
+    axis: str | None = None
+
+    def __post_init__(self):
+        checks.integer("size", self.size, minimum=2)
+        if self.frames is not None:
+            checks.integer("frames", self.frames, minimum=1)
+        checks.integer("heads", self.heads, minimum=1)
+        checks.integer("groups", self.groups, minimum=1)
+        checks.one_of("axis", self.axis, (None, "space", "time"))
+        for name in ("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"):
+            if getattr(self, name) not in (None, True, False):
+                raise checks.error(
+                    f"`{name}` must be True or False",
+                    fix="pass a boolean",
+                    **{name: getattr(self, name)},
+                )
+        if not isinstance(self.micro_conditions, Mapping | None):
+            raise checks.error(
+                "`micro_conditions` must map names to default values",
+                fix='pass for example {"scale": 64.0}',
+                micro_conditions=self.micro_conditions,
+            )
+        lengths = {}
+        for name in PER_RESOLUTION:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            minimum = 0 if "attention" in name else 1
+            if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+                raise checks.error(
+                    f"`{name}` must be a sequence with one integer per resolution",
+                    fix=f"pass for example {name}=(1, 1)",
+                    **{name: value},
+                )
+            cleaned = tuple(checks.integer(f"{name}[]", item, minimum=minimum) for item in value)
+            object.__setattr__(self, name, cleaned)
+            lengths[name] = len(cleaned)
+        if len(set(lengths.values())) > 1:
+            raise checks.error(
+                "the sequences of a level must have one entry per resolution, all of one length",
+                fix="make the lengths equal",
+                **lengths,
+            )
+        object.__setattr__(self, "micro_conditions", dict(self.micro_conditions or {}))
+
+    @property
+    def name(self) -> str:
+        """`"64"` for an image level, `"16x64"` for a clip level of 16 frames."""
+        return str(self.size) if self.frames is None else f"{self.frames}x{self.size}"
+
+    @property
+    def num_resolutions(self) -> int | None:
+        """Number of resolutions that the given sequences ask for, if any."""
+        given = [getattr(self, name) for name in PER_RESOLUTION]
+        return next((len(value) for value in given if value is not None), None)
+
+    @property
+    def changes_time(self) -> bool:
+        """Whether this resolved level steps through time instead of space."""
+        return self.axis == "time"
+
+    def input_shape(self, channels: int) -> tuple:
+        """Shape of the level's input without the batch axis."""
+        clip = () if self.frames is None else (self.frames,)
+        return (*clip, self.size, self.size, channels)
+
+
+def parse_level(level: Any) -> LevelSpec:
+    """Turn `64`, `(16, 64)`, `"64"`, `"16x64"` or a `LevelSpec` into a `LevelSpec`.
+
+    Raises:
+        ValueError: if `level` is none of these.
+    """
+    if isinstance(level, LevelSpec):
+        return level
+    if checks.is_int(level):
+        return LevelSpec(int(level))
+    if isinstance(level, str) and all(part.isdecimal() for part in level.split("x")):
+        parts = [int(part) for part in level.split("x")]
+        if len(parts) <= 2:
+            return LevelSpec(parts[-1], parts[0] if len(parts) == 2 else None)
+    if isinstance(level, tuple | list) and len(level) == 2 and all(map(checks.is_int, level)):
+        return LevelSpec(int(level[1]), int(level[0]))
+    raise checks.error(
+        "a level must be an image size, (frames, size), a name such as '16x64', or a LevelSpec",
+        fix="write for example 64, (16, 64) or LevelSpec(64, ...)",
+        level=level,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NestedUNetSpec:
+    """A whole network: resolved levels, ascending, and what they share.
+
+    Built by `resolve`; all fields are plain values, so that the record goes to JSON and back.
+    """
+
+    levels: tuple[LevelSpec, ...]
+    num_classes: int | None = None
+    text_width: int | None = None
+    text_projection: int | None = None
+    text_blocks: int = 2
+    time_width: int = 1024
+    outer_width: float = 1.0  # on the default channels of outer levels
+    in_channels: int = 3
+    out_channels: int = 3
+    seed: int = 0
+
+    @property
+    def micro_conditions(self) -> tuple[str, ...]:
+        """Names of all micro-conditions as they first appear, outermost level first."""
+        names = [name for level in reversed(self.levels) for name in level.micro_conditions]
+        return tuple(dict.fromkeys(names))
+
+    def get_config(self) -> dict:
+        """Return the record as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "NestedUNetSpec":
+        """Rebuild the record from `get_config`."""
+        levels = tuple(LevelSpec(**level) for level in config["levels"])
+        return cls(**{**config, "levels": levels})
+
+
+def channels_at(resolution: int, *, width: float, first_channels: int, innermost: int) -> int:
+    """Channels of an outer level at one resolution: a multiple of 32 that halves as it doubles."""
+    return max(32, 32 * round(width * first_channels * innermost / (32 * resolution)))
+
+
+def log2_ratio(outer: int, inner: int) -> int | None:
+    """k if outer == inner * 2**k with k >= 0, else `None`."""
+    if outer < inner or outer % inner or (outer // inner) & (outer // inner - 1):
+        return None
+    return int(math.log2(outer // inner))
