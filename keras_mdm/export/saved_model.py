@@ -1,0 +1,132 @@
+"""A SavedModel with the sampler inside, which runs with TensorFlow alone."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.sampling import SamplingPlan, start_noise, to_uint8
+
+
+def export_saved_model(
+    model: MatryoshkaDiffusion,
+    directory: str | os.PathLike,
+    *,
+    sampler: str = "ddim",
+    eta: float = 0.0,
+    threshold: str = "dynamic",
+    grid: str = "uniform",
+    weights: str = "ema",
+) -> Path:
+    """Write a model, sampling loop included, as a SavedModel.
+
+    The signature `serving_default` takes the conditions of the network, `text` `(B, L, D)` float32
+    with `text_mask` `(B, L)` float32, or `label` `(B,)` int32, or `num_images` for a network
+    without conditions, micro-conditions `(B,)`, and the scalars `steps` int32, `guidance_scale`
+    float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or clips, by level name.
+    Both halves of the guidance are always computed.
+
+    Args:
+        model: the model.
+        directory: where to write; must not exist or be empty.
+        sampler: `"ddim"` or `"ddpm"`, fixed in the export.
+        eta: share of fresh noise of DDIM.
+        threshold: threshold of the estimates.
+        grid: kind of the time grid.
+        weights: `"ema"` or `"raw"`; only these are written.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: if the directory is not empty, or an option is unknown.
+
+    Example:
+
+    >>> export_saved_model(model, "export")
+    >>> served = tf.saved_model.load("export").signatures["serving_default"]
+    >>> served(text=text, text_mask=mask, steps=tf.constant(50),
+    ...     guidance_scale=tf.constant(4.0), seed=tf.constant(0, tf.int64))["64"]
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise checks.error(
+            "`directory` must not exist or be an empty directory",
+            fix="choose another one, or remove it",
+            directory=str(directory),
+        )
+    checks.one_of("weights", weights, ("ema", "raw"))
+    model.check_ready()
+    conditional = bool(_condition_specs(model))
+    plan = SamplingPlan(
+        sampler=sampler,
+        eta=eta,
+        grid=grid,
+        threshold=threshold,
+        guided=conditional,
+        weights=weights,
+    ).check()
+    module = _Sampler(model, plan)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Complete or absent: written beside its place, then moved there.
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as scratch:
+        target = Path(scratch) / "model"
+        tf.saved_model.save(module, str(target), signatures={"serving_default": module.serve})
+        if directory.exists():
+            directory.rmdir()
+        target.rename(directory)
+    return directory
+
+
+def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
+    spec = model.unet.spec
+    found = {}
+    if spec.text_width:
+        found["text"] = tf.TensorSpec((None, None, spec.text_width), tf.float32, name="text")
+        found["text_mask"] = tf.TensorSpec((None, None), tf.float32, name="text_mask")
+    if spec.num_classes:
+        found["label"] = tf.TensorSpec((None,), tf.int32, name="label")
+    for name in spec.micro_conditions:
+        found[name] = tf.TensorSpec((None,), tf.float32, name=name)
+    return found
+
+
+class _Sampler(tf.Module):
+    """Holds the variables that the traced sampler reads, and the traced sampler."""
+
+    def __init__(self, model: MatryoshkaDiffusion, plan: SamplingPlan):
+        super().__init__()
+        averages = plan.weights == "ema"
+        held = model.ema.averages if averages else model.unet.trainable_variables
+        extra = [*model.residual_std.values(), *model.null_condition.values()]
+        # What the graph reads has to be tracked, or it would not be written.
+        self.held = [variable.value for variable in [*held, *extra]]
+        specs = _condition_specs(model)
+        if not specs:
+            specs = {"num_images": tf.TensorSpec((), tf.int32, name="num_images")}
+
+        def serve(**inputs: Any) -> dict[str, tf.Tensor]:
+            steps, seed = inputs.pop("steps"), inputs.pop("seed")
+            guidance_scale = inputs.pop("guidance_scale")
+            count = inputs.pop("num_images", None)
+            if count is None:
+                count = tf.shape(next(iter(inputs.values())))[0]
+            samples = tf.range(tf.cast(count, tf.int64))
+            x = start_noise(model.process, model.unet.spec.in_channels, seed, samples)
+            x = model.sample_stretch(
+                plan, x, inputs, guidance_scale, seed, samples, steps, tf.constant(0), steps
+            )
+            return to_uint8(x)
+
+        scalars = {
+            "steps": tf.TensorSpec((), tf.int32, name="steps"),
+            "guidance_scale": tf.TensorSpec((), tf.float32, name="guidance_scale"),
+            "seed": tf.TensorSpec((), tf.int64, name="seed"),
+        }
+        self.serve = tf.function(serve, autograph=False).get_concrete_function(**specs, **scalars)

@@ -1,0 +1,7 @@
+"""Optimizers that clip after the all-reduce, in PyTorch's bias-corrected form."""
+
+from keras_mdm.optimizers.adam import Adam, AdamW
+from keras_mdm.optimizers.base import Optimizer
+from keras_mdm.optimizers.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]

@@ -1,0 +1,292 @@
+"""What the optimizers share: clipping, learning-rate factors, update counts, named state."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.optimizers.named_state import require_match, unique_names
+
+# The official code adds this to the norm before it divides, so that a zero gradient stays zero.
+CLIP_EPSILON = 1e-6
+
+
+class Optimizer(keras.optimizers.Optimizer):
+    """Base of the package's optimizers; subclasses write the update of one variable.
+
+    It differs from the stock Keras optimizers in four ways:
+
+    - The gradients are clipped by their global norm *after* the sum over replicas. Keras clips
+      before it, so that the step depends on how many devices share the batch.
+    - `gradient_norm` holds the global norm before clipping, of the last step.
+    - Every variable counts its own updates. A variable that joins at a later phase starts its bias
+      correction and its warm-up at zero; a frozen one does not count.
+    - `state` and `set_state` name everything by the path of the variable it belongs to, so that a
+      grown network finds what it had. (Keras numbers its variables instead.)
+
+    Args:
+        learning_rate: a number, or a `keras.optimizers.schedules.LearningRateSchedule`. If it has
+            a method `per_variable(step, updates)`, that decides about each variable by itself.
+        clip_norm: largest global norm of the gradients; `None` for no clipping.
+        name: name of the optimizer.
+
+    Reference: Gu et al., Matryoshka Diffusion Models, appendix B (clipping at 2.0).
+    """
+
+    slot_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        *,
+        clip_norm: float | None = 2.0,
+        name: str | None = None,
+    ):
+        if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            learning_rate = checks.real("learning_rate", learning_rate, minimum=0.0)
+        if clip_norm is not None and checks.real("clip_norm", clip_norm, minimum=0.0) == 0.0:
+            raise checks.error(
+                "`clip_norm` must be positive",
+                fix="pass clip_norm=None to switch it off",
+                clip_norm=clip_norm,
+            )
+        super().__init__(learning_rate=learning_rate, name=name)
+        self.clip_norm = clip_norm
+        self._gradient_norm = self.add_variable(
+            (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
+        )
+        self._factors: list[tuple[Any, float]] = []
+
+    @property
+    def gradient_norm(self) -> keras.Variable:
+        """Global norm of the last step's gradients before clipping, a float32 variable."""
+        return self._gradient_norm
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Create the slots of `variables` and their update counts."""
+        if self.built:
+            return
+        super().build(list(variables))
+        self._slots = [self.add_optimizer_variables(variables, name) for name in self.slot_names]
+        self._updates = self.add_variable(
+            (len(variables),), dtype="int64", aggregation="only_first_replica", name="updates"
+        )
+        self._resolve_factors()
+
+    def set_learning_rate_factors(
+        self, factors: Mapping[str, float] | Iterable[tuple[Any, float]]
+    ) -> None:
+        """Multiply the learning rate of some variables by a constant.
+
+        The factors are part of the traced step and of nothing that is saved: set them before the
+        first step. A variable with factor 0 is left out altogether, as if it were not trainable:
+        its moments, its update count and the gradient norm do not see it.
+
+        Args:
+            factors: {variable path: factor}, or pairs (variable or its path, factor). It replaces
+                earlier factors; variables that are not named have factor 1.
+
+        Example:
+
+        ```python
+        optimizer = Adam(1e-4)
+        optimizer.set_learning_rate_factors({v.path: 0.1 for v in inner.trainable_variables})
+        ```
+        """
+        pairs = factors.items() if isinstance(factors, Mapping) else factors
+        self._factors = [
+            (key, checks.real("learning rate factor", factor, minimum=0.0)) for key, factor in pairs
+        ]
+        if self.built:
+            self._resolve_factors()
+
+    def _resolve_factors(self) -> None:
+        row_of_path: dict[str, int] = {}
+        for row, variable in enumerate(self._trainable_variables):
+            row_of_path[variable.path] = row
+        by_row = np.ones(len(self._trainable_variables), "float32")
+        strangers = []
+        for key, factor in self._factors:
+            if isinstance(key, str):
+                row = row_of_path.get(key)
+            else:
+                row = self._trainable_variables_indices.get(self._var_key(key))
+            if row is None:
+                strangers.append(key if isinstance(key, str) else key.path)
+            else:
+                by_row[row] = factor
+        if strangers:
+            raise checks.error(
+                "learning-rate factors must name variables of this optimizer",
+                fix="take the paths from `model.trainable_variables`",
+                unknown=strangers,
+            )
+        self._factor_by_row = by_row
+
+    # The step ---------------------------------------------------------------------------------
+
+    def coefficients(self, learning_rate: tf.Tensor, updates: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Turn (n,) float64 learning rates and earlier updates into (n,) vectors of coefficients.
+
+        They are computed for all variables at once: a few vector operations instead of a dozen
+        scalar ones for each variable.
+        """
+        raise NotImplementedError
+
+    def update_variable(
+        self, variable: tf.Variable, gradient: tf.Tensor, row: int, *coefficients: tf.Tensor
+    ) -> None:
+        """Update one component of a variable in place, given its row of the coefficients."""
+        raise NotImplementedError
+
+    def slot(self, name: str, row: int) -> tf.Variable:
+        """The slot called `name` of variable number `row`."""
+        return self._slots[self.slot_names.index(name)][row].value
+
+    @tf.autograph.experimental.do_not_convert
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # Private hook of Keras 3.15: called in replica context with unreduced gradients.
+        rows, gradients, variables = [], [], []
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            row = self._get_variable_index(variable)
+            if self._factor_by_row[row] > 0.0:
+                rows.append(row)
+                # Embeddings give slices; repeated rows would be counted wrongly in the norm.
+                gradients.append(tf.convert_to_tensor(gradient))
+                variables.append(
+                    variable.value if isinstance(variable, keras.Variable) else variable
+                )
+        if not rows:
+            return
+        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
+        gradients = self._clip([gradient for gradient, _ in pairs])
+        updates = tf.convert_to_tensor(self._updates.value)
+        rates = self._learning_rates(learning_rate, updates)
+        table = [
+            tf.unstack(tf.gather(column, rows))
+            for column in self.coefficients(rates, tf.cast(updates, tf.float64))
+        ]
+        counted = np.zeros(len(self._trainable_variables), "int64")
+        counted[rows] = 1
+        self._updates.assign_add(counted)
+
+        def update_all(strategy, pairs, *table):
+            for i, (gradient, variable) in enumerate(pairs):
+                row = rows[i]
+
+                def update(component, gradient, *values, row=row):
+                    values = [tf.cast(value, component.dtype) for value in values]
+                    gradient = tf.cast(gradient, component.dtype)
+                    self.update_variable(component, gradient, row, *values)
+
+                arguments = (gradient, *(column[i] for column in table))
+                strategy.extended.update(variable, update, args=arguments, group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            update_all,
+            self._distribution_strategy,
+            list(zip(gradients, variables, strict=True)),
+            *table,
+        )
+
+    def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        squares = [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in gradients]
+        norm = tf.sqrt(2.0 * tf.add_n(squares))
+        self._gradient_norm.assign(norm)
+        if self.clip_norm is None:
+            return gradients
+        factor = tf.minimum(1.0, self.clip_norm / (norm + CLIP_EPSILON))
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+
+    def _learning_rates(self, learning_rate, updates: tf.Tensor) -> tf.Tensor:
+        per_variable = getattr(self._learning_rate, "per_variable", None)
+        if per_variable is not None:
+            learning_rate = per_variable(self._iterations.value, updates)
+        rates = tf.cast(tf.convert_to_tensor(learning_rate), tf.float64)
+        return rates * self._factor_by_row.astype("float64")
+
+    def _apply_weight_decay(self, variables):
+        # Keras would decay with the common learning rate; AdamW does it with each variable's own.
+        pass
+
+    # Saving -----------------------------------------------------------------------------------
+
+    def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Name everything that a later step depends on.
+
+        The learning rate is an argument of the run and is not part of it.
+
+        Args:
+            names: names of the variables the optimizer was built with, in that order; their paths
+                by default.
+
+        Returns:
+            {"iterations": ..., "updates/<name>": ..., "<slot>/<name>": ...}; the values are
+            variables or scalars, read when they are converted to arrays.
+        """
+        names = self._names(names)
+        state: dict[str, Any] = {"iterations": np.asarray(self._iterations)}
+        counts = np.asarray(self._updates)
+        for row, name in enumerate(names):
+            state[f"updates/{name}"] = counts[row]
+            for slot_name, slots in zip(self.slot_names, self._slots, strict=True):
+                state[f"{slot_name}/{name}"] = slots[row]
+        return state
+
+    def set_state(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        names: Sequence[str] | None = None,
+        *,
+        allow_new: bool = False,
+    ) -> list[str]:
+        """Restore what `state` gave: everything is consumed, or nothing is set and an error raised.
+
+        Args:
+            arrays: {key: array} with the keys of `state`.
+            names: as in `state`.
+            allow_new: growth; variables of which nothing was saved keep zero slots and start to
+                count their updates now.
+
+        Returns:
+            Names of the new variables.
+
+        Raises:
+            ValueError: naming all keys that are missing or unexpected and all shapes that differ.
+        """
+        state = self.state(names)
+        names = self._names(names)
+        new = [name for name in names if f"updates/{name}" not in arrays] if allow_new else []
+        skipped = {f"{kind}/{name}" for kind in ("updates", *self.slot_names) for name in new}
+        # A half-saved variable is not a new one: its stray keys count as unexpected.
+        expected = {key: value for key, value in state.items() if key not in skipped}
+        require_match(
+            expected,
+            arrays,
+            what="optimizer",
+            fix="build the same optimizer, or pass allow_new=True if the network has grown",
+        )
+        for row, name in enumerate(names):
+            if name not in new:
+                for slot_name, slots in zip(self.slot_names, self._slots, strict=True):
+                    slots[row].assign(arrays[f"{slot_name}/{name}"])
+        counts = [0 if name in new else arrays[f"updates/{name}"] for name in names]
+        self._updates.assign(np.asarray(counts, "int64"))
+        self._iterations.assign(arrays["iterations"])
+        return new
+
+    def _names(self, names: Sequence[str] | None) -> list[str]:
+        if not self.built:
+            raise checks.error(
+                "the optimizer must be built", fix="call optimizer.build(variables)", built=False
+            )
+        return unique_names(self._trainable_variables, names)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        kept = {key: config[key] for key in ("name", "learning_rate")}
+        return {**kept, "clip_norm": self.clip_norm}

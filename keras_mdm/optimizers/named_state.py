@@ -1,0 +1,54 @@
+"""Names for saved arrays, and the strict comparison before any of them is restored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+
+
+def unique_names(variables: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """One name per variable: `names` after a check, or the paths of the variables."""
+    names = [variable.path for variable in variables] if names is None else list(names)
+    if len(names) != len(variables) or len(set(names)) != len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise checks.error(
+            f"`names` must hold {len(variables)} different names",
+            fix="give every variable a name of its own",
+            count=len(names),
+            repeated=repeated,
+        )
+    return names
+
+
+def require_match(
+    expected: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str, fix: str
+) -> None:
+    """Raise unless `arrays` holds exactly the keys of `expected`, with their shapes.
+
+    Args:
+        expected: {key: variable or array}.
+        arrays: {key: array}; if it has a method `shape_of(key)`, arrays are not read.
+        what: what is being restored, for the error.
+        fix: what to do about it.
+
+    Raises:
+        ValueError: naming all keys that are missing or unexpected and all shapes that differ.
+    """
+    shape_of = getattr(arrays, "shape_of", lambda key: np.shape(arrays[key]))
+    missing = sorted(set(expected) - set(arrays))
+    unexpected = sorted(set(arrays) - set(expected))
+    shapes = [
+        f"{key}: {shape_of(key)} for {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in arrays and shape_of(key) != tuple(value.shape)
+    ]
+    if missing or unexpected or shapes:
+        raise checks.error(
+            f"the saved arrays must match the {what} one to one",
+            fix=fix,
+            missing=missing,
+            unexpected=unexpected,
+            shapes=shapes,
+        )

@@ -1,0 +1,70 @@
+"""Stochastic gradient descent, with and without momentum."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.optimizers.base import Optimizer
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class SGD(Optimizer):
+    """Gradient descent: b <- momentum * b + g; w <- w - lr * b (PyTorch's form).
+
+    Unlike Adam it shows every scale factor of the gradient, which makes it the optimizer of
+    equality tests.
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: decay of the buffer b; 0 keeps no buffer.
+        nesterov: use g + momentum * b in place of b.
+        clip_norm: largest global norm of the gradients, after the sum over replicas; `None` for
+            no clipping.
+        name: name of the optimizer.
+
+    Example:
+
+    ```python
+    optimizer = SGD(0.1, momentum=0.9, clip_norm=None)
+    ```
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.01,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        clip_norm: float | None = 2.0,
+        name: str | None = None,
+    ):
+        super().__init__(learning_rate, clip_norm=clip_norm, name=name)
+        self.momentum = checks.real("momentum", momentum, minimum=0.0, maximum=1.0)
+        self.nesterov = bool(nesterov)
+        self.slot_names = ("momentum",) if self.momentum else ()
+
+    def coefficients(self, learning_rate, updates):
+        return (learning_rate,)
+
+    def update_variable(self, variable, gradient, row, *coefficients):
+        (learning_rate,) = coefficients
+        if not self.momentum:
+            tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=learning_rate, delta=gradient
+            )
+            return
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=self.slot("momentum", row).handle,
+            lr=learning_rate,
+            grad=gradient,
+            momentum=tf.constant(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {"momentum": self.momentum, "nesterov": self.nesterov}
+        return {**super().get_config(), **own}

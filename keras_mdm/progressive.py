@@ -1,0 +1,234 @@
+"""Progressive training: phase after phase, in one run directory, resumable at any step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.callbacks import ProgressBar, TensorBoardLogger, Throughput
+from keras_mdm.callbacks.checkpoint import CheckpointWriter
+from keras_mdm.training import checkpoints
+from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.phases import Phase, number_phases
+from keras_mdm.training.run_directory import RunDirectory, write_atomically
+from keras_mdm.training.snapshot import grow_from_snapshot, restore_snapshot, save_snapshot
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseContext:
+    """What a function that makes callbacks gets to know.
+
+    Args:
+        number: number of the phase, from 1.
+        phase: the phase.
+        model: its compiled model.
+        run: the run directory.
+        initial_step: steps of the phase made in an earlier process.
+        logger: writes to TensorBoard; its `writer` takes pictures.
+    """
+
+    number: int
+    phase: Phase
+    model: MatryoshkaDiffusion
+    run: RunDirectory
+    initial_step: int
+    logger: TensorBoardLogger
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps of the whole run before this call."""
+        return self.phase.first_step + self.initial_step
+
+
+def fit_progressively(
+    phases: Sequence[Phase],
+    make_model: Callable[[Phase], MatryoshkaDiffusion],
+    make_dataset: Callable[[Phase, int], tf.data.Dataset],
+    *,
+    run_dir: str | Path,
+    strategy: tf.distribute.Strategy | None = None,
+    callbacks: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None = None,
+    checkpoint_every: int = 1000,
+    keep_last: int = 2,
+    keep_every: int | None = None,
+    keep_moments: bool = True,
+    log_every: int = 10,
+    arguments: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> MatryoshkaDiffusion:
+    """Train phase after phase; the same call again continues an interrupted run.
+
+    Every phase builds its model afresh inside the strategy's scope and takes what it needs from
+    the checkpoint on disk: its own newest one, or the last one of the phase before, from which
+    weights, averages and moments of the inner levels carry over. So a run that was killed at any
+    moment goes on as if it had not been.
+
+    Args:
+        phases: what to train, each phase with the levels of the one before and possibly more.
+        make_model: function (phase) -> compiled `MatryoshkaDiffusion` with exactly the levels of
+            the phase; `phase.learning_rate_schedule()` is its learning rate.
+        make_dataset: function (phase, first_step) -> endless `tf.data.Dataset` of global batches,
+            beginning with the batch of step `first_step` of the phase.
+        run_dir: directory of the run; made if it does not exist.
+        strategy: distribution strategy; the current one unless given.
+        callbacks: function (PhaseContext) -> more Keras callbacks for the phase.
+        checkpoint_every: steps between checkpoints. The last step of a phase always makes one.
+        keep_last: checkpoints to keep of each phase.
+        keep_every: keep the checkpoints of every n-th step for good.
+        keep_moments: take the optimizer's moments of the inner levels over at growth.
+        log_every: steps between TensorBoard entries.
+        arguments: what to note in `run.json`.
+        progress: show a progress bar.
+
+    Returns:
+        The model of the last phase, trained; also written to `run_dir/model.keras`.
+
+    Raises:
+        ValueError: if the phases differ from those the run was started with, a model does not have
+            the levels of its phase, or a dataset ends before its phase.
+
+    Example:
+
+    ```python
+    mdm.fit_progressively(
+        [mdm.Phase([16], steps=500, batch_size=32), mdm.Phase([16, 64], steps=300, batch_size=16)],
+        make_model, make_dataset, run_dir="runs/emoji",
+    )
+    ```
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3 and appendix B.
+    """
+    phases = number_phases(phases)
+    checks.integer("checkpoint_every", checkpoint_every, minimum=1)
+    checks.integer("keep_last", keep_last, minimum=1)
+    checks.integer("log_every", log_every, minimum=1)
+    run = RunDirectory(run_dir).start(arguments or {}, [phase.table_row() for phase in phases])
+    strategy = strategy or tf.distribute.get_strategy()
+    model, trained, levels_before = None, False, ()
+    for number, phase in enumerate(phases, start=1):
+        directory = run.checkpoints(number)
+        newest = checkpoints.newest_valid(directory)
+        done = 0 if newest is None else checkpoints.step_of(newest)
+        if done == phase.steps and number < len(phases):
+            levels_before = phase.level_names
+            continue
+        model = None  # let the model of the phase before go first
+        with strategy.scope():
+            model = _make(phase, make_model, levels_before)
+        levels_before = phase.level_names
+        dataset = make_dataset(phase, done)
+        if newest is not None:
+            restore_snapshot(model, newest)
+        else:
+            if number > 1:
+                before = checkpoints.newest_valid(run.checkpoints(number - 1))
+                grow_from_snapshot(model, before, keep_moments=keep_moments)
+            model.measure_residual(make_dataset(phase, 0), only_missing=True)
+        if done == phase.steps:
+            break
+        save = _saver(model, directory, number)
+        logger = TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done)
+        context = PhaseContext(number, phase, model, run, done, logger)
+        watching = [
+            Throughput(phase.batch_size, initial_step=done),
+            ProgressBar(
+                phase.steps,
+                description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
+                initial_step=done,
+                quiet=not progress,
+            ),
+            logger,
+            CheckpointWriter(
+                save,
+                directory,
+                every=checkpoint_every,
+                keep_last=keep_last,
+                keep_every=keep_every,
+                initial_step=done,
+            ),
+        ]
+        watching += list(callbacks(context)) if callbacks is not None else []
+        try:
+            model.fit(
+                dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
+            )
+        finally:
+            logger.close()
+        made = int(model.optimizer.iterations.numpy()) - phase.first_step
+        if made != phase.steps:
+            raise checks.error(
+                f"the dataset of phase {number} must last for {phase.steps} steps",
+                fix="let make_dataset return an endless dataset",
+                steps_made=made,
+            )
+        save(phase.steps)
+        checkpoints.prune(directory, keep_last, keep_every)
+        trained = True
+    if trained or not run.model.exists():
+        _save_model(model, run.model)
+    return model
+
+
+def _make(
+    phase: Phase,
+    make_model: Callable[[Phase], MatryoshkaDiffusion],
+    trained_levels: Sequence[str],
+) -> MatryoshkaDiffusion:
+    """Make the model of a phase and apply what the phase says about it."""
+    model = make_model(phase)
+    if not isinstance(model, MatryoshkaDiffusion) or model.unet.levels != phase.level_names:
+        raise checks.error(
+            f"make_model must return a MatryoshkaDiffusion with the levels {phase.level_names}",
+            fix="build its network from phase.levels",
+            levels=getattr(getattr(model, "unet", None), "levels", None),
+        )
+    if getattr(model, "optimizer", None) is None or not hasattr(model.optimizer, "set_state"):
+        raise checks.error(
+            "make_model must return a model compiled with an optimizer of keras_mdm.optimizers",
+            fix="call model.compile(optimizer=keras_mdm.optimizers.Adam(...))",
+            optimizer=type(getattr(model, "optimizer", None)).__name__,
+        )
+    if phase.level_weights is not None:
+        model.level_weights = dict(phase.level_weights)
+    model.downsample = phase.downsample
+    if phase.steps % model.steps_per_execution:
+        raise checks.error(
+            "the steps of a phase must be a multiple of the model's `steps_per_execution`",
+            fix="change one of the two",
+            steps=phase.steps,
+            steps_per_execution=model.steps_per_execution,
+        )
+    model.optimizer.set_learning_rate_factors(_factors(phase, model, trained_levels))
+    return model
+
+
+def _factors(
+    phase: Phase, model: MatryoshkaDiffusion, trained_levels: Sequence[str]
+) -> list[tuple[Any, float]]:
+    """Learning-rate factors: frozen levels do not move, levels trained before may move slower."""
+    factors = []
+    for name, part in model.unet.parts.items():
+        if not name.startswith("level_"):
+            # Text and class belong to the innermost level.
+            level = model.unet.levels[0]
+        else:
+            level = name.split("_")[1]
+        factor = phase.inner_learning_rate if level in trained_levels else 1.0
+        if level in phase.freeze:
+            factor = 0.0
+        if factor != 1.0:
+            factors += [(variable, factor) for variable in part.trainable_variables]
+    return factors
+
+
+def _saver(model: MatryoshkaDiffusion, directory: Path, number: int) -> Callable[[int], Path]:
+    return lambda step: save_snapshot(model, directory, step, {"phase": number})
+
+
+def _save_model(model: MatryoshkaDiffusion, path: Path) -> None:
+    """Write `model.keras`, whole or not at all."""
+    write_atomically(path, model.save)

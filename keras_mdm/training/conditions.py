@@ -1,0 +1,149 @@
+"""The conditions of a batch: what a network needs, what it gets when a condition is dropped."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.models import NestedUNetSpec
+
+NO_CLASS = -1
+
+
+def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
+    """Keys of a batch that condition the network, micro-conditions last."""
+    names = []
+    if spec.text_width:
+        names += ["text", "text_mask"]
+    if spec.num_classes:
+        names.append("label")
+    return (*names, *spec.micro_conditions)
+
+
+def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the states and the mask that stand for "no prompt", checked.
+
+    Args:
+        spec: a network with text.
+        text: `(L, D)`, or `None` for one token of zeros.
+        mask: `(L,)` of 0/1, or `None` for ones.
+
+    Raises:
+        ValueError: if a shape does not fit or the mask is all zero.
+    """
+    text = np.zeros((1, spec.text_width)) if text is None else np.asarray(text)
+    mask = np.ones(len(text)) if mask is None else np.asarray(mask)
+    if text.ndim != 2 or text.shape[1] != spec.text_width or mask.shape != text.shape[:1]:
+        raise checks.error(
+            f"`null_text` must be (L, {spec.text_width}) and `null_mask` (L,)",
+            fix="pass the encoder's states of the empty prompt",
+            null_text_shape=text.shape,
+            null_mask_shape=mask.shape,
+        )
+    if not mask.any():
+        raise checks.error(
+            "`null_mask` must mark at least one token",
+            fix="pass the mask of the empty prompt; attention over no token is not defined",
+            null_mask=mask.tolist(),
+        )
+    return text.astype("float32"), mask.astype("float32")
+
+
+def pad_tokens(text: tf.Tensor, mask: tf.Tensor, length: tf.Tensor):
+    """Pad `(B, L, D)` and `(B, L)` with zero rows to at least `length` tokens."""
+    missing = tf.maximum(length - tf.shape(text)[1], 0)
+    text = tf.pad(text, [[0, 0], [0, missing], [0, 0]])
+    return text, tf.pad(mask, [[0, 0], [0, missing]])
+
+
+def unconditional(conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any]) -> dict:
+    """Replace prompts and classes by "none"; micro-conditions stay.
+
+    Args:
+        conditions: `text` `(B, L, D)` and `text_mask` `(B, L)`, or `label` `(B,)`, and others.
+        null: `text` `(L0, D)` and `text_mask` `(L0,)`, if the network has text.
+
+    Returns:
+        A dict with the same keys. Text may have more tokens than before: pad the other with
+        `pad_tokens` to combine the two.
+    """
+    dropped = dict(conditions)
+    if "text" in dropped:
+        rows, length = tf.shape(dropped["text"])[0], tf.shape(dropped["text"])[1]
+        text = tf.repeat(tf.convert_to_tensor(null["text"])[None], rows, axis=0)
+        mask = tf.repeat(tf.convert_to_tensor(null["text_mask"])[None], rows, axis=0)
+        dropped["text"], dropped["text_mask"] = pad_tokens(text, mask, length)
+    if "label" in dropped:
+        dropped["label"] = tf.fill(tf.shape(dropped["label"]), NO_CLASS)
+    return dropped
+
+
+def match_tokens(first: Mapping[str, tf.Tensor], second: Mapping[str, tf.Tensor]):
+    """Pad the text of two sets of conditions to one length."""
+    if "text" not in first:
+        return dict(first), dict(second)
+    length = tf.maximum(tf.shape(first["text"])[1], tf.shape(second["text"])[1])
+    padded = []
+    for conditions in (first, second):
+        text, mask = pad_tokens(conditions["text"], conditions["text_mask"], length)
+        padded.append({**conditions, "text": text, "text_mask": mask})
+    return padded
+
+
+def drop(conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any], dropped: tf.Tensor) -> dict:
+    """Drop the conditions of some samples, which teaches the model to work without.
+
+    Args:
+        conditions: see `unconditional`.
+        null: see `unconditional`.
+        dropped: `(B,)` bool.
+
+    Returns:
+        A dict with the same keys.
+
+    Reference: Ho and Salimans 2022 (arXiv 2207.12598), algorithm 1.
+    """
+    kept, none = match_tokens(conditions, unconditional(conditions, null))
+    mixed = {}
+    for name, value in kept.items():
+        chosen = tf.reshape(dropped, (-1, *(1 for _ in value.shape[1:])))
+        mixed[name] = tf.where(chosen, tf.cast(none[name], value.dtype), value)
+    return mixed
+
+
+def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str, tf.Tensor]:
+    """Take the conditions out of a batch, each in the dtype that the network expects.
+
+    Raises:
+        ValueError: if one is missing (micro-conditions may be) or the text has another width.
+    """
+    conditions = {}
+    for name in condition_names(spec):
+        if name in batch:
+            dtype = tf.int32 if name == "label" else tf.float32
+            conditions[name] = tf.cast(batch[name], dtype)
+    if "text" in conditions:
+        if "text_mask" not in conditions:
+            conditions["text_mask"] = keras.ops.ones_like(conditions["text"][..., 0])
+        if conditions["text"].shape[-1] != spec.text_width:
+            raise checks.error(
+                f"`text` must have the width {spec.text_width}",
+                fix="use the text encoder that the network was built for",
+                text_shape=tuple(conditions["text"].shape),
+            )
+        if tuple(conditions["text_mask"].shape[1:]) not in {
+            tuple(conditions["text"].shape[1:2]),
+            (None,),
+        }:
+            raise checks.error(
+                "`text_mask` must be (B, L) for `text` of the shape (B, L, D)",
+                fix="pass the mask that belongs to the states",
+                text_shape=tuple(conditions["text"].shape),
+                text_mask_shape=tuple(conditions["text_mask"].shape),
+            )
+    required = [name for name in ("text", "label") if name in condition_names(spec)]
+    checks.required_keys("the batch", batch, required)
+    return conditions

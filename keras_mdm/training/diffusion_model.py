@@ -1,0 +1,493 @@
+"""`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.diffusion import (
+    build_pyramid,
+    losses,
+    parameterization,
+    process,
+    pyramid,
+    schedules,
+    upsample,
+)
+from keras_mdm.models import NestedUNet
+from keras_mdm.training import randomness
+from keras_mdm.training.conditions import cast_conditions, check_null, condition_names, drop
+from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.training.generation import GenerationMixin
+from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.trainer import DistributedTrainer
+
+PREDICTIONS = ("v", "eps", "x0")
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
+class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
+    """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
+
+    Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
+    uint8 or float32 in [-1, 1]; `text` `(B, L, D)` with `text_mask` `(B, L)`, or `label` `(B,)`
+    (-1 = no class), as the network was built; micro-conditions `(B,)`; and optionally `sample`
+    `(B,)` int64, the global position of every sample, which keys its noise.
+
+    Args:
+        unet: the network.
+        schedule: name of a noise schedule or a `Schedule`, of the innermost level.
+        num_steps: number N of training steps, for a schedule given by name.
+        shift_power: p of the shift SNR / s^p of a level s times larger than the innermost.
+        prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
+        loss_target: what the loss compares; `prediction` unless given.
+        level_weights: weight of a level's loss by its name, 1 unless given.
+        loss_weighting: `"none"` or `"vdm"`.
+        downsample: how the data of lower levels is made, `"area"` or `"bilinear"`.
+        residual: outer levels predict relative to a Wiener estimate around the picture below.
+            `True` needs `measure_residual` before training; a dict gives the standard deviation of
+            the detail by level name.
+        text_encoder: turns prompts into states; not part of the model, only its identity is saved.
+        null_text: `(L, D)` states of "no prompt"; of the encoder's empty prompt unless given.
+        null_mask: `(L,)` mask of `null_text`.
+        cond_dropout: share of training samples that lose their prompt and class.
+        ema_decay: decay of the averaged weights that `generate` uses.
+        ema_warmup: let the decay rise from 0 at the beginning.
+        seed: seed of noise, times and dropout.
+        name: name of the model.
+
+    Raises:
+        ValueError: if an argument is out of range or does not fit the network.
+
+    Example:
+
+    >>> unet = build_nested_unet([LevelSpec(8, channels=(32, 64)), 16], num_classes=10)
+    >>> model = MatryoshkaDiffusion(unet)
+    >>> model.compile(optimizer=keras_mdm.optimizers.Adam(1e-4))
+    >>> batch = {"image": np.zeros((4, 16, 16, 3), "uint8"), "label": np.arange(4)}
+    >>> history = model.fit(tf.data.Dataset.from_tensors(batch))
+    >>> sorted(model.generate(labels=[1, 2], steps=2))
+    ['16', '8']
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.
+    """
+
+    def __init__(
+        self,
+        unet: NestedUNet,
+        *,
+        schedule: Any = "cosine",
+        num_steps: int = 1000,
+        shift_power: float = 2.0,
+        prediction: str = "v",
+        loss_target: str | None = None,
+        level_weights: Mapping[str, float] | None = None,
+        loss_weighting: str = "none",
+        downsample: str = "area",
+        residual: bool | Mapping[str, float] = False,
+        text_encoder: Any = None,
+        null_text: Any = None,
+        null_mask: Any = None,
+        cond_dropout: float = 0.1,
+        ema_decay: float = 0.9999,
+        ema_warmup: bool = True,
+        seed: int = 0,
+        name: str = "matryoshka_diffusion",
+    ):
+        super().__init__(name=name)
+        if not isinstance(unet, NestedUNet):
+            raise checks.error(
+                "`unet` must be a NestedUNet",
+                fix="make it with build_nested_unet",
+                type=type(unet).__name__,
+            )
+        self.unet = unet
+        schedule = schedules.get(schedule, num_steps)
+        prediction = checks.one_of("prediction", prediction, PREDICTIONS)
+        self.process = LevelProcess.create(
+            unet.levels,
+            schedule,
+            shift_power=checks.real("shift_power", shift_power, minimum=0.0),
+            prediction=prediction,
+            use_residual=bool(residual),
+        )
+        self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
+        checks.known_keys("level_weights", level_weights or {}, unet.levels)
+        self.level_weights = {
+            level: checks.real(f"level_weights[{level!r}]", weight, minimum=0.0)
+            for level, weight in (level_weights or {}).items()
+        }
+        self.loss_weighting = checks.one_of("loss_weighting", loss_weighting, ("none", "vdm"))
+        self.downsample = checks.one_of("downsample", downsample, pyramid.DOWNSAMPLING)
+        self.cond_dropout = checks.real("cond_dropout", cond_dropout, minimum=0.0, maximum=1.0)
+        self.seed = checks.seed(seed)
+        self._config = {
+            "schedule": schedule.get_config(),
+            "shift_power": float(shift_power),
+            "ema_decay": float(ema_decay),
+            "ema_warmup": bool(ema_warmup),
+        }
+        self._add_residual(residual)
+        self._add_null(text_encoder, null_text, null_mask)
+        self.ema = ExponentialMovingAverage(
+            unet.trainable_variables, self._average_of, decay=ema_decay, warmup=ema_warmup
+        )
+        names = ("loss", *(f"loss_{level}" for level in unet.levels))
+        self._loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self._step_trackers = {
+            name: keras.metrics.Mean(name=name) for name in ("learning_rate", "gradient_norm")
+        }
+        # Counts the batches of one evaluation; past Keras' tracking: it is no part of the model.
+        self.__dict__["_test_batches"] = keras.Variable(
+            0, dtype="int64", trainable=False, name="test_batches"
+        )
+        self.built = True
+
+    # Parts
+
+    def _average_of(self, variable: keras.Variable) -> keras.Variable:
+        average = self.add_weight(
+            name="ema__" + variable.path.replace("/", "__"),
+            shape=variable.shape,
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+        average.assign(variable.value)
+        return average
+
+    def _add_residual(self, residual: bool | Mapping[str, float]) -> None:
+        self.residual_std = {}
+        if not residual:
+            return
+        if self.process.prediction != "v":
+            raise checks.error(
+                "the residual output is defined for v-prediction",
+                fix='pass prediction="v", or residual=False',
+                prediction=self.process.prediction,
+            )
+        outer = self.unet.levels[1:]
+        given = residual if isinstance(residual, Mapping) else {}
+        checks.known_keys("residual", given, outer)
+        for level in outer:
+            value = given.get(level, math.nan)
+            if not math.isnan(value):
+                checks.real(f"residual[{level!r}]", value, minimum=1e-6)
+            self.residual_std[level] = self.add_weight(
+                name=f"residual_std_{level}",
+                shape=(),
+                dtype="float32",
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                autocast=False,
+            )
+
+    def _add_null(self, text_encoder: Any, null_text: Any, null_mask: Any) -> None:
+        self._encoder_identity = getattr(text_encoder, "identity", None)
+        self._null = {}
+        spec = self.unet.spec
+        if not spec.text_width:
+            if text_encoder is not None:
+                raise checks.error(
+                    "a text encoder needs a network with text",
+                    fix="build the network with text_width=encoder.width",
+                    text_width=None,
+                )
+            return
+        self.text_encoder = text_encoder
+        if null_text is None and text_encoder is not None:
+            null_text, null_mask = text_encoder.null()
+        text, mask = check_null(spec, null_text, null_mask)
+        for name, value in (("text", text), ("text_mask", mask)):
+            weight = self.add_weight(
+                name=f"null_{name}",
+                shape=value.shape,
+                dtype="float32",
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+            )
+            weight.assign(value)
+            self._null[name] = weight
+
+    @property
+    def null_condition(self) -> dict[str, Any]:
+        """States and mask of "no prompt"; empty for networks without text."""
+        return dict(self._null)
+
+    @property
+    def metrics(self) -> list:
+        """Mean of every logged value since the epoch began."""
+        return [*self._loss_trackers.values(), *self._step_trackers.values()]
+
+    # One step
+
+    def prepare(self, batch: Mapping[str, Any]) -> tuple[dict, dict]:
+        """Split a batch into the data of all levels and the conditions.
+
+        Args:
+            batch: see the class.
+
+        Returns:
+            (x0 by level name, float32 in [-1, 1]; conditions by key).
+
+        Raises:
+            ValueError: if a key is missing or unknown, or the data has another size.
+        """
+        top = self.process.shapes[-1]
+        key = "image" if top.frames is None else "video"
+        if not isinstance(batch, Mapping):
+            raise checks.error(
+                "a batch must be a dict",
+                fix=f"yield dicts with the key {key!r}",
+                type=type(batch).__name__,
+            )
+        names = condition_names(self.unet.spec)
+        checks.required_keys("the batch", batch, [key])
+        checks.known_keys("the batch", batch, [key, "sample", *names])
+        data = tf.convert_to_tensor(batch[key])
+        expected = self.unet.spec.levels[-1].input_shape(self.unet.spec.in_channels)
+        if tuple(data.shape[1:]) != expected:
+            raise checks.error(
+                f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
+                fix="resize the data to the highest level of the network",
+                shape=tuple(data.shape),
+            )
+        if data.dtype == tf.uint8:
+            data = tf.cast(data, tf.float32) / 127.5 - 1.0
+        elif data.dtype != tf.float32:
+            raise checks.error(
+                f"`{key}` must be uint8, or float32 in [-1, 1]",
+                fix="cast the data in the pipeline",
+                dtype=tf.as_dtype(data.dtype).name,
+            )
+        x0 = build_pyramid(data, self.process.shapes, self.downsample)
+        return x0, cast_conditions(batch, self.unet.spec)
+
+    def level_losses(
+        self,
+        network: Any,
+        x0: Mapping[str, tf.Tensor],
+        eps: Mapping[str, tf.Tensor],
+        index: tf.Tensor,
+        conditions: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """Loss of every sample at every level, before weights.
+
+        Args:
+            network: function (inputs) -> outputs by level name.
+            x0: `(B, [T,] H, W, C)` by level name.
+            eps: standard normal noise, likewise, independent over levels.
+            index: `(B,)` int32, the table index k in 1..N, shared by the levels.
+            conditions: see `conditions.cast_conditions`.
+
+        Returns:
+            `(B,)` float32 by level name: the mean over pixels of the squared difference between
+            prediction and target, both of the kind `loss_target`.
+
+        Reference: Gu et al. 2023 (arXiv 2310.15111), equation 3.
+        """
+        schedule = self.process.schedules[self.unet.levels[0]]
+        t = tf.cast(index, tf.float32) / schedule.num_steps
+        z = process.forward(x0, eps, t, self.process.schedules)
+        inputs = {f"z_{name}": value for name, value in z.items()}
+        outputs = network({**inputs, **conditions, "time": tf.cast(index, tf.float32) - 1.0})
+        predictions, _ = self.process.predictions(outputs, z, t, self.residual_std)
+        found = {}
+        for name in self.unet.levels:
+            amplitudes = self.process.amplitudes(name, t)
+            target = parameterization.from_x0_eps(
+                self.loss_target, x0[name], eps[name], *amplitudes
+            )
+            prediction = parameterization.convert(
+                self.process.prediction, self.loss_target, predictions[name], z[name], *amplitudes
+            )
+            found[name] = losses.level_loss(prediction, target)
+        return found
+
+    def batch_loss(self, by_level: Mapping[str, tf.Tensor], index: tf.Tensor) -> tf.Tensor:
+        """Weigh and sum the losses of a replica's samples: a scalar, its mean over replicas is the
+        loss of the global batch."""
+        per_sample = losses.multi_resolution(by_level, self.level_weights)
+        if self.loss_weighting == "none":
+            return tf.reduce_mean(per_sample)
+        schedule = self.process.schedules[self.unet.levels[0]]
+        t = tf.cast(index, tf.float32) / schedule.num_steps
+        weights = losses.weighting(self.loss_weighting, schedule, t)
+        mean = tf.reduce_mean(weights)
+        context = tf.distribute.get_replica_context()
+        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
+        return tf.reduce_mean(weights * per_sample) / mean
+
+    def _draw(self, purpose: str, step: Any, samples: tf.Tensor, x0: Mapping[str, tf.Tensor]):
+        """Time index, noise and dropout of every sample."""
+        base = randomness.key(self.seed, purpose, step)
+        shapes = {name: tuple(value.shape[1:]) for name, value in x0.items()}
+        eps = randomness.normal_per_sample(base, samples, shapes)
+        uniform = randomness.uniform_per_sample(base, samples, ("time", "condition"))
+        num_steps = self.process.schedules[self.unet.levels[0]].num_steps
+        index = 1 + tf.cast(tf.floor(uniform["time"] * num_steps), tf.int32)
+        return eps, tf.minimum(index, num_steps), uniform["condition"] < self.cond_dropout
+
+    def _samples(self, batch: Mapping[str, Any], step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Global position of every row: given, or counted from the step and the replica."""
+        if "sample" in batch:
+            return tf.cast(batch["sample"], tf.int64)
+        context = tf.distribute.get_replica_context()
+        rows = tf.cast(rows, tf.int64)
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        first = (step * context.num_replicas_in_sync + replica) * rows
+        return first + tf.range(rows)
+
+    def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """One optimizer step on this replica's part of a batch; returns the step's values."""
+        x0, conditions = self.prepare(batch)
+        # A copy: `tf.cast` to the same type would give the variable, which counts on below.
+        step = tf.identity(tf.convert_to_tensor(self.optimizer.iterations))
+        rows = tf.shape(x0[self.unet.levels[0]])[0]
+        samples = self._samples(batch, step, rows)
+        eps, index, dropped = self._draw("train", step, samples, x0)
+        if condition_names(self.unet.spec) and self.cond_dropout:
+            conditions = drop(conditions, self._null, dropped)
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            by_level = self.level_losses(
+                lambda inputs: self.unet(inputs, training=True), x0, eps, index, conditions
+            )
+            loss = self.batch_loss(by_level, index)
+            # Gradients are summed over replicas. Inside the tape, or they would double.
+            scaled = self.optimizer.scale_loss(loss / replicas)
+        variables = self.unet.trainable_variables
+        gradients = tape.gradient(scaled, variables)
+        learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
+        self.optimizer.apply(gradients, variables)
+        self.ema.update(step)
+        logs = self._loss_logs(loss, by_level)
+        logs["learning_rate"] = learning_rate
+        norm = getattr(self.optimizer, "gradient_norm", None)
+        if norm is None:
+            norm = tf.linalg.global_norm(gradients)
+        logs["gradient_norm"] = tf.convert_to_tensor(norm)
+        for name, tracker in self._step_trackers.items():
+            tracker.update_state(logs[name])
+        return logs
+
+    def test_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        """Loss of the averaged weights; a sample's noise depends on its position only."""
+        x0, conditions = self.prepare(batch)
+        rows = tf.shape(x0[self.unet.levels[0]])[0]
+        seen = tf.identity(tf.convert_to_tensor(self._test_batches))
+        samples = self._samples(batch, seen, rows)
+        eps, index, _ = self._draw("test", 0, samples, x0)
+        by_level = self.level_losses(self.network("ema"), x0, eps, index, conditions)
+        self._test_batches.assign_add(1)
+        return self._loss_logs(self.batch_loss(by_level, index), by_level)
+
+    def _loss_logs(self, loss: tf.Tensor, by_level: Mapping[str, tf.Tensor]) -> dict:
+        logs = {"loss": loss}
+        logs.update({f"loss_{name}": tf.reduce_mean(v) for name, v in by_level.items()})
+        rows = tf.cast(tf.shape(by_level[self.unet.levels[0]])[0], tf.float32)
+        for name, value in logs.items():
+            self._loss_trackers[name].update_state(value, sample_weight=rows)
+        return logs
+
+    # Residual output
+
+    def measure_residual(
+        self, dataset: Any, batches: int = 8, *, only_missing: bool = False
+    ) -> dict[str, float]:
+        """Measure the standard deviation of the detail x - u over data, and keep it.
+
+        Args:
+            dataset: iterable of batches.
+            batches: how many of them to use.
+            only_missing: leave levels alone that have a value; what a trained level adds to its
+                Wiener estimate belongs to the value it was trained with.
+
+        Returns:
+            The measured standard deviation by level name; empty if there is nothing to measure.
+
+        Raises:
+            ValueError: if the dataset is empty.
+        """
+        checks.integer("batches", batches, minimum=1)
+        names = self._unmeasured() if only_missing else list(self.residual_std)
+        if not names:
+            return {}
+        squares, rows = dict.fromkeys(names, 0.0), 0
+        for batch in itertools.islice(dataset, batches):
+            x0, _ = self.prepare(batch)
+            count = int(x0[self.unet.levels[0]].shape[0])
+            for below, shape in zip(self.process.shapes, self.process.shapes[1:], strict=False):
+                if shape.name in squares:
+                    u = upsample(x0[below.name], below, shape, kind="bilinear")
+                    mean = float(tf.reduce_mean(tf.square(x0[shape.name] - u)))
+                    squares[shape.name] += count * mean
+            rows += count
+        if not rows:
+            raise checks.error("the dataset must not be empty", fix="pass data", batches=0)
+        measured = {name: max(math.sqrt(total / rows), 1e-6) for name, total in squares.items()}
+        for name, value in measured.items():
+            self.residual_std[name].assign(value)
+        return measured
+
+    def _unmeasured(self) -> list[str]:
+        return [name for name, weight in self.residual_std.items() if np.isnan(np.asarray(weight))]
+
+    def check_ready(self) -> None:
+        """Raise if the model still needs `measure_residual`."""
+        missing = self._unmeasured()
+        if missing:
+            raise checks.error(
+                "the residual output needs the standard deviation of the detail",
+                fix="call model.measure_residual(dataset) first, or pass residual={level: s}",
+                missing=missing,
+            )
+
+    # Saving
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict:
+        """The network's outputs, by level name."""
+        return self.unet(inputs, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that is not a weight; of the text encoder only the identity."""
+        return {
+            "unet": keras.saving.serialize_keras_object(self.unet),
+            **self._config,
+            "prediction": self.process.prediction,
+            "loss_target": self.loss_target,
+            "level_weights": self.level_weights,
+            "loss_weighting": self.loss_weighting,
+            "downsample": self.downsample,
+            "residual": self.process.use_residual,
+            "null_length": self._null["text"].shape[0] if self._null else None,
+            "cond_dropout": self.cond_dropout,
+            "seed": self.seed,
+            "text_encoder": self._encoder_identity,
+            "ema_starts": self.ema.starts if any(self.ema.starts) else None,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects=None) -> "MatryoshkaDiffusion":
+        """Rebuild the model; the weights come from the file."""
+        config = dict(config)
+        identity = config.pop("text_encoder")
+        length = config.pop("null_length")
+        starts = config.pop("ema_starts")
+        unet = keras.saving.deserialize_keras_object(config.pop("unet"), custom_objects)
+        config["schedule"] = schedules.Schedule.from_config(config["schedule"])
+        if length is not None:  # a place for the saved null
+            config["null_text"] = np.zeros((length, unet.spec.text_width))
+        model = cls(unet, **config)
+        model._encoder_identity = identity
+        if starts is not None:  # what joined in a later phase counts its own steps
+            model.ema.starts = [int(start) for start in starts]
+        return model

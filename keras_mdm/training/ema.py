@@ -1,0 +1,175 @@
+"""Exponential moving average of the weights, kept in plain float32 variables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.optimizers.named_state import require_match, unique_names
+
+
+def float32_copy(variable: keras.Variable) -> keras.Variable:
+    """A new, not trainable float32 variable with the value of `variable`."""
+    return keras.Variable(
+        _value_of(variable), dtype="float32", trainable=False, name=f"{variable.name}_ema"
+    )
+
+
+def _value_of(variable: keras.Variable) -> np.ndarray:
+    # A real copy: on the CPU an array, and the variable made from it, may share the weight's memory
+    # and the average is updated in place.
+    return np.asarray(variable).astype("float32", copy=True)
+
+
+class ExponentialMovingAverage:
+    """Average of weights: e <- d e + (1 - d) w, once per optimizer step.
+
+    With n the number of updates this variable has had before, the decay is
+
+    - 0 while n < `copy_steps` (the release calls these its warm-up steps),
+    - else min(decay, (1 + n) / (10 + n)) with `warmup`, so that the average forgets its start,
+    - else the constant `decay`.
+
+    Each variable counts n from its own first step: those that join in a later phase start afresh.
+    It is a plain object: nothing is tracked by a layer and nothing is ever swapped.
+
+    Args:
+        variables: the weights to follow. Build under the strategy they were built under.
+        create: function from a weight to its average; `float32_copy` by default.
+        decay: the decay that is reached in the end.
+        warmup: whether the decay rises to it.
+        copy_steps: for how many updates the average just copies the weight.
+
+    Example:
+
+    ```python
+    with strategy.scope():
+        ema = ExponentialMovingAverage(network.trainable_variables)
+    ...
+    optimizer.apply(gradients, network.trainable_variables)  # inside train_step
+    ema.update(optimizer.iterations - 1)
+    ```
+
+    Reference: d = 0.9999 in Gu et al., appendix B; the warm-up is TensorFlow's `num_updates` rule.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        create: Callable[[keras.Variable], keras.Variable] = float32_copy,
+        *,
+        decay: float = 0.9999,
+        warmup: bool = True,
+        copy_steps: int = 0,
+    ):
+        self.variables = list(variables)
+        self.decay = checks.real("decay", decay, minimum=0.0, maximum=1.0)
+        self.warmup = bool(warmup)
+        self.copy_steps = checks.integer("copy_steps", copy_steps, minimum=0)
+        self.averages = [create(variable) for variable in self.variables]
+        self.starts = [0] * len(self.variables)
+
+    def decay_at(self, n: Any) -> tf.Tensor:
+        """Decay of the update that follows `n` earlier ones, float32, for any shape of `n`."""
+        n = tf.cast(n, tf.float32)
+        d = tf.fill(tf.shape(n), tf.constant(self.decay, tf.float32))
+        if self.warmup:
+            d = tf.minimum(d, (1.0 + n) / (10.0 + n))
+        return tf.where(n < self.copy_steps, tf.zeros_like(d), d)
+
+    @tf.autograph.experimental.do_not_convert
+    def update(self, step: Any) -> None:
+        """Update all averages from the current weights.
+
+        Call it once after each optimizer step, in replica context (inside `train_step`) or outside
+        of any strategy. Every replica updates its own copy from its own copy of the weights, which
+        are equal: nothing is sent.
+
+        Args:
+            step: how many optimizer steps came before the one just made, an int64 scalar.
+        """
+        step = tf.cast(tf.convert_to_tensor(step), tf.int64)
+        groups = sorted(set(self.starts))
+        rates = {start: 1.0 - self.decay_at(tf.maximum(step - start, 0)) for start in groups}
+
+        def update_all(strategy, *rates):
+            rate_of = dict(zip(groups, rates, strict=True))
+            for average, variable, start in zip(
+                self.averages, self.variables, self.starts, strict=True
+            ):
+                strategy.extended.update(
+                    average.value, _move, args=(variable.value, rate_of[start]), group=False
+                )
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            update_all, tf.distribute.get_strategy(), *(rates[start] for start in groups)
+        )
+
+    def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Name the averages and their first steps: "average/<name>" and "start/<name>".
+
+        Args:
+            names: names of the weights, in order; their paths by default.
+        """
+        state: dict[str, Any] = {}
+        for name, average, start in zip(
+            unique_names(self.variables, names), self.averages, self.starts, strict=True
+        ):
+            state[f"average/{name}"] = average
+            state[f"start/{name}"] = np.int64(start)
+        return state
+
+    def set_state(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        names: Sequence[str] | None = None,
+        *,
+        new_start: int | None = None,
+    ) -> list[str]:
+        """Restore what `state` gave; call it before the training step is traced.
+
+        Args:
+            arrays: {key: array} with the keys of `state`.
+            names: as in `state`.
+            new_start: growth; weights of which nothing was saved are copied and count from this
+                step. `None` makes them an error.
+
+        Returns:
+            Names of the new weights.
+
+        Raises:
+            ValueError: naming all keys that are missing or unexpected and all shapes that differ.
+        """
+        names = unique_names(self.variables, names)
+        new = [name for name in names if f"average/{name}" not in arrays]
+        new = [] if new_start is None else new
+        expected = {k: v for k, v in self.state(names).items() if k.split("/", 1)[1] not in new}
+        require_match(
+            expected,
+            arrays,
+            what="averages",
+            fix="build the same network, or pass new_start if it has grown",
+        )
+        for row, name in enumerate(names):
+            if name in new:
+                self.averages[row].assign(_value_of(self.variables[row]))
+                self.starts[row] = checks.integer("new_start", new_start, minimum=0)
+            else:
+                self.averages[row].assign(arrays[f"average/{name}"])
+                self.starts[row] = int(arrays[f"start/{name}"])
+        return new
+
+    def reset(self) -> None:
+        """Set the averages to the current weights, as after loading weights from elsewhere."""
+        for average, variable in zip(self.averages, self.variables, strict=True):
+            average.assign(_value_of(variable))
+
+
+def _move(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
+    # e - (1 - d)(e - w): the fused kernel reads and writes each array once, and the form is more
+    # accurate than d e + (1 - d) w when d is close to 1.
+    difference = average - tf.cast(variable, tf.float32)
+    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rate, delta=difference)

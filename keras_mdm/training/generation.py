@@ -1,0 +1,332 @@
+"""`generate`: from prompts, labels or tensors to pictures at every level."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from keras_mdm import checks
+from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names, unconditional
+from keras_mdm.training.sampling import (
+    SamplingPlan,
+    make_denoiser,
+    run_steps,
+    start_noise,
+    to_uint8,
+)
+
+# Keyword defaults by name of a way of sampling.
+SAMPLING = {
+    "default": {"steps": 50, "sampler": "ddim"},
+    # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
+    "paper": {"steps": 250, "sampler": "ddpm"},
+}
+GUIDANCE_SCALE = 4.0
+
+
+class GenerationMixin:
+    """Sampling of a `MatryoshkaDiffusion`; needs its `unet`, `process` and `ema`."""
+
+    def network(self, weights: str = "ema") -> Callable[[Mapping[str, Any]], dict]:
+        """Return the network as a function, with averaged or raw weights.
+
+        Nothing is swapped: the averages are used for the time of the call.
+
+        Args:
+            weights: `"ema"` or `"raw"`.
+
+        Returns:
+            function (inputs) -> outputs by level name, without training behaviour.
+
+        Raises:
+            ValueError: if `weights` is neither.
+        """
+        if checks.one_of("weights", weights, ("ema", "raw")) == "raw":
+            return lambda inputs: self.unet(inputs, training=False)
+
+        def averaged(inputs):
+            pairs = zip(self.ema.variables, self.ema.averages, strict=True)
+            mapping = [(variable, average.value) for variable, average in pairs]
+            with keras.StatelessScope(state_mapping=mapping):
+                return self.unet(inputs, training=False)
+
+        return averaged
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Mapping[str, Any] | None = None,
+        *,
+        labels: Sequence[int] | None = None,
+        num_images: int | None = None,
+        sampling: str = "default",
+        steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        guidance_scale: float | None = None,
+        threshold: str = "dynamic",
+        grid: str = "uniform",
+        seed: int = 0,
+        weights: str = "ema",
+        batch_size: int = 32,
+        progress: bool = True,
+    ) -> dict[str, np.ndarray]:
+        """Draw pictures or clips at all levels together.
+
+        Args:
+            prompts: texts, one picture each; or a dict of tensors with the conditions of the
+                network (`text`, `text_mask`, `label`, micro-conditions).
+            labels: classes, one picture each; -1 for none.
+            num_images: how many pictures to draw without any condition.
+            sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps).
+            steps: number of steps, at most that of the training schedule.
+            sampler: `"ddim"` or `"ddpm"`.
+            eta: share of fresh noise of DDIM.
+            guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
+                unconditional one. 4 unless given.
+            threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`.
+            grid: `"uniform"` or `"release"`.
+            seed: equal seeds give equal pictures; picture i does not depend on the others.
+            weights: `"ema"` or `"raw"`.
+            batch_size: pictures drawn at a time.
+            progress: show a progress bar.
+
+        Returns:
+            dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips.
+
+        Raises:
+            ValueError: if an argument is out of range, or a condition is missing or does not fit.
+
+        Example:
+
+        >>> images = model.generate(["a red apple"], steps=50, guidance_scale=4.0, seed=0)
+        >>> images["64"].shape
+        (1, 64, 64, 3)
+
+        Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C.
+        """
+        defaults = SAMPLING[checks.one_of("sampling", sampling, tuple(SAMPLING))]
+        steps = defaults["steps"] if steps is None else checks.integer("steps", steps, minimum=1)
+        limit = self.process.schedules[self.unet.levels[0]].num_steps
+        if steps > limit:
+            raise checks.error(
+                f"`steps` must be at most {limit}, the steps of the training schedule",
+                fix=f"pass steps={limit} or fewer",
+                steps=steps,
+            )
+        seed = checks.seed(seed)
+        batch_size = checks.integer("batch_size", batch_size, minimum=1)
+        conditional = bool(condition_names(self.unet.spec))
+        if guidance_scale is None:
+            guidance_scale = GUIDANCE_SCALE if conditional else 1.0
+        guidance_scale = checks.real("guidance_scale", guidance_scale, minimum=0.0)
+        if not conditional and guidance_scale != 1.0:
+            raise checks.error(
+                "guidance needs a conditional network",
+                fix="leave guidance_scale out",
+                guidance_scale=guidance_scale,
+            )
+        plan = SamplingPlan(
+            sampler=sampler or defaults["sampler"],
+            eta=eta,
+            grid=grid,
+            threshold=threshold,
+            guided=guidance_scale != 1.0,
+            weights=checks.one_of("weights", weights, ("ema", "raw")),
+        ).check()
+        self.check_ready()
+        count, conditions = self._conditions(prompts, labels, num_images)
+        start, run = self._sampling_functions(plan)
+        stretch = max(1, steps // 25) if progress else steps
+        pieces = []
+        with tqdm(
+            total=steps * -(-count // batch_size),
+            desc="sampling",
+            unit="step",
+            disable=None if progress else True,  # None: only on a terminal
+        ) as bar:
+            for first in range(0, count, batch_size):
+                samples = tf.range(first, min(first + batch_size, count), dtype=tf.int64)
+                rows = {
+                    name: tf.convert_to_tensor(value[first : first + batch_size])
+                    for name, value in conditions.items()
+                }
+                x = start(tf.constant(seed, tf.int64), samples)
+                for begin in range(0, steps, stretch):
+                    end = min(begin + stretch, steps)
+                    x = run(
+                        x,
+                        rows,
+                        tf.constant(guidance_scale, tf.float32),
+                        tf.constant(seed, tf.int64),
+                        samples,
+                        *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
+                    )
+                    bar.update(end - begin)
+                pieces.append({name: value.numpy() for name, value in to_uint8(x).items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:
+        """Traced functions of a plan: start noise, and a stretch of steps. Kept."""
+        known = self.__dict__.setdefault("_sampling_cache", {})
+        if plan not in known:
+            channels = self.unet.spec.in_channels
+
+            @tf.function(reduce_retracing=True, autograph=False)
+            def start(seed, samples):
+                return start_noise(self.process, channels, seed, samples)
+
+            @tf.function(reduce_retracing=True, autograph=False)
+            def run(x, conditions, guidance_scale, seed, samples, steps, start, stop):
+                return self.sample_stretch(
+                    plan, x, conditions, guidance_scale, seed, samples, steps, start, stop
+                )
+
+            known[plan] = (start, run)
+        return known[plan]
+
+    def sample_stretch(
+        self, plan, x, conditions, guidance_scale, seed, samples, steps, start, stop
+    ) -> dict[str, tf.Tensor]:
+        """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
+
+        Args:
+            plan: the static choices.
+            x: `(B, [T,] H, W, C)` by level name.
+            conditions: conditions of every row.
+            guidance_scale: scalar float32.
+            seed: scalar int64.
+            samples: `(B,)` int64.
+            steps: scalar int32, as are `start` and `stop`.
+            start: see `steps`.
+            stop: see `steps`.
+
+        Returns:
+            x at the end, by level name.
+        """
+        conditions = cast_conditions(conditions, self.unet.spec)
+        without = unconditional(conditions, self._null) if plan.guided else None
+        denoise = make_denoiser(
+            self.network(plan.weights),
+            self.process,
+            conditions,
+            without,
+            guidance_scale,
+            plan.threshold,
+            self.residual_std,
+        )
+        return run_steps(
+            plan,
+            self.process,
+            denoise,
+            x,
+            seed=seed,
+            samples=samples,
+            steps=steps,
+            start=start,
+            stop=stop,
+        )
+
+    # Conditions
+
+    @property
+    def text_encoder(self) -> Any:
+        """The text encoder, or `None`; assign one to use prompts after loading a model."""
+        return self.__dict__.get("_encoder")
+
+    @text_encoder.setter
+    def text_encoder(self, encoder: Any) -> None:
+        if encoder is not None and encoder.width != self.unet.spec.text_width:
+            raise checks.error(
+                f"the text encoder must have the width {self.unet.spec.text_width}",
+                fix="use the encoder that the network was built for",
+                width=encoder.width,
+            )
+        # Past Keras' tracking: the encoder is never a part of the model or of its file.
+        self.__dict__["_encoder"] = encoder
+
+    def _conditions(self, prompts: Any, labels: Any, num_images: int | None):
+        """Number of pictures, and the conditions of all of them as arrays."""
+        names = condition_names(self.unet.spec)
+        given = {"prompts": prompts, "labels": labels, "num_images": num_images}
+        if isinstance(prompts, str):
+            raise checks.error(
+                "`prompts` must be a list of texts", fix=f"pass [{prompts!r}]", prompts=prompts
+            )
+        if isinstance(prompts, Mapping):
+            checks.known_keys("prompts", prompts, names)
+            conditions = {name: np.asarray(value) for name, value in prompts.items()}
+        elif prompts is not None:
+            if "text" not in names:
+                raise checks.error(
+                    "prompts need a network with text",
+                    fix="pass labels or num_images",
+                    prompts=prompts,
+                )
+            conditions = dict(zip(("text", "text_mask"), self._encode(prompts), strict=True))
+        else:
+            conditions = {}
+        labels = conditions.get("label") if labels is None else labels
+        if labels is not None:
+            conditions["label"] = self._check_labels(labels)
+        counts = {name: len(value) for name, value in conditions.items()}
+        if num_images is not None:
+            counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise checks.error(
+                "the conditions must be given for one number of pictures, at least one",
+                fix="pass prompts, labels or num_images",
+                counts=counts or given,
+            )
+        count = next(iter(counts.values()))
+        if "label" in names and "label" not in conditions:
+            conditions["label"] = np.full(count, NO_CLASS, "int32")
+        if "text" in names and "text" not in conditions:
+            null = self._null
+            conditions["text"] = np.repeat(np.asarray(null["text"])[None], count, axis=0)
+            conditions["text_mask"] = np.repeat(np.asarray(null["text_mask"])[None], count, axis=0)
+        cast_conditions({k: tf.convert_to_tensor(v) for k, v in conditions.items()}, self.unet.spec)
+        return count, conditions
+
+    def _check_labels(self, labels: Any) -> np.ndarray:
+        classes = self.unet.spec.num_classes
+        if classes is None:
+            raise checks.error(
+                "labels need a class-conditional network", fix="pass prompts", labels=labels
+            )
+        labels = np.asarray(labels)
+        fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
+            raise checks.error(
+                f"`labels` must be integers from -1 to {classes - 1}",
+                fix="pass one class for every picture",
+                labels=labels.tolist(),
+            )
+        return labels.astype("int32")
+
+    def _encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        prompts = list(prompts) if isinstance(prompts, Iterable) else prompts
+        texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
+        if not texts or not prompts:
+            raise checks.error(
+                "`prompts` must be a non-empty list of texts",
+                fix='pass for example ["a red apple"]',
+                prompts=prompts,
+            )
+        if self.text_encoder is None:
+            self.text_encoder = self._restore_encoder()
+        return self.text_encoder.encode(prompts)
+
+    def _restore_encoder(self) -> Any:
+        """The encoder whose identity the model was saved with, if it is cached."""
+        from keras_mdm import text  # only prompts need it
+
+        if self._encoder_identity is None:
+            raise checks.error(
+                "prompts need a text encoder, and this model was made without one",
+                fix="assign model.text_encoder, or pass {'text': ..., 'text_mask': ...}",
+                text_encoder=None,
+            )
+        return text.from_identity(self._encoder_identity)

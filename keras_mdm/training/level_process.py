@@ -1,0 +1,101 @@
+"""Where network and diffusion meet: schedules per level, residual output, estimates of x0."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm.diffusion import (
+    LevelShape,
+    Schedule,
+    level_shift,
+    parameterization,
+    process,
+    residual,
+    upsample,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelProcess:
+    """The joint diffusion process of a network's levels.
+
+    Args:
+        shapes: frames and size per level, ascending.
+        schedules: noise schedule by level name.
+        prediction: what the network returns, `"v"`, `"eps"` or `"x0"`.
+        use_residual: outer levels add their output to a Wiener estimate around the picture of the
+            level below.
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1.
+    """
+
+    shapes: tuple[LevelShape, ...]
+    schedules: Mapping[str, Schedule]
+    prediction: str = "v"
+    use_residual: bool = False
+
+    @classmethod
+    def create(
+        cls,
+        levels: tuple[str, ...],
+        schedule: Schedule,
+        *,
+        shift_power: float,
+        prediction: str,
+        use_residual: bool,
+    ) -> "LevelProcess":
+        """Shift `schedule` for every level by its ratio to the innermost one."""
+        shapes = tuple(LevelShape.parse(level) for level in levels)
+        schedules = {
+            shape.name: schedule.shifted(level_shift(shape, shapes[0]), shift_power)
+            for shape in shapes
+        }
+        return cls(shapes, schedules, prediction, use_residual)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Level names, ascending."""
+        return tuple(shape.name for shape in self.shapes)
+
+    def amplitudes(self, name: str, t: Any) -> tuple[Any, Any]:
+        """alpha and sigma of a level at time(s) `t`, float32."""
+        return self.schedules[name].alpha_sigma(t)
+
+    def predictions(
+        self,
+        outputs: Mapping[str, tf.Tensor],
+        z: Mapping[str, tf.Tensor],
+        t: Any,
+        residual_std: Mapping[str, Any],
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        """Turn network outputs into predictions and estimates of the clean data.
+
+        Args:
+            outputs: what the network returned, `(B', [T,] H, W, C)` by level name.
+            z: its noisy inputs, likewise.
+            t: scalar or `(B,)` in (0, 1].
+            residual_std: standard deviation of the detail x - u, by name of the outer levels; only
+                used with `use_residual`.
+
+        Returns:
+            (predictions of the kind `prediction`, x0 before thresholding), by level name.
+        """
+        predictions, x0 = {}, {}
+        below = None
+        for shape in self.shapes:
+            name = shape.name
+            alpha, sigma = self.amplitudes(name, t)
+            alpha, sigma = process.first_rows(alpha, z[name]), process.first_rows(sigma, z[name])
+            prediction = tf.cast(outputs[name], tf.float32)
+            if self.use_residual and below is not None:
+                picture = tf.clip_by_value(x0[below.name], -1.0, 1.0)[: tf.shape(z[name])[0]]
+                # The level below is trained by its own loss, not through the one above.
+                u = tf.stop_gradient(upsample(picture, below, shape, kind="bilinear"))
+                s = residual_std[name]
+                prediction = prediction + residual.wiener_v(z[name], u, alpha, sigma, s)
+            predictions[name] = prediction
+            x0[name] = parameterization.to_x0(self.prediction, prediction, z[name], alpha, sigma)
+            below = shape
+        return predictions, x0

@@ -1,0 +1,161 @@
+"""A run's directory: where its files are, what it was started with, how files are written."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_mdm import checks
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def fsync_path(path: Path) -> None:
+    """Have the operating system write a file, or a directory's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any]) -> Path:
+    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
+
+    Args:
+        path: the file; its directory is made if need be.
+        content: the bytes, a text, or a function that writes to the path it is given. That path
+            has the same suffix, which `keras.Model.save` and Pillow look at.
+
+    Returns:
+        The path.
+
+    Example:
+
+    ```python
+    write_atomically("runs/x/model.keras", model.save)
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        fsync_path(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide about the numbers."""
+    found = {"python": platform.python_version()}
+    for name in ("keras-mdm", "tensorflow", "keras", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+class RunDirectory:
+    """Paths inside the directory of one run, and its `run.json`.
+
+    Args:
+        path: the directory; nothing is created before `start`.
+
+    Example:
+
+    ```python
+    run = RunDirectory("runs/emoji").start(vars(arguments), phases=[{"levels": ["64"], ...}])
+    run.checkpoints(1)  # runs/emoji/checkpoints/phase-1
+    ```
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def file(self) -> Path:
+        """`run.json`."""
+        return self.path / "run.json"
+
+    @property
+    def logs(self) -> Path:
+        """Directory of the TensorBoard events."""
+        return self.path / "logs"
+
+    @property
+    def samples(self) -> Path:
+        """Directory of the pictures drawn during training."""
+        return self.path / "samples"
+
+    @property
+    def model(self) -> Path:
+        """The finished model, `model.keras`."""
+        return self.path / "model.keras"
+
+    def checkpoints(self, phase: int) -> Path:
+        """Directory of the checkpoints of a phase; phases count from 1."""
+        return self.path / "checkpoints" / f"phase-{checks.integer('phase', phase, minimum=1)}"
+
+    def read(self) -> dict[str, Any] | None:
+        """Content of `run.json`, or `None` if the run has not been started."""
+        return json.loads(self.file.read_text()) if self.file.exists() else None
+
+    def start(
+        self, arguments: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]
+    ) -> "RunDirectory":
+        """Begin the run, or continue it if its table of phases is still the same.
+
+        `run.json` keeps the first start under "arguments" and "versions", and every later one in
+        the list "continued".
+
+        Args:
+            arguments: what the command was given; what is not JSON is stored as its text.
+            phases: one record per phase. Phases that have been trained cannot change under a run.
+
+        Returns:
+            The directory itself.
+
+        Raises:
+            ValueError: the directory belongs to a run with other phases.
+        """
+        record = {"arguments": dict(arguments), "versions": versions()}
+        # Compare what a reader would see: tuples become lists, paths become text.
+        record = json.loads(json.dumps(record, default=str))
+        phases = json.loads(json.dumps(list(phases), default=str))
+        earlier = self.read()
+        if earlier is None:
+            content = {**record, "phases": phases, "continued": []}
+        else:
+            self._require_same_phases(earlier["phases"], phases)
+            content = {**earlier, "continued": [*earlier["continued"], record]}
+        write_atomically(self.file, json.dumps(content, indent=2) + "\n")
+        return self
+
+    def _require_same_phases(self, before: list, now: list) -> None:
+        differences = [f"{len(before)} phases before, {len(now)} now"]
+        differences = [] if len(before) == len(now) else differences
+        for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
+            differences += [
+                f"phase {number}, {key}: {old.get(key)!r} before, {new.get(key)!r} now"
+                for key in sorted(set(old) | set(new))
+                if old.get(key) != new.get(key)
+            ]
+        if differences:
+            raise checks.error(
+                "a run must be continued with the phases it was started with",
+                fix="start it in a new directory, or restore the phases listed",
+                run_dir=str(self.path),
+                differences=differences,
+            )

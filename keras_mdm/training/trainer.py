@@ -1,0 +1,154 @@
+"""What `keras.Model.fit` needs to work under every distribution strategy."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+class DistributedTrainer(keras.Model):
+    """Keras trainer whose steps run, and whose values are reduced, on all replicas.
+
+    Stock Keras builds the model by averaging a raw batch over replicas, fails with more than one
+    step per execution under a strategy, and clips per replica. The hooks overridden here belong to
+    Keras 3.15, to which the package is pinned.
+    """
+
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        steps_per_execution: int = 1,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
+        """Set the optimizer; the loss belongs to the model.
+
+        Args:
+            optimizer: preferably one of `keras_mdm.optimizers`, which clip after the sum over
+                replicas.
+            steps_per_execution: optimizer steps per call from Python.
+            run_eagerly: run steps without tracing, for debugging.
+            jit_compile: compile steps with XLA; slower on CPUs.
+
+        Raises:
+            ValueError: if the optimizer averages weights by itself, or clips before the sum over
+                several replicas.
+        """
+        if getattr(optimizer, "use_ema", False):
+            raise checks.error(
+                "the optimizer must not average weights",
+                fix="pass ema_decay to MatryoshkaDiffusion; Keras would overwrite the raw weights",
+                use_ema=True,
+            )
+        strategy = self.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if getattr(optimizer, "_distribution_strategy", strategy) is not strategy:
+            raise checks.error(
+                "model and optimizer must be made under the same distribution strategy",
+                fix="make both inside `with strategy.scope():`",
+                model=type(strategy).__name__,
+                optimizer=type(optimizer._distribution_strategy).__name__,
+            )
+        clipping = {
+            name: getattr(optimizer, name, None)
+            for name in ("clipnorm", "global_clipnorm", "clipvalue")
+        }
+        clipping = {name: value for name, value in clipping.items() if value is not None}
+        if replicas > 1 and clipping:
+            raise checks.error(
+                "stock Keras optimizers clip on every replica by itself",
+                fix="use keras_mdm.optimizers with clip_norm",
+                replicas=replicas,
+                **clipping,
+            )
+        super().compile(
+            optimizer=optimizer,
+            steps_per_execution=steps_per_execution,
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+        )
+        with self.distribute_strategy.scope():
+            if not optimizer.built:
+                optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """The arguments of `compile`, saved with the model; `None` before it was called."""
+        if not self.compiled:
+            return None
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "steps_per_execution": self.steps_per_execution,
+            "run_eagerly": self.run_eagerly,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile again as the saved model was."""
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(**{**config, "optimizer": optimizer})
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is left to build: the network, and the optimizer in `compile`, are."""
+
+    def _run_replicas(self, step: Any):
+        strategy = self.distribute_strategy
+
+        def run(iterator):
+            values = strategy.run(step, args=(next(iterator),))
+            mean = tf.distribute.ReduceOp.MEAN
+            return {k: strategy.reduce(mean, v, axis=None) for k, v in values.items()}
+
+        return run
+
+    def _make_function(self, step: Any):
+        run = self._run_replicas(step)
+        count = self.steps_per_execution
+
+        def several(iterator):
+            # A function of its own: it stands in two places and is traced once.
+            one = run if self.run_eagerly else tf.function(run, autograph=False)
+
+            def body(index):
+                one(iterator)
+                return index + 1
+
+            tf.while_loop(lambda index: index < count - 1, body, [tf.constant(0)])
+            return one(iterator)
+
+        function = several if count > 1 else run
+        if self.run_eagerly:
+            return function
+        # Nothing needs AutoGraph, whose rewriting of the sources is half of the time of tracing.
+        return tf.function(
+            function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False
+        )
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Trace the training step once."""
+        if self.train_function is None or force:
+            self.train_function = self._make_function(lambda data: self.train_step(data))
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Trace the evaluation step once."""
+        if self.test_function is None or force:
+            self.test_function = self._make_function(lambda data: self.test_step(data))
+        return self.test_function
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, after checking that the model is ready."""
+        self.check_ready()
+        kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
+        return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate` with the averaged weights; repeated calls draw equal noise."""
+        self.check_ready()
+        self._test_batches.assign(0)
+        return super().evaluate(*args, **kwargs)
+
+    def check_ready(self) -> None:
+        """Raise if something is missing before work starts."""

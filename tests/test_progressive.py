@@ -1,0 +1,307 @@
+"""Phases grow without losing anything, and an interruption leaves no trace."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, arrays, outer, tiny_unet
+
+from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
+from keras_mdm.callbacks import StepCallback
+from keras_mdm.data import image_text_dataset
+from keras_mdm.optimizers import SGD, Adam
+from keras_mdm.training import checkpoints
+from keras_mdm.training.phases import number_phases
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (10, 16, 16, 3)).astype("uint8")
+TEXT = RNG.normal(size=(10, 3, TEXT_WIDTH)).astype("float32")
+MASK = np.ones((10, 3), "float32")
+LEVELS = [PLAIN_INNER, outer(16)]
+
+
+def phases(**second):
+    return [
+        Phase(LEVELS[:1], 4, batch_size=4, learning_rate=1e-2),
+        Phase(LEVELS, 4, batch_size=4, learning_rate=1e-2, **second),
+    ]
+
+
+def make_model(phase, optimizer=Adam):
+    unet = tiny_unet(phase.levels, text_width=TEXT_WIDTH, scramble=False)
+    model = MatryoshkaDiffusion(unet, residual=True, seed=2)
+    model.compile(optimizer=optimizer(phase.learning_rate_schedule()))
+    return model
+
+
+def make_dataset(phase, first_step):
+    side = int(phase.level_names[-1])
+    images = IMAGES.reshape(10, side, 16 // side, side, 16 // side, 3)[:, :, 0, :, 0]
+    return image_text_dataset(images, TEXT, MASK, batch_size=4, seed=1, first_step=first_step)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(StepCallback):
+    def __init__(self, step, initial_step):
+        super().__init__(initial_step=initial_step)
+        self.at = step
+
+    def on_step_end(self, previous_step, logs):
+        if self.step == self.at:
+            raise Stop
+
+
+def train(run_dir, *, table=None, stop=None, model=make_model, dataset=make_dataset, watch=None):
+    def callbacks(context):
+        made = [watch(context)] if watch is not None else []
+        if stop is not None and context.number == stop[0]:
+            made.append(StopAt(stop[1], context.initial_step))
+        return made
+
+    return fit_progressively(
+        table or phases(),
+        model,
+        dataset,
+        run_dir=run_dir,
+        callbacks=callbacks,
+        checkpoint_every=2,
+        log_every=1,
+        progress=False,
+    )
+
+
+def everything(model):
+    def copies(prefix, values):
+        return {f"{prefix}/{k}": np.asarray(v).copy() for k, v in values.items()}
+
+    state = copies("optimizer", model.optimizer.state()) | copies("ema", model.ema.state())
+    state |= {v.path: np.asarray(v).copy() for v in model.unet.variables}
+    return state | copies("null", model.null_condition) | copies("residual_std", model.residual_std)
+
+
+def assert_same(a, b):
+    a, b = everything(a), everything(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("whole")
+    starts = {}
+
+    def watch(context):
+        starts[context.number] = everything(context.model) if context.number == 2 else None
+        return StepCallback()
+
+    return train(run_dir, watch=watch), run_dir, starts
+
+
+def test_growth_takes_weights_moments_and_averages_over(whole):
+    _, run_dir, starts = whole
+    groups, state = checkpoints.load(checkpoints.newest_valid(run_dir / "checkpoints" / "phase-1"))
+    assert state["step"] == 4
+    start = starts[2]
+    for name in groups["model"]:
+        np.testing.assert_array_equal(start[name], groups["model"][name])
+    for name in groups["ema"]:
+        np.testing.assert_array_equal(start[f"ema/{name}"], groups["ema"][name])
+    for name in groups["optimizer"]:
+        np.testing.assert_array_equal(start[f"optimizer/{name}"], groups["optimizer"][name])
+    assert any(np.any(groups["optimizer"][k]) for k in groups["optimizer"] if "velocity" in k)
+    new = "level_16_down/conv_in/kernel"
+    assert start[f"optimizer/updates/{new}"] == 0 and start[f"ema/start/{new}"] == 4
+
+
+@pytest.mark.parametrize("stop", [(1, 3), (1, 4), (2, 1), (2, 3)], ids=str)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, stop):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=stop)
+    assert_same(train(tmp_path), whole[0])
+
+
+def test_a_torn_checkpoint_is_passed_over(whole, tmp_path):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=(1, 4))
+    newest = checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-1")
+    (newest / "model.npz").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="damaged"):
+        model = train(tmp_path)
+    assert_same(model, whole[0])
+
+
+def test_a_finished_run_is_only_loaded(whole):
+    def no_steps(context):
+        raise AssertionError("nothing is left to train")
+
+    assert_same(train(whole[1], watch=no_steps), whole[0])
+    assert (whole[1] / "model.keras").exists()
+
+
+def test_other_phases_are_refused(whole):
+    table = [phases()[0], Phase(LEVELS, 5, batch_size=4)]
+    with pytest.raises(ValueError, match="phase 2, steps: 4 before, 5 now"):
+        train(whole[1], table=table)
+
+
+def test_curves_are_written(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole[1] / "logs"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"]) | set(events.Tags()["scalars"])
+    for wanted in ("loss", "loss_8", "loss_16", "learning_rate", "gradient_norm"):
+        assert wanted in tags, tags
+    assert "images_per_second" in tags, tags
+    assert [event.step for event in events.Tensors("loss_8")] == list(range(1, 9))
+
+
+def test_a_short_dataset_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="steps_made=3"), pytest.warns(UserWarning):
+        train(tmp_path, table=phases()[:1], dataset=lambda p, s: make_dataset(p, s).take(3))
+
+
+@pytest.mark.parametrize("options", [{"freeze": ("8",)}, {"inner_learning_rate": 0.25}], ids=str)
+def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
+    ends = []
+    for name, given in (("with", options), ("without", {})):
+        starts = {}
+
+        def watch(context, starts=starts):
+            starts[context.number] = arrays(context.model.unet.parts["level_8"].weights)
+            return StepCallback()
+
+        table = [phases()[0], Phase(LEVELS, 1, batch_size=4, learning_rate=1e-2, **given)]
+        model = train(
+            tmp_path / name,
+            table=table,
+            watch=watch,
+            model=lambda phase: make_model(phase, lambda rate: SGD(rate, clip_norm=None)),
+        )
+        end = arrays(model.unet.parts["level_8"].weights)
+        ends.append([b - a for a, b in zip(starts[2], end, strict=True)])
+    factor = options.get("inner_learning_rate", 0.0)
+    moved = max(np.max(np.abs(m)) for m in ends[1])
+    assert moved > 1e-4
+    for slow, full in zip(*ends, strict=True):
+        np.testing.assert_allclose(slow, factor * full, atol=1e-3 * moved)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": None},
+        {"images": 10},
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rate": -1.0},
+        {"freeze": ("64",)},
+        {"level_weights": {"64": 1.0}},
+        {"mixed": {"8": 0.5}},
+        {"downsample": "cubic"},
+        {"levels": "8"},
+        {"final_learning_rate": 2.0},
+    ],
+    ids=str,
+)
+def test_wrong_phases_are_one_error_in_three_parts(options):
+    with pytest.raises(ValueError, match=THREE_PARTS):
+        Phase(**{"levels": [8], "steps": 1, "batch_size": 1, **options})
+
+
+def test_phases_only_add_levels():
+    assert [p.first_step for p in number_phases(phases())] == [0, 4]
+    assert Phase([8], images=10, batch_size=4).steps == 3
+    for wrong in ([], phases()[::-1], [3]):
+        with pytest.raises(ValueError, match=THREE_PARTS):
+            number_phases(wrong)
+
+
+def test_the_model_must_have_the_levels_of_its_phase(tmp_path):
+    with pytest.raises(ValueError, match=r"levels=\('8', '16'\)"):
+        train(tmp_path, table=phases()[:1], model=lambda phase: make_model(phases()[1]))
+
+
+def test_the_learning_rate_restarts_with_the_phase():
+    phase = number_phases(phases(warmup_steps=2, final_learning_rate=0.5))[1]
+    rates = [float(phase.learning_rate_schedule()(tf.constant(step))) for step in (4, 6, 8)]
+    np.testing.assert_allclose(rates, [5e-3, 1e-2, 5e-3], rtol=1e-5)
+
+
+def make_eager_model(phase):
+    """For single steps: tracing would take longer."""
+    model = make_model(phase, lambda rate: SGD(rate, clip_norm=None))
+    model.compile(optimizer=model.optimizer, run_eagerly=True)
+    return model
+
+
+def test_two_levels_join_at_once(tmp_path):
+    table = [
+        phases()[0],
+        Phase([*LEVELS, outer(32)], 1, batch_size=4, learning_rate=1e-2, inner_learning_rate=0.0),
+    ]
+    starts = {}
+
+    def watch(context):
+        parts = context.model.unet.parts
+        starts[context.number] = {name: arrays(part.weights) for name, part in parts.items()}
+        return StepCallback()
+
+    def data(phase, first_step):
+        if phase.level_names[-1] == "8":
+            return make_dataset(phase, first_step)
+        images = IMAGES.repeat(2, axis=1).repeat(2, axis=2)
+        images = np.clip(images + RNG.integers(-9, 9, images.shape), 0, 255).astype("uint8")
+        return image_text_dataset(images, TEXT, MASK, batch_size=4, seed=1, first_step=first_step)
+
+    model = train(
+        tmp_path,
+        table=table,
+        watch=watch,
+        dataset=data,
+        model=make_eager_model,
+    )
+    assert model.unet.levels == ("8", "16", "32")
+    assert all(np.isfinite(value) for value in everything(model)["residual_std/16"].reshape(-1))
+    # The factor of the inner levels is not that of the new ones, neither of them.
+    for name, part in model.unet.parts.items():
+        moved = max(
+            np.max(np.abs(a - b))
+            for a, b in zip(starts[2][name], arrays(part.weights), strict=True)
+        )
+        if not name.startswith(("level_16", "level_32")):
+            assert moved == 0.0, name
+        elif name.endswith("_up"):  # beyond the adapters that are zero, which let no gradient by
+            assert moved > 0.0, name
+
+
+def test_a_trained_level_keeps_its_residual(tmp_path):
+    # The second phase sees other data; what level 16 learned belongs to the first value.
+    def data(phase, first_step):
+        dataset = make_dataset(phase, first_step)
+        if phase.first_step == 0:
+            return dataset
+        return dataset.map(lambda batch: {**batch, "image": batch["image"] // 4})
+
+    seen = {}
+
+    def watch(context):
+        seen[context.number] = float(context.model.residual_std["16"])
+        return StepCallback()
+
+    table = [Phase(LEVELS, 1, batch_size=4), Phase(LEVELS, 1, batch_size=4)]
+    train(tmp_path, table=table, dataset=data, watch=watch, model=make_eager_model)
+    assert seen[2] == seen[1] > 0.1
+
+
+def test_steps_must_be_whole_executions(tmp_path):
+    def model(phase):
+        made = make_model(phase)
+        made.compile(optimizer=Adam(1e-3), steps_per_execution=3)
+        return made
+
+    with pytest.raises(ValueError, match=r"steps=4, steps_per_execution=3\. To fix it"):
+        train(tmp_path, table=phases()[:1], model=model)
