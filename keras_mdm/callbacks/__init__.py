@@ -1,0 +1,18 @@
+"""Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
+
+from keras_mdm.callbacks.images import SampleGrid, captioned_grid, image_grid
+from keras_mdm.callbacks.progress import ProgressBar
+from keras_mdm.callbacks.steps import StepCallback
+from keras_mdm.callbacks.tensorboard import EventWriter, TensorBoardLogger
+from keras_mdm.callbacks.throughput import Throughput
+
+__all__ = [
+    "EventWriter",
+    "ProgressBar",
+    "SampleGrid",
+    "StepCallback",
+    "TensorBoardLogger",
+    "Throughput",
+    "captioned_grid",
+    "image_grid",
+]

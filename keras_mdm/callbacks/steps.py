@@ -1,0 +1,52 @@
+"""Counting optimizer steps from a callback."""
+
+from typing import Any
+
+import keras
+
+from keras_mdm import checks
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback that knows the global step.
+
+    Keras calls `on_train_batch_end` once per *execution* and passes the number of its last batch
+    within the epoch. With `steps_per_execution` above 1 counting the calls would be wrong.
+
+    Args:
+        initial_step: number of optimizer steps made before this `fit`, when a run is continued.
+    """
+
+    def __init__(self, *, initial_step: int = 0):
+        super().__init__()
+        self.step = checks.integer("initial_step", initial_step, minimum=0)
+        self._previous_batch = -1
+
+    def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
+        """Called after one or more steps: from `previous_step` (exclusive) to `self.step`."""
+
+    def crossed(self, every: int, previous_step: int) -> bool:
+        """Whether a multiple of `every` lies among the steps just made."""
+        return self.step // every > previous_step // every
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._previous_batch = -1
+
+    def on_train_batch_end(self, batch, logs=None):
+        previous_step = self.step
+        self.step += batch - self._previous_batch
+        self._previous_batch = batch
+        self.on_step_end(previous_step, logs if logs is not None else {})
+
+
+def shown_values(logs: dict[str, Any]) -> dict[str, float]:
+    """The numbers of `logs` worth a curve: loss, loss per level, rate, gradient norm, speed.
+
+    The loss per level is called "loss_<level>": "loss_64", "loss_16x64".
+    """
+    names = ("learning_rate", "gradient_norm", "images_per_second")
+    return {
+        key: float(value)
+        for key, value in logs.items()
+        if key in names or key == "loss" or key.startswith("loss_")
+    }

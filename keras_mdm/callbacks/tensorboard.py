@@ -1,0 +1,111 @@
+"""TensorBoard curves and pictures at the global step, without doubles after a restart."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from keras_mdm import checks
+from keras_mdm.callbacks.images import encode_png
+from keras_mdm.callbacks.steps import StepCallback, shown_values
+
+
+class EventWriter:
+    """Write scalars and pictures for TensorBoard.
+
+    It uses TensorBoard's own file writer rather than `tf.summary`: only this one can write the
+    mark that makes TensorBoard forget the steps which a killed run had made after its last
+    checkpoint.
+
+    Args:
+        log_dir: the directory TensorBoard is pointed at.
+        initial_step: earlier events of later steps are hidden.
+
+    Example:
+
+    ```python
+    writer = EventWriter("runs/x/logs", initial_step=500)
+    writer.scalars(510, {"loss": 0.2})
+    writer.close()
+    ```
+    """
+
+    def __init__(self, log_dir: str | Path, *, initial_step: int = 0):
+        checks.integer("initial_step", initial_step, minimum=0)
+        self._file = EventFileWriter(str(log_dir))
+        start = SessionLog(status=SessionLog.START)
+        self._file.add_event(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Write one point of each curve."""
+        metadata = scalar_metadata.create_summary_metadata("", "")
+        self._add(
+            step, [(tag, make_tensor_proto(np.float32(values[tag])), metadata) for tag in values]
+        )
+
+    def image(self, step: int, tag: str, picture: np.ndarray) -> None:
+        """Write one (H, W, 3) uint8 picture."""
+        height, width, _ = picture.shape
+        # The plugin's tensor: width, height, then the encoded pictures, all as byte strings.
+        content = [str(width).encode(), str(height).encode(), encode_png(picture)]
+        tensor = make_tensor_proto(np.array(content, dtype=object))
+        metadata = image_metadata.create_summary_metadata("", "", converted_to_tensor=True)
+        self._add(step, [(tag, tensor, metadata)])
+
+    def flush(self) -> None:
+        """Have what was written reach the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write everything and close the file."""
+        self._file.close()
+
+    def _add(self, step: int, values: list[tuple]) -> None:
+        summary = Summary(value=[Summary.Value(tag=t, tensor=p, metadata=m) for t, p, m in values])
+        self._file.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+
+
+class TensorBoardLogger(StepCallback):
+    """Curves of the loss, the loss per level, learning rate, gradient norm and speed.
+
+    Args:
+        log_dir: directory of the events.
+        every: write when a multiple of this many steps is reached.
+        initial_step: steps made before this `fit`; what a killed run logged beyond is hidden.
+
+    `writer` is open to other callbacks, such as `SampleGrid`. It is closed by `close`, not at the
+    end of `fit`, so that the callback serves several calls of `fit`.
+
+    Example:
+
+    ```python
+    logger = TensorBoardLogger("runs/x/logs", every=50, initial_step=500)
+    model.fit(dataset, callbacks=[Throughput(512, initial_step=500), logger])
+    ```
+    """
+
+    def __init__(self, log_dir: str | Path, *, every: int = 10, initial_step: int = 0):
+        super().__init__(initial_step=initial_step)
+        self.every = checks.integer("every", every, minimum=1)
+        self.writer = EventWriter(log_dir, initial_step=initial_step)
+
+    def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
+        if self.crossed(self.every, previous_step):
+            self.writer.scalars(self.step, shown_values(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()

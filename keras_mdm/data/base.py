@@ -1,0 +1,142 @@
+"""The record that every source of captioned pictures returns."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from keras_mdm import checks
+
+
+class Skipped(NamedTuple):
+    """A file that could not be used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Pictures in memory with one caption and one label each.
+
+    Attributes:
+        images: size in pixels to uint8 (n, size, size, 3); every size holds the same pictures.
+        captions: one caption per picture.
+        labels: int32 (n,), positions in `label_names`; -1 for pictures without a label.
+        label_names: names of the labels.
+        skipped: files that could not be used.
+    """
+
+    images: dict[int, np.ndarray]
+    captions: tuple[str, ...]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __post_init__(self):
+        for size, array in self.images.items():
+            if array.dtype != np.uint8 or array.shape != (len(self.captions), size, size, 3):
+                raise checks.error(
+                    "`images` must map sizes to uint8 (n, size, size, 3), one caption per picture",
+                    fix="pass arrays that belong together",
+                    size=size,
+                    shape=array.shape,
+                    dtype=array.dtype.name,
+                    captions=len(self.captions),
+                )
+        if self.labels.shape != (len(self.captions),):
+            raise checks.error(
+                "`labels` must hold one label per picture",
+                fix="pass -1 for pictures without a label",
+                labels=self.labels.shape,
+                captions=len(self.captions),
+            )
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def largest(self) -> np.ndarray:
+        """The pictures at the highest resolution that was loaded."""
+        return self.images[max(self.images)]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """Return a record with these rows only, in this order.
+
+        Args:
+            rows: positions, or one boolean per picture.
+
+        Returns:
+            A record of the same class.
+
+        Example:
+
+        >>> images, labels = {1: np.zeros((2, 1, 1, 3), np.uint8)}, np.array([0, 1], np.int32)
+        >>> data = CaptionedImages(images, ("a", "b"), labels, ("x", "y"))
+        >>> data.take([1]).captions
+        ('b',)
+        """
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        changes = {"images": {size: array[rows] for size, array in self.images.items()}}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in self._per_picture and isinstance(value, np.ndarray):
+                changes[field.name] = value[rows]
+            elif field.name in self._per_picture:
+                changes[field.name] = tuple(value[row] for row in rows)
+        return dataclasses.replace(self, **changes)
+
+    # Names of the fields that hold one entry per picture, beside `images`.
+    _per_picture = ("captions", "labels")
+
+
+def area_average(images: np.ndarray, size: int) -> np.ndarray:
+    """Shrink uint8 pictures by averaging whole blocks of pixels, rounded to nearest.
+
+    Args:
+        images: uint8 (n, s, s, 3), s a multiple of `size`.
+        size: the new height and width.
+
+    Returns:
+        uint8 (n, size, size, 3).
+
+    Raises:
+        ValueError: when the sizes do not divide.
+
+    Example:
+
+    >>> area_average(np.full((1, 4, 4, 3), 7, np.uint8), 2).shape
+    (1, 2, 2, 3)
+    """
+    n, height = images.shape[:2]
+    factor, rest = divmod(height, size)
+    if rest or not factor:
+        raise checks.error(
+            "a smaller size must divide the larger one",
+            fix="choose sizes like 16, 64, 256, each a multiple of the one before",
+            size=size,
+            larger=height,
+        )
+    if factor == 1:
+        return images
+    small = np.empty((n, size, size, 3), np.uint8)
+    # A few pictures at a time: the sums are four times as wide as the pixels.
+    for first in range(0, n, 64):
+        part = images[first : first + 64]
+        rows = sum(part[:, row::factor].astype(np.uint32) for row in range(factor))
+        total = sum(rows[:, :, column::factor] for column in range(factor))
+        small[first : first + 64] = (total + factor * factor // 2) // (factor * factor)
+    return small
+
+
+def check_sizes(name: str, sizes: int | Sequence[int]) -> tuple[int, ...]:
+    """Return `sizes` as ascending distinct positive integers, or raise."""
+    listed = sizes if isinstance(sizes, Sequence) and not isinstance(sizes, str) else (sizes,)
+    if not listed:
+        raise checks.error(
+            f"`{name}` must name at least one size", fix=f"pass {name}=64", **{name: sizes}
+        )
+    return tuple(sorted({checks.integer(name, size, minimum=1) for size in listed}))

@@ -1,0 +1,210 @@
+"""The user's own pictures: a folder of image files with captions beside them."""
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.base import CaptionedImages, Skipped, area_average, check_sizes
+
+_log = logging.getLogger(__name__)
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class FolderData(CaptionedImages):
+    """Pictures of a folder in memory.
+
+    Attributes:
+        images: size in pixels to uint8 (n, size, size, 3).
+        captions: from `name.txt` beside `name.png`, else from the file name.
+        labels: int32 (n,), which sub-folder of the folder; -1 for pictures directly in it.
+        label_names: names of the sub-folders.
+        skipped: pictures that could not be read.
+        files: the pictures, relative to the folder, with forward slashes.
+    """
+
+    files: tuple[str, ...] = ()
+
+    _per_picture = ("captions", "labels", "files")
+
+
+def load_folder(
+    directory: str | os.PathLike,
+    *,
+    size: int | Sequence[int],
+    extensions: Collection[str] = EXTENSIONS,
+    progress: bool = True,
+) -> FolderData:
+    """Read all pictures below a folder into memory.
+
+    Every picture is turned upright, put on white where it is transparent, converted to 8-bit RGB,
+    shrunk until its shorter side fits, and cropped to the centre square. Hidden files and folders
+    are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`.
+
+    Args:
+        directory: searched with its sub-folders.
+        size: height and width in pixels, or several; smaller ones are averages of the largest.
+        extensions: endings of picture files, in any case.
+        progress: show a bar while reading.
+
+    Returns:
+        The pictures, sorted by path.
+
+    Raises:
+        ValueError: when there is no such folder, it holds no pictures, or none can be read.
+
+    Example:
+
+    >>> data = load_folder("my_pictures", size=(64, 256))  # doctest: +SKIP
+    >>> data.images[256].shape, data.captions[0]  # doctest: +SKIP
+    """
+    sizes = check_sizes("size", size)
+    root = Path(directory)
+    files = _find(root, extensions)
+    rows, skipped = _read_all(files, root, sizes[-1], progress)
+    kept = [file for file, row in zip(files, rows, strict=True) if row is not None]
+    if skipped:
+        listed = "; ".join(f"{file} ({reason})" for file, reason in skipped[:5])
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        _log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(files), listed, more)
+    if not kept:
+        raise checks.error(
+            "at least one picture of the folder must be readable",
+            fix="check that the files are PNG, JPEG or WebP pictures",
+            directory=str(directory),
+            skipped=[tuple(entry) for entry in skipped[:5]],
+        )
+    largest = np.stack([row for row in rows if row is not None])
+    classes = [file.relative_to(root).parts[0] if file.parent != root else None for file in kept]
+    names = tuple(sorted({name for name in classes if name is not None}))
+    labels = [-1 if name is None else names.index(name) for name in classes]
+    return FolderData(
+        images={side: area_average(largest, side) for side in sizes},
+        captions=tuple(caption_of(file) for file in kept),
+        labels=np.array(labels, np.int32),
+        label_names=names,
+        skipped=tuple(skipped),
+        files=tuple(file.relative_to(root).as_posix() for file in kept),
+    )
+
+
+def _find(root: Path, extensions: Collection[str]) -> list[Path]:
+    if not root.is_dir():
+        raise checks.error(
+            "`directory` must be an existing folder",
+            fix="pass the folder that holds your pictures",
+            directory=str(root),
+        )
+    endings = {extension.lower() for extension in extensions}
+    files = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+                files.append(Path(folder) / name)
+    if not files:
+        raise checks.error(
+            f"`directory` must hold pictures ending in {', '.join(sorted(endings))}",
+            fix="pass the folder that holds your pictures, or other `extensions`",
+            directory=str(root),
+        )
+    return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+
+
+def _read_all(
+    files: Sequence[Path], root: Path, size: int, progress: bool
+) -> tuple[list[np.ndarray | None], list[Skipped]]:
+    from PIL import Image
+    from tqdm import tqdm
+
+    skipped = []
+
+    def work(file: Path) -> np.ndarray | Skipped:
+        try:
+            return read_picture(file, size)
+        # What Pillow raises depends on the format and on what is wrong with the file.
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            EOFError,
+            Image.DecompressionBombError,
+        ) as problem:
+            reason = str(problem).replace(str(file), file.name) or type(problem).__name__
+            return Skipped(file.relative_to(root).as_posix(), reason)
+
+    rows = []
+    # Threads: Pillow decodes and resizes without holding the interpreter.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        results = tqdm(
+            pool.map(work, files), total=len(files), desc="reading pictures", disable=not progress
+        )
+        for result in results:
+            if isinstance(result, Skipped):
+                skipped.append(result)
+            rows.append(None if isinstance(result, Skipped) else result)
+    return rows, skipped
+
+
+def read_picture(file: str | os.PathLike, size: int) -> np.ndarray:
+    """Read one picture as a square of 8-bit RGB.
+
+    Args:
+        file: PNG, JPEG, WebP or whatever else Pillow reads.
+        size: height and width of the result.
+
+    Returns:
+        uint8 (size, size, 3): upright, on white, resized by area and cropped to the centre.
+
+    Raises:
+        OSError: when the file is no picture or is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        picture = _to_rgb(ImageOps.exif_transpose(opened))
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
+    filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
+    picture = picture.resize((width, height), filter_)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+def _to_rgb(picture):
+    from PIL import Image
+
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16-bit greys; Pillow's own conversion clips them to white instead of scaling.
+        values = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
+        picture = Image.fromarray(np.round(values).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def caption_of(file: Path) -> str:
+    """Return the caption of a picture: the text file beside it, else its name.
+
+    Args:
+        file: the picture.
+
+    Returns:
+        One line. `red_apple.png` alone gives "red apple".
+    """
+    beside = file.with_suffix(".txt")
+    if beside.is_file():
+        text = " ".join(beside.read_text(encoding="utf-8-sig", errors="replace").split())
+        if text:
+            return text
+    return " ".join(file.stem.replace("_", " ").split())

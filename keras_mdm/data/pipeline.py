@@ -1,0 +1,207 @@
+"""Batches whose content is a pure function of the step: shuffled, endless, and free to seek.
+
+Sample j of step s has the position p = s * batch_size + j in one endless sequence. Epoch p // n is
+a permutation of all n records, record p % n of it is found by arithmetic (no shuffle buffer, no
+state), and batches straddle epochs. So a run that resumes at step k asks for `first_step=k` and
+sees what it would have seen, at no cost, and the number of replicas does not matter.
+"""
+
+import hashlib
+from collections.abc import Collection
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.data.base import CaptionedImages
+
+_KEYS = ("image", "text", "text_mask", "label", "sample")
+
+
+def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
+    """Return the positions of a step's samples, int64 (batch_size,).
+
+    Example:
+
+    >>> positions(2, 4).numpy().tolist()
+    [8, 9, 10, 11]
+    """
+    return tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
+
+
+def record_index(position: tf.Tensor, num_records: int, seed: int) -> tf.Tensor:
+    """Return which record stands at a position of the endless shuffled sequence.
+
+    Args:
+        position: int64 (B,).
+        num_records: the number n of records.
+        seed: a non-negative integer below 2**63.
+
+    Returns:
+        int64 (B,), each in 0..n-1. Over the positions of one epoch every record comes once.
+
+    Example:
+
+    >>> sorted(record_index(tf.range(5, dtype=tf.int64), 5, seed=0).numpy().tolist())
+    [0, 1, 2, 3, 4]
+    """
+    # The op behind tf.random.experimental.index_shuffle, whose wrapper cannot take one seed per
+    # index, as a batch that straddles epochs needs (it pads the wrong axis). Two more traps: with
+    # the wrapper's 4 rounds small seeds hardly shuffle (36 of 40 records stayed in place), and of
+    # each seed word only the lowest bits count, about half of those of n (so 2**32 was seed 0, and
+    # epoch 256 would be epoch 0). Hence 16 rounds, and words that are hashes of seed and epoch.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=position % num_records,
+        seed=_key_words(position // num_records, seed),
+        max_index=tf.constant(num_records - 1, tf.int64),
+        rounds=16,
+    )
+
+
+def _key_words(epoch: tf.Tensor, seed: int) -> tf.Tensor:
+    """Return three well-mixed words for each epoch, uint32 (B, 3): the SplitMix64 sequence."""
+    start = int.from_bytes(hashlib.sha256(f"order {seed}".encode()).digest()[:8], "little")
+    state = tf.cast(epoch, tf.uint64) * _word(0x9E3779B97F4A7C15) + _word(start)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _word(shift)))
+        state *= _word(factor)
+    state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _word(31)))
+    parts = [tf.bitwise.right_shift(state, _word(shift)) for shift in (0, 21, 42)]
+    mask = _word(0x1FFFFF)
+    return tf.cast(tf.stack([tf.bitwise.bitwise_and(part, mask) for part in parts], 1), tf.uint32)
+
+
+def _word(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)
+
+
+def ordered_dataset(
+    num_records: int, batch_size: int, *, seed: int, first_step: int = 0
+) -> tf.data.Dataset:
+    """Return the endless dataset of (record index, position) batches.
+
+    Use it to feed records that live anywhere: map the indices to a lookup.
+
+    Args:
+        num_records: how many records there are.
+        batch_size: samples per step, over all replicas.
+        seed: decides the order.
+        first_step: the step of the first batch; seeking costs nothing.
+
+    Returns:
+        A dataset of pairs of int64 (batch_size,), without end.
+
+    Raises:
+        ValueError: when an argument is out of range.
+
+    Example:
+
+    >>> index, position = next(iter(ordered_dataset(10, 4, seed=0, first_step=3)))
+    >>> position.numpy().tolist()
+    [12, 13, 14, 15]
+    """
+    num_records = checks.integer("num_records", num_records, minimum=1)
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    first_step = checks.integer("first_step", first_step, minimum=0)
+    seed = checks.seed(seed)
+
+    def order(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        position = positions(step, batch_size)
+        return record_index(position, num_records, seed), position
+
+    # The last position must fit into 64 bits.
+    last_step = np.iinfo(np.int64).max // batch_size
+    return tf.data.Dataset.range(first_step, last_step).map(order)
+
+
+def image_text_dataset(
+    images: np.ndarray | CaptionedImages,
+    text: np.ndarray | None = None,
+    text_mask: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    keys: Collection[str] | None = None,
+) -> tf.data.Dataset:
+    """Return endless training batches out of arrays in memory.
+
+    Args:
+        images: uint8 (n, S, S, 3), or a record such as `load_emoji` and `load_folder` return, of
+            which the largest size is used (training makes the smaller ones) and the labels.
+        text: token states (n, L, D), for example of `encode_cached`.
+        text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
+        labels: int (n,), -1 for unconditional; by default those of the record.
+        batch_size: samples per step, over all replicas.
+        seed: decides the order.
+        first_step: the step of the first batch, for resuming.
+        keys: which of "image", "text", "text_mask", "label", "sample" a batch holds; by default all
+            that are known.
+
+    Returns:
+        A dataset of dicts: "image" uint8 (B, S, S, 3), "text" (B, L, D) and "text_mask" (B, L) in
+        the dtypes of the arguments, "label" int32 (B,), "sample" int64 (B,), the position.
+
+    Raises:
+        ValueError: when the arrays do not belong together or a key is unknown.
+
+    Example:
+
+    >>> images = np.zeros((5, 8, 8, 3), np.uint8)
+    >>> batch = next(iter(image_text_dataset(images, batch_size=2, seed=0)))
+    >>> sorted(batch), batch["image"].shape.as_list()
+    (['image', 'sample'], [2, 8, 8, 3])
+    """
+    if isinstance(images, CaptionedImages):
+        labels = images.labels if labels is None else labels
+        images = images.largest
+    columns = {"image": images, "text": text, "text_mask": text_mask, "label": labels}
+    columns = {key: np.asarray(value) for key, value in columns.items() if value is not None}
+    _check(columns)
+    if "label" in columns:
+        columns["label"] = columns["label"].astype(np.int32)
+    wanted = tuple(keys) if keys is not None else (*columns, "sample")
+    checks.known_keys("keys", wanted, _KEYS)
+    checks.required_keys("the data", (*columns, "sample"), wanted)
+    # One copy in TensorFlow's memory, captured by the map below rather than embedded in its graph.
+    with tf.device("CPU"):
+        tables = {key: tf.constant(columns[key]) for key in columns if key in wanted}
+
+    def gather(index: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = {key: tf.gather(table, index) for key, table in tables.items()}
+        return batch | ({"sample": position} if "sample" in wanted else {})
+
+    order = ordered_dataset(len(columns["image"]), batch_size, seed=seed, first_step=first_step)
+    return order.map(gather).prefetch(tf.data.AUTOTUNE)
+
+
+def _check(columns: dict[str, np.ndarray]) -> None:
+    image = columns["image"]
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or not len(image):
+        raise checks.error(
+            "`images` must be uint8 (n, height, width, 3) with n of at least 1",
+            fix="convert the pictures, for example with load_folder",
+            shape=image.shape,
+            dtype=image.dtype.name,
+        )
+    if ("text" in columns) != ("text_mask" in columns):
+        raise checks.error(
+            "`text` and `text_mask` must be given together",
+            fix="pass both, as encode_cached returns them",
+            text="text" in columns,
+            text_mask="text_mask" in columns,
+        )
+    shapes = {key: array.shape for key, array in columns.items()}
+    fits = all(len(array) == len(image) for array in columns.values())
+    if "text" in columns:
+        fits = fits and columns["text"].ndim == 3
+        fits = fits and columns["text_mask"].shape == columns["text"].shape[:2]
+    if "label" in columns:
+        fits = fits and columns["label"].ndim == 1
+    if not fits:
+        raise checks.error(
+            "the arrays must be images (n, S, S, 3), text (n, L, D), text_mask (n, L), labels (n,)",
+            fix="encode the captions of these pictures, in their order",
+            **shapes,
+        )

@@ -1,0 +1,94 @@
+"""What a text encoder is: the interface that training, caching and generation rely on."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from keras_mdm import checks
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen map from prompts to token states.
+
+    Implementations are plain objects, not layers: a model that holds one neither trains, nor
+    counts, nor saves its weights. Anything with these members will do.
+
+    Attributes:
+        width: D, the width of a token's state.
+        length: L, the number of tokens that a prompt is padded or cut to.
+        identity: name, sha256 of the weights, length and whatever else changes the numbers. Two
+            encoders with equal identities give equal states. It is what a saved model remembers.
+    """
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return states float32 (B, L, D), zero at padding, and their mask float32 (B, L).
+
+        A prompt's states do not depend on the other prompts of the call, up to rounding.
+        """
+        ...
+
+    def null(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return states (L0, D) and mask (L0,) of the empty prompt, without padding."""
+        ...
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Return `texts` as a list, or raise unless it is a sequence of strings."""
+    # A lone string is a sequence of strings as well, of its letters.
+    listed = None if isinstance(texts, str | bytes) else list(texts)
+    if listed is None or not all(isinstance(text, str) for text in listed):
+        strange = (
+            texts if listed is None else [text for text in listed if not isinstance(text, str)]
+        )
+        raise checks.error(
+            "`texts` must be a list of strings",
+            fix="pass ['a red apple'], with brackets for a single prompt too",
+            texts=strange if listed is None else strange[:3],
+        )
+    return listed
+
+
+def from_identity(
+    identity: Mapping[str, Any], *, cache_dir: str | os.PathLike | None = None
+) -> TextEncoder:
+    """Return the encoder that an identity describes, to re-attach it to a loaded model.
+
+    Args:
+        identity: the `identity` of an encoder of this package.
+        cache_dir: as in `keras_mdm.assets.cache_root`.
+
+    Returns:
+        An encoder with exactly this identity. Its weights are loaded at the first use.
+
+    Raises:
+        ValueError: when no encoder of this version of the package has the identity.
+
+    Example:
+
+    >>> from keras_mdm.text import MiniLM
+    >>> from_identity(MiniLM(length=24).identity).length
+    24
+    """
+    from keras_mdm.text.minilm import MiniLM
+
+    if identity.get("name") == MiniLM.name:
+        encoder = MiniLM(length=identity.get("length"), cache_dir=cache_dir)
+        if encoder.identity == dict(identity):
+            return encoder
+    raise checks.error(
+        "`identity` must be that of a text encoder of this version of keras_mdm",
+        fix="attach the encoder that the model was trained with by hand, as `text_encoder`",
+        identity=dict(identity),
+    )
