@@ -1,0 +1,97 @@
+"""Matryoshka Diffusion Models in TensorFlow and Keras 3.
+
+Reference: Gu et al. 2023, "Matryoshka Diffusion Models" (arXiv 2310.15111).
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_mdm import (
+        assets,
+        callbacks,
+        data,
+        diffusion,
+        evaluation,
+        interop,
+        layers,
+        optimizers,
+        text,
+    )
+    from keras_mdm.describe import describe
+    from keras_mdm.export import export_saved_model
+    from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
+    from keras_mdm.progressive import PhaseContext, fit_progressively
+    from keras_mdm.training import MatryoshkaDiffusion
+    from keras_mdm.training.phases import Phase
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LevelSpec",
+    "MatryoshkaDiffusion",
+    "NestedUNet",
+    "Phase",
+    "PhaseContext",
+    "assets",
+    "build_nested_unet",
+    "callbacks",
+    "cut",
+    "data",
+    "describe",
+    "diffusion",
+    "evaluation",
+    "export_saved_model",
+    "fit_progressively",
+    "grow",
+    "interop",
+    "layers",
+    "optimizers",
+    "presets",
+    "text",
+]
+
+# Where the public names live; a name that is not here is a module of its own.
+_HOMES = {
+    "LevelSpec": "keras_mdm.models",
+    "MatryoshkaDiffusion": "keras_mdm.training",
+    "NestedUNet": "keras_mdm.models",
+    "Phase": "keras_mdm.training.phases",
+    "PhaseContext": "keras_mdm.progressive",
+    "build_nested_unet": "keras_mdm.models",
+    "cut": "keras_mdm.models",
+    "describe": "keras_mdm.describe",
+    "export_saved_model": "keras_mdm.export",
+    "fit_progressively": "keras_mdm.progressive",
+    "grow": "keras_mdm.models",
+    "presets": "keras_mdm.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'keras_mdm' has no attribute {name!r}")
+    if name not in _HOMES:
+        return importlib.import_module(f"keras_mdm.{name}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # over the module of the same name, and without coming here again
+    return value
+
+
+def _is_command_line() -> bool:
+    """Whether this import belongs to `keras-mdm` or to `python -m keras_mdm`."""
+    # While Python looks for the module of `-m`, that is what the program is called.
+    return Path(sys.argv[0] if sys.argv else "").name in ("-m", "keras-mdm")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+# Importing the package registers its classes with Keras, which `keras.saving.load_model` relies on.
+# The command line answers `--help` without starting TensorFlow, and imports what it needs later.
+if not _is_command_line():
+    for _name in __all__:
+        __getattr__(_name)

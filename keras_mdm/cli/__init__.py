@@ -1,0 +1,1 @@
+"""The command line `keras-mdm`: `main` dispatches to one module per command."""

@@ -1,0 +1,60 @@
+"""Entry point of `keras-mdm`: parses the arguments, runs one command, words its errors."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from keras_mdm.cli import assets, describe, export, sample
+
+COMMANDS = (describe, sample, export, assets)
+ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after the program's name; those of the process unless given.
+
+    Returns:
+        The exit status: 0, or 2 after an error, which is one line on stderr.
+
+    Example:
+
+    >>> main(["describe", "64", "256", "--text-width", "384", "--width", "0.125"])
+    """
+    args = make_parser().parse_args(arguments)
+    try:
+        return args.run(args) or 0
+    except (ValueError, OSError) as problem:
+        # One line, also where Keras wraps a message over several.
+        print(f"keras-mdm: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        return ERROR
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser. TensorFlow is imported later, by the commands that need it."""
+    parser = argparse.ArgumentParser(
+        prog="keras-mdm", description="Matryoshka Diffusion Models in TensorFlow and Keras."
+    )
+    parser.add_argument("--version", action="version", version=_versions())
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {_version(name)}" for name in ("keras-mdm", "tensorflow", "keras"))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Keeps TensorFlow's start-up messages off the terminal."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Import TensorFlow, and what builds on it, inside this context.
+
+    Sets `TF_CPP_MIN_LOG_LEVEL=3`. Some messages come before TensorFlow reads it, straight from its
+    C++ code; so the process' stderr is set aside as well, and shown if the import fails. Nothing
+    happens if the user set the variable, or if TensorFlow was imported before.
+
+    Example:
+
+    >>> with quiet_start():
+    ...     import tensorflow as tf
+    """
+    if LOG_LEVEL in os.environ or "tensorflow" in sys.modules:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "3"
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(stderr, 2)
+            messages.seek(0)
+            os.write(2, messages.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -1,0 +1,120 @@
+"""`keras-mdm sample`: pictures from a trained model, as PNG files."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_mdm import checks
+from keras_mdm.cli import models
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LONGEST_NAME = 60
+GRID = "grid.png"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the `sample` command to the subparsers of `keras-mdm`.
+
+    Args:
+        subparsers: what `ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The parser of the command; its defaults set `run`.
+    """
+    parser = subparsers.add_parser(
+        "sample",
+        help="draw pictures with a trained model",
+        description="Draws one picture per prompt or label at all levels of a model. Writes a PNG "
+        "file per picture and level (the frames of a clip side by side), and grid.png with all.",
+    )
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
+    parser.add_argument(
+        "--label", type=int, nargs="+", metavar="N", help="classes to draw; -1 for none"
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
+    parser.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim")
+    parser.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `keras-mdm sample` and print the paths of the files.
+
+    Args:
+        args: the parsed arguments of `add_parser`.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: if the model cannot be loaded, or the conditions do not fit it.
+    """
+    if args.prompts and args.label:
+        raise checks.error(
+            "pictures are drawn from prompts or from labels",
+            fix="leave one of them out",
+            prompts=args.prompts,
+            label=args.label,
+        )
+    model = models.load(args.model)
+    captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
+    images = model.generate(
+        args.prompts or None,
+        labels=args.label,
+        num_images=None if args.prompts or args.label else 1,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_scale=args.guidance,
+        seed=args.seed,
+    )
+    for path in write(images, captions, args.out):
+        print(path)
+    return 0
+
+
+def write(
+    images: Mapping[str, "np.ndarray"], captions: Sequence[str], directory: Path
+) -> list[Path]:
+    """Write pictures of all levels as PNG files, and a grid with the captions.
+
+    Args:
+        images: uint8 `(B, H, W, 3)`, or clips `(B, T, H, W, 3)`, by level name.
+        captions: B texts.
+        directory: made if it does not exist; files of the same name are replaced.
+
+    Returns:
+        The paths: per caption `<number>-<caption>_<level>.png`, ascending levels, then the grid.
+    """
+    from keras_mdm.callbacks.images import captioned_grid, encode_png, image_grid
+
+    directory.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for index, caption in enumerate(captions):
+        for level, batch in images.items():
+            pictures[f"{index:03d}-{slug(caption)}_{level}.png"] = image_grid(
+                batch[index : index + 1], columns=1
+            )
+    pictures[GRID] = captioned_grid(images, captions)
+    for name, picture in pictures.items():
+        (directory / name).write_bytes(encode_png(picture))
+    return [directory / name for name in pictures]
+
+
+def slug(caption: str) -> str:
+    """Letters and digits of a caption, joined by hyphens: a name that every file system takes.
+
+    Example:
+
+    >>> slug("A red apple, 3/4 view")
+    'a-red-apple-3-4-view'
+    """
+    words = re.findall(r"\w+", caption.lower())
+    return "-".join(words)[:LONGEST_NAME].strip("-") or "picture"

@@ -1,0 +1,151 @@
+"""What the recipes share: arguments, the embedded data set, pictures, the last page of a run."""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import keras_mdm as mdm
+
+
+def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
+    """Make the argument parser with the options that all recipes have."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--data", help="directory of your own pictures instead of emoji")
+    made.add_argument("--run-dir", default=run_dir, help="directory of the run (%(default)s)")
+    made.add_argument(
+        "--steps-scale", type=float, default=1.0, help="factor on the steps of all phases"
+    )
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--dtype", default="mixed_bfloat16", help="dtype policy (%(default)s)")
+    made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
+    return made
+
+
+def load_data(directory: str | None, *, sizes: Sequence[int]) -> mdm.data.CaptionedImages:
+    """Load your own pictures, or the embedded emoji, at all sizes of the levels."""
+    if directory is not None:
+        data = mdm.data.load_folder(directory, size=sizes)
+        print(f"{len(data)} pictures of {directory}")
+    else:
+        data = mdm.data.load_emoji(sizes, concepts="simple", split="train")
+        print(
+            f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, "
+            "Twitter and contributors), far below the paper's scale"
+        )
+    report_skipped(data)
+    return data
+
+
+def report_skipped(data: mdm.data.CaptionedImages) -> None:
+    """Name the files that could not be read."""
+    if data.skipped:
+        print(f"{len(data.skipped)} pictures were skipped:")
+        for file, reason in data.skipped:
+            print(f"  {file}: {reason}")
+
+
+def scaled(phases: Sequence[dict], factor: float) -> list[mdm.Phase]:
+    """Make phases out of keyword arguments, all steps multiplied by `factor`."""
+    return [
+        mdm.Phase(**{**phase, "steps": max(1, round(phase["steps"] * factor))}) for phase in phases
+    ]
+
+
+def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **facts: object) -> None:
+    """Print what a run resolves to, as JSON lines."""
+    print(json.dumps({"arguments": vars(arguments), **facts}, default=str))
+    for phase in phases:
+        print(json.dumps(phase.table_row()))
+
+
+def sample_grids(
+    prompts: Sequence[str], *, every: int, **options: object
+) -> Callable[[mdm.PhaseContext], list]:
+    """Make the callback function that draws the prompts every n steps, to PNG and TensorBoard."""
+
+    def callbacks(context: mdm.PhaseContext) -> list:
+        def generate():
+            return context.model.generate(list(prompts), progress=False, **options)
+
+        return [
+            mdm.callbacks.SampleGrid(
+                generate,
+                prompts,
+                context.run.samples,
+                every,
+                context.logger.writer,
+                initial_step=context.global_step,
+            )
+        ]
+
+    return callbacks
+
+
+def choose_prompts(data: mdm.data.CaptionedImages, wanted: Sequence[str], count: int) -> list[str]:
+    """The wanted captions that the data has, filled up with random ones."""
+    known = [caption for caption in wanted if caption in data.captions]
+    others = sorted(set(data.captions) - set(known))
+    random.Random(0).shuffle(others)
+    return (known + others)[:count]
+
+
+def prompt_fidelity(
+    model: mdm.MatryoshkaDiffusion,
+    data: mdm.data.CaptionedImages,
+    *,
+    count: int,
+    seed: int,
+    **options: object,
+) -> str:
+    """Draw random training prompts and look for each among the nearest training drawings."""
+    rows = np.random.default_rng(seed).permutation(len(data))[: min(count, len(data))]
+    prompts = [data.captions[row] for row in rows]
+    images = model.generate(prompts, seed=seed, **options)
+    lines = [f"{len(rows)} random training prompts; the asked drawing is among the nearest:"]
+    for level in model.unet.levels:
+        found = mdm.evaluation.retrieval.retrieval(
+            images[level], rows, data.largest, range(len(data))
+        )
+        shares = ", ".join(
+            f"top {k} {found.share[k]:.2f} +- {found.standard_error[k]:.2f} "
+            f"(chance {found.chance[k]:.3f})"
+            for k in found.share
+        )
+        lines.append(f"  level {level}: {shares}")
+    return "\n".join(lines)
+
+
+def write_page(
+    model: mdm.MatryoshkaDiffusion, prompts: Sequence[str], path: Path, **options: object
+) -> Path:
+    """Draw the prompts at every level and write them as one picture, eight prompts a row."""
+    images = model.generate(list(prompts), **options)
+    strips = []
+    for first in range(0, len(prompts), 8):
+        part = {level: pictures[first : first + 8] for level, pictures in images.items()}
+        shown = prompts[first : first + 8]
+        strips.append(mdm.callbacks.captioned_grid(part, shown, size=128))
+    width = max(strip.shape[1] for strip in strips)
+    strips = [
+        np.pad(strip, ((0, 8), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
+        for strip in strips
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(strips)).save(path)
+    return path
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a recipe; a wrong argument is one line, not a traceback."""
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,155 @@
+"""The command line: numbers, files, and errors in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_mdm import training
+from keras_mdm.cli import main as cli
+from keras_mdm.cli import sample
+from keras_mdm.models import LevelSpec, build_nested_unet
+
+TINY = LevelSpec(8, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)
+
+
+def run(*words, code="from keras_mdm.cli.main import main; import sys; sys.exit(main())"):
+    """Run the command in a process of its own; returns (status, stdout, stderr, peak bytes)."""
+    # The installed command goes by this name, and the package starts lightly for it.
+    code = f"import sys; sys.argv[0] = 'keras-mdm'\n{code}"
+    command = [sys.executable, "-c", code, *words]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        stdout, stderr = process.stdout.read(), process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, stdout, stderr, 1024 * usage.ru_maxrss
+
+
+def error_of(capsys, *words) -> str:
+    """Run the command in this process; returns the error after checking its form."""
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("keras-mdm: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def class_model():
+    return training.MatryoshkaDiffusion(build_nested_unet([TINY, 16], num_classes=3))
+
+
+@pytest.fixture(scope="module")
+def class_file(class_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "classes.keras"
+    class_model.save(path)
+    return str(path)
+
+
+def test_describe_counts_without_allocating_and_without_noise():
+    status, stdout, stderr, peak = run("describe", "released_256", "--json")
+    found = json.loads(stdout)
+    assert (status, stderr) == (0, "")
+    assert found["parameters"] == 476_613_958
+    assert found["gflop"] == pytest.approx(589, rel=0.01)
+    assert [level["name"] for level in found["levels"]] == ["64", "256"]
+    assert peak < 4 * found["parameters"]
+
+
+def test_help_and_version_do_not_import_tensorflow():
+    code = """if True:
+        import sys
+        from keras_mdm.cli.main import main
+        try:
+            main()
+        finally:
+            print("tensorflow" in sys.modules, file=sys.stderr)
+    """
+    for words, expected in ((["--help"], "describe"), (["--version"], "keras-mdm ")):
+        status, stdout, stderr, _ = run(*words, code=code)
+        assert (status, stderr) == (0, "False\n")
+        assert expected in stdout
+
+
+def test_module_reports_errors_in_one_line():
+    code = "import runpy; runpy.run_module('keras_mdm', run_name='__main__')"
+    status, stdout, stderr, _ = run("describe", "64", "100", code=code)
+    assert (status, stdout) == (2, "")
+    assert stderr.startswith("keras-mdm: error: levels must ascend by a power of two")
+    assert stderr.count("\n") == 1
+
+
+def test_describe_prints_a_table(capsys):
+    assert cli.main(["describe", "8", "16", "--classes", "10", "--width", "0.0625"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["level", "16", "8", "total"]
+    assert len({len(line) for line in lines[1:]}) == 1
+    total, inner, outer = (int(lines[row].split()[-2].replace(",", "")) for row in (4, 3, 2))
+    assert inner + outer == total
+
+
+def test_describe_refuses_what_is_no_network(capsys):
+    message = error_of(capsys, "describe", "mdm_s65")
+    assert "network='mdm_s65'" in message and "mdm_s64s256" in message
+    assert "network='64 mdm_s64'" in error_of(capsys, "describe", "64", "mdm_s64")
+
+
+def test_sample_writes_what_generate_draws(class_file, class_model, tmp_path, capsys):
+    options = ["--steps", "2", "--guidance", "1.5", "--seed", "7", "--sampler", "ddpm"]
+    labels = ["--label", "2", "-1"]
+    out = tmp_path / "pictures"
+    assert cli.main(["sample", class_file, *labels, *options, "--out", str(out)]) == 0
+    names = [
+        "000-label-2_8.png",
+        "000-label-2_16.png",
+        "001-label-1_8.png",
+        "001-label-1_16.png",
+        "grid.png",
+    ]
+    assert capsys.readouterr().out.splitlines() == [str(out / name) for name in names]
+    expected = class_model.generate(
+        labels=[2, -1], steps=2, guidance_scale=1.5, seed=7, sampler="ddpm", progress=False
+    )
+    for row, level, name in ((0, "8", names[0]), (0, "16", names[1]), (1, "16", names[3])):
+        np.testing.assert_array_equal(np.asarray(Image.open(out / name)), expected[level][row])
+    grid = np.asarray(Image.open(out / "grid.png"))
+    np.testing.assert_array_equal(grid[:16, :16], expected["8"][0].repeat(2, 0).repeat(2, 1))
+
+
+def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
+    clip = np.arange(2 * 4 * 4 * 3, dtype="uint8").reshape(1, 2, 4, 4, 3)
+    strip, _ = sample.write({"2x4": clip}, ["a / b"], tmp_path)
+    assert strip.name == "000-a-b_2x4.png"
+    picture = np.asarray(Image.open(strip))
+    np.testing.assert_array_equal(picture[:, :4], clip[0, 0])
+    np.testing.assert_array_equal(picture[:, -4:], clip[0, 1])
+
+
+def test_sample_errors(class_file, tmp_path, capsys):
+    assert "model='no.keras'" in error_of(capsys, "sample", "no.keras", "a tree")
+    assert "prompts need a network with text" in error_of(capsys, "sample", class_file, "a tree")
+    assert "`labels` must be" in error_of(capsys, "sample", class_file, "--label", "3")
+    both = error_of(capsys, "sample", class_file, "a tree", "--label", "1")
+    assert "prompts=['a tree'], label=[1]" in both
+    other = tmp_path / "other.keras"
+    build_nested_unet([TINY]).save(other)
+    assert "type='NestedUNet'" in error_of(capsys, "sample", str(other))
+
+
+def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, monkeypatch):
+    from keras_mdm import export
+
+    calls = []
+    monkeypatch.setattr(export, "export_saved_model", lambda *given: calls.append(given))
+    assert cli.main(["export", class_file, str(tmp_path / "served")]) == 0
+    ((model, directory),) = calls
+    assert directory == str(tmp_path / "served") == capsys.readouterr().out.strip()
+    for loaded, saved in zip(model.unet.weights, class_model.unet.weights, strict=True):
+        np.testing.assert_array_equal(loaded.numpy(), saved.numpy())
