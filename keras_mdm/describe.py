@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.models import NestedUNet, NestedUNetSpec, build_nested_unet, presets
+from keras_mdm.models.unallocated import unallocated
 
 DEFAULT_TEXT_TOKENS = 32
 
@@ -162,7 +163,7 @@ def describe(
                 fix="leave them out, or pass levels instead",
                 **changed,
             )
-    with keras.StatelessScope(initialize_variables=False):
+    with unallocated():
         unet = _build(network, options)
     gflop = {name: flop / 1e9 for name, flop in _per_level(unet, count_flop(unet, tokens)).items()}
     parameters = _per_level(unet, count_parameters(unet))

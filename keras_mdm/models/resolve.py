@@ -53,7 +53,7 @@ def resolve(
     checks.integer("text_blocks", text_blocks, minimum=0)
     specs = [parse_level(level) for level in levels]
     resolved = [_innermost(specs[0], real_width)]
-    # Outer channels follow the innermost ones, which carry the width already unless they were given.
+    # Outer channels follow the innermost ones, which carry the width already unless given.
     outer_width = 1.0 if specs[0].channels is None else real_width
     for spec in specs[1:]:
         resolved.append(_outer(spec, resolved, outer_width))

@@ -50,7 +50,8 @@ class GenerationMixin:
         def averaged(inputs):
             pairs = zip(self.ema.variables, self.ema.averages, strict=True)
             mapping = [(variable, average.value) for variable, average in pairs]
-            with keras.StatelessScope(state_mapping=mapping):
+            # Nothing is made in here, so nothing has to be filled when it ends.
+            with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
                 return self.unet(inputs, training=False)
 
         return averaged

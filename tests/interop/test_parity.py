@@ -6,7 +6,6 @@ import json
 import pathlib
 import warnings
 
-import keras
 import numpy as np
 import pytest
 
@@ -15,6 +14,7 @@ from keras_mdm.interop.key_map import entries
 from keras_mdm.interop.mdm_config import spec_from_config
 from keras_mdm.interop.mdm_weights import assign_ml_mdm
 from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, presets
+from keras_mdm.models.unallocated import unallocated
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LIMIT = 2e-5
@@ -148,7 +148,7 @@ def test_released_networks_have_the_official_keys(size):
     with gzip.open(GOLDEN / f"state_dict_{size}.json.gz") as file:
         official = json.load(file)
     expected = [(key, tuple(shape)) for key, shape in official["keys"]]
-    with keras.StatelessScope(initialize_variables=False):
+    with unallocated():
         preset = presets.build(f"released_{size}", text_width=2048)
         imported = NestedUNet(spec_from_config(released_config(size), size=size))
     for unet in (preset, imported):

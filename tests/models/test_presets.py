@@ -4,11 +4,11 @@ import functools
 import json
 import pathlib
 
-import keras
 import pytest
 
 from keras_mdm import presets
 from keras_mdm.diffusion import LevelShape, level_shift
+from keras_mdm.models.unallocated import unallocated
 
 PAPER = json.loads((pathlib.Path(__file__).parents[1] / "golden/paper_tables.json").read_text())
 ARCHITECTURES = PAPER["A_architectures"]
@@ -29,7 +29,7 @@ PARAMETERS = {
 @functools.cache
 def network(name, **settings):
     """A preset of which nothing is allocated."""
-    with keras.StatelessScope(initialize_variables=False):
+    with unallocated():
         return presets.build(name, **settings)
 
 
