@@ -16,7 +16,7 @@ import numpy as np
 
 import keras_mdm as mdm
 
-BASE = {"steps": 25, "guidance_scale": 3.0, "threshold": "static"}
+BASE = {"steps": 25, "guidance_scale": 3.0}
 SETTINGS = {
     "recipe": {},
     "dynamic threshold": {"threshold": "dynamic"},

@@ -199,6 +199,7 @@ def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
         {"batch_size": 0},
         {"learning_rate": -1.0},
         {"freeze": ("64",)},
+        {"freeze": ("8",)},
         {"level_weights": {"64": 1.0}},
         {"mixed": {"8": 0.5}},
         {"downsample": "cubic"},

@@ -55,8 +55,9 @@ class ProgressBar(StepCallback):
         self._bar: tqdm | None = None
 
     def on_train_begin(self, logs=None):
-        self._begin_step, self._begin_time = self.step, self._clock()
+        self._begin_time = self._clock()
         self._line_time, self._line_step = self._begin_time, -1
+        self._traced: tuple[int, float] | None = None
         self._last_values: dict[str, float] = {}
         stream = self._stream or sys.stderr
         if not self.quiet and stream.isatty():
@@ -73,29 +74,31 @@ class ProgressBar(StepCallback):
         if self.quiet:
             return
         self._last_values = shown_values(logs)
+        now = self._clock()
+        if self._traced is None:  # the first execution compiles: it says nothing about the others
+            self._traced = self.step, now
         if self._bar is not None:
             self._bar.set_postfix_str(format_values(self._last_values), refresh=False)
             self._bar.update(self.step - previous_step)
-        elif self._clock() - self._line_time >= self.interval:
-            self._print_line()
+        elif now - self._line_time >= self.interval:
+            self._print_line(now)
 
     def on_train_end(self, logs=None):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         elif not self.quiet and self._line_step != self.step:
-            self._print_line()
+            self._print_line(self._clock())
 
-    def _print_line(self) -> None:
-        now = self._clock()
+    def _print_line(self, now: float) -> None:
         self._line_time, self._line_step = now, self.step
-        made, elapsed = self.step - self._begin_step, now - self._begin_time
+        first_step, first_time = self._traced or (self.step, now)
         parts = [f"{self.step}/{self.total}", format_values(self._last_values)]
-        if made > 0 and self.step < self.total:
-            left = elapsed / made * (self.total - self.step)
+        if first_step < self.step < self.total:
+            left = (now - first_time) / (self.step - first_step) * (self.total - self.step)
             parts.append(f"{tqdm.format_interval(left)} left")
         elif self.step >= self.total:
-            parts.append(f"took {tqdm.format_interval(elapsed)}")
+            parts.append(f"took {tqdm.format_interval(now - self._begin_time)}")
         line = "  ".join(part for part in (self.description, *parts) if part)
         print(line, file=self._stream or sys.stderr, flush=True)
 

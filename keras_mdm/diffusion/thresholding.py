@@ -98,6 +98,7 @@ _THRESHOLDS: dict[str, Threshold] = {
     "dynamic": dynamic,
     "dynamic_if": functools.partial(dynamic, quantile=0.95, maximum=1.5),
 }
+NAMES = tuple(_THRESHOLDS)
 
 
 def get(threshold: str | Threshold) -> Threshold:
@@ -114,4 +115,4 @@ def get(threshold: str | Threshold) -> Threshold:
     """
     if callable(threshold):
         return threshold
-    return _THRESHOLDS[checks.one_of("threshold", threshold, _THRESHOLDS)]
+    return _THRESHOLDS[checks.one_of("threshold", threshold, NAMES)]

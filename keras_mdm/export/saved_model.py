@@ -18,7 +18,7 @@ def export_saved_model(
     *,
     sampler: str = "ddim",
     eta: float = 0.0,
-    threshold: str = "dynamic",
+    threshold: str | None = None,
     grid: str = "uniform",
     weights: str = "ema",
 ) -> Path:
@@ -35,7 +35,7 @@ def export_saved_model(
         directory: where to write; must not exist or be empty.
         sampler: `"ddim"` or `"ddpm"`, fixed in the export.
         eta: share of fresh noise of DDIM.
-        threshold: threshold of the estimates.
+        threshold: threshold of the estimates; the model's own unless given.
         grid: kind of the time grid.
         weights: `"ema"` or `"raw"`; only these are written.
 
@@ -68,7 +68,7 @@ def export_saved_model(
         sampler=sampler,
         eta=eta,
         grid=grid,
-        threshold=threshold,
+        threshold=threshold or model.threshold,
         guided=conditional,
         weights=weights,
     ).check()

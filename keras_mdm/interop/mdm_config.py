@@ -24,6 +24,7 @@ DEFAULTS = {
     "temporal_mode": False,
     "temporal_spatial_ds": False,
     "temporal_positional_encoding": False,
+    "skip_mid_blocks": None,  # true around an inner network, false in the innermost one
     "skip_normalization": False,
     "skip_inner_unet_input": False,
 }
@@ -108,8 +109,14 @@ def _nets(config: Mapping[str, Any]) -> list[dict]:
                 fix="remove the field",
                 skip_inner_unet_input=True,
             )
-        nets.append(net)
         config = config.get("inner_config")
+        if config is not None and net["skip_mid_blocks"] is False:
+            raise checks.error(
+                "only the innermost network may have middle blocks",
+                fix="set skip_mid_blocks to true on outer networks, as every released one has it",
+                skip_mid_blocks=False,
+            )
+        nets.append(net)
     return nets
 
 
@@ -169,7 +176,7 @@ def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
         else (0,) * count,
         rotary=bool(net["temporal_positional_encoding"]),
         attention_ffn=bool(net["use_attention_ffn"]),
-        use_mid_block=innermost,
+        use_mid_block=innermost and not net["skip_mid_blocks"],
         resolutions=resolutions,
         groups=net["num_groups_norm"],
         normalize_input=not innermost and not net["skip_normalization"],

@@ -94,7 +94,7 @@ def diffusion(name: str) -> dict[str, Any]:
         name: one of `NAMES`.
 
     Returns:
-        Keyword arguments: schedule, shift power, prediction and loss target.
+        Keyword arguments: schedule, shift power, prediction, loss target, threshold and others.
 
     Example:
 
@@ -107,12 +107,13 @@ def diffusion(name: str) -> dict[str, Any]:
     checks.one_of("name", name, NAMES)
     settings = {"schedule": "cosine", "prediction": "v", "loss_target": "v", "shift_power": 2.0}
     if name in PAPER:
-        return {**settings, "downsample": "bilinear"}
+        return {**settings, "downsample": "bilinear", "threshold": "dynamic"}
     power = 1.0 if name == "released_256" else 2.0
     return {
         **settings,
         "shift_power": power,
         "loss_target": "eps",
+        "threshold": "static",
         "cond_dropout": 0.0,
         "ema_warmup": False,
     }

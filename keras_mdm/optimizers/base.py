@@ -103,6 +103,10 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             self._resolve_factors()
 
+    def moving(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """The variables whose factor is not 0, in their order: only they need gradients."""
+        return [v for v in variables if self._factor_by_row[self._get_variable_index(v)] > 0.0]
+
     def _resolve_factors(self) -> None:
         row_of_path: dict[str, int] = {}
         for row, variable in enumerate(self._trainable_variables):

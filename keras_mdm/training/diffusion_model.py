@@ -17,9 +17,11 @@ from keras_mdm.diffusion import (
     process,
     pyramid,
     schedules,
+    thresholding,
     upsample,
 )
 from keras_mdm.models import NestedUNet
+from keras_mdm.optimizers import Optimizer
 from keras_mdm.training import randomness
 from keras_mdm.training.conditions import cast_conditions, check_null, condition_names, drop
 from keras_mdm.training.ema import ExponentialMovingAverage
@@ -52,6 +54,9 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         residual: outer levels predict relative to a Wiener estimate around the picture below.
             `True` needs `measure_residual` before training; a dict gives the standard deviation of
             the detail by level name.
+        threshold: how `generate` and the export keep estimates inside the range of pictures:
+            `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`. Dynamic ones divide by what an
+            estimate overshoots, static clips; drawings on pure white need the static one.
         text_encoder: turns prompts into states; not part of the model, only its identity is saved.
         null_text: `(L, D)` states of "no prompt"; of the encoder's empty prompt unless given.
         null_mask: `(L,)` mask of `null_text`.
@@ -90,6 +95,7 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         loss_weighting: str = "none",
         downsample: str = "area",
         residual: bool | Mapping[str, float] = False,
+        threshold: str = "dynamic",
         text_encoder: Any = None,
         null_text: Any = None,
         null_mask: Any = None,
@@ -124,6 +130,7 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         }
         self.loss_weighting = checks.one_of("loss_weighting", loss_weighting, ("none", "vdm"))
         self.downsample = checks.one_of("downsample", downsample, pyramid.DOWNSAMPLING)
+        self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
         self.cond_dropout = checks.real("cond_dropout", cond_dropout, minimum=0.0, maximum=1.0)
         self.seed = checks.seed(seed)
         self._config = {
@@ -364,6 +371,8 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
             # Gradients are summed over replicas. Inside the tape, or they would double.
             scaled = self.optimizer.scale_loss(loss / replicas)
         variables = self.unet.trainable_variables
+        if isinstance(self.optimizer, Optimizer):
+            variables = self.optimizer.moving(variables)  # frozen weights cost no gradient
         gradients = tape.gradient(scaled, variables)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         self.optimizer.apply(gradients, variables)
@@ -467,6 +476,7 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
             "loss_weighting": self.loss_weighting,
             "downsample": self.downsample,
             "residual": self.process.use_residual,
+            "threshold": self.threshold,
             "null_length": self._null["text"].shape[0] if self._null else None,
             "cond_dropout": self.cond_dropout,
             "seed": self.seed,

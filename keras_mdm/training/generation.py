@@ -22,13 +22,13 @@ from keras_mdm.training.sampling import (
 SAMPLING = {
     "default": {"steps": 50, "sampler": "ddim"},
     # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
-    "paper": {"steps": 250, "sampler": "ddpm"},
+    "paper": {"steps": 250, "sampler": "ddpm", "threshold": "dynamic"},
 }
 GUIDANCE_SCALE = 4.0
 
 
 class GenerationMixin:
-    """Sampling of a `MatryoshkaDiffusion`; needs its `unet`, `process` and `ema`."""
+    """Sampling of a `MatryoshkaDiffusion`; needs its `unet`, `process`, `ema` and `threshold`."""
 
     def network(self, weights: str = "ema") -> Callable[[Mapping[str, Any]], dict]:
         """Return the network as a function, with averaged or raw weights.
@@ -67,7 +67,7 @@ class GenerationMixin:
         sampler: str | None = None,
         eta: float = 0.0,
         guidance_scale: float | None = None,
-        threshold: str = "dynamic",
+        threshold: str | None = None,
         grid: str = "uniform",
         seed: int = 0,
         weights: str = "ema",
@@ -81,13 +81,15 @@ class GenerationMixin:
                 network (`text`, `text_mask`, `label`, micro-conditions).
             labels: classes, one picture each; -1 for none.
             num_images: how many pictures to draw without any condition.
-            sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps).
+            sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic
+                threshold).
             steps: number of steps, at most that of the training schedule.
             sampler: `"ddim"` or `"ddpm"`.
             eta: share of fresh noise of DDIM.
             guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
                 unconditional one. 4 unless given.
-            threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`.
+            threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
+                given.
             grid: `"uniform"` or `"release"`.
             seed: equal seeds give equal pictures; picture i does not depend on the others.
             weights: `"ema"` or `"raw"`.
@@ -133,7 +135,7 @@ class GenerationMixin:
             sampler=sampler or defaults["sampler"],
             eta=eta,
             grid=grid,
-            threshold=threshold,
+            threshold=threshold or defaults.get("threshold", self.threshold),
             guided=guidance_scale != 1.0,
             weights=checks.one_of("weights", weights, ("ema", "raw")),
         ).check()

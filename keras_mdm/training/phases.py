@@ -86,6 +86,13 @@ class Phase:
             )
         names = self.level_names
         checks.known_keys("freeze", self.freeze, names)
+        if set(self.freeze) == set(names):
+            raise checks.error(
+                "at least one level of a phase must be trained",
+                fix="leave one out of `freeze`",
+                levels=names,
+                freeze=tuple(self.freeze),
+            )
         checks.known_keys("level_weights", self.level_weights or (), names)
         for level, weight in (self.level_weights or {}).items():
             checks.real(f"level_weights[{level!r}]", weight, minimum=0.0)

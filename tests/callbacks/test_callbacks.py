@@ -23,8 +23,6 @@ from keras_mdm.callbacks.images import wrap_text
 class Toy(keras.Model):
     """Counts its steps; the loss of step n is n."""
 
-    """Counts its steps; `loss` of step n is n."""
-
     def __init__(self):
         super().__init__()
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -113,14 +111,16 @@ def test_progress_prints_lines_into_a_pipe():
     assert lines[-1].startswith("phase 1 [64]  130/130") and "loss 30 (64 60)" in lines[-1]
 
 
-def test_progress_line_tells_the_time_left_from_this_run_only():
+def test_progress_line_tells_the_time_left_from_this_run_without_its_compilation():
     stream, clock = io.StringIO(), Clock(0.0)
     bar = ProgressBar(1000, initial_step=900, stream=stream, interval=5.0, clock=clock)
     bar.on_train_begin()
     bar.on_epoch_begin(0)
-    clock.now = 20.0
-    bar.on_train_batch_end(19, {"loss": 1.0})  # 20 steps in 20 s, 80 left
-    assert stream.getvalue() == "920/1000  loss 1  01:20 left\n"
+    clock.now = 60.0
+    bar.on_train_batch_end(0, {"loss": 2.0})  # compiles
+    clock.now = 80.0
+    bar.on_train_batch_end(20, {"loss": 1.0})  # 20 steps in 20 s, 79 left
+    assert stream.getvalue() == "901/1000  loss 2\n921/1000  loss 1  01:19 left\n"
 
 
 def test_progress_on_a_terminal_starts_at_the_later_step():

@@ -296,6 +296,7 @@ def test_every_outer_level_hands_its_text_width_on(golden_case):
         ({**TINY, "inner_config": TINY, "skip_inner_unet_input": True}, "skip_inner_unet_input"),
         ({**TINY, "temporal_mode": True}, "temporal_mode"),
         ({**TINY, "inner_config": {**TINY, "temporal_dim": 64}}, "temporal_dim=[32, 64]"),
+        ({**TINY, "inner_config": TINY, "skip_mid_blocks": False}, "skip_mid_blocks=False"),
         ({**TINY, "resolution_channels": [32] * 5}, "size=8"),
         ([TINY], "type='list'"),
     ],

@@ -95,6 +95,7 @@ def test_class_models_have_no_cross_attention(name):
 def test_diffusion_of_the_released_networks(name, power):
     settings = presets.diffusion(name)
     assert (settings["prediction"], settings["loss_target"]) == ("v", "eps")
+    assert settings["threshold"] == "static"  # CLIP in all three configurations
     assert name == "released_64" or settings["shift_power"] == power
 
 

@@ -170,7 +170,9 @@ def test_dropping_a_condition_equals_passing_none(model):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    model = make_model(seed=5, shift_power=1.0, loss_target="eps", level_weights={"8": 2.0})
+    model = make_model(
+        seed=5, shift_power=1.0, loss_target="eps", level_weights={"8": 2.0}, threshold="static"
+    )
     model.compile(optimizer=optimizers.SGD(0.5, clip_norm=1.0))
     path = tmp_path_factory.mktemp("saved") / "model.keras"
     model.save(path)
@@ -186,6 +188,15 @@ def test_keras_file_keeps_everything_but_the_encoder(saved, monkeypatch):
         np.testing.assert_array_equal(loaded.null_condition[name], value)
     monkeypatch.setattr(text, "from_identity", lambda identity: FakeEncoder(identity["name"]))
     assert_equal(draw(model), draw(loaded))
+
+
+def test_the_threshold_is_the_models_own_unless_given(saved, model):
+    static, _ = saved
+    assert_equal(draw(static), draw(static, threshold="static"))
+    assert_equal(draw(model), draw(model, threshold="dynamic"))
+    assert largest(draw(static), draw(static, threshold="dynamic")) > 3
+    paper = draw(static, sampling="paper", steps=3)
+    assert_equal(paper, draw(static, sampler="ddpm", threshold="dynamic"))
 
 
 def test_a_missing_encoder_is_named(saved):
@@ -232,7 +243,7 @@ def test_saved_model_equals_generate_with_tensorflow_alone(model, tmp_path):
 
 
 def test_saved_model_without_conditions(tmp_path):
-    plain = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]))
+    plain = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]), threshold="static")
     found = serve(plain, tmp_path, {"num_images": np.int32(2)}, steps=2, seed=4)
     assert_equal(found, plain.generate(num_images=2, steps=2, seed=4, progress=False))
 

@@ -1,6 +1,5 @@
 """Three optimizer steps of the authors' code: gradients, clipping, warm-up, AdamW and averages."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -9,10 +8,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.interop import load_ml_mdm
 from keras_mdm.interop.key_map import TO_OFFICIAL, entries
-from keras_mdm.interop.mdm_config import spec_from_config
-from keras_mdm.interop.mdm_weights import assign_ml_mdm
-from keras_mdm.models import NestedUNet
 from keras_mdm.optimizers import AdamW
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.learning_rates import Warmup
@@ -28,15 +25,6 @@ def official(table, values):
     }
 
 
-def load(weights, config):
-    """The stored network, which has no middle block."""
-    spec = spec_from_config(config, size=8)
-    levels = (dataclasses.replace(spec.levels[0], use_mid_block=not config["skip_mid_blocks"]),)
-    unet = NestedUNet(dataclasses.replace(spec, levels=levels))
-    assign_ml_mdm(unet, weights)
-    return unet
-
-
 class Steps:
     """The stored run, repeated with our parts."""
 
@@ -47,7 +35,7 @@ class Steps:
         config, train = settings["model"]["config"], settings["train"]
         sampler = settings["diffusion_config"]["sampler_config"]
         assert (sampler["schedule_type"], sampler["loss_target_type"]) == ("DEEPFLOYD", "DDPM")
-        unet = load(self.group("state"), config)
+        unet = load_ml_mdm(self.group("state"), config=config, size=8)
         model = MatryoshkaDiffusion(unet, schedule="cosine", prediction="v", loss_target="eps")
         variables = unet.trainable_variables
         optimizer = AdamW(
