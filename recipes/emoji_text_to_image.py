@@ -51,9 +51,9 @@ PHASES = [
         "inner_learning_rate": 0.12,
     },
 ]
-# Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the estimate
-# overshoots and so greys the paper, the static one clips it. With power 1, as in the released 256
-# network, the high level spends more of its time where only fine noise is left.
+# Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the
+# estimate overshoots and so greys the paper, the static one clips it. With power 1, as in the
+# released 256 network, the high level spends more of its time where only fine noise is left.
 PROCESS = {"residual": True, "shift_power": 1.0, "threshold": "static"}
 SAMPLING = {"steps": 25, "guidance_scale": 3.0, "batch_size": 64}
 PROMPTS = [
