@@ -11,10 +11,11 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.callbacks import ProgressBar, TensorBoardLogger, Throughput
 from keras_mdm.callbacks.checkpoint import CheckpointWriter
+from keras_mdm.files import write_atomically
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.phases import Phase, number_phases
-from keras_mdm.training.run_directory import RunDirectory, write_atomically
+from keras_mdm.training.run_directory import RunDirectory
 from keras_mdm.training.snapshot import grow_from_snapshot, restore_snapshot, save_snapshot
 
 
@@ -169,7 +170,7 @@ def fit_progressively(
         checkpoints.prune(directory, keep_last, keep_every)
         trained = True
     if trained or not run.model.exists():
-        _save_model(model, run.model)
+        write_atomically(run.model, model.save)
     return model
 
 
@@ -227,8 +228,3 @@ def _factors(
 
 def _saver(model: MatryoshkaDiffusion, directory: Path, number: int) -> Callable[[int], Path]:
     return lambda step: save_snapshot(model, directory, step, {"phase": number})
-
-
-def _save_model(model: MatryoshkaDiffusion, path: Path) -> None:
-    """Write `model.keras`, whole or not at all."""
-    write_atomically(path, model.save)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_mdm"
 ALLOWED = {
     "checks": set(),
+    "files": set(),
     "diffusion": {"keras"},
     "layers": {"keras"},
     "models": {"layers", "keras"},
@@ -48,7 +49,7 @@ def allowed(module, home):
     if top != "keras_mdm":
         return top in ALLOWED[home]
     inner = module.removeprefix("keras_mdm.")
-    names = {home, "checks"} | ALLOWED[home]
+    names = {home, "checks", "files"} | ALLOWED[home]
     return any(inner == name or inner.startswith(f"{name}.") for name in names)
 
 

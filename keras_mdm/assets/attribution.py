@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from keras_mdm.assets.cache import write_atomically
 from keras_mdm.assets.table import Asset
+from keras_mdm.files import write_atomically
 
 
 def attribution_text(record: Asset, *, changes: str = "none") -> str:
@@ -31,7 +31,4 @@ def attribution_text(record: Asset, *, changes: str = "none") -> str:
 
 def write_attribution(directory: Path, record: Asset, *, changes: str) -> None:
     """Write `ATTRIBUTION.md` beside files in `directory` that were computed from an asset."""
-    text = attribution_text(record, changes=changes)
-    write_atomically(
-        directory / "ATTRIBUTION.md", lambda file: file.write_text(text, encoding="utf-8")
-    )
+    write_atomically(directory / "ATTRIBUTION.md", attribution_text(record, changes=changes))

@@ -1,12 +1,13 @@
-"""The cache directory, and files in it that are either whole or absent."""
+"""The cache directory, and directories in it that are either whole or absent."""
 
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from keras_mdm.files import fsync_path
 
 
 def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -39,47 +40,6 @@ def sha256_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def flush(file: Path) -> None:
-    """Force a file or a directory entry to the disk, so that a later rename cannot overtake it."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        # Some network file systems refuse to sync directories; the rename is still atomic there.
-        if not file.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary name beside `target`, then rename it into place.
-
-    A reader, or a run after a crash, sees the old file, the new one, or none; never a part of one.
-
-    Args:
-        target: the file to make; its directory is created when missing.
-        write: writes the whole file at the path that it is given. The suffix is that of `target`.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
-    )
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes files for the owner alone; caches on a shared disk follow the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        flush(temporary)
-        os.replace(temporary, target)
-        flush(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes for the body of the `with` statement.
@@ -103,4 +63,4 @@ def replace_directory(new: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     os.rename(new, target)
-    flush(target.parent)
+    fsync_path(target.parent)

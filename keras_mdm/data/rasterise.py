@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.assets.attribution import write_attribution
-from keras_mdm.assets.cache import write_atomically
 from keras_mdm.assets.table import Asset
 from keras_mdm.data.base import Skipped, area_average
+from keras_mdm.files import write_atomically
 
 _log = logging.getLogger(__name__)
 

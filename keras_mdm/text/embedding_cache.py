@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.assets.cache import cache_root, write_atomically
+from keras_mdm.assets.cache import cache_root
+from keras_mdm.files import write_atomically
 from keras_mdm.text.encoders import TextEncoder, check_texts
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.files import TEMPORARY_PREFIX, fsync_path
 from keras_mdm.optimizers.named_state import require_match
-from keras_mdm.training.run_directory import TEMPORARY_PREFIX, fsync_path
 
 _NAME = re.compile(r"step-(\d{7,})")
 _CHUNK = 1 << 22

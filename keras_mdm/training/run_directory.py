@@ -1,59 +1,14 @@
-"""A run's directory: where its files are, what it was started with, how files are written."""
+"""A run's directory: where its files are, and what it was started with."""
 
 import importlib.metadata
 import json
-import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-
-TEMPORARY_PREFIX = ".tmp-"
-
-
-def fsync_path(path: Path) -> None:
-    """Have the operating system write a file, or a directory's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any]) -> Path:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
-
-    Args:
-        path: the file; its directory is made if need be.
-        content: the bytes, a text, or a function that writes to the path it is given. That path
-            has the same suffix, which `keras.Model.save` and Pillow look at.
-
-    Returns:
-        The path.
-
-    Example:
-
-    ```python
-    write_atomically("runs/x/model.keras", model.save)
-    ```
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        fsync_path(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_path(path.parent)
-    return path
+from keras_mdm.files import write_atomically
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from keras_mdm import assets
-from keras_mdm.assets.cache import write_atomically
 from keras_mdm.cli import assets as command
 
 from . import wheels
@@ -46,19 +45,6 @@ def test_cache_directory_by_precedence(monkeypatch, environment, expected):
         monkeypatch.setenv(name, value)
     assert assets.cache_root() == Path(expected)
     assert assets.cache_root("/given") == Path("/given")
-
-
-def test_atomic_write_keeps_the_old_file_when_the_writer_fails(tmp_path):
-    target = tmp_path / "file.txt"
-    write_atomically(target, lambda file: file.write_text("old"))
-
-    def fail(file):
-        file.write_text("ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(target, fail)
-    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
 
 
 def test_command_lists_fetches_and_locates(tmp_path, monkeypatch, capsys):

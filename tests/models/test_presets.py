@@ -7,11 +7,13 @@ import pathlib
 import pytest
 
 from keras_mdm import presets
+from keras_mdm.describe import count_parameters
 from keras_mdm.diffusion import LevelShape, level_shift
 from keras_mdm.models.unallocated import unallocated
 
 PAPER = json.loads((pathlib.Path(__file__).parents[1] / "golden/paper_tables.json").read_text())
 ARCHITECTURES = PAPER["A_architectures"]
+# Counted independently, for text states of width 2048.
 PARAMETERS = {
     "mdm_s64": 435_891_203,
     "mdm_s64s256": 449_833_286,
@@ -40,7 +42,8 @@ def test_every_preset_is_listed():
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name):
-    assert network(name).count_params() == PARAMETERS[name]
+    unet = network(name)
+    assert unet.count_params() == sum(count_parameters(unet).values()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

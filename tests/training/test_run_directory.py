@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from keras_mdm.training.run_directory import RunDirectory, write_atomically
+from keras_mdm.training.run_directory import RunDirectory
 
 PHASES = [{"levels": ("64",), "steps": 10}, {"levels": ("64", "256"), "steps": 5}]
 
@@ -43,24 +43,3 @@ def test_other_phases_are_refused_and_nothing_is_changed(tmp_path, phases, words
         run.start({}, phases)
     assert words in str(caught.value) and "To fix it" in str(caught.value)
     assert run.file.read_bytes() == before
-
-
-def test_write_atomically(tmp_path):
-    path = tmp_path / "new" / "a.txt"
-    write_atomically(path, "one")
-    assert path.read_text() == "one"
-    write_atomically(path, b"two")
-    seen = []
-    write_atomically(path, lambda target: (seen.append(target), target.write_text("three")))
-    assert path.read_text() == "three"
-    assert seen[0].suffix == ".txt" and seen[0].parent == path.parent
-
-    def fail(target):
-        target.write_text("half")
-        assert path.read_text() == "three"
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
-    assert path.read_text() == "three"
-    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
