@@ -1,6 +1,7 @@
 """Progressive training: phase after phase, in one run directory, resumable at any step."""
 
 import dataclasses
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,10 @@ def fit_progressively(
         if done == phase.steps and number < len(phases):
             levels_before = phase.level_names
             continue
-        model = None  # let the model of the phase before go first
+        # Let the model of the phase before go first: it and its traced functions refer to each
+        # other, so that only the collector frees them, and it would take its time.
+        model = None
+        gc.collect()
         with strategy.scope():
             model = _make(phase, make_model, levels_before)
         levels_before = phase.level_names
@@ -131,47 +135,69 @@ def fit_progressively(
             model.measure_residual(make_dataset(phase, 0), only_missing=True)
         if done == phase.steps:
             break
-        save = _saver(model, directory, number)
-        logger = TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done)
-        context = PhaseContext(number, phase, model, run, done, logger)
-        watching = [
-            Throughput(phase.batch_size, initial_step=done),
-            ProgressBar(
-                phase.steps,
-                description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
-                initial_step=done,
-                quiet=not progress,
+        # What knows the model gets no name here: it would keep the model into the next phase.
+        _train(
+            PhaseContext(
+                number,
+                phase,
+                model,
+                run,
+                done,
+                TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done),
             ),
-            logger,
-            CheckpointWriter(
-                save,
-                directory,
-                every=checkpoint_every,
-                keep_last=keep_last,
-                keep_every=keep_every,
-                initial_step=done,
-            ),
-        ]
-        watching += list(callbacks(context)) if callbacks is not None else []
-        try:
-            model.fit(
-                dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
-            )
-        finally:
-            logger.close()
-        made = int(model.optimizer.iterations.numpy()) - phase.first_step
-        if made != phase.steps:
-            raise checks.error(
-                f"the dataset of phase {number} must last for {phase.steps} steps",
-                fix="let make_dataset return an endless dataset",
-                steps_made=made,
-            )
-        save(phase.steps)
-        checkpoints.prune(directory, keep_last, keep_every)
+            dataset,
+            callbacks,
+            description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
+            quiet=not progress,
+            every=checkpoint_every,
+            keep_last=keep_last,
+            keep_every=keep_every,
+        )
         trained = True
     if trained or not run.model.exists():
         write_atomically(run.model, model.save)
     return model
+
+
+def _train(
+    context: PhaseContext,
+    dataset: tf.data.Dataset,
+    more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
+    *,
+    description: str,
+    quiet: bool,
+    **checkpointing: Any,
+) -> None:
+    """Make the steps of a phase that are left, and its last checkpoint."""
+    phase, model, done = context.phase, context.model, context.initial_step
+    directory = context.run.checkpoints(context.number)
+    writer = CheckpointWriter(
+        lambda step: save_snapshot(model, directory, step, {"phase": context.number}),
+        directory,
+        initial_step=done,
+        **checkpointing,
+    )
+    watching = [
+        Throughput(phase.batch_size, initial_step=done),  # first: the others show what it measures
+        ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
+        context.logger,
+        writer,
+    ]
+    try:
+        watching += list(more(context)) if more is not None else []
+        model.fit(
+            dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
+        )
+    finally:
+        context.logger.close()
+    made = int(model.optimizer.iterations.numpy()) - phase.first_step
+    if made != phase.steps:
+        raise checks.error(
+            f"the dataset of phase {context.number} must last for {phase.steps} steps",
+            fix="let make_dataset return an endless dataset",
+            steps_made=made,
+        )
+    writer.write(phase.steps)
 
 
 def _make(
@@ -224,7 +250,3 @@ def _factors(
         if factor != 1.0:
             factors += [(variable, factor) for variable in part.trainable_variables]
     return factors
-
-
-def _saver(model: MatryoshkaDiffusion, directory: Path, number: int) -> Callable[[int], Path]:
-    return lambda step: save_snapshot(model, directory, step, {"phase": number})

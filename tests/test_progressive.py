@@ -1,5 +1,7 @@
 """Phases grow without losing anything, and an interruption leaves no trace."""
 
+import weakref
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,6 +159,18 @@ def test_curves_are_written(whole):
         assert wanted in tags, tags
     assert "images_per_second" in tags, tags
     assert [event.step for event in events.Tensors("loss_8")] == list(range(1, 9))
+
+
+def test_the_model_of_a_phase_is_gone_when_the_next_one_is_made(tmp_path):
+    models = []
+
+    def make(phase):
+        assert not any(reference() for reference in models)  # two would need twice the memory
+        models.append(weakref.ref(made := make_eager_model(phase)))
+        return made
+
+    train(tmp_path, table=[Phase(LEVELS[:1], 1), Phase(LEVELS, 1)], model=make)
+    assert len(models) == 2
 
 
 def test_a_short_dataset_is_an_error(tmp_path):

@@ -44,5 +44,9 @@ class CheckpointWriter(StepCallback):
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
-            self.save(self.step)
-            checkpoints.prune(self.directory, self.keep_last, self.keep_every)
+            self.write(self.step)
+
+    def write(self, step: int) -> None:
+        """Write a checkpoint now, and delete the old ones that need not be kept."""
+        self.save(step)
+        checkpoints.prune(self.directory, self.keep_last, self.keep_every)
