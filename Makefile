@@ -10,8 +10,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: assets
 	$(BIN)/python recipes/emoji_text_to_image.py --run-dir runs/demo
 
+# Two processes, whole files each: most of the time goes into tracing, which keeps one core busy.
 test: assets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
