@@ -1,0 +1,220 @@
+"""Unpickles the contents of a PyTorch checkpoint without PyTorch and without running anything.
+
+A pickle is a program: it may name any function of any module and call it. Here names are looked up
+in a table of a few harmless stand-ins, and nowhere else.
+"""
+
+import pickle
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from keras_mdm import checks
+
+# Element types by the name of a storage class or of a dtype. "bfloat16" has no NumPy type: its bits
+# are the upper half of a float32's.
+STORAGES = {
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+    "UntypedStorage": "<u1",
+}
+DTYPES = {
+    "float32": "<f4",
+    "float": "<f4",
+    "float64": "<f8",
+    "double": "<f8",
+    "float16": "<f2",
+    "half": "<f2",
+    "bfloat16": "bfloat16",
+    "int64": "<i8",
+    "long": "<i8",
+    "int32": "<i4",
+    "int": "<i4",
+    "int16": "<i2",
+    "int8": "<i1",
+    "uint8": "<u1",
+    "bool": "?",
+}
+
+# Where the official code's own classes live, in its old and in its new layout. Objects of them hold
+# the arguments of a training run; they become `Record`s.
+OFFICIAL_MODULES = (
+    "ml_mdm",
+    "reader",
+    "samplers",
+    "models",
+    "diffusion",
+    "language_models",
+    "config",
+    "distributed",
+    "generate_html",
+    "helpers",
+    "lr_scaler",
+    "s3_helpers",
+    "trainer",
+    "utils",
+    "clis",
+)
+
+
+class Record:
+    """A stand-in for an object of a class that is not at hand: keeps its state, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Record":
+        record = super().__new__(cls)
+        record.arguments = args
+        return record
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        slots = ()
+        if isinstance(state, tuple) and len(state) == 2:  # (dict, slots)
+            state, slots = state[0] or {}, state[1] or {}
+        if isinstance(state, dict):
+            self.__dict__.update({str(name): value for name, value in state.items()})
+            self.__dict__.update({str(name): value for name, value in dict(slots).items()})
+        else:
+            self.state = state
+
+    # Containers of unknown classes are filled item by item.
+    def append(self, item: Any) -> None:
+        self.__dict__.setdefault("items", []).append(item)
+
+    def extend(self, items: Any) -> None:
+        self.__dict__.setdefault("items", []).extend(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.__dict__.setdefault("entries", {})[key] = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.__dict__})"
+
+
+class _Mapping(dict):
+    """Stands in for an ordered dict; that of a state dict has a state: versions of modules."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _ScalarType:
+    """Stands in for a pickled `numpy.dtype`: its code, and the byte order from its state."""
+
+    def __init__(self, code: str = "f8", *_: Any):
+        self.code, self.order = str(code), "="
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "=", "|"):
+            self.order = state[1]
+
+    def dtype(self) -> np.dtype:
+        code = self.code.lstrip("<>=|")
+        if len(code) != 2 or code[0] not in "fiub" or code[1] not in "1248":
+            raise _refused(f"numpy.dtype({self.code!r})")
+        return np.dtype(code).newbyteorder(self.order)
+
+
+def _scalar(kind: _ScalarType, content: bytes | str = b"") -> Any:
+    data = content.encode("latin1") if isinstance(content, str) else bytes(content)
+    return np.frombuffer(data, kind.dtype(), count=1)[0].item()
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    # Protocol 2 writes bytes as text; there is no other use of an encoder in a checkpoint.
+    return text.encode("latin1" if encoding != "utf-8" else "utf-8")
+
+
+def _rebuild(make_tensor):
+    """Functions by which tensors are pickled, as functions of (storage, offset, size, stride)."""
+
+    def version_2(storage, offset, size, stride, *_):
+        return make_tensor(storage, offset, size, stride)
+
+    def version_3(storage, offset, size, stride, requires_grad, hooks, dtype, *_):
+        return make_tensor(storage, offset, size, stride, dtype)
+
+    def parameter(data, *_):
+        return data
+
+    return {
+        ("torch._utils", "_rebuild_tensor"): version_2,
+        ("torch._utils", "_rebuild_tensor_v2"): version_2,
+        ("torch._utils", "_rebuild_tensor_v3"): version_3,
+        ("torch._utils", "_rebuild_parameter"): parameter,
+    }
+
+
+def _harmless() -> dict[tuple[str, str], Any]:
+    table = {
+        ("collections", "OrderedDict"): _Mapping,
+        ("argparse", "Namespace"): type("Namespace", (Record,), {}),
+        ("_codecs", "encode"): _encode,
+        ("numpy", "dtype"): _ScalarType,
+        ("torch", "Size"): tuple,
+        ("torch", "device"): type("device", (Record,), {}),
+    }
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        table[module, "scalar"] = _scalar
+    for name, code in STORAGES.items():
+        table["torch", name] = table["torch.storage", name] = code
+    table.update({("torch", name): ("dtype", code) for name, code in DTYPES.items()})
+    for module in ("builtins", "__builtin__"):
+        table.update(
+            {
+                (module, kind.__name__): kind
+                for kind in (set, frozenset, list, dict, tuple, bytearray, complex, slice)
+            }
+        )
+    return table
+
+
+def _refused(name: str) -> ValueError:
+    return checks.error(
+        "a checkpoint may only name tensors, plain values and the official code's own classes",
+        fix="do not use this file unless you trust who made it; nothing in it was run",
+        name=name,
+    )
+
+
+class SafeUnpickler(pickle._Unpickler):
+    """Unpickles with stand-ins only.
+
+    The pure-Python class: its lookup cannot be bypassed through the extension registry, and a
+    checkpoint's pickle is small, the tensors are not in it.
+
+    Args:
+        file: the pickle.
+        make_tensor: function (storage, offset, size, stride[, dtype]) -> tensor.
+        make_storage: function (what a persistent id names) -> storage.
+    """
+
+    def __init__(self, file: BinaryIO, make_tensor: Any, make_storage: Any):
+        super().__init__(file, encoding="latin1")
+        self._table = {**_harmless(), **_rebuild(make_tensor)}
+        self._make_storage = make_storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Look a name up in the table; official classes become `Record`s, all else is refused."""
+        if (module, name) in self._table:
+            return self._table[module, name]
+        if module.split(".")[0] in OFFICIAL_MODULES and name.isidentifier():
+            return self._table.setdefault((module, name), type(name, (Record,), {}))
+        raise _refused(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> None:
+        """Refuse the extension registry."""
+        raise _refused(f"extension {code}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Turn the name of a storage into the storage."""
+        return self._make_storage(pid)

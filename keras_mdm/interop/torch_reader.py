@@ -1,0 +1,146 @@
+"""Reads PyTorch checkpoints (zip archives) without PyTorch, memory-mapped."""
+
+import mmap
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.interop.torch_pickle import SafeUnpickler
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name and of the extra field
+
+
+class TorchFile:
+    """The contents of a `torch.save` file.
+
+    Tensors are views of the mapped file until they are copied: opening a file costs no memory, and
+    `release` gives back what reading touched.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if the file does not exist, is no zip archive (PyTorch before 1.6 wrote others),
+            is cut off, or its pickle names anything but tensors, plain values and the official
+            code's own classes. Nothing in the file is run.
+
+    Example:
+
+    >>> items = TorchFile("vis_model_64x64.pth").items()
+    >>> items["state_dict"]["conv_in.weight"].shape
+    (256, 3, 3, 3)
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise checks.error(
+                "the weights must be a file", fix="check the path", weights=str(path)
+            )
+        try:
+            self._archive = zipfile.ZipFile(self.path)
+            names = self._archive.namelist()
+        except (zipfile.BadZipFile, OSError, ValueError) as problem:
+            raise self._broken("is not a whole zip archive", problem) from None
+        pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
+        if len(pickles) != 1:
+            raise self._broken(f"holds {len(pickles)} entries data.pkl", "expected one")
+        self._prefix = pickles[0].removesuffix("data.pkl")
+        order = f"{self._prefix}byteorder"
+        if order in names and self._archive.read(order) != b"little":
+            raise self._broken("was written on a big-endian machine", "expected little-endian")
+        with open(self.path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._storages: dict[str, np.ndarray] = {}
+
+    def items(self) -> Any:
+        """Return what was saved; tensors are read-only float or integer arrays."""
+        try:
+            with self._archive.open(f"{self._prefix}data.pkl") as file:
+                return SafeUnpickler(file, self._tensor, self._storage).load()
+        except (
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            EOFError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            TypeError,
+            struct.error,
+            OverflowError,
+            RecursionError,
+        ) as problem:
+            raise self._broken("cannot be read", f"{type(problem).__name__}: {problem}") from None
+
+    def release(self) -> None:
+        """Tell the operating system that the pages read so far are not needed any more."""
+        if hasattr(self._map, "madvise"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _broken(self, what: str, problem: Any) -> ValueError:
+        return checks.error(
+            f"the weights must be a checkpoint of PyTorch 1.6 or later; this file {what}",
+            fix="fetch the file again, or write it anew with torch.save",
+            weights=str(self.path),
+            problem=str(problem),
+        )
+
+    def _storage(self, pid: Any) -> tuple[np.ndarray, str]:
+        """(bytes, element type) of the storage that a persistent id names.
+
+        The id also names the device it lived on; here all of them are read into main memory.
+        """
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise self._broken("names an object that is no storage", repr(pid)[:80])
+        code, key = pid[1], str(pid[2])
+        if not isinstance(code, str):
+            raise self._broken("names a storage of an unknown type", repr(code)[:80])
+        if key not in self._storages:
+            self._storages[key] = self._bytes(f"{self._prefix}data/{key}")
+        return self._storages[key], code
+
+    def _bytes(self, name: str) -> np.ndarray:
+        try:
+            info = self._archive.getinfo(name)
+        except KeyError:
+            raise self._broken("lacks a storage", name) from None
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.frombuffer(self._archive.read(name), np.uint8)
+        header = self._map[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
+        if len(header) < _LOCAL_HEADER.size:
+            raise self._broken("ends early", name)
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+        start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+        if signature != b"PK\x03\x04" or start + info.file_size > len(self._map):
+            raise self._broken("ends early", name)
+        return np.frombuffer(self._map, np.uint8, info.file_size, start)
+
+    def _tensor(self, storage, offset, size, stride, dtype=None) -> np.ndarray:
+        data, code = storage
+        code = dtype[1] if dtype is not None else code
+        width = 2 if code == "bfloat16" else np.dtype(code).itemsize
+        size, stride = tuple(size), tuple(stride)
+        numbers = (*size, *stride, offset)
+        if len(size) != len(stride) or any(not checks.is_int(n) or n < 0 for n in numbers):
+            raise self._broken("holds a tensor of an impossible shape", f"{size}, {stride}")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if 0 not in size and (last + 1) * width > data.nbytes:
+            raise self._broken(
+                "holds a tensor that reaches beyond its storage", f"{size}, {stride}"
+            )
+        whole = data[: data.nbytes // width * width].view("<u2" if code == "bfloat16" else code)
+        if 0 in size:
+            view = np.zeros(size, whole.dtype)
+        else:
+            view = np.lib.stride_tricks.as_strided(
+                whole[offset:], size, [step * width for step in stride], writeable=False
+            )
+        if code == "bfloat16":
+            return (view.astype("<u4") << 16).view("<f4")
+        return view
