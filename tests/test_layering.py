@@ -24,7 +24,7 @@ ALLOWED = {
     "evaluation": {"keras", "tensorflow"},
     "callbacks": {"training", "evaluation", "keras", "tensorflow", "tensorboard", "PIL", "tqdm"},
     "export": {"training", "diffusion", "keras", "tensorflow"},
-    "interop": {"models", "layers", "training"},
+    "interop": {"models", "layers", "training", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli", "describe", "progressive"}
 

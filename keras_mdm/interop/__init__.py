@@ -1,5 +1,5 @@
 """Exchange of networks with the authors' implementation."""
 
-from keras_mdm.interop.mdm_weights import load_ml_mdm, to_ml_mdm
+from keras_mdm.interop.mdm_weights import load_ml_mdm, save_ml_mdm, to_ml_mdm
 
-__all__ = ["load_ml_mdm", "to_ml_mdm"]
+__all__ = ["load_ml_mdm", "save_ml_mdm", "to_ml_mdm"]

@@ -1,8 +1,12 @@
 """From the official configuration of a network to a `NestedUNetSpec`."""
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.models.resolve import resolve
@@ -70,22 +74,70 @@ def spec_from_config(
         levels.append(level)
     inner = nets[-1]
     projection = inner["conditioning_feature_proj_dim"]
-    widths = {net["temporal_dim"] or 4 * net["resolution_channels"][0] for net in nets}
-    if len(widths) > 1:
+    widths = [
+        net["temporal_dim"] or 4 * _numbers(net["resolution_channels"])[0] for net in nets[::-1]
+    ]
+    if len(set(widths)) > 1 and text_width is not None:
         raise checks.error(
-            "all levels must have the same `temporal_dim`",
+            "all levels of a network with text must have the same `temporal_dim`",
             fix="set temporal_dim alike in every nested configuration",
-            temporal_dim=sorted(widths),
+            temporal_dim=sorted(set(widths)),
         )
+    levels = [
+        dataclasses.replace(level, time_width=None if width == widths[0] else width)
+        for level, width in zip(levels[::-1], widths, strict=True)
+    ]
     return resolve(
-        levels[::-1],
+        levels,
         text_width=text_width,
         text_projection=projection if projection > 0 else None,
         text_blocks=inner["num_lm_head_layers"],
-        time_width=widths.pop(),
+        time_width=widths[0],
         in_channels=in_channels,
         out_channels=out_channels,
     )
+
+
+def with_text_width(whole: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the network's section with the width of the text states filled in.
+
+    The official programs overwrite the field with the width of the text encoder that the file
+    names; which width that was shows in the weights.
+
+    Args:
+        whole: from `read_config`.
+        weights: `{official key: array}`.
+    """
+    network = dict(whole["unet_config"])
+    if len(whole) == 1 or network.get("conditioning_feature_dim", -1) > 0:
+        return network
+    nests = max((key.count("inner_unet.") for key in weights), default=0)
+    for key in ("lm_proj.weight", "cond_emb.weight"):
+        shape = np.shape(weights.get("inner_unet." * nests + key, ()))
+        if len(shape) == 2:
+            network["conditioning_feature_dim"] = shape[1]
+            break
+    return network
+
+
+def idle_prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys that the official code makes and never uses begin with these.
+
+    Args:
+        config: the network's section.
+    """
+    prefixes, prefix = [], ""
+    text = config.get("conditioning_feature_dim", -1) > 0
+    while isinstance(config.get("inner_config"), Mapping):
+        if config.get("interp_conditioning"):
+            prefixes += [f"{prefix}interp_layer1.", f"{prefix}interp_layer2."]
+        if config.get("skip_mid_blocks") is False:
+            prefixes.append(f"{prefix}mid_blocks.")
+        if text and config.get("skip_cond_emb") is False:
+            prefixes += [f"{prefix}{name}." for name in ("cond_emb", "lm_proj", "lm_head")]
+        config = config["inner_config"]
+        prefix += "inner_unet."
+    return tuple(prefixes)
 
 
 def _nets(config: Mapping[str, Any]) -> list[dict]:
@@ -110,50 +162,78 @@ def _nets(config: Mapping[str, Any]) -> list[dict]:
                 skip_inner_unet_input=True,
             )
         config = config.get("inner_config")
-        if config is not None and net["skip_mid_blocks"] is False:
-            raise checks.error(
-                "only the innermost network may have middle blocks",
-                fix="set skip_mid_blocks to true on outer networks, as every released one has it",
-                skip_mid_blocks=False,
-            )
         nets.append(net)
+    _check_temporal(nets)
     return nets
 
 
 def _text_width(nets: list[dict]) -> int | None:
     """Width of the text states: every outer level hands its own (projected) width on."""
     width = nets[0]["conditioning_feature_dim"]
+    if width <= 0:
+        return None
     for net in nets[:-1]:
         if net["conditioning_feature_proj_dim"] > 0:
             width = net["conditioning_feature_proj_dim"]
-    return width if width > 0 else None
+    return width
 
 
-def _frames(nets: list[dict]) -> int | None:
-    """Frames of a clip at the highest level: every temporal transition doubles them."""
-    if not any(net["temporal_mode"] for net in nets):
-        return None
-    frames = 1
-    for net in nets:
-        if net["temporal_mode"] and not net["temporal_spatial_ds"]:
-            frames *= 2 ** (len(net["resolution_channels"]) - 1)
-    return frames
-
-
-def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
-    """One level, and the size and the frames of the level inside it."""
-    channels = tuple(net["resolution_channels"])
-    count = len(channels)
-    temporal = bool(net["temporal_mode"])
-    along_time = temporal and not net["temporal_spatial_ds"]
-    if temporal and innermost:
+def _check_temporal(nets: list[dict]) -> None:
+    """Raise unless the frames that the official network unfolds are those of our frame axis."""
+    if nets[-1]["temporal_mode"]:
         raise checks.error(
             "the innermost network must not be temporal: the official one cannot run so",
             fix="set temporal_mode on outer networks only",
             temporal_mode=True,
         )
+    side, counts = 1, []
+    for net in reversed(nets[:-1]):  # how the official code counts: sides of its grid of frames
+        ratio = 2 ** (len(_numbers(net["resolution_channels"])) - 1)
+        along_time = net["temporal_mode"] and not net["temporal_spatial_ds"]
+        inside = side
+        side *= math.isqrt(ratio) if along_time else ratio
+        if net["temporal_mode"]:
+            counts.append((side if along_time else inside) ** 2)
+        layers = _numbers(net["num_temporal_attention_layers"])
+        if net["temporal_spatial_ds"] and any(layers):
+            raise checks.error(
+                "a level that steps through space cannot have temporal attention: the official "
+                "network cannot run so",
+                fix="leave num_temporal_attention_layers out",
+                num_temporal_attention_layers=layers,
+            )
+    expected = [
+        _frames(nets[index:]) or 1
+        for index in reversed(range(len(nets) - 1))
+        if nets[index]["temporal_mode"]
+    ]
+    if counts != expected:
+        raise checks.error(
+            "temporal levels must have an odd number of resolutions and lie around the innermost "
+            "network without an image level between: others mix frames with pixels, or cannot run",
+            fix="order the levels image, clip, larger clip",
+            frames=expected,
+            frames_of_the_official_grid=counts,
+        )
+
+
+def _frames(nets: list[dict]) -> int | None:
+    """Frames of a clip at the highest level: every temporal transition doubles them."""
+    frames = 1
+    for net in nets:
+        if net["temporal_mode"] and not net["temporal_spatial_ds"]:
+            frames *= 2 ** (len(_numbers(net["resolution_channels"])) - 1)
+    return frames if frames > 1 else None
+
+
+def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
+    """One level, and the size and the frames of the level inside it."""
+    channels = _numbers(net["resolution_channels"])
+    count = len(channels)
+    temporal = bool(net["temporal_mode"]) and frames is not None
+    along_time = temporal and not net["temporal_spatial_ds"]
     attention = _per_resolution(net["num_attention_layers"], count)
-    with_attention = set(net["attention_levels"] or ())
+    with_attention = set(_numbers(net["attention_levels"]))
     top = frames if along_time else size
     if top % 2 ** (count - 1):
         raise checks.error(
@@ -171,9 +251,7 @@ def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
         attention=tuple(
             layers if index in with_attention else 0 for index, layers in enumerate(attention)
         ),
-        temporal_attention=_per_resolution(net["num_temporal_attention_layers"] or 0, count)
-        if temporal
-        else (0,) * count,
+        temporal_attention=_per_resolution(net["num_temporal_attention_layers"] or 0, count),
         rotary=bool(net["temporal_positional_encoding"]),
         attention_ffn=bool(net["use_attention_ffn"]),
         use_mid_block=innermost and not net["skip_mid_blocks"],
@@ -190,8 +268,18 @@ def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
     return level, size, frames
 
 
+def _numbers(value: Any) -> tuple[int, ...]:
+    """A sequence of integers, also written as "2,3" or as a single one."""
+    if value is None or value == "":
+        return ()
+    if isinstance(value, str):
+        value = [int(item) for item in value.split(",")]
+    return (value,) if checks.is_int(value) else tuple(value)
+
+
 def _per_resolution(value: Any, count: int) -> tuple[int, ...]:
-    return (value,) * count if checks.is_int(value) else tuple(value)
+    numbers = _numbers(value)
+    return numbers * count if len(numbers) == 1 else numbers
 
 
 def _micro_conditions(text: str | None) -> dict[str, float]:

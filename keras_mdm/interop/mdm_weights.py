@@ -1,20 +1,24 @@
 """Weights of the official networks, in and out, strict both ways."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.interop.key_map import TO_OFFICIAL, TO_OURS, entries
-from keras_mdm.interop.mdm_config import spec_from_config
+from keras_mdm.interop.mdm_config import idle_prefixes, spec_from_config, with_text_width
+from keras_mdm.interop.mdm_files import read_config, read_weights
+from keras_mdm.interop.torch_writer import write_state_dict
 from keras_mdm.models.nested_unet import NestedUNet
 
 
 def load_ml_mdm(
-    weights: Mapping[str, Any],
+    weights: str | os.PathLike | Mapping[str, Any],
     *,
-    config: Mapping[str, Any],
+    config: str | os.PathLike | Mapping[str, Any],
     size: int,
     in_channels: int = 3,
     out_channels: int = 3,
@@ -23,8 +27,10 @@ def load_ml_mdm(
     """Build the network of an official configuration and fill it with official weights.
 
     Args:
-        weights: `{official key: array}`.
-        config: the network's configuration, a mapping with the official field names.
+        weights: path of a checkpoint (`vis_model_*.pth`), or `{official key: array}`. Neither
+            PyTorch nor trust in the file is needed.
+        config: path of the model's YAML file, or a mapping with the official field names: all
+            sections of such a file, or those of its network.
         size: height of one frame at the highest level; the number of frames follows from the
             temporal resamplings.
         in_channels: channels of the inputs.
@@ -36,37 +42,44 @@ def load_ml_mdm(
         last, clips as `(B, T, H, W, C)` instead of a grid of frames.
 
     Raises:
-        ValueError: if the official code could not run this configuration, or if a key is missing,
-            left over or of another shape; all of them are listed.
+        ValueError: if a file cannot be read, if the official code could not run this configuration,
+            or if a key is missing, left over, of another shape or holds a NaN; all of them are
+            listed.
 
     Example:
 
-    >>> unet = load_ml_mdm(state, config={"resolution_channels": [32, 64]}, size=8)
+    >>> unet = load_ml_mdm("vis_model_64x64.pth", config="cc12m_64x64.yaml", size=64)
+    >>> unet.levels
+    ('64',)
     """
-    if not isinstance(weights, Mapping):
-        raise checks.error(
-            "`weights` must be a mapping from official keys to arrays",
-            fix="load the file into such a mapping first",
-            type=type(weights).__name__,
-        )
-    spec = spec_from_config(config, size=size, in_channels=in_channels, out_channels=out_channels)
+    checks.integer("size", size, minimum=2)
+    whole = read_config(config)
+    state, file = read_weights(weights)
+    network = with_text_width(whole, state)
+    spec = spec_from_config(network, size=size, in_channels=in_channels, out_channels=out_channels)
     unet = NestedUNet(spec, dtype=dtype)
-    ignored = ()
-    if config.get("interp_conditioning"):  # two layers that the official code builds and never uses
-        ignored = tuple(key for key in weights if "interp_layer" in key)
-    assign_ml_mdm(unet, {key: value for key, value in weights.items() if key not in ignored})
+    idle = idle_prefixes(network)
+    used = {key: value for key, value in state.items() if not key.startswith(idle)}
+    assign_ml_mdm(unet, used, after_each=file.release if file else None)
     return unet
 
 
-def assign_ml_mdm(unet: NestedUNet, weights: Mapping[str, Any]) -> None:
+def assign_ml_mdm(
+    unet: NestedUNet,
+    weights: Mapping[str, Any],
+    *,
+    after_each: Callable[[], None] | None = None,
+) -> None:
     """Fill `unet` with official weights; nothing is changed unless everything fits.
 
     Args:
         unet: the network.
         weights: `{official key: array}`, exactly the keys of `to_ml_mdm(unet)`.
+        after_each: called after every tensor that was read, to free what reading it took.
 
     Raises:
-        ValueError: listing all missing keys, keys left over, and differing shapes at once.
+        ValueError: listing all missing keys, keys left over, and differing shapes at once; or all
+            tensors with a NaN or an infinity.
     """
     table = entries(unet)
     expected = {entry.key: entry.shape for entry in table}
@@ -86,6 +99,18 @@ def assign_ml_mdm(unet: NestedUNet, weights: Mapping[str, Any]) -> None:
             unexpected=unexpected,
             shapes=differing,
         )
+    done = after_each or (lambda: None)
+    broken = []
+    for key in expected:
+        if not np.isfinite(np.asarray(weights[key])).all():
+            broken.append(key)
+        done()
+    if broken:
+        raise checks.error(
+            "the weights must be finite",
+            fix="use another checkpoint: this one went wrong in training, or was damaged",
+            keys_with_nan_or_infinity=broken,
+        )
     changed = [
         entry.key
         for entry in table
@@ -100,7 +125,9 @@ def assign_ml_mdm(unet: NestedUNet, weights: Mapping[str, Any]) -> None:
         )
     for entry in table:
         if entry.constant is None:
-            entry.variable.assign(TO_OURS[entry.layout](np.asarray(weights[entry.key])))
+            value = np.asarray(weights[entry.key], np.float32)
+            entry.variable.assign(TO_OURS[entry.layout](value))
+            done()
 
 
 def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
@@ -135,3 +162,23 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
             value = TO_OFFICIAL[entry.layout](np.asarray(entry.variable))
             state[entry.key] = np.ascontiguousarray(value)
     return state
+
+
+def save_ml_mdm(unet: NestedUNet, path: str | os.PathLike) -> Path:
+    """Write the weights of a network as a checkpoint that the official code loads.
+
+    Args:
+        unet: any `NestedUNet` without classes.
+        path: the file, by custom `vis_model_*.pth`; replaced only once the new one is whole.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the network is class-conditional.
+
+    Example:
+
+    >>> save_ml_mdm(unet, "vis_model_64x64.pth")
+    """
+    return write_state_dict(to_ml_mdm(unet), path)

@@ -331,7 +331,7 @@ def connect(
         layer = part(
             LevelEmbedding,
             f"level_{level.name}_embedding",
-            width=spec.time_width,
+            width=level.time_width or spec.time_width,
             micro_conditions=level.micro_conditions,
         )
         micro = {name: inputs[name] for name in level.micro_conditions}

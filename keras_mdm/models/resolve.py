@@ -60,6 +60,13 @@ def resolve(
     if time_width is None:
         time_width = 4 * resolved[0].channels[0]
     checks.integer("time_width", time_width, minimum=8)
+    own = {level.name: level.time_width for level in resolved if level.time_width is not None}
+    if own and (text_width is not None or num_classes is not None):
+        raise checks.error(
+            "levels of a conditional network share one width of the time embedding",
+            fix="pass time_width to the builder instead of the levels",
+            time_width=own,
+        )
     if text_width is None:
         text_projection, text_blocks = None, 0
     elif text_projection == "time_width":
@@ -227,10 +234,10 @@ def _check(spec: LevelSpec, *, top: int) -> None:
                 heads=spec.heads,
             )
     for channels, layers in zip(spec.channels, spec.temporal_attention, strict=True):
-        if layers and (spec.frames is None or channels % 32):
+        if layers and channels % 32:
             raise checks.error(
-                "temporal attention needs a clip level and channels that are a multiple of 32",
-                fix="give the level frames, or remove temporal_attention",
+                "temporal attention needs channels that are a multiple of 32",
+                fix="change the channels, or remove temporal_attention",
                 level=spec.name,
                 channels=spec.channels,
                 temporal_attention=spec.temporal_attention,

@@ -32,6 +32,8 @@ class LevelSpec:
         micro_conditions: default per extra number that conditions this level, such as
             `{"scale": 64.0}`.
         mask_text: leave padding out of the text's attention; innermost level only.
+        time_width: width of this level's time embedding, where it differs from the network's; only
+            without text and classes, which are added to the embedding of every level.
         axis: what the resolutions step through, `"space"` or `"time"`; follows from the levels.
 
     Raises:
@@ -60,6 +62,7 @@ class LevelSpec:
     normalize_input: bool = False
     micro_conditions: Mapping[str, float] | None = None
     mask_text: bool = True
+    time_width: int | None = None
     axis: str | None = None
 
     def __post_init__(self):
@@ -68,6 +71,8 @@ class LevelSpec:
             checks.integer("frames", self.frames, minimum=1)
         checks.integer("heads", self.heads, minimum=1)
         checks.integer("groups", self.groups, minimum=1)
+        if self.time_width is not None:
+            checks.integer("time_width", self.time_width, minimum=8)
         checks.one_of("axis", self.axis, (None, "space", "time"))
         for name in ("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"):
             if getattr(self, name) not in (None, True, False):

@@ -248,6 +248,8 @@ TINY = {
     "temporal_dim": 32,
 }
 
+CLIP = {**TINY, "resolution_channels": [32] * 3, "temporal_mode": True}
+
 
 def test_configuration_defaults_are_the_official_ones():
     spec = spec_from_config({}, size=64)
@@ -295,8 +297,29 @@ def test_every_outer_level_hands_its_text_width_on(golden_case):
     [
         ({**TINY, "inner_config": TINY, "skip_inner_unet_input": True}, "skip_inner_unet_input"),
         ({**TINY, "temporal_mode": True}, "temporal_mode"),
-        ({**TINY, "inner_config": {**TINY, "temporal_dim": 64}}, "temporal_dim=[32, 64]"),
-        ({**TINY, "inner_config": TINY, "skip_mid_blocks": False}, "skip_mid_blocks=False"),
+        (
+            {
+                **TINY,
+                "conditioning_feature_dim": 16,
+                "inner_config": {**TINY, "temporal_dim": 64},
+            },
+            "temporal_dim=[32, 64]",
+        ),
+        # Two resolutions of time are no square of frames; nor may a picture lie between clips.
+        ({**TINY, "temporal_mode": True, "inner_config": TINY}, "frames=[2]"),
+        (
+            {**CLIP, "inner_config": {**TINY, "inner_config": TINY}},
+            "frames_of_the_official_grid=[16]",
+        ),
+        (
+            {
+                **CLIP,
+                "temporal_spatial_ds": True,
+                "num_temporal_attention_layers": [1, 0, 0],
+                "inner_config": TINY,
+            },
+            "num_temporal_attention_layers=(1, 0, 0)",
+        ),
         ({**TINY, "resolution_channels": [32] * 5}, "size=8"),
         ([TINY], "type='list'"),
     ],

@@ -231,7 +231,7 @@ def test_inputs_must_be_a_dict(text_unet):
         ([LevelSpec(8, channels=(32,), normalize_input=True)], "normalize_input=True"),
         ([LevelSpec(8, channels=(40,))], "groups=32"),
         ([LevelSpec(8, channels=(32,), attention=(1,), heads=5)], "heads=5"),
-        ([LevelSpec(8, channels=(32,), temporal_attention=(1,))], "temporal_attention=(1,)"),
+        ([LevelSpec(8, channels=(48,), groups=16, temporal_attention=(1,))], "channels=(48,)"),
         ([LevelSpec(8, channels=(32, 32), resolutions=(8, 2))], "resolutions=(8, 2)"),
         ([INNER, LevelSpec(32, resolutions=(32, 16))], "from 32 down to 8"),
     ],

@@ -1,0 +1,145 @@
+"""The official files: a configuration in YAML, weights in a checkpoint."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.interop.torch_reader import TorchFile
+
+NETWORK, DIFFUSION = "unet_config", "diffusion_config"
+
+# How many networks each architecture has around the innermost one.
+NESTS = {"unet": 0, "nested_unet": 1, "nested2_unet": 2, "nested3_unet": 3, "nested4_unet": 4}
+
+
+def read_config(config: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]:
+    """Read a configuration as the official parser does.
+
+    Args:
+        config: path of a YAML file, or a mapping: a whole file's, or that of a network alone.
+
+    Returns:
+        dict with `unet_config` and, if given, `diffusion_config` and all other keys of the file. Of
+        a section that occurs twice the last one counts, as a whole. Other top-level keys, such as
+        `multi_res_weights`, have no effect on the network or its diffusion.
+
+    Raises:
+        ValueError: if there is no such file, it is no YAML mapping, or has no network.
+
+    Example:
+
+    >>> read_config({"resolution_channels": [32, 64]})["unet_config"]
+    {'resolution_channels': [32, 64]}
+    """
+    from_file = not isinstance(config, Mapping)
+    if from_file:
+        config = _read_yaml(config)
+    if NETWORK not in config:
+        if from_file or DIFFUSION in config:
+            raise checks.error(
+                f"the configuration must have a section `{NETWORK}`",
+                fix="pass the file that belongs to the model, such as cc12m_64x64.yaml",
+                sections=sorted(map(str, config)),
+            )
+        return {NETWORK: dict(config)}
+    whole = dict(config)
+    whole[NETWORK] = _with_nests(whole)
+    return whole
+
+
+def _read_yaml(path: Any) -> Mapping[str, Any]:
+    if not isinstance(path, str | os.PathLike):
+        raise checks.error(
+            "`config` must be a path or a mapping with the official field names",
+            fix="pass the YAML file, or the network's section of it",
+            type=type(path).__name__,
+        )
+    if not Path(path).is_file():
+        raise checks.error(
+            "the configuration must be a file", fix="check the path", config=str(path)
+        )
+    try:
+        import yaml
+    except ImportError:
+        raise checks.error(
+            "reading YAML needs the package pyyaml",
+            fix="pip install 'keras-mdm[interop]'",
+            config=str(path),
+        ) from None
+    try:
+        found = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise checks.error(
+            "the configuration must be YAML",
+            fix="pass the configuration as `config`, the checkpoint as `weights`",
+            config=str(path),
+            problem=" ".join(str(problem).split())[:200],
+        ) from None
+    if not isinstance(found, Mapping):
+        raise checks.error(
+            "the configuration must be a mapping",
+            fix="pass a model's file, such as cc12m_64x64.yaml",
+            config=str(path),
+            type=type(found).__name__,
+        )
+    return found
+
+
+def _with_nests(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's section, with default networks inside if the architecture has more nests."""
+    network = dict(config[NETWORK] or {})
+    name = config.get("vision_model", config.get("model"))
+    if name is None:
+        return network
+    wanted = NESTS[checks.one_of("model", name, tuple(NESTS))]
+    inside, found = network, 0
+    while isinstance(inside.get("inner_config"), Mapping):
+        inside["inner_config"] = dict(inside["inner_config"])
+        inside, found = inside["inner_config"], found + 1
+    if found > wanted:
+        raise checks.error(
+            f"{name} has {wanted} inner networks",
+            fix="correct `model`, or remove the surplus `inner_config`",
+            inner_configs=found,
+        )
+    for _ in range(wanted - found):
+        inside["inner_config"] = {}
+        inside = inside["inner_config"]
+    return network
+
+
+def read_weights(
+    weights: str | os.PathLike | Mapping[str, Any],
+) -> tuple[Mapping[str, Any], TorchFile | None]:
+    """Return `{official key: array}`, and the file that the arrays are views of.
+
+    Args:
+        weights: a `.pth` path, or the mapping itself.
+
+    Raises:
+        ValueError: if there is no such file, or it holds no state dict.
+    """
+    if isinstance(weights, Mapping):
+        return weights, None
+    if not isinstance(weights, str | os.PathLike):
+        raise checks.error(
+            "`weights` must be a path, or a mapping from official keys to arrays",
+            fix="pass for example 'vis_model_64x64.pth'",
+            type=type(weights).__name__,
+        )
+    file = TorchFile(weights)
+    items = file.items()
+    state = items.get("state_dict", items) if isinstance(items, Mapping) else None
+    arrays = isinstance(state, Mapping) and all(isinstance(v, np.ndarray) for v in state.values())
+    if not arrays or not state:
+        raise checks.error(
+            "the checkpoint must hold a `state_dict` of tensors",
+            fix="pass a vis_model_*.pth file",
+            weights=str(weights),
+            holds=sorted(map(str, items)) if isinstance(items, Mapping) else type(items).__name__,
+        )
+    return state, file
