@@ -24,7 +24,7 @@ ALLOWED = {
     "evaluation": {"keras", "tensorflow"},
     "callbacks": {"training", "evaluation", "keras", "tensorflow", "tensorboard", "PIL", "tqdm"},
     "export": {"training", "diffusion", "keras", "tensorflow"},
-    "interop": {"models", "layers", "training", "yaml"},
+    "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli", "describe", "progressive"}
 

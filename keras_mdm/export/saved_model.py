@@ -122,7 +122,7 @@ class _Sampler(tf.Module):
             x = model.sample_stretch(
                 plan, x, inputs, guidance_scale, seed, samples, steps, tf.constant(0), steps
             )
-            return to_uint8(x)
+            return to_uint8(model.process.multiplied(x))
 
         scalars = {
             "steps": tf.TensorSpec((), tf.int32, name="steps"),

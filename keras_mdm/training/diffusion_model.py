@@ -57,6 +57,10 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         threshold: how `generate` and the export keep estimates inside the range of pictures:
             `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`. Dynamic ones divide by what an
             estimate overshoots, static clips; drawings on pure white need the static one.
+        signal_scale: what the data of a level is divided by inside of the process, by level name;
+            1 unless given. Another way to lower the signal-to-noise ratio than a shift.
+        output_limit: bounds the network's output smoothly, by limit * tanh(output / limit); 0 for
+            no bound.
         text_encoder: turns prompts into states; not part of the model, only its identity is saved.
         null_text: `(L, D)` states of "no prompt"; of the encoder's empty prompt unless given.
         null_mask: `(L,)` mask of `null_text`.
@@ -96,6 +100,8 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         downsample: str = "area",
         residual: bool | Mapping[str, float] = False,
         threshold: str = "dynamic",
+        signal_scale: Mapping[str, float] | None = None,
+        output_limit: float = 0.0,
         text_encoder: Any = None,
         null_text: Any = None,
         null_mask: Any = None,
@@ -115,12 +121,25 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         self.unet = unet
         schedule = schedules.get(schedule, num_steps)
         prediction = checks.one_of("prediction", prediction, PREDICTIONS)
+        checks.known_keys("signal_scale", signal_scale or {}, unet.levels)
+        scale = {
+            level: checks.real(f"signal_scale[{level!r}]", value, minimum=1e-3)
+            for level, value in (signal_scale or {}).items()
+        }
+        if scale and residual:
+            raise checks.error(
+                "the residual output is defined for data that is not divided",
+                fix="leave signal_scale or residual out",
+                signal_scale=scale,
+            )
+        self.output_limit = checks.real("output_limit", output_limit, minimum=0.0)
         self.process = LevelProcess.create(
             unet.levels,
             schedule,
             shift_power=checks.real("shift_power", shift_power, minimum=0.0),
             prediction=prediction,
             use_residual=bool(residual),
+            signal_scale=scale,
         )
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
         checks.known_keys("level_weights", level_weights or {}, unet.levels)
@@ -302,13 +321,17 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         """
         schedule = self.process.schedules[self.unet.levels[0]]
         t = tf.cast(index, tf.float32) / schedule.num_steps
-        z = process.forward(x0, eps, t, self.process.schedules)
+        divided = self.process.divided(x0)
+        if self.process.divide_targets:
+            x0 = divided
+        z = process.forward(divided, eps, t, self.process.schedules)
         inputs = {f"z_{name}": value for name, value in z.items()}
         outputs = network({**inputs, **conditions, "time": tf.cast(index, tf.float32) - 1.0})
         predictions, _ = self.process.predictions(outputs, z, t, self.residual_std)
         found = {}
         for name in self.unet.levels:
-            amplitudes = self.process.amplitudes(name, t)
+            # An outer level may hold the first samples only.
+            amplitudes = [process.first_rows(a, z[name]) for a in self.process.amplitudes(name, t)]
             target = parameterization.from_x0_eps(
                 self.loss_target, x0[name], eps[name], *amplitudes
             )
@@ -365,7 +388,11 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         with tf.GradientTape() as tape:
             by_level = self.level_losses(
-                lambda inputs: self.unet(inputs, training=True), x0, eps, index, conditions
+                lambda inputs: self.bounded(self.unet(inputs, training=True)),
+                x0,
+                eps,
+                index,
+                conditions,
             )
             loss = self.batch_loss(by_level, index)
             # Gradients are summed over replicas. Inside the tape, or they would double.
@@ -477,6 +504,8 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
             "downsample": self.downsample,
             "residual": self.process.use_residual,
             "threshold": self.threshold,
+            "signal_scale": dict(self.process.signal_scale),
+            "output_limit": self.output_limit,
             "null_length": self._null["text"].shape[0] if self._null else None,
             "cond_dropout": self.cond_dropout,
             "seed": self.seed,

@@ -45,16 +45,26 @@ class GenerationMixin:
             ValueError: if `weights` is neither.
         """
         if checks.one_of("weights", weights, ("ema", "raw")) == "raw":
-            return lambda inputs: self.unet(inputs, training=False)
+            return lambda inputs: self.bounded(self.unet(inputs, training=False))
 
         def averaged(inputs):
             pairs = zip(self.ema.variables, self.ema.averages, strict=True)
             mapping = [(variable, average.value) for variable, average in pairs]
             # Nothing is made in here, so nothing has to be filled when it ends.
             with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
-                return self.unet(inputs, training=False)
+                return self.bounded(self.unet(inputs, training=False))
 
         return averaged
+
+    def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
+        limit = self.output_limit
+        if not limit:
+            return outputs
+        return {
+            name: limit * tf.tanh(tf.cast(value, tf.float32) / limit)
+            for name, value in outputs.items()
+        }
 
     def generate(
         self,
@@ -168,7 +178,8 @@ class GenerationMixin:
                         *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
                     )
                     bar.update(end - begin)
-                pieces.append({name: value.numpy() for name, value in to_uint8(x).items()})
+                pictures = to_uint8(self.process.multiplied(x))
+                pieces.append({name: value.numpy() for name, value in pictures.items()})
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:

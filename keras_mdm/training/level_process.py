@@ -27,14 +27,21 @@ class LevelProcess:
         prediction: what the network returns, `"v"`, `"eps"` or `"x0"`.
         use_residual: outer levels add their output to a Wiener estimate around the picture of the
             level below.
+        signal_scale: what the data of a level is divided by inside of the process, by level name; 1
+            unless given.
+        divide_targets: compare predictions with the divided data. Without it a v target is that of
+            the undivided data, which only reproduces the official loss of a plain network.
 
-    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1.
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1; for the scale Chen 2023 (arXiv
+    2301.10972), section 2.1.
     """
 
     shapes: tuple[LevelShape, ...]
     schedules: Mapping[str, Schedule]
     prediction: str = "v"
     use_residual: bool = False
+    signal_scale: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    divide_targets: bool = True
 
     @classmethod
     def create(
@@ -45,6 +52,7 @@ class LevelProcess:
         shift_power: float,
         prediction: str,
         use_residual: bool,
+        signal_scale: Mapping[str, float] | None = None,
     ) -> "LevelProcess":
         """Shift `schedule` for every level by its ratio to the innermost one."""
         shapes = tuple(LevelShape.parse(level) for level in levels)
@@ -52,12 +60,22 @@ class LevelProcess:
             shape.name: schedule.shifted(level_shift(shape, shapes[0]), shift_power)
             for shape in shapes
         }
-        return cls(shapes, schedules, prediction, use_residual)
+        return cls(shapes, schedules, prediction, use_residual, dict(signal_scale or {}))
 
     @property
     def levels(self) -> tuple[str, ...]:
         """Level names, ascending."""
         return tuple(shape.name for shape in self.shapes)
+
+    def divided(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Data as the process sees it: divided by the scale of its level."""
+        scale = self.signal_scale
+        return {name: value / scale[name] if name in scale else value for name, value in x.items()}
+
+    def multiplied(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Data as users see it; undoes `divided`."""
+        scale = self.signal_scale
+        return {name: value * scale[name] if name in scale else value for name, value in x.items()}
 
     def amplitudes(self, name: str, t: Any) -> tuple[Any, Any]:
         """alpha and sigma of a level at time(s) `t`, float32."""

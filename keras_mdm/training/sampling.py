@@ -106,7 +106,10 @@ def make_denoiser(
                 for name, pair in halves.items()
             }
         _, x0 = process.predictions(outputs, x, t, residual_std)
-        return {name: limit(value) for name, value in x0.items()}
+        # Thresholds are about pictures, not about what the process divided them by.
+        return process.divided(
+            {name: limit(value) for name, value in process.multiplied(x0).items()}
+        )
 
     return denoise
 

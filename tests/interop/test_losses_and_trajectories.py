@@ -8,35 +8,30 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm.diffusion import samplers, schedules
-from keras_mdm.training import MatryoshkaDiffusion
+from keras_mdm.interop import load_ml_mdm_diffusion
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.sampling import make_denoiser
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-TARGETS = {"DDPM": "eps", "V_PREDICTION": "v"}
 THRESHOLDS = {"CLIP": "static", "DYNAMIC": "dynamic", "DYNAMIC_IF": "dynamic_if", "NONE": "none"}
 
 LOSSES = [
     ("unet_plain", "eps_target"),
     ("unet_plain", "v_target"),
     ("unet_plain", "vdm_weighted"),
+    ("unet_plain", "rescaled_signal"),
     ("unet_text_masked", "eps_target"),
     ("unet_text_shipped_style", "eps_target"),
     ("nested2_text", "eps_target_shift_p1"),
     ("nested2_text", "v_target_shift_p2"),
     ("nested2_text", "single_loss"),
     ("nested2_text", "weights_16_1"),
+    ("nested2_text", "unshifted_signal_scaling"),
     ("nested3_text", "eps_target_shift_p2"),
     ("nested3_text", "weights_16_4_1"),
     ("nested2_video", "eps_target"),
 ]
-# What the training model does not express: a divided signal (unet_plain/rescaled_signal,
-# nested2_text/unshifted_signal_scaling) and mixed-resolution batches (nested2_text/mixed_1_1).
-LEFT_OUT = [
-    ("unet_plain", "rescaled_signal"),
-    ("nested2_text", "mixed_1_1"),
-    ("nested2_text", "unshifted_signal_scaling"),
-]
+MIXED = [("nested2_text", "mixed_1_1")]  # has a test of its own
 TRAJECTORIES = [
     ("unet_plain", "ddpm_4_clip"),
     ("unet_plain", "ddim_4_dynamic"),
@@ -59,8 +54,8 @@ def stored(kind):
     return sorted(found)
 
 
-def test_every_stored_case_is_used_or_named_as_left_out():
-    assert stored("losses") == sorted(LOSSES + LEFT_OUT)
+def test_every_stored_case_is_used():
+    assert stored("losses") == sorted(LOSSES + MIXED)
     assert stored("trajectories") == sorted(TRAJECTORIES)
 
 
@@ -79,22 +74,13 @@ def entry(case, kind, name):
 
 
 def loss_model(case, name):
-    config = entry(case, "losses", name)["diffusion_config"]
-    weights = {}
-    if config.get("multi_res_weights"):
-        given = [float(weight) for weight in config["multi_res_weights"].split(":")]
-        weights = {case.level(index): weight for index, weight in enumerate(given)}
-    elif not config.get("use_double_loss", True):
-        weights = dict.fromkeys(case.unet.levels[:-1], 0.0)
-    return MatryoshkaDiffusion(
-        case.unet,
-        schedule="cosine",
-        shift_power=check_configuration(case, config["sampler_config"]),
-        prediction="v",
-        loss_target=TARGETS[config["sampler_config"]["loss_target_type"]],
-        level_weights=weights,
-        loss_weighting="vdm" if config["use_vdm_loss_weights"] else "none",
-        downsample="area",
+    return load_ml_mdm_diffusion(
+        case.state,
+        config={
+            "unet_config": case.model["config"],
+            "diffusion_config": entry(case, "losses", name)["diffusion_config"],
+        },
+        size=case.size,
     )
 
 
@@ -126,6 +112,26 @@ def test_losses_agree(golden_case, case_name, name):
             np.testing.assert_allclose(by_level[level], expected, 2e-5, 2e-5, err_msg=message)
     total = model.batch_loss(by_level, index)
     np.testing.assert_allclose(total, case[f"loss/{name}/mean_loss"], rtol=2e-5, atol=2e-5)
+
+
+def test_mixed_batches_agree(golden_case):
+    """Outer levels run on the first samples only, and their losses count for more."""
+    case = golden_case("nested2_text")
+    with pytest.warns(UserWarning, match="mixed_ratio='1:1'"):
+        model = loss_model(case, "mixed_1_1")
+    x0, conditions = model.prepare(stored_batch(case))
+    shares = dict(zip(reversed(case.unet.levels), (0.5, 1.0), strict=True))
+    rows = len(case["loss/time"])
+    kept = {level: int(share * rows) for level, share in shares.items()}
+    cut = {level: x[: kept[level]] for level, x in x0.items()}
+    eps = {level: e[: kept[level]] for level, e in case.pictures("loss/eps").items()}
+    index = tf.constant(case["loss/time"] + 1, tf.int32)
+    by_level = model.level_losses(model.network("raw"), cut, eps, index, conditions)
+    total = np.zeros(rows)
+    for level, value in by_level.items():
+        total[: kept[level]] += value.numpy() / shares[level]
+    np.testing.assert_allclose(total, case["loss/mixed_1_1/loss"], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(total.mean(), case["loss/mixed_1_1/mean_loss"], atol=2e-5)
 
 
 def test_loss_parity_can_fail(golden_case):
