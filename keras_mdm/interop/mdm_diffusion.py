@@ -131,10 +131,10 @@ def diffusion_settings(config: Mapping[str, Any], *, nested: bool) -> dict[str, 
         "loss_target_type": PREDICTIONS,
         "threshold_function": THRESHOLDS,
     }
+    if found["loss_target_type"] is None:
+        found["loss_target_type"] = found["prediction_type"]
     for name, kind in kinds.items():
         value = found[name]
-        if name == "loss_target_type" and value is None:
-            value = found["prediction_type"]
         if name == "threshold_function" and value is None:
             value = "NONE"
         value = value.upper() if isinstance(value, str) else value
