@@ -1,12 +1,14 @@
 """`keras-mdm import`: the authors' released checkpoints as models of this package."""
 
 import argparse
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli.quiet import quiet_start
-from keras_mdm.files import write_atomically
+from keras_mdm.files import TEMPORARY_PREFIX, write_atomically
 
 if TYPE_CHECKING:
     from keras_mdm.training import MatryoshkaDiffusion
@@ -62,8 +64,19 @@ def run(args: argparse.Namespace) -> int:
     model = load_ml_mdm_diffusion(args.weights, config=config, size=_size(args.size, config))
     print(summary(model))
     print(f"writing {args.out}", flush=True)
-    write_atomically(args.out, model.save)
+    write_atomically(args.out, lambda path: _save_sparingly(model, path))
     return 0
+
+
+def _save_sparingly(model: "MatryoshkaDiffusion", path: Path) -> None:
+    """Write a `.keras` archive by way of a directory: Keras would hold all of it in memory."""
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as scratch:
+        directory = Path(scratch) / "model"
+        model.save(directory, zipped=False)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(directory.rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(directory))
 
 
 def _size(given: int | None, config: dict[str, Any]) -> int:
