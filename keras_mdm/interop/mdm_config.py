@@ -31,6 +31,7 @@ DEFAULTS = {
     "skip_mid_blocks": None,  # true around an inner network, false in the innermost one
     "skip_normalization": False,
     "skip_inner_unet_input": False,
+    "freeze_inner_unet": False,
 }
 BLOCK_DEFAULTS = {"num_groups_norm": 32, "dropout": 0.0, "use_attention_ffn": False}
 
@@ -153,6 +154,12 @@ def _nets(config: Mapping[str, Any]) -> list[dict]:
             warnings.warn(
                 f"the configuration asks for dropout={net['dropout']}; it is left out, which only "
                 "matters when training",
+                stacklevel=4,
+            )
+        if net["freeze_inner_unet"]:
+            warnings.warn(
+                "freeze_inner_unet is left out, which only matters when training; freeze levels by "
+                "Phase(freeze=[...])",
                 stacklevel=4,
             )
         if net["skip_inner_unet_input"]:

@@ -281,6 +281,12 @@ def test_dropout_is_left_out_with_a_warning():
         assert spec == spec_from_config(TINY, size=8)
 
 
+def test_freezing_is_left_out_with_a_warning():
+    config = {**TINY, "inner_config": TINY, "freeze_inner_unet": True}
+    with pytest.warns(UserWarning, match="freeze_inner_unet"):
+        spec_from_config(config, size=8)
+
+
 def test_every_outer_level_hands_its_text_width_on(golden_case):
     """The projection of an outer level replaces the width that the next one sees."""
     config = copy.deepcopy(golden_case("nested3_text").model["config"])
