@@ -170,10 +170,7 @@ def _harmless() -> dict[tuple[str, str], Any]:
     table.update({("torch", name): ("dtype", code) for name, code in DTYPES.items()})
     for module in ("builtins", "__builtin__"):
         table.update(
-            {
-                (module, kind.__name__): kind
-                for kind in (set, frozenset, list, dict, tuple, bytearray, complex, slice)
-            }
+            {(module, kind.__name__): kind for kind in (set, frozenset, list, dict, tuple, complex)}
         )
     return table
 
