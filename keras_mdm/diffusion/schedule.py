@@ -32,6 +32,7 @@ class Schedule:
         logsnr_offset: constant added to log-SNR everywhere, see `shifted`.
         options: arguments of the factory of that name, from which the table can be made again;
             `None` for a table of your own.
+        single: keep the table in float32, as the release does, see `rounded`.
 
     Raises:
         ValueError: if the table does not have this form.
@@ -52,10 +53,12 @@ class Schedule:
     alpha_bar: np.ndarray = dataclasses.field(repr=False)
     logsnr_offset: float = 0.0
     options: tuple[tuple[str, float], ...] | None = None
+    single: bool = False
 
     def __post_init__(self) -> None:
         checks.integer("num_steps", self.num_steps, minimum=2)
-        table = np.array(self.alpha_bar, dtype="float64")
+        table = np.array(self.alpha_bar, dtype="float32" if self.single else "float64")
+        table = table.astype("float64")
         inside = table.shape == (self.num_steps + 1,) and table[0] == 1.0 and table[-1] > 0.0
         if not inside or not np.all(np.diff(table) < 0.0):
             raise checks.error(
@@ -79,7 +82,7 @@ class Schedule:
 
     @property
     def _identity(self) -> tuple[Any, ...]:
-        return self.name, self.num_steps, self.logsnr_offset, self.options
+        return self.name, self.num_steps, self.logsnr_offset, self.options, self.single
 
     @functools.cached_property
     def _logsnr(self) -> np.ndarray:
@@ -217,12 +220,21 @@ class Schedule:
         power = checks.real("power", power, minimum=0.0)
         return dataclasses.replace(self, logsnr_offset=self.logsnr_offset - power * math.log(scale))
 
+    def rounded(self) -> "Schedule":
+        """Return the schedule with its table rounded to float32, before the offset.
+
+        The release keeps it so, which moves the noise of the first step by 3e-4 of itself:
+        1 - alpha-bar_1 is only 4e-5. Imported models need the same table to give the same numbers.
+        """
+        return dataclasses.replace(self, single=True)
+
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` needs, in types that JSON keeps exactly."""
         config = {
             "name": self.name,
             "num_steps": int(self.num_steps),
             "logsnr_offset": float(self.logsnr_offset),
+            "single": bool(self.single),
         }
         if self.options is None:
             return config | {"alpha_bar": self.alpha_bar.tolist()}
@@ -237,4 +249,5 @@ class Schedule:
         from keras_mdm.diffusion import schedules
 
         base = schedules.get(config["name"], config["num_steps"], **config["options"])
-        return dataclasses.replace(base, logsnr_offset=config["logsnr_offset"])
+        rest = {name: config[name] for name in ("logsnr_offset", "single") if name in config}
+        return dataclasses.replace(base, **rest)

@@ -200,7 +200,7 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
             stacklevel=3,
         )
     return {
-        "schedule": schedules.get(kind, steps, **(betas if kind == "linear" else {})),
+        "schedule": schedules.get(kind, steps, **(betas if kind == "linear" else {})).rounded(),
         "shift_power": float(settings["schedule_shifted_power"]) if shifted else 0.0,
         "prediction": settings["prediction_type"],
         "loss_target": settings["loss_target_type"],

@@ -126,6 +126,15 @@ def test_release_tables(golden):
             assert np.all(np.abs(shifted[1:] / exact[1:] - 1.0) < limit), (name, scale, power)
 
 
+def test_rounded_schedules_hold_the_float32_table():
+    exact, rounded = schedules.cosine(), schedules.cosine().rounded()
+    np.testing.assert_array_equal(rounded.table(), exact.table().astype("float32"))
+    assert rounded != exact and rounded.shifted(4).single
+    # Of 1 - alpha-bar_1 = 4e-5, rounding takes up to 2^-25.
+    moved = 1.0 - (1.0 - rounded.table()[1]) / (1.0 - exact.table()[1])
+    assert 1e-4 < abs(moved) < 1e-3
+
+
 def test_release_vdm_weights(golden):
     settings, arrays = golden("schedules")
     for entry in settings["tables"]:
@@ -149,6 +158,7 @@ def test_release_vdm_weights(golden):
         schedules.linear_beta(200, beta_start=1e-3, beta_end=0.1),
         schedules.sigmoid(300, start=0.0, end=3.0, tau=0.7).shifted(2),
         Schedule("cosine", 3, np.array([1.0, 0.7, 0.3, 0.1])).shifted(3),
+        schedules.cosine().rounded().shifted(2),
     ],
     ids=ids,
 )

@@ -1,0 +1,109 @@
+"""Compare this package with golden cases of the authors' implementation.
+
+    python benchmarks/parity.py
+    python benchmarks/parity.py --cases DIR
+
+Checks every case of a folder: networks (outputs, the results of the parts inside, weights back),
+losses, sampling steps, samplers alone, schedules, optimizer steps and checkpoints. Prints a table
+and ends with exit code 1 if anything differs by more than its limit.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import itertools
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from golden_cases import checkpoint, losses, networks, sampling, schedule_tables, training
+from golden_cases.case import Case, Check
+from tqdm import tqdm
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+
+
+def check_network(case: Case) -> Iterator[Check]:
+    """A network's forward pass, losses and trajectories."""
+    yield from networks.check(case)
+    yield from losses.check(case)
+    yield from sampling.check(case)
+
+
+CHECKS: dict[str, Callable[[Case], Iterator[Check]]] = {
+    "unet": check_network,
+    "nested": check_network,
+    "sampler": sampling.check_alone,
+    "schedule": schedule_tables.check,
+    "train": training.check,
+    "checkpoint": checkpoint.check,
+}
+
+
+def names(folder: Path) -> list[str]:
+    """The cases of a folder: json files with a kind."""
+    return sorted(path.stem for path in folder.glob("*.json") if '"kind"' in path.read_text()[:500])
+
+
+def run(case: Case) -> list[Check]:
+    """All comparisons of a case; what stops one is a failure, and the others are still made."""
+    found = []
+    if case.kind not in CHECKS:
+        return [Check("unknown kind", case.kind, math.inf, 0.0)]
+    try:
+        with warnings.catch_warnings():
+            # What is left out of training has no effect here, or is done by hand.
+            warnings.filterwarnings("ignore", message=".*(dropout|freeze_inner_unet)")
+            for check in CHECKS[case.kind](case):
+                found.append(check)
+    except Exception as problem:
+        message = " ".join(f"{type(problem).__name__}: {problem}".split())
+        found.append(Check("stopped", message[:300], math.inf, 0.0))
+    return found
+
+
+def rows(name: str, found: list[Check]) -> Iterator[tuple[str, list[str]]]:
+    """One row per kind of comparison, and what to say about each that failed."""
+    for kind, group in itertools.groupby(sorted(found, key=_kind), key=_kind):
+        group = list(group)
+        failed = [check for check in group if not check.passed]
+        worst = max(group, key=lambda check: (check.share, check.limit))
+        cells = (name, kind, len(group), f"{worst.error:.1e}", f"{worst.limit:.0e}")
+        row = " | ".join(map(str, (*cells, "FAILED" if failed else "ok")))
+        yield f"| {row} |", [f"  {check.name}: {check.error:.2e}" for check in failed]
+
+
+def _kind(check: Check) -> str:
+    return check.kind
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cases", type=Path, default=GOLDEN, help="folder of golden cases")
+    parser.add_argument("--only", nargs="+", help="names of cases")
+    args = parser.parse_args()
+    if not args.cases.is_dir():
+        parser.error(f"--cases must be a folder; got {args.cases}")
+    wanted = args.only or names(args.cases)
+    absent = [name for name in wanted if not (args.cases / f"{name}.json").is_file()]
+    if absent or not wanted:
+        parser.error(f"{args.cases} must hold golden cases (<name>.json); missing: {absent}")
+    print("| case | what | compared | largest error | limit | result |")
+    print("|---|---|---|---|---|---|")
+    total, bad = 0, 0
+    for name in tqdm(wanted, unit="case", disable=not sys.stderr.isatty()):
+        found = run(Case(args.cases, name))
+        total += len(found)
+        bad += sum(not check.passed for check in found)
+        for row, failures in rows(name, found):
+            tqdm.write("\n".join([row, *failures]))
+    print(f"{total} comparisons, {bad} failed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

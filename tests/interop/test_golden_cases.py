@@ -1,0 +1,134 @@
+"""Every golden case of the authors' code agrees, and the comparison can fail."""
+
+import copy
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import parity
+import pytest
+from golden_cases.case import Case
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+NETWORK = {"outputs", "weights back"}
+KINDS = {
+    "checkpoint": {"checkpoint"},
+    "nested2_text": NETWORK | {"losses", "unguided steps", "guided steps"},
+    "nested2_video": NETWORK | {"losses", "unguided steps"},
+    "nested2_video_rotary": NETWORK,
+    "nested3_text": NETWORK | {"losses", "guided steps"},
+    "samplers_nested": {"unguided steps", "guided steps"},
+    "samplers_plain": {"unguided steps", "guided steps"},
+    "schedules": {"schedules"},
+    "train_steps": {"gradients", "optimizer steps"},
+    "unet_plain": NETWORK | {"losses", "unguided steps"},
+    "unet_text_lmhead_nomask": NETWORK,
+    "unet_text_masked": NETWORK | {"losses", "guided steps"},
+}
+
+
+def failures(case):
+    return [check for check in parity.run(case) if not check.passed]
+
+
+def test_no_stored_case_is_left_out():
+    assert sorted(parity.names(GOLDEN)) == sorted(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_comparisons_pass(golden_case, name):
+    checks = parity.run(golden_case(name))
+    assert [check for check in checks if not check.passed] == []
+    assert {check.kind for check in checks} == KINDS[name]
+
+
+def altered(golden_case, name, *, arrays=None, settings=None):
+    """A copy of a case with other arrays, or with its settings changed by a function."""
+    case = copy.copy(golden_case(name))
+    case.arrays = {**case.arrays, **(arrays or {})}
+    case.settings = copy.deepcopy(case.settings)
+    if settings:
+        settings(case.settings)
+    return case
+
+
+def set_sampler(kind, **fields):
+    def change(settings):
+        for entry in settings[kind]:
+            whole = entry.get("diffusion_config", entry)
+            whole["sampler_config"].update(fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("unet_plain", "out/0"),
+        ("nested2_video", "out/1"),
+        ("unet_plain", "loss/eps_target/mse_0"),
+        ("unet_plain", "traj/ddpm_4_clip/x_2_0"),
+        ("samplers_nested", "traj/p1_ddpm_clip/x0_1_2"),
+        ("train_steps", "after/conv_in.weight"),
+        ("train_steps", "grad_0/conv_in.weight"),
+        ("train_steps", "ema/conv_in.bias"),
+    ],
+)
+def test_one_stored_value_that_is_off_fails(golden_case, name, key):
+    value = golden_case(name)[key].copy()
+    value.flat[3 % value.size] += 2e-4 * max(1.0, np.max(np.abs(value)))
+    assert failures(altered(golden_case, name, arrays={key: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "fields"),
+    [
+        ("samplers_nested", "trajectories", {"schedule_shifted_power": 1.05}),
+        ("samplers_plain", "trajectories", {"schedule_type": "COSINE"}),
+        ("nested2_text", "losses", {"schedule_shifted_power": 1.05}),
+        ("unet_text_masked", "losses", {"loss_target_type": "V_PREDICTION"}),
+        ("unet_text_masked", "trajectories", {"prediction_type": "DDPM"}),
+    ],
+)
+def test_another_process_fails(golden_case, name, kind, fields):
+    assert failures(altered(golden_case, name, settings=set_sampler(kind, **fields)))
+
+
+@pytest.mark.parametrize("field", ["lr", "gradient_clip_norm", "ema_decay", "ema_warmup_steps"])
+def test_another_optimizer_fails(golden_case, field):
+    def change(settings):
+        settings["train"][field] *= 2 if field != "ema_decay" else 0.99
+
+    case = Case(GOLDEN, "train_steps")  # its network is trained: not the shared one
+    change(case.settings)
+    assert failures(case)
+
+
+def test_what_stops_a_case_is_a_failure(golden_case):
+    def change(settings):
+        settings["losses"][0]["diffusion_config"]["sampler_config"]["schedule_type"] = "SIGMOID"
+
+    (stopped,) = failures(altered(golden_case, "unet_text_masked", settings=change))
+    assert stopped.kind == "stopped" and "schedule_type='SIGMOID'" in stopped.name
+
+
+def test_the_command_ends_with_exit_code_1(tmp_path):
+    """A folder of two cases, one of them wrong."""
+    for name in ("schedules", "samplers_plain"):
+        shutil.copy(GOLDEN / f"{name}.json", tmp_path)
+        shutil.copy(GOLDEN / f"{name}.npz", tmp_path)
+    command = [sys.executable, parity.__file__, "--cases", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| samplers_plain | guided steps |" in done.stdout
+    with np.load(tmp_path / "schedules.npz") as stored:
+        arrays = dict(stored)
+    arrays["cosine_N32/gamma"][7] *= 1.00001
+    np.savez(tmp_path / "schedules.npz", **arrays)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cosine_N32: gamma: 1.00e-05" in done.stdout and "1 failed" in done.stdout
+    done = subprocess.run([*command, "--only", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2 and "missing: ['nothing']" in done.stderr
