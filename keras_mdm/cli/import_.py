@@ -36,6 +36,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--size", type=int, help="height of the largest pictures (default: the configuration's)"
     )
+    parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        metavar="DIR",
+        help="folder with the Hugging Face files of its text encoder, for the released models "
+        "google/flan-t5-xl; prompts need it",
+    )
+    parser.add_argument(
+        "--text-dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the text encoder keeps its weights in; bfloat16 halves the memory",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -59,9 +72,16 @@ def run(args: argparse.Namespace) -> int:
     with quiet_start():
         from keras_mdm.interop import load_ml_mdm_diffusion
         from keras_mdm.interop.mdm_files import read_config
+        from keras_mdm.text import FlanT5
+    encoder = args.text_encoder and FlanT5(args.text_encoder, dtype=args.text_dtype)
     config = read_config(args.config)
     print(f"reading {args.weights}", flush=True)
-    model = load_ml_mdm_diffusion(args.weights, config=config, size=_size(args.size, config))
+    model = load_ml_mdm_diffusion(
+        args.weights,
+        config=config,
+        size=_size(args.size, config),
+        text_encoder=encoder or None,
+    )
     print(summary(model))
     print(f"writing {args.out}", flush=True)
     write_atomically(args.out, lambda path: _save_sparingly(model, path))
@@ -77,6 +97,16 @@ def _save_sparingly(model: "MatryoshkaDiffusion", path: Path) -> None:
             for file in sorted(directory.rglob("*")):
                 if file.is_file():
                     archive.write(file, file.relative_to(directory))
+
+
+def _text_line(model: "MatryoshkaDiffusion") -> str:
+    width = model.unet.spec.text_width
+    if not width:
+        return "text: none"
+    if model.text_encoder is None:
+        return f"text: width {width}, no encoder: prompts need one, pass --text-encoder DIR"
+    identity = model.text_encoder.identity
+    return f"text: width {width}, encoder {identity['name']} in {identity['dtype']}"
 
 
 def _size(given: int | None, config: dict[str, Any]) -> int:
@@ -111,7 +141,7 @@ def summary(model: "MatryoshkaDiffusion") -> str:
     schedule = process.schedules[unet.levels[0]]
     lines += [
         f"parameters: {unet.count_params():,}",
-        f"text: width {unet.spec.text_width}" if unet.spec.text_width else "text: none",
+        _text_line(model),
         f"schedule: {schedule.num_steps} steps, predicts {process.prediction}, loss on "
         f"{model.loss_target}, shift power {model.get_config()['shift_power']:g}, threshold "
         f"{model.threshold}",

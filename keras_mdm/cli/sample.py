@@ -36,6 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--label", type=int, nargs="+", metavar="N", help="classes to draw; -1 for none"
     )
+    parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        metavar="DIR",
+        help="folder of the model's FLAN-T5 encoder, if it was imported without or is not found",
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
@@ -65,6 +71,10 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
         )
     model = models.load(args.model)
+    if args.text_encoder:
+        from keras_mdm.text import FlanT5
+
+        model.text_encoder = FlanT5(args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
     images = model.generate(
         args.prompts or None,

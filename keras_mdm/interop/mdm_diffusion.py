@@ -8,7 +8,8 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.diffusion import LevelShape, level_shift, schedules
-from keras_mdm.interop.mdm_files import DIFFUSION, read_config
+from keras_mdm.interop.mdm_config import with_text_width
+from keras_mdm.interop.mdm_files import DIFFUSION, read_config, read_weights
 from keras_mdm.interop.mdm_weights import load_ml_mdm
 from keras_mdm.training import MatryoshkaDiffusion
 
@@ -89,6 +90,8 @@ def load_ml_mdm_diffusion(
         )
     nested = isinstance(whole["unet_config"].get("inner_config"), Mapping)
     settings = diffusion_settings(whole[DIFFUSION] or {}, nested=nested)  # before the weights
+    if text_encoder is not None:
+        _check_width(text_encoder, with_text_width(whole, read_weights(weights)[0]))
     unet = load_ml_mdm(
         weights,
         config=whole,
@@ -103,6 +106,19 @@ def load_ml_mdm_diffusion(
         # What the official loss compares in a network without levels.
         model.process = dataclasses.replace(model.process, divide_targets=False)
     return model
+
+
+def _check_width(text_encoder: Any, network: Mapping[str, Any]) -> None:
+    width = network.get("conditioning_feature_dim", -1)
+    if text_encoder.width != width:
+        raise checks.error(
+            f"the text encoder must have the width {width}"
+            if width > 0
+            else "the network has no text, and takes no text encoder",
+            fix="use the encoder that the checkpoint was trained with; for the released ones that "
+            "is flan-t5-xl, width 2048",
+            width=text_encoder.width,
+        )
 
 
 def diffusion_settings(config: Mapping[str, Any], *, nested: bool) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def encode_cached(
         progress: show a bar when there is much to encode.
 
     Returns:
-        States (n, L, D) and their mask (n, L), float32, in the order of `texts`.
+        States (n, L, D) and their mask (n, L), float32, in the order of `texts`. L is the encoder's
+        length, or the longest of the texts if the encoder does not pad.
 
     Raises:
         ValueError: when `texts` is not a list of strings, or an encoder's result has a wrong shape.
@@ -63,14 +64,29 @@ def encode_cached(
     texts = check_texts(texts)
     directory = cache_root(cache_dir) / "text" / _identity_key(encoder)
     rows = {_text_key(text): text for text in texts}
-    found = _read(directory, rows.keys(), (encoder.length, encoder.width))
+    found = _read(directory, rows.keys(), encoder)
     missing = {key: text for key, text in rows.items() if key not in found}
     found.update(_encode(encoder, missing, directory, progress))
-    states = np.zeros((len(texts), encoder.length, encoder.width), dtype)
-    mask = np.zeros((len(texts), encoder.length), np.float32)
+    length = encoder.length
+    if not _pads(encoder):
+        length = max((_tokens(mask) for _, mask in found.values()), default=0)
+    states = np.zeros((len(texts), length, encoder.width), dtype)
+    mask = np.zeros((len(texts), length), np.float32)
     for row, text in enumerate(texts):
-        states[row], mask[row] = found[_text_key(text)]
+        row_states, row_mask = found[_text_key(text)]
+        states[row, : len(row_mask)] = row_states[:length]
+        mask[row, : len(row_mask)] = row_mask[:length]
     return states, mask
+
+
+def _pads(encoder: TextEncoder) -> bool:
+    """Whether all states of an encoder have its full length."""
+    return getattr(encoder, "pads", True)
+
+
+def _tokens(mask: np.ndarray) -> int:
+    """Tokens up to the last one that counts."""
+    return int(np.max(np.flatnonzero(mask), initial=-1)) + 1
 
 
 def _identity_key(encoder: TextEncoder) -> str:
@@ -82,7 +98,14 @@ def _text_key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _read(directory: Path, keys, shape: tuple[int, int]) -> dict:
+def _fits(states: np.ndarray, mask: np.ndarray, encoder: TextEncoder) -> bool:
+    """Whether states and mask of a call or a file have the shapes they must have."""
+    length = encoder.length if _pads(encoder) else min(encoder.length, states.shape[1])
+    expected = (len(states), length, encoder.width)
+    return states.shape == expected and mask.shape == expected[:2]
+
+
+def _read(directory: Path, keys, encoder: TextEncoder) -> dict:
     """Return {key: (states, mask)} of the wanted texts that some file holds."""
     found = {}
     for file in sorted(directory.glob("*.npz")):
@@ -97,7 +120,7 @@ def _read(directory: Path, keys, shape: tuple[int, int]) -> dict:
                 if not wanted:
                     continue
                 states, mask = archive["states"], archive["mask"]
-                if states.shape[1:] != shape or mask.shape != states.shape[:2]:
+                if not _fits(states, mask, encoder):
                     raise ValueError(f"states of shape {states.shape}")
                 found.update({key: (states[row], mask[row]) for row, key in wanted})
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
@@ -120,8 +143,9 @@ def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, prog
             for first in range(0, len(group), _TEXTS_PER_CALL):
                 part = group[first : first + _TEXTS_PER_CALL]
                 new_states, new_mask = encoder.encode([missing[key] for key in part])
-                expected = (len(part), encoder.length, encoder.width)
-                if new_states.shape != expected or new_mask.shape != expected[:2]:
+                whole = len(new_states) == len(part) and np.ndim(new_states) == 3
+                if not whole or not _fits(new_states, new_mask, encoder):
+                    expected = (len(part), encoder.length, encoder.width)
                     raise checks.error(
                         f"the encoder must return states {expected} and a mask {expected[:2]}",
                         fix="correct its `encode`, or its `length` and `width`",
@@ -133,8 +157,8 @@ def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, prog
                 bar.update(len(part))
             columns = {
                 "keys": np.array(group),
-                "states": np.concatenate(states),
-                "mask": np.concatenate(masks),
+                "states": _join(states),
+                "mask": _join(masks),
             }
             # A name of its own: processes that encode the same texts at once do not collide.
             target = directory / f"{uuid.uuid4().hex}.npz"
@@ -143,6 +167,15 @@ def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, prog
                 zip(group, zip(columns["states"], columns["mask"], strict=True), strict=True)
             )
     return made
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate rows, padded with zeros to the longest part."""
+    longest = max(part.shape[1] for part in parts)
+    padding = [(0, 0)] * (parts[0].ndim - 2)
+    return np.concatenate(
+        [np.pad(part, [(0, 0), (0, longest - part.shape[1]), *padding]) for part in parts]
+    )
 
 
 def _to_half(states: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ class TextEncoder(Protocol):
 
     Attributes:
         width: D, the width of a token's state.
-        length: L, the number of tokens that a prompt is padded or cut to.
+        length: L, the most tokens of a prompt; what a prompt is padded to as well, unless `pads` is
+            there and false.
         identity: name, sha256 of the weights, length and whatever else changes the numbers. Two
             encoders with equal identities give equal states. It is what a saved model remembers.
     """
@@ -35,7 +36,8 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return states float32 (B, L, D), zero at padding, and their mask float32 (B, L).
 
-        A prompt's states do not depend on the other prompts of the call, up to rounding.
+        An encoder whose attribute `pads` is false returns as many tokens as the longest prompt of
+        the call has. A prompt's states do not depend on the others of the call, up to rounding.
         """
         ...
 
@@ -81,8 +83,18 @@ def from_identity(
     >>> from_identity(MiniLM(length=24).identity).length
     24
     """
+    from keras_mdm.text import flan_t5
     from keras_mdm.text.minilm import MiniLM
 
+    if identity.get("name") == flan_t5.FlanT5.name:
+        encoder = flan_t5.from_identity(dict(identity), cache_dir=cache_dir)
+        if encoder is not None:
+            return encoder
+        raise checks.error(
+            "the folder of the model's FLAN-T5 encoder must be known on this machine",
+            fix="assign model.text_encoder = keras_mdm.text.FlanT5(FOLDER), with the same weights",
+            identity=dict(identity),
+        )
     if identity.get("name") == MiniLM.name:
         encoder = MiniLM(length=identity.get("length"), cache_dir=cache_dir)
         if encoder.identity == dict(identity):

@@ -340,7 +340,8 @@ class GenerationMixin:
         if self._encoder_identity is None:
             raise checks.error(
                 "prompts need a text encoder, and this model was made without one",
-                fix="assign model.text_encoder, or pass {'text': ..., 'text_mask': ...}",
+                fix="assign model.text_encoder (keras-mdm sample: --text-encoder DIR), or pass "
+                "{'text': ..., 'text_mask': ...}",
                 text_encoder=None,
             )
         return text.from_identity(self._encoder_identity)

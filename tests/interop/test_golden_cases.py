@@ -1,6 +1,7 @@
 """Every golden case of the authors' code agrees, and the comparison can fail."""
 
 import copy
+import os
 import pathlib
 import shutil
 import subprocess
@@ -34,7 +35,15 @@ def failures(case):
 
 
 def test_no_stored_case_is_left_out():
-    assert sorted(parity.names(GOLDEN)) == sorted(KINDS)
+    assert sorted(parity.names(GOLDEN)) == sorted([*KINDS, "tokens"])
+
+
+def test_token_ids(golden_case):
+    """No package holds T5's vocabulary; the rules are tested in tests/text."""
+    if "KERAS_MDM_SPIECE" not in os.environ:
+        pytest.skip("KERAS_MDM_SPIECE must name T5's spiece.model")
+    checks = parity.run(golden_case("tokens"), pathlib.Path(os.environ["KERAS_MDM_SPIECE"]))
+    assert len(checks) > 10 and all(check.passed for check in checks), checks
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,0 +1,167 @@
+"""T5's SentencePiece vocabulary, with the prompt rules of the authors' tokenizer."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+
+PAD, END = "<pad>", "</s>"
+UNKNOWN_TYPE = 2  # of SentencePiece's kinds of pieces
+
+
+class T5Tokenizer:
+    """Turns prompts into token ids as the released models were trained with.
+
+    A prompt is cut to `max_characters`, gets one space in front, and is segmented without Unicode
+    normalisation; runs of spaces are kept, characters outside of the vocabulary are dropped. The
+    end token follows; rows are padded to the longest of the call, cut to `length` tokens. For
+    ordinary text this equals the usual T5 tokenizer; "" gives the space and the end token.
+
+    Args:
+        model: the content of `spiece.model`.
+        length: the most tokens of a prompt, the end token included. What is longer loses its end
+            token, as in the authors' code.
+        max_characters: the most characters of a prompt.
+
+    Raises:
+        ValueError: if `model` is no SentencePiece model, or lacks T5's special pieces.
+    """
+
+    def __init__(self, model: bytes, *, length: int, max_characters: int):
+        import tensorflow as tf
+        import tensorflow_text
+
+        self.length, self.max_characters = length, max_characters
+        proto = _parse(model)
+        names = [piece.piece for piece in proto.pieces]
+        kinds = [piece.type for piece in proto.pieces]
+        if PAD not in names or END not in names or UNKNOWN_TYPE not in kinds:
+            raise checks.error(
+                f"the vocabulary must have the pieces {PAD}, {END} and one for unknown characters",
+                fix="use the spiece.model of a T5 model",
+                pieces=names[:4],
+            )
+        self.pad, self.end = names.index(PAD), names.index(END)
+        self.unknown = kinds.index(UNKNOWN_TYPE)
+        self.size = len(names)
+        rules = proto.normalizer_spec
+        rules.Clear()
+        rules.name = "identity"
+        rules.add_dummy_prefix = False
+        rules.remove_extra_whitespaces = False
+        rules.escape_whitespaces = True
+        # Whatever graph or strategy the caller is in, this is no part of it.
+        with tf.init_scope():
+            self._pieces = tensorflow_text.SentencepieceTokenizer(
+                proto.SerializeToString(), out_type=tf.int32
+            )
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of every text, end token included, neither cut nor padded."""
+        if not texts:
+            return []
+        spaced = [" " + text[: self.max_characters] for text in texts]
+        found = self._pieces.tokenize([text.encode("utf-8", "replace") for text in spaced])
+        return [[i for i in row if i != self.unknown] + [self.end] for row in found.to_list()]
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return ids int32 (B, L), L the longest of the call and at most `length`.
+
+        Warns about texts that are cut, with what was lost.
+        """
+        rows = self.rows(texts)
+        longest = min(max(map(len, rows), default=0), self.length)
+        ids = np.full((len(rows), longest), self.pad, np.int32)
+        cut = []
+        for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            ids[index, : min(len(row), longest)] = row[:longest]
+            lost = self._lost(row, text)
+            if lost:
+                cut.append(f"{text[:20]!r}... lost {lost!r}")
+        if cut:
+            more = f", and {len(cut) - 3} more" if len(cut) > 3 else ""
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} prompts are longer than {self.length} tokens or "
+                f"{self.max_characters} characters and were cut: {'; '.join(cut[:3])}{more}. Pass "
+                "a larger `length` or `max_characters` to keep all words.",
+                stacklevel=3,
+            )
+        return ids
+
+    def _lost(self, row: list[int], text: str) -> str:
+        """What a text loses; the end token alone is no loss of words."""
+        tokens = [token for token in row[self.length :] if token != self.end]
+        lost = self._pieces.detokenize(tokens).numpy().decode() if tokens else ""
+        return lost + text[self.max_characters :]
+
+
+def _parse(model: bytes) -> Any:
+    """The model as a protocol buffer; only the fields that are used here are declared."""
+    from google.protobuf.message import DecodeError
+
+    proto = _message_class()()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError:
+        proto.Clear()
+    if not proto.pieces:
+        raise checks.error(
+            "the vocabulary must be a SentencePiece model",
+            fix="use the spiece.model of a T5 model, downloaded whole",
+            size=len(model),
+        )
+    return proto
+
+
+def _message_class() -> type:
+    """SentencePiece's ModelProto. Fields that are not declared survive a round trip."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kind = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="keras_mdm_sentencepiece.proto", package="keras_mdm_sentencepiece", syntax="proto2"
+    )
+
+    def declare(message: str, fields: Sequence[tuple]) -> None:
+        found = file.message_type.add(name=message)
+        for name, number, field_type, label, type_name in fields:
+            found.field.add(
+                name=name, number=number, type=field_type, label=label, type_name=type_name
+            )
+
+    one, many = kind.LABEL_OPTIONAL, kind.LABEL_REPEATED
+    inside = ".keras_mdm_sentencepiece."
+    declare(
+        "Piece",
+        [
+            ("piece", 1, kind.TYPE_STRING, one, None),
+            ("score", 2, kind.TYPE_FLOAT, one, None),
+            ("type", 3, kind.TYPE_INT32, one, None),
+        ],
+    )
+    declare(
+        "Rules",
+        [
+            ("name", 1, kind.TYPE_STRING, one, None),
+            ("precompiled_charsmap", 2, kind.TYPE_BYTES, one, None),
+            ("add_dummy_prefix", 3, kind.TYPE_BOOL, one, None),
+            ("remove_extra_whitespaces", 4, kind.TYPE_BOOL, one, None),
+            ("escape_whitespaces", 5, kind.TYPE_BOOL, one, None),
+        ],
+    )
+    declare(
+        "Model",
+        [
+            ("pieces", 1, kind.TYPE_MESSAGE, many, f"{inside}Piece"),
+            ("normalizer_spec", 3, kind.TYPE_MESSAGE, one, f"{inside}Rules"),
+        ],
+    )
+    # A pool of its own: the default one is shared by everything in the process.
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("keras_mdm_sentencepiece.Model")
+    )

@@ -1,0 +1,177 @@
+"""A folder of Hugging Face files with a T5 model: checked as a whole, read tensor by tensor."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.text.t5_network import T5Config, tensor_shapes
+
+CONFIG, VOCABULARY = "config.json", "spiece.model"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+# How the files name types, and what is read. NumPy has no bfloat16.
+TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+
+# Of every tensor, this much decides what a folder's weights are called.
+FINGERPRINT_BYTES = 4096
+
+# Elements that are read at a time: what reading costs beside the weights themselves.
+PART = 2**21
+
+# A header lists names and places; no model needs more.
+LARGEST_HEADER = 100 * 2**20
+
+
+class T5Folder:
+    """The files of a T5 model, with everything that is wrong in one error.
+
+    Nothing but headers is read until `tensors` is asked for. PyTorch is not needed.
+
+    Args:
+        folder: holds config.json, spiece.model and model.safetensors, or the shards that
+            model.safetensors.index.json names.
+
+    Raises:
+        ValueError: listing whatever is missing, cut off, or of another shape.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise checks.error(
+                "the text encoder must be a folder of Hugging Face files",
+                fix="download for example google/flan-t5-xl, and pass its folder",
+                folder=str(folder),
+            )
+        problems: list[str] = []
+        self.config = self._read_config(problems)
+        if not (self.folder / VOCABULARY).is_file():
+            problems.append(f"{VOCABULARY} is missing")
+        self._places: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
+        for file in self._weight_files(problems):
+            self._read_header(file, problems)
+        if self.config is not None and self._places:
+            problems += self._wrong_tensors()
+        if problems:
+            raise checks.error(
+                "the folder must hold a whole T5 model",
+                fix=f"download {CONFIG}, {VOCABULARY} and all *.safetensors again",
+                folder=str(folder),
+                problems=problems,
+            )
+
+    def _read_config(self, problems: list[str]) -> T5Config | None:
+        file = self.folder / CONFIG
+        if not file.is_file():
+            problems.append(f"{CONFIG} is missing")
+            return None
+        try:
+            return T5Config.from_json(json.loads(file.read_text()))
+        except json.JSONDecodeError:
+            problems.append(f"{CONFIG} is not JSON")
+        except ValueError as wrong:
+            problems.append(str(wrong))
+        return None
+
+    def _weight_files(self, problems: list[str]) -> list[Path]:
+        index = self.folder / INDEX
+        if (self.folder / SINGLE).is_file() or not index.is_file():
+            files = [self.folder / SINGLE]
+        else:
+            try:
+                names = json.loads(index.read_text())["weight_map"].values()
+            except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
+                problems.append(f"{INDEX} has no weight_map")
+                return []
+            files = [self.folder / name for name in sorted(set(map(str, names)))]
+        missing = [file.name for file in files if not file.is_file()]
+        problems += [f"{name} is missing" for name in missing]
+        if missing and any(self.folder.glob("*.bin")):
+            problems.append("*.bin files are not read, only *.safetensors")
+        return [file for file in files if file.name not in missing]
+
+    def _read_header(self, file: Path, problems: list[str]) -> None:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            first = stream.read(8)
+            length = int.from_bytes(first, "little")
+            if first.startswith(b"version"):
+                problems.append(f"{file.name} is a Git LFS pointer, not the weights")
+                return
+            if len(first) < 8 or length > min(size - 8, LARGEST_HEADER):
+                problems.append(f"{file.name} is cut off, or no safetensors file")
+                return
+            try:
+                header = json.loads(stream.read(length))
+                places = {
+                    name: (file, kind["dtype"], tuple(kind["shape"]), 8 + length + begin)
+                    for name, kind in header.items()
+                    if name != "__metadata__"
+                    for begin in kind["data_offsets"][:1]
+                }
+                ends = [kind["data_offsets"][1] for n, kind in header.items() if n in places]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                problems.append(f"{file.name} is no safetensors file")
+                return
+        whole = 8 + length + max(ends, default=0)
+        if size < whole:
+            problems.append(f"{file.name} is cut off: {size:,} of {whole:,} bytes")
+        self._places |= places
+
+    def _wrong_tensors(self) -> Iterator[str]:
+        """What is missing or has another shape. Files of an encoder alone may name its embedding
+        after the encoder."""
+        alias = "encoder.embed_tokens.weight"
+        if alias in self._places:
+            self._places.setdefault("shared.weight", self._places[alias])
+        for name, shape in tensor_shapes(self.config).items():
+            if name not in self._places:
+                yield f"tensor {name} is missing"
+                continue
+            _, kind, found, _ = self._places[name]
+            if found != shape:
+                yield f"tensor {name} has shape {found} instead of {shape}"
+            if kind not in TYPES:
+                yield f"tensor {name} is of type {kind}, not one of {', '.join(TYPES)}"
+
+    @property
+    def vocabulary(self) -> bytes:
+        """The content of spiece.model."""
+        return (self.folder / VOCABULARY).read_bytes()
+
+    def parts(self, name: str) -> Iterator[np.ndarray]:
+        """Read a tensor piece by piece, as flat float32 arrays.
+
+        Read, not mapped: pages of a mapping would count as memory until they are dropped.
+        """
+        file, kind, shape, offset = self._places[name]
+        size, width = math.prod(shape), np.dtype(TYPES[kind]).itemsize
+        for begin in range(0, size, PART):
+            count = min(PART, size - begin)
+            value = np.fromfile(file, TYPES[kind], count, offset=offset + begin * width)
+            if kind == "BF16":
+                value = (value.astype("<u4") << 16).view("<f4")
+            yield value.astype("float32", copy=False)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over vocabulary, configuration, and the beginning of every tensor.
+
+        Hashing all of the 5 GB of flan-t5-xl would take longer than encoding a prompt; two
+        trainings of one architecture differ in every tensor.
+        """
+        found = hashlib.sha256(self.vocabulary)
+        found.update(repr(self.config).encode())
+        for name in tensor_shapes(self.config):
+            file, kind, shape, offset = self._places[name]
+            found.update(f"{name} {kind} {shape}".encode())
+            with open(file, "rb") as stream:
+                stream.seek(offset)
+                size = math.prod(shape) * np.dtype(TYPES[kind]).itemsize
+                found.update(stream.read(min(size, FINGERPRINT_BYTES)))
+        return found.hexdigest()

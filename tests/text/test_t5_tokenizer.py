@@ -1,0 +1,131 @@
+"""The prompt rules of the authors' tokenizer, on a vocabulary trained here."""
+
+import io
+
+import pytest
+
+from keras_mdm.text.t5_tokenizer import T5Tokenizer
+
+sentencepiece = pytest.importorskip("sentencepiece")
+
+SENTENCES = [
+    "a panda playing guitar in a garden",
+    "an oil painting of a dog",
+    "two red apples on a table, and a boat",
+    "the quick brown fox jumps over the lazy dog",
+    "numbers 1234567890 and snow man chair quality low",
+] * 4
+
+
+@pytest.fixture(scope="session")
+def spiece():
+    """A unigram model with T5's special ids and T5's usual normalisation, which must not count."""
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_writer=written,
+        vocab_size=60,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=2,
+    )
+    return written.getvalue()
+
+
+@pytest.fixture
+def tokenizer(spiece):
+    return T5Tokenizer(spiece, length=128, max_characters=512)
+
+
+def pieces(spiece, row):
+    model = sentencepiece.SentencePieceProcessor(model_proto=spiece)
+    return [model.id_to_piece(int(i)) for i in row]
+
+
+def test_ordinary_text_as_usual(tokenizer, spiece):
+    """The usual tokenizer also puts one space in front, and appends the end."""
+    model = sentencepiece.SentencePieceProcessor(model_proto=spiece)
+    for text in SENTENCES[:5]:
+        assert tokenizer.rows([text]) == [[*model.encode(text), 1]]
+
+
+def test_the_empty_prompt_is_a_space_and_the_end(tokenizer, spiece):
+    (row,) = tokenizer.rows([""])
+    assert pieces(spiece, row) == ["▁", "</s>"]
+
+
+def test_runs_of_spaces_are_kept(tokenizer, spiece):
+    """The usual tokenizer collapses them."""
+    (row,) = tokenizer.rows(["  a   dog "])
+    assert "".join(pieces(spiece, row)) == "▁▁▁a▁▁▁dog▁</s>"
+    model = sentencepiece.SentencePieceProcessor(model_proto=spiece)
+    assert model.encode("  a   dog ") == model.encode("a dog")
+
+
+@pytest.mark.parametrize("text", ["日本語", "☃", "\t\n"])
+def test_unknown_characters_are_dropped(tokenizer, spiece, text):
+    assert pieces(spiece, tokenizer.rows([text])[0]) == ["▁", "</s>"]
+    joined = tokenizer.rows([f"snow {text} man"])[0]
+    assert pieces(spiece, joined) == pieces(spiece, tokenizer.rows(["snow  man"])[0])
+
+
+def test_nothing_is_normalised(tokenizer):
+    """NFKC would make a full-width letter an ordinary one, and a ligature two letters."""
+    for text in ("ａ", "ﬁ"):
+        assert tokenizer.rows([text]) == tokenizer.rows([""])
+
+
+def test_rows_are_padded_to_the_longest_and_no_further(tokenizer):
+    ids = tokenizer.encode(["", "a panda playing guitar"])
+    short, long = tokenizer.rows(["", "a panda playing guitar"])
+    assert ids.shape == (2, len(long)) and ids.dtype == "int32"
+    assert ids[0].tolist() == short + [0] * (len(long) - len(short))
+    assert ids[1].tolist() == long
+    assert tokenizer.encode([]).shape == (0, 0)
+
+
+def test_a_long_row_loses_its_end_and_says_what(spiece):
+    tokenizer = T5Tokenizer(spiece, length=6, max_characters=512)
+    with pytest.warns(UserWarning, match="1 of 2 prompts are longer than 6 tokens") as caught:
+        ids = tokenizer.encode(["a dog", "a panda playing guitar in a garden"])
+    assert ids.shape == (2, 6)
+    whole = tokenizer.rows(["a panda playing guitar in a garden"])[0]
+    assert ids[1].tolist() == whole[:6] and 1 not in ids[1]
+    assert "garden" in str(caught[0].message)
+
+
+def test_losing_only_the_end_is_no_warning(spiece, recwarn):
+    count = len(T5Tokenizer(spiece, length=99, max_characters=9).rows(["a dog"])[0])
+    tokenizer = T5Tokenizer(spiece, length=count - 1, max_characters=9)
+    assert tokenizer.encode(["a dog"]).shape == (1, count - 1)
+    assert not recwarn.list
+
+
+def test_characters_are_counted_before_the_space(spiece):
+    tokenizer = T5Tokenizer(spiece, length=128, max_characters=5)
+    with pytest.warns(UserWarning, match="lost ' on a table'"):
+        ids = tokenizer.encode(["a dog on a table"])
+    assert ids[0].tolist() == tokenizer.rows(["a dog"])[0]
+
+
+def test_lone_surrogates_do_not_stop_it(tokenizer):
+    assert tokenizer.rows(["a \ud800 dog"])[0][-1] == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x0a\xff\xff"])
+def test_other_files_are_refused(content):
+    with pytest.raises(ValueError, match="SentencePiece model"):
+        T5Tokenizer(content, length=8, max_characters=8)
+
+
+def test_a_vocabulary_without_padding_is_refused():
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=written, vocab_size=60, minloglevel=2
+    )
+    with pytest.raises(ValueError, match="<pad>"):
+        T5Tokenizer(written.getvalue(), length=8, max_characters=8)
