@@ -59,7 +59,7 @@ def check_variant(case: Case, entry: dict) -> Iterator[Check]:
         weights = losses.weighting(model.loss_weighting, schedule, t).numpy()
         # The release's float32 keeps five digits of a ratio of neighbours minus one.
         error = np.max(np.abs(weights / case[f"loss/{name}/weights"] - 1.0))
-        yield Check("losses", f"{name}: weights, relative", error, 5e-5)
+        yield Check("VDM weights", f"{name}, relative", error, 5e-5)
 
 
 def _noisy(case, name, model, x0, eps, index) -> Iterator[Check]:

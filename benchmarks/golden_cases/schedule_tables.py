@@ -42,7 +42,7 @@ def check(case: Case) -> Iterator[Check]:
             # The release's float32 keeps five digits of a ratio of neighbours minus one.
             expected = case[f"{name}/vdm_loss_weights"]
             error = np.max(np.abs(vdm_table(schedule) / expected - 1.0))
-            yield Check("schedules", f"{name}: VDM weights", error, 5e-5)
+            yield Check("VDM weights", name, error, 5e-5)
     for steps, count in case.settings.get("timesteps", ()):
         expected = case[f"timesteps/N{steps}_K{count}"]
         found = np.round(np.array(samplers.time_grid("release", count, steps)) * steps)

@@ -22,9 +22,9 @@ KINDS = {
     "nested3_text": NETWORK | {"losses", "guided steps"},
     "samplers_nested": {"unguided steps", "guided steps"},
     "samplers_plain": {"unguided steps", "guided steps"},
-    "schedules": {"schedules"},
+    "schedules": {"schedules", "VDM weights"},
     "train_steps": {"gradients", "optimizer steps"},
-    "unet_plain": NETWORK | {"losses", "unguided steps"},
+    "unet_plain": NETWORK | {"losses", "VDM weights", "unguided steps"},
     "unet_text_lmhead_nomask": NETWORK,
     "unet_text_masked": NETWORK | {"losses", "guided steps"},
 }
