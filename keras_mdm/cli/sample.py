@@ -12,6 +12,8 @@ from keras_mdm.cli import models
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_mdm.training import MatryoshkaDiffusion
+
 LONGEST_NAME = 60
 GRID = "grid.png"
 
@@ -72,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
         )
     model = models.load(args.model)
     if args.text_encoder:
-        from keras_mdm.text import FlanT5
-
-        model.text_encoder = FlanT5(args.text_encoder)
+        attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
     images = model.generate(
         args.prompts or None,
@@ -88,6 +88,32 @@ def run(args: argparse.Namespace) -> int:
     for path in write(images, captions, args.out):
         print(path)
     return 0
+
+
+def attach(model: "MatryoshkaDiffusion", folder: Path) -> None:
+    """Give a model its FLAN-T5 encoder from a folder.
+
+    Args:
+        model: the model.
+        folder: the encoder's files.
+
+    Raises:
+        ValueError: if the model was made with another encoder, or with none.
+    """
+    from keras_mdm.text import FlanT5
+
+    wanted = dict(model.text_encoder_identity or {})
+    kept = {name: wanted[name] for name in ("length", "max_characters", "dtype") if name in wanted}
+    encoder = FlanT5(folder, **(kept if wanted.get("name") == FlanT5.name else {}))
+    if encoder.identity != wanted:
+        raise checks.error(
+            "the text encoder must be that of the model, whose empty prompt guidance starts from",
+            fix="pass the folder that the model was imported with, or import it again with "
+            "--text-encoder",
+            wanted=wanted or None,
+            found=encoder.identity,
+        )
+    model.text_encoder = encoder
 
 
 def write(

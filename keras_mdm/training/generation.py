@@ -1,5 +1,6 @@
 """`generate`: from prompts, labels or tensors to pictures at every level."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -258,8 +259,21 @@ class GenerationMixin:
                 fix="use the encoder that the network was built for",
                 width=encoder.width,
             )
+        if encoder is not None and self._encoder_identity is None:
+            self._encoder_identity = getattr(encoder, "identity", None)
+            if self._null and not np.any(self._null["text"]):
+                warnings.warn(
+                    "the model was made without a text encoder: guidance compares with a token of "
+                    "zeros, not with the empty prompt. Pass text_encoder when making the model",
+                    stacklevel=2,
+                )
         # Past Keras' tracking: the encoder is never a part of the model or of its file.
         self.__dict__["_encoder"] = encoder
+
+    @property
+    def text_encoder_identity(self) -> dict[str, Any] | None:
+        """Identity of the encoder that the model was made with, or was given first."""
+        return self._encoder_identity
 
     def _conditions(self, prompts: Any, labels: Any, num_images: int | None):
         """Number of pictures, and the conditions of all of them as arrays."""
@@ -340,8 +354,8 @@ class GenerationMixin:
         if self._encoder_identity is None:
             raise checks.error(
                 "prompts need a text encoder, and this model was made without one",
-                fix="assign model.text_encoder (keras-mdm sample: --text-encoder DIR), or pass "
-                "{'text': ..., 'text_mask': ...}",
+                fix="pass text_encoder when making the model (keras-mdm import: "
+                "--text-encoder DIR), or prompts as {'text': ..., 'text_mask': ...}",
                 text_encoder=None,
             )
         return text.from_identity(self._encoder_identity)

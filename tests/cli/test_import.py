@@ -129,12 +129,16 @@ def test_prompts_right_after_an_import_with_its_text_encoder(
     assert drawn[0] == drawn[1]
 
 
-def test_prompts_need_the_text_encoder(files, capsys):
+def test_prompts_need_the_text_encoder(files, encoder_folder, capsys):
     paths = with_text(files, 24)
     assert main(["import", *paths]) == 0
     assert "prompts need one, pass --text-encoder DIR" in capsys.readouterr().out
-    assert main(["sample", paths[2], "a dog", "--steps", "2"]) == 2
+    sample = ["sample", paths[2], "a dog", "--steps", "2"]
+    assert main(sample) == 2
     assert "--text-encoder DIR" in capsys.readouterr().err
+    # Its null condition is not this encoder's empty prompt: guidance would be another.
+    assert main([*sample, "--text-encoder", str(encoder_folder)]) == 2
+    assert "wanted=None" in capsys.readouterr().err
 
 
 def test_a_text_encoder_of_the_wrong_width_is_refused(files, encoder_folder, capsys):

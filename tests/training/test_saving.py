@@ -1,5 +1,7 @@
 """What a `.keras` file remembers besides what `generate` shows."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -65,3 +67,21 @@ def test_text_of_another_length_and_an_encoder_of_another_width():
     wrong.width = TEXT_WIDTH + 1
     with pytest.raises(ValueError, match=r"Received: width=7\. To fix it"):
         model.text_encoder = wrong
+
+
+def test_an_encoder_that_comes_late_is_remembered_but_its_empty_prompt_is_not(tmp_path):
+    from training.tiny_models import TEXT_WIDTH, FakeEncoder
+
+    unet = tiny_unet([PLAIN_INNER], text_width=TEXT_WIDTH)
+    model = MatryoshkaDiffusion(unet)
+    assert model.text_encoder_identity is None
+    with pytest.warns(UserWarning, match="a token of zeros"):
+        model.text_encoder = FakeEncoder()
+    assert model.text_encoder_identity == FakeEncoder().identity
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.text_encoder_identity == FakeEncoder().identity
+    with warnings.catch_warnings():  # what is known already needs no word
+        warnings.simplefilter("error")
+        loaded.text_encoder = FakeEncoder()
+        MatryoshkaDiffusion(unet, text_encoder=FakeEncoder())
