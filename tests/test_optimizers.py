@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.optimizers import SGD, Adam, AdamW
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.learning_rates import Warmup
@@ -131,7 +132,7 @@ def test_official_step_ema_and_warmup():
     arrays = np.load(GOLDEN / "train_steps.npz")
     train = case["train"]
     names = [key.removeprefix("grad_0/") for key in arrays.files if key.startswith("grad_0/")]
-    before = {name: arrays[f"state/{name}"] for name in names}
+    before = TorchFile(GOLDEN / case["state_in"]).items()["state_dict"]
     gradients = {name: arrays[f"grad_0/{name}"] for name in names}
     weights = [keras.Variable(before[name], name=f"v{i}") for i, name in enumerate(names)]
     schedule = Warmup(train["lr"], train["warmup_steps"])
@@ -172,30 +173,68 @@ def test_official_step_ema_and_warmup():
     assert left_out == sum(case["elements_below_noise_threshold"].values())
 
 
-def test_official_average_is_consistent_with_the_weights_of_three_steps():
-    # e3 = 0.81 w1 + 0.09 w2 + 0.1 w3 with w1 reproduced and w3 stored gives w2, which must lie one
-    # Adam step from w1 and one from w3.
-    case = json.loads((GOLDEN / "train_steps.json").read_text())
-    arrays = np.load(GOLDEN / "train_steps.npz")
-    factor = 0.5 / (case["grad_norms_before_clip"][0] + 1e-6)
-    for key in arrays.files:
-        if not key.startswith("grad_0/"):
-            continue
-        name = key.removeprefix("grad_0/")
-        g = arrays[key].astype("float64") * factor
-        kept = np.abs(arrays[key]) >= case["gradient_noise_threshold"]
-        first = arrays[f"state/{name}"] - 5e-4 * g / (np.abs(g) + 1e-8)
-        last, average = arrays[f"after/{name}"].astype("float64"), arrays[f"ema/{name}"]
-        ema = ExponentialMovingAverage(
-            [keras.Variable(np.zeros_like(average))], decay=0.9, warmup=False, copy_steps=1
-        )
-        second = (average - 0.81 * first - 0.1 * last) / 0.09
-        for step, weight in enumerate((first, second, last)):
-            ema.variables[0].assign(weight)
-            ema.update(step)
-        np.testing.assert_allclose(ema.averages[0], average, atol=1e-6)
-        assert np.all(np.abs(second - first)[kept] <= 5e-4 * 1.5)
-        assert np.all(np.abs(last - second)[kept] <= 1e-3 * 1.8)
+def traced(optimizer, weights):
+    return tf.function(lambda g: optimizer.apply(g, weights), autograph=False)
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdamW, SGD])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("clip", [None, 0.3])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_counts(optimizer, bad, clip):
+    """Then the run goes on as if the step had not been: bit by bit."""
+    options = {"momentum": 0.9} if optimizer is SGD else {}
+    gradients = gradient_steps(SHAPES, 6)
+    broken = [np.array(g) for g in gradients[0]]
+    broken[1].flat[2] = bad
+    runs = []
+    for steps in (gradients, [*gradients[:3], broken, broken, *gradients[3:]]):
+        weights = variables(SHAPES)
+        made = optimizer(0.01, clip_norm=clip, **options)
+        made.build(weights)
+        step = traced(made, weights)
+        counts = []
+        for g in steps:
+            step([tf.constant(x, tf.float32) for x in g])
+            counts.append((int(made.skipped), int(made.skipped_in_a_row)))
+        runs.append((weights, made, counts))
+    (plain, first, _), (guarded, second, counts) = runs
+    assert counts == [(0, 0)] * 3 + [(1, 1), (2, 2)] + [(2, 0)] * 3
+    for one, other in zip(plain, guarded, strict=True):
+        np.testing.assert_array_equal(one, other)
+    one, other = first.state(), second.state()
+    assert int(one.pop("iterations")) + 2 == int(other.pop("iterations"))  # data moves on
+    assert one.pop("skips").tolist() == [0, 0] and other.pop("skips").tolist() == [2, 0]
+    for key in one:
+        np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def test_the_loss_scale_leaves_no_trace_and_adapts():
+    gradients = gradient_steps(SHAPES, 4)
+    plain, scaled = variables(SHAPES), variables(SHAPES)
+    one, other = SGD(0.1, clip_norm=0.5), SGD(0.1, clip_norm=0.5, loss_scale="dynamic")
+    other.build(scaled)
+    assert float(other.scale_loss(tf.constant(2.0))) == 2.0**16
+    assert float(one.scale_loss(tf.constant(2.0))) == 2.0
+    for g in gradients:
+        apply(one, g, plain)
+        scale = float(other.scale_loss(tf.constant(1.0)))
+        apply(other, [scale * x for x in g], scaled)
+        np.testing.assert_allclose(other.gradient_norm, one.gradient_norm, rtol=1e-6)
+    for a, b in zip(plain, scaled, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    apply(other, [np.full(shape, np.inf) for shape in SHAPES], scaled)
+    assert float(other.scale_loss(tf.constant(1.0))) == 2.0**14 and int(other.skipped) == 1
+    # After enough finite steps it grows again, and the count of them starts anew.
+    other._scaling.assign([2.0**14, 1998.0])
+    for scale in (2.0**14, 2.0**15, 2.0**15):
+        apply(other, gradients[0], scaled)
+        assert float(other.scale_loss(tf.constant(1.0))) == scale
+    again = SGD(0.1, clip_norm=0.5, loss_scale="dynamic")
+    again.build(scaled)
+    again.set_state({key: np.asarray(value) for key, value in other.state().items()})
+    np.testing.assert_array_equal(again._scaling, other._scaling)
+    with pytest.raises(ValueError, match="loss_scale=128"):
+        SGD(0.1, loss_scale=128)
 
 
 def test_state_of_later_variables_counts_from_their_own_first_update():

@@ -9,7 +9,14 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.diffusion.schedule import Schedule
 
-WEIGHTINGS = ("none", "vdm")
+# Options of every weighting, with their defaults.
+WEIGHTINGS: dict[str, dict[str, float]] = {
+    "none": {},
+    "vdm": {},
+    "min_snr": {"gamma": 5.0},
+    "p2": {"k": 1.0, "gamma": 1.0},
+    "sigmoid": {"bias": 2.0},
+}
 
 
 def level_loss(prediction: Any, target: Any) -> Any:
@@ -55,19 +62,37 @@ def vdm_table(schedule: Schedule) -> np.ndarray:
     return np.concatenate([weights[:1], weights[:1], weights])
 
 
-def weighting(kind: str, schedule: Schedule, t: Any) -> Any:
+def weighting(
+    kind: str | Mapping[str, Any], schedule: Schedule, t: Any, *, target: str = "eps"
+) -> Any:
     """Return the weight of every sample's loss at its time.
 
+    Published weights belong to the loss on one quantity. Here they are given for the loss on eps
+    and turned into those of `target`, so that the same `kind` trains the same objective whatever
+    the loss compares: with SNR = alpha^2 / sigma^2 the squared errors are related by
+    eps : v : x0 = SNR : SNR + 1 : 1.
+
+    | kind | weight on the eps loss | options | from |
+    |---|---|---|---|
+    | `"min_snr"` | min(SNR, gamma) / SNR | gamma = 5 | Hang et al. 2303.09556, section 3.4 |
+    | `"p2"` | 1 / (k + SNR)^gamma | k = 1, gamma = 1 | Choi et al. 2204.00227, equation 8 |
+    | `"sigmoid"` | sigmoid(bias - log SNR) | bias = 2 | Kingma and Gao 2303.00848 |
+
+    `"none"` is 1 and `"vdm"` is `vdm_table`, both on the loss as it is: the former is the paper's,
+    the latter the release's. The sigmoid weighting is meant for times that are uniform in log-SNR;
+    here they are uniform in t, and the factor between the two is left out.
+
     Args:
-        kind: `"none"` (all 1) or `"vdm"` (`vdm_table`, times off the table take the nearest entry).
-        schedule: the schedule of any level.
+        kind: the name, or a dict of the name under "kind" and the options.
+        schedule: the schedule of the level: weights follow the SNR of its own noise.
         t: (B,), time in [0, 1].
+        target: what the loss compares: `"eps"`, `"v"` or `"x0"`.
 
     Returns:
-        (B,) tensor, to be used in `weighted_mean`.
+        (B,) tensor.
 
     Raises:
-        ValueError: if `kind` is unknown.
+        ValueError: if `kind` or an option is unknown.
 
     Example:
 
@@ -75,13 +100,50 @@ def weighting(kind: str, schedule: Schedule, t: Any) -> Any:
     >>> [round(float(w), 3) for w in weighting("vdm", schedules.cosine(), ops.array([0.5, 1.0]))]
     [0.006, 999.002]
     """
-    checks.one_of("kind", kind, WEIGHTINGS)
+    name, options = check_weighting(kind)
     position = schedule.position(t)
-    if kind == "none":
+    if name == "none":
         return ops.ones_like(position)
-    table = ops.convert_to_tensor(vdm_table(schedule), dtype=ops.dtype(position))
-    index = ops.clip(ops.cast(ops.round(position), "int32"), 0, schedule.num_steps)
-    return ops.take(table, index)
+    if name == "vdm":
+        table = ops.convert_to_tensor(vdm_table(schedule), dtype=ops.dtype(position))
+        index = ops.clip(ops.cast(ops.round(position), "int32"), 0, schedule.num_steps)
+        return ops.take(table, index)
+    logsnr = schedule.logsnr(t)
+    snr = ops.exp(logsnr)
+    if name == "min_snr":
+        weight = ops.minimum(snr, options["gamma"]) / snr
+    elif name == "p2":
+        weight = 1.0 / (options["k"] + snr) ** options["gamma"]
+    else:
+        weight = ops.sigmoid(options["bias"] - logsnr)
+    if checks.one_of("target", target, ("eps", "v", "x0")) == "x0":
+        return weight * snr
+    return weight * ops.sigmoid(logsnr) if target == "v" else weight
+
+
+def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
+    """Return name and options of a weighting, those that were not given filled in.
+
+    Args:
+        kind: as in `weighting`.
+
+    Raises:
+        ValueError: if `kind` or an option is unknown.
+    """
+    given = dict(kind) if isinstance(kind, Mapping) else {"kind": kind}
+    name = checks.one_of("loss_weighting", given.pop("kind", None), tuple(WEIGHTINGS))
+    options = WEIGHTINGS[name]
+    checks.known_keys(f"the options of {name!r}", given, tuple(options))
+    found = {
+        key: float(given[key]) if checks.is_real(given.get(key)) else default
+        for key, default in options.items()
+        if key not in given or checks.is_real(given[key])
+    }
+    if len(found) != len(options):
+        raise checks.error(
+            "the options of a loss weighting must be numbers", fix="pass for example 5.0", **given
+        )
+    return name, found
 
 
 def weighted_mean(losses: Any, weights: Any) -> Any:

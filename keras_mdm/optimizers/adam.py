@@ -29,6 +29,7 @@ class Adam(Optimizer):
         epsilon: added to the square root.
         clip_norm: largest global norm of the gradients, after the sum over replicas; `None` for
             no clipping.
+        loss_scale: `"dynamic"` for training in float16.
         name: name of the optimizer.
 
     Example:
@@ -51,9 +52,10 @@ class Adam(Optimizer):
         beta_2: float = 0.99,
         epsilon: float = 1e-8,
         clip_norm: float | None = 2.0,
+        loss_scale: str | None = None,
         name: str | None = None,
     ):
-        super().__init__(learning_rate, clip_norm=clip_norm, name=name)
+        super().__init__(learning_rate, clip_norm=clip_norm, loss_scale=loss_scale, name=name)
         for key, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
             if checks.real(key, beta, minimum=0.0) >= 1.0:
                 raise checks.error(
@@ -63,7 +65,7 @@ class Adam(Optimizer):
         self.beta_2 = beta_2
         self.epsilon = checks.real("epsilon", epsilon, minimum=0.0)
 
-    def coefficients(self, learning_rate, updates):
+    def coefficients(self, learning_rate, updates, finite):
         t = updates + 1.0
         # The fused kernel works with float32 betas: the correction must use the same numbers.
         beta_1, beta_2 = (
@@ -73,11 +75,15 @@ class Adam(Optimizer):
         correction_2 = tf.sqrt(1.0 - tf.pow(beta_2, t))
         # m_hat / (sqrt(v_hat) + eps) = (c2 / c1) m / (sqrt(v) + c2 eps): all corrections are
         # scalars, so that TensorFlow's kernel makes one pass over the memory of w, m and v.
-        return learning_rate * correction_2 / correction_1, self.epsilon * correction_2
+        # With decays of 1 and a gradient of 0 the moments of a skipped step stay as they are.
+        decays = tf.where(finite, tf.stack([beta_1, beta_2]), 1.0)
+        keep_1, keep_2 = (tf.fill(tf.shape(t), decay) for decay in tf.unstack(decays))
+        step_size = learning_rate * correction_2 / correction_1
+        return step_size, self.epsilon * correction_2, keep_1, keep_2
 
     def update_variable(self, variable, gradient, row, *coefficients):
-        step_size, epsilon = coefficients
-        zero, dtype = tf.zeros((), variable.dtype), variable.dtype
+        step_size, epsilon, beta_1, beta_2 = coefficients
+        zero = tf.zeros((), variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self.slot("momentum", row).handle,
@@ -86,8 +92,8 @@ class Adam(Optimizer):
             beta1_power=zero,
             beta2_power=zero,
             lr=step_size,
-            beta1=tf.constant(self.beta_1, dtype),
-            beta2=tf.constant(self.beta_2, dtype),
+            beta1=beta_1,
+            beta2=beta_2,
             epsilon=epsilon,
             grad=gradient,
         )
@@ -130,8 +136,9 @@ class AdamW(Adam):
         super().__init__(learning_rate, **kwargs)
         self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
 
-    def coefficients(self, learning_rate, updates):
-        return (*super().coefficients(learning_rate, updates), learning_rate * self.weight_decay)
+    def coefficients(self, learning_rate, updates, finite):
+        decay = learning_rate * self.weight_decay
+        return (*super().coefficients(learning_rate, updates, finite), decay)
 
     def update_variable(self, variable, gradient, row, *coefficients):
         *adam, decay = coefficients

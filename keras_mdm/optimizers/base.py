@@ -13,15 +13,20 @@ from keras_mdm.optimizers.named_state import require_match, unique_names
 # The official code adds this to the norm before it divides, so that a zero gradient stays zero.
 CLIP_EPSILON = 1e-6
 
+FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**31
+LOSS_SCALE_GROWS_AFTER = 2000  # finite steps
+
 
 class Optimizer(keras.optimizers.Optimizer):
     """Base of the package's optimizers; subclasses write the update of one variable.
 
-    It differs from the stock Keras optimizers in four ways:
+    It differs from the stock Keras optimizers in five ways:
 
     - The gradients are clipped by their global norm *after* the sum over replicas. Keras clips
       before it, so that the step depends on how many devices share the batch.
     - `gradient_norm` holds the global norm before clipping, of the last step.
+    - A step whose gradients are not finite changes nothing but the counts `skipped` and
+      `skipped_in_a_row`. With `loss_scale="dynamic"` such a step also halves the loss scale.
     - Every variable counts its own updates. A variable that joins at a later phase starts its bias
       correction and its warm-up at zero; a frozen one does not count.
     - `state` and `set_state` name everything by the path of the variable it belongs to, so that a
@@ -31,6 +36,8 @@ class Optimizer(keras.optimizers.Optimizer):
         learning_rate: a number, or a `keras.optimizers.schedules.LearningRateSchedule`. If it has
             a method `per_variable(step, updates)`, that decides about each variable by itself.
         clip_norm: largest global norm of the gradients; `None` for no clipping.
+        loss_scale: `"dynamic"` for training in float16, whose gradients would be rounded to zero:
+            `scale_loss` multiplies the loss by a power of two, and gradients are divided by it.
         name: name of the optimizer.
 
     Reference: Gu et al., Matryoshka Diffusion Models, appendix B (clipping at 2.0).
@@ -43,8 +50,10 @@ class Optimizer(keras.optimizers.Optimizer):
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         *,
         clip_norm: float | None = 2.0,
+        loss_scale: str | None = None,
         name: str | None = None,
     ):
+        checks.one_of("loss_scale", loss_scale, (None, "dynamic"))
         if not isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             learning_rate = checks.real("learning_rate", learning_rate, minimum=0.0)
         if clip_norm is not None and checks.real("clip_norm", clip_norm, minimum=0.0) == 0.0:
@@ -59,6 +68,30 @@ class Optimizer(keras.optimizers.Optimizer):
             (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
         )
         self._factors: list[tuple[Any, float]] = []
+        self.loss_scale = loss_scale
+        self._skips = self.add_variable(
+            (2,), dtype="int64", aggregation="only_first_replica", name="skips"
+        )
+        self._scaling = self.add_variable(
+            (2,), dtype="float32", aggregation="only_first_replica", name="scaling"
+        )
+        self._scaling.assign([FIRST_LOSS_SCALE, 0.0])
+
+    @property
+    def skipped(self) -> tf.Tensor:
+        """How many steps were skipped because their gradients were not finite, int64."""
+        return tf.convert_to_tensor(self._skips)[0]
+
+    @property
+    def skipped_in_a_row(self) -> tf.Tensor:
+        """How many of the last steps were skipped without one between that was not, int64."""
+        return tf.convert_to_tensor(self._skips)[1]
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """Multiply the loss by the loss scale; `apply` divides the gradients by it."""
+        if self.loss_scale is None:
+            return loss
+        return loss * tf.cast(tf.convert_to_tensor(self._scaling)[0], loss.dtype)
 
     @property
     def gradient_norm(self) -> keras.Variable:
@@ -132,8 +165,14 @@ class Optimizer(keras.optimizers.Optimizer):
 
     # The step ---------------------------------------------------------------------------------
 
-    def coefficients(self, learning_rate: tf.Tensor, updates: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def coefficients(
+        self, learning_rate: tf.Tensor, updates: tf.Tensor, finite: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         """Turn (n,) float64 learning rates and earlier updates into (n,) vectors of coefficients.
+
+        In a step that is skipped `finite` is false, rates and gradients are zero, and the
+        coefficients must be such that slots keep their values: a branch around every update would
+        cost more.
 
         They are computed for all variables at once: a few vector operations instead of a dozen
         scalar ones for each variable.
@@ -166,16 +205,18 @@ class Optimizer(keras.optimizers.Optimizer):
         if not rows:
             return
         pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
-        gradients = self._clip([gradient for gradient, _ in pairs])
+        gradients, finite = self._clip([gradient for gradient, _ in pairs])
         updates = tf.convert_to_tensor(self._updates.value)
         rates = self._learning_rates(learning_rate, updates)
         table = [
             tf.unstack(tf.gather(column, rows))
-            for column in self.coefficients(rates, tf.cast(updates, tf.float64))
+            for column in self.coefficients(
+                tf.where(finite, rates, 0.0), tf.cast(updates, tf.float64), finite
+            )
         ]
         counted = np.zeros(len(self._trainable_variables), "int64")
         counted[rows] = 1
-        self._updates.assign_add(counted)
+        self._updates.assign_add(counted * tf.cast(finite, tf.int64))
 
         def update_all(strategy, pairs, *table):
             for i, (gradient, variable) in enumerate(pairs):
@@ -196,14 +237,41 @@ class Optimizer(keras.optimizers.Optimizer):
             *table,
         )
 
-    def _clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+    def _clip(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of the true loss, clipped, and whether they are finite; zeros if not."""
         squares = [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in gradients]
         norm = tf.sqrt(2.0 * tf.add_n(squares))
+        factor = tf.ones(())
+        if self.loss_scale is not None:
+            factor = 1.0 / tf.convert_to_tensor(self._scaling)[0]
+            norm = norm * factor
         self._gradient_norm.assign(norm)
-        if self.clip_norm is None:
-            return gradients
-        factor = tf.minimum(1.0, self.clip_norm / (norm + CLIP_EPSILON))
-        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
+        finite = tf.math.is_finite(norm)
+        self._count(finite)
+        if self.clip_norm is not None:
+            factor = factor * tf.minimum(1.0, self.clip_norm / (norm + CLIP_EPSILON))
+        unchanged = self.clip_norm is None and self.loss_scale is None
+
+        def kept() -> list[tf.Tensor]:
+            return [g if unchanged else g * tf.cast(factor, g.dtype) for g in gradients]
+
+        # Not a product with zero, which would keep NaN.
+        return tf.cond(finite, kept, lambda: [tf.zeros_like(g) for g in gradients]), finite
+
+    def _count(self, finite: tf.Tensor) -> None:
+        """Count a skipped step, and adapt the loss scale."""
+        skips = tf.convert_to_tensor(self._skips)
+        ok = tf.cast(finite, tf.int64)
+        self._skips.assign(tf.stack([skips[0] + 1 - ok, (skips[1] + 1) * (1 - ok)]))
+        if self.loss_scale is None:
+            return
+        scale, good = tf.unstack(tf.convert_to_tensor(self._scaling))
+        good = tf.where(finite, good + 1.0, 0.0)
+        grow = good >= LOSS_SCALE_GROWS_AFTER
+        # A scale that overflows itself would never come back.
+        larger = tf.where(grow, tf.minimum(2.0 * scale, LARGEST_LOSS_SCALE), scale)
+        scale = tf.where(finite, larger, tf.maximum(scale / 2.0, 1.0))
+        self._scaling.assign(tf.stack([scale, tf.where(grow, 0.0, good)]))
 
     def _learning_rates(self, learning_rate, updates: tf.Tensor) -> tf.Tensor:
         per_variable = getattr(self._learning_rate, "per_variable", None)
@@ -232,7 +300,11 @@ class Optimizer(keras.optimizers.Optimizer):
             variables or scalars, read when they are converted to arrays.
         """
         names = self._names(names)
-        state: dict[str, Any] = {"iterations": np.asarray(self._iterations)}
+        state: dict[str, Any] = {
+            "iterations": np.asarray(self._iterations),
+            "skips": np.asarray(self._skips),
+            "scaling": np.asarray(self._scaling),
+        }
         counts = np.asarray(self._updates)
         for row, name in enumerate(names):
             state[f"updates/{name}"] = counts[row]
@@ -280,6 +352,8 @@ class Optimizer(keras.optimizers.Optimizer):
         counts = [0 if name in new else arrays[f"updates/{name}"] for name in names]
         self._updates.assign(np.asarray(counts, "int64"))
         self._iterations.assign(arrays["iterations"])
+        self._skips.assign(arrays["skips"])
+        self._scaling.assign(arrays["scaling"])
         return new
 
     def _names(self, names: Sequence[str] | None) -> list[str]:
@@ -293,4 +367,4 @@ class Optimizer(keras.optimizers.Optimizer):
         """The constructor's arguments."""
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "learning_rate")}
-        return {**kept, "clip_norm": self.clip_norm}
+        return {**kept, "clip_norm": self.clip_norm, "loss_scale": self.loss_scale}

@@ -22,6 +22,7 @@ class SGD(Optimizer):
         nesterov: use g + momentum * b in place of b.
         clip_norm: largest global norm of the gradients, after the sum over replicas; `None` for
             no clipping.
+        loss_scale: `"dynamic"` for training in float16.
         name: name of the optimizer.
 
     Example:
@@ -38,18 +39,21 @@ class SGD(Optimizer):
         momentum: float = 0.0,
         nesterov: bool = False,
         clip_norm: float | None = 2.0,
+        loss_scale: str | None = None,
         name: str | None = None,
     ):
-        super().__init__(learning_rate, clip_norm=clip_norm, name=name)
+        super().__init__(learning_rate, clip_norm=clip_norm, loss_scale=loss_scale, name=name)
         self.momentum = checks.real("momentum", momentum, minimum=0.0, maximum=1.0)
         self.nesterov = bool(nesterov)
         self.slot_names = ("momentum",) if self.momentum else ()
 
-    def coefficients(self, learning_rate, updates):
-        return (learning_rate,)
+    def coefficients(self, learning_rate, updates, finite):
+        # b <- 1 b + 0 in a step that is skipped.
+        momentum = tf.where(finite, tf.constant(self.momentum, tf.float64), 1.0)
+        return learning_rate, tf.fill(tf.shape(updates), momentum)
 
     def update_variable(self, variable, gradient, row, *coefficients):
-        (learning_rate,) = coefficients
+        learning_rate, momentum = coefficients
         if not self.momentum:
             tf.raw_ops.ResourceApplyGradientDescent(
                 var=variable.handle, alpha=learning_rate, delta=gradient
@@ -60,7 +64,7 @@ class SGD(Optimizer):
             accum=self.slot("momentum", row).handle,
             lr=learning_rate,
             grad=gradient,
-            momentum=tf.constant(self.momentum, variable.dtype),
+            momentum=momentum,
             use_nesterov=self.nesterov,
         )
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -10,36 +10,30 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import (
-    build_pyramid,
-    losses,
-    parameterization,
-    process,
-    pyramid,
-    schedules,
-    thresholding,
-    upsample,
-)
+from keras_mdm.diffusion import losses, pyramid, schedules, thresholding, upsample
 from keras_mdm.models import NestedUNet
-from keras_mdm.optimizers import Optimizer
-from keras_mdm.training import randomness
-from keras_mdm.training.conditions import cast_conditions, check_null, condition_names, drop
+from keras_mdm.training.conditions import check_null
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
+from keras_mdm.training.steps import TIMES, StepMixin
 from keras_mdm.training.trainer import DistributedTrainer
 
 PREDICTIONS = ("v", "eps", "x0")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
+class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, DistributedTrainer):
     """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
     uint8 or float32 in [-1, 1]; `text` `(B, L, D)` with `text_mask` `(B, L)`, or `label` `(B,)`
     (-1 = no class), as the network was built; micro-conditions `(B,)`; and optionally `sample`
-    `(B,)` int64, the global position of every sample, which keys its noise.
+    `(B,)` int64, the global position of every sample, which keys its noise. A mixed-resolution
+    batch is a dict of such batches by the highest level of their samples: in
+    `{"64": {"image": (B0, 64, 64, 3), ...}, "256": {"image": (B1, 256, 256, 3), ...}}` the level 64
+    is trained on B0 + B1 samples and 256 on B1, each loss a mean over its own.
 
     Args:
         unet: the network.
@@ -48,8 +42,13 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         shift_power: p of the shift SNR / s^p of a level s times larger than the innermost.
         prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
         loss_target: what the loss compares; `prediction` unless given.
-        level_weights: weight of a level's loss by its name, 1 unless given.
-        loss_weighting: `"none"` or `"vdm"`.
+        level_weights: weight of a level's loss by its name, 1 unless given; `"highest"` for the
+            loss of the highest level alone; or a function from the progress in the phase, a scalar
+            tensor in [0, 1], to weights by name (it is not saved with the model).
+        loss_weighting: weight of the noise levels: `"none"`, `"vdm"`, `"min_snr"`, `"p2"` or
+            `"sigmoid"`, or a dict of the name under "kind" and options; see `losses.weighting`.
+        times: `"uniform"`, one independent time per sample; or `"stratified"`, one from each of as
+            many equal intervals as the global batch has samples.
         downsample: how the data of lower levels is made, `"area"` or `"bilinear"`.
         residual: outer levels predict relative to a Wiener estimate around the picture below.
             `True` needs `measure_residual` before training; a dict gives the standard deviation of
@@ -95,8 +94,9 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         shift_power: float = 2.0,
         prediction: str = "v",
         loss_target: str | None = None,
-        level_weights: Mapping[str, float] | None = None,
-        loss_weighting: str = "none",
+        level_weights: Mapping[str, float] | str | Callable[[Any], Mapping] | None = None,
+        loss_weighting: str | Mapping[str, Any] = "none",
+        times: str = "uniform",
         downsample: str = "area",
         residual: bool | Mapping[str, float] = False,
         threshold: str = "dynamic",
@@ -142,12 +142,12 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
             signal_scale=scale,
         )
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
-        checks.known_keys("level_weights", level_weights or {}, unet.levels)
-        self.level_weights = {
-            level: checks.real(f"level_weights[{level!r}]", weight, minimum=0.0)
-            for level, weight in (level_weights or {}).items()
-        }
-        self.loss_weighting = checks.one_of("loss_weighting", loss_weighting, ("none", "vdm"))
+        self.level_weights = check_level_weights(level_weights, unet.levels)
+        losses.check_weighting(loss_weighting)
+        self.loss_weighting = (
+            dict(loss_weighting) if isinstance(loss_weighting, Mapping) else loss_weighting
+        )
+        self.times = checks.one_of("times", times, TIMES)
         self.downsample = checks.one_of("downsample", downsample, pyramid.DOWNSAMPLING)
         self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
         self.cond_dropout = checks.real("cond_dropout", cond_dropout, minimum=0.0, maximum=1.0)
@@ -252,186 +252,8 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
         """Mean of every logged value since the epoch began."""
         return [*self._loss_trackers.values(), *self._step_trackers.values()]
 
-    # One step
-
-    def prepare(self, batch: Mapping[str, Any]) -> tuple[dict, dict]:
-        """Split a batch into the data of all levels and the conditions.
-
-        Args:
-            batch: see the class.
-
-        Returns:
-            (x0 by level name, float32 in [-1, 1]; conditions by key).
-
-        Raises:
-            ValueError: if a key is missing or unknown, or the data has another size.
-        """
-        top = self.process.shapes[-1]
-        key = "image" if top.frames is None else "video"
-        if not isinstance(batch, Mapping):
-            raise checks.error(
-                "a batch must be a dict",
-                fix=f"yield dicts with the key {key!r}",
-                type=type(batch).__name__,
-            )
-        names = condition_names(self.unet.spec)
-        checks.required_keys("the batch", batch, [key])
-        checks.known_keys("the batch", batch, [key, "sample", *names])
-        data = tf.convert_to_tensor(batch[key])
-        expected = self.unet.spec.levels[-1].input_shape(self.unet.spec.in_channels)
-        if tuple(data.shape[1:]) != expected:
-            raise checks.error(
-                f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
-                fix="resize the data to the highest level of the network",
-                shape=tuple(data.shape),
-            )
-        if data.dtype == tf.uint8:
-            data = tf.cast(data, tf.float32) / 127.5 - 1.0
-        elif data.dtype != tf.float32:
-            raise checks.error(
-                f"`{key}` must be uint8, or float32 in [-1, 1]",
-                fix="cast the data in the pipeline",
-                dtype=tf.as_dtype(data.dtype).name,
-            )
-        x0 = build_pyramid(data, self.process.shapes, self.downsample)
-        return x0, cast_conditions(batch, self.unet.spec)
-
-    def level_losses(
-        self,
-        network: Any,
-        x0: Mapping[str, tf.Tensor],
-        eps: Mapping[str, tf.Tensor],
-        index: tf.Tensor,
-        conditions: Mapping[str, tf.Tensor],
-    ) -> dict[str, tf.Tensor]:
-        """Loss of every sample at every level, before weights.
-
-        Args:
-            network: function (inputs) -> outputs by level name.
-            x0: `(B, [T,] H, W, C)` by level name.
-            eps: standard normal noise, likewise, independent over levels.
-            index: `(B,)` int32, the table index k in 1..N, shared by the levels.
-            conditions: see `conditions.cast_conditions`.
-
-        Returns:
-            `(B,)` float32 by level name: the mean over pixels of the squared difference between
-            prediction and target, both of the kind `loss_target`.
-
-        Reference: Gu et al. 2023 (arXiv 2310.15111), equation 3.
-        """
-        schedule = self.process.schedules[self.unet.levels[0]]
-        t = tf.cast(index, tf.float32) / schedule.num_steps
-        divided = self.process.divided(x0)
-        if self.process.divide_targets:
-            x0 = divided
-        z = process.forward(divided, eps, t, self.process.schedules)
-        inputs = {f"z_{name}": value for name, value in z.items()}
-        outputs = network({**inputs, **conditions, "time": tf.cast(index, tf.float32) - 1.0})
-        predictions, _ = self.process.predictions(outputs, z, t, self.residual_std)
-        found = {}
-        for name in self.unet.levels:
-            # An outer level may hold the first samples only.
-            amplitudes = [process.first_rows(a, z[name]) for a in self.process.amplitudes(name, t)]
-            target = parameterization.from_x0_eps(
-                self.loss_target, x0[name], eps[name], *amplitudes
-            )
-            prediction = parameterization.convert(
-                self.process.prediction, self.loss_target, predictions[name], z[name], *amplitudes
-            )
-            found[name] = losses.level_loss(prediction, target)
-        return found
-
-    def batch_loss(self, by_level: Mapping[str, tf.Tensor], index: tf.Tensor) -> tf.Tensor:
-        """Weigh and sum the losses of a replica's samples: a scalar, its mean over replicas is the
-        loss of the global batch."""
-        per_sample = losses.multi_resolution(by_level, self.level_weights)
-        if self.loss_weighting == "none":
-            return tf.reduce_mean(per_sample)
-        schedule = self.process.schedules[self.unet.levels[0]]
-        t = tf.cast(index, tf.float32) / schedule.num_steps
-        weights = losses.weighting(self.loss_weighting, schedule, t)
-        mean = tf.reduce_mean(weights)
-        context = tf.distribute.get_replica_context()
-        mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
-        return tf.reduce_mean(weights * per_sample) / mean
-
-    def _draw(self, purpose: str, step: Any, samples: tf.Tensor, x0: Mapping[str, tf.Tensor]):
-        """Time index, noise and dropout of every sample."""
-        base = randomness.key(self.seed, purpose, step)
-        shapes = {name: tuple(value.shape[1:]) for name, value in x0.items()}
-        eps = randomness.normal_per_sample(base, samples, shapes)
-        uniform = randomness.uniform_per_sample(base, samples, ("time", "condition"))
-        num_steps = self.process.schedules[self.unet.levels[0]].num_steps
-        index = 1 + tf.cast(tf.floor(uniform["time"] * num_steps), tf.int32)
-        return eps, tf.minimum(index, num_steps), uniform["condition"] < self.cond_dropout
-
-    def _samples(self, batch: Mapping[str, Any], step: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Global position of every row: given, or counted from the step and the replica."""
-        if "sample" in batch:
-            return tf.cast(batch["sample"], tf.int64)
-        context = tf.distribute.get_replica_context()
-        rows = tf.cast(rows, tf.int64)
-        replica = tf.cast(context.replica_id_in_sync_group, tf.int64)
-        first = (step * context.num_replicas_in_sync + replica) * rows
-        return first + tf.range(rows)
-
-    def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """One optimizer step on this replica's part of a batch; returns the step's values."""
-        x0, conditions = self.prepare(batch)
-        # A copy: `tf.cast` to the same type would give the variable, which counts on below.
-        step = tf.identity(tf.convert_to_tensor(self.optimizer.iterations))
-        rows = tf.shape(x0[self.unet.levels[0]])[0]
-        samples = self._samples(batch, step, rows)
-        eps, index, dropped = self._draw("train", step, samples, x0)
-        if condition_names(self.unet.spec) and self.cond_dropout:
-            conditions = drop(conditions, self._null, dropped)
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            by_level = self.level_losses(
-                lambda inputs: self.bounded(self.unet(inputs, training=True)),
-                x0,
-                eps,
-                index,
-                conditions,
-            )
-            loss = self.batch_loss(by_level, index)
-            # Gradients are summed over replicas. Inside the tape, or they would double.
-            scaled = self.optimizer.scale_loss(loss / replicas)
-        variables = self.unet.trainable_variables
-        if isinstance(self.optimizer, Optimizer):
-            variables = self.optimizer.moving(variables)  # frozen weights cost no gradient
-        gradients = tape.gradient(scaled, variables)
-        learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-        self.optimizer.apply(gradients, variables)
-        self.ema.update(step)
-        logs = self._loss_logs(loss, by_level)
-        logs["learning_rate"] = learning_rate
-        norm = getattr(self.optimizer, "gradient_norm", None)
-        if norm is None:
-            norm = tf.linalg.global_norm(gradients)
-        logs["gradient_norm"] = tf.convert_to_tensor(norm)
-        for name, tracker in self._step_trackers.items():
-            tracker.update_state(logs[name])
-        return logs
-
-    def test_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Loss of the averaged weights; a sample's noise depends on its position only."""
-        x0, conditions = self.prepare(batch)
-        rows = tf.shape(x0[self.unet.levels[0]])[0]
-        seen = tf.identity(tf.convert_to_tensor(self._test_batches))
-        samples = self._samples(batch, seen, rows)
-        eps, index, _ = self._draw("test", 0, samples, x0)
-        by_level = self.level_losses(self.network("ema"), x0, eps, index, conditions)
-        self._test_batches.assign_add(1)
-        return self._loss_logs(self.batch_loss(by_level, index), by_level)
-
-    def _loss_logs(self, loss: tf.Tensor, by_level: Mapping[str, tf.Tensor]) -> dict:
-        logs = {"loss": loss}
-        logs.update({f"loss_{name}": tf.reduce_mean(v) for name, v in by_level.items()})
-        rows = tf.cast(tf.shape(by_level[self.unet.levels[0]])[0], tf.float32)
-        for name, value in logs.items():
-            self._loss_trackers[name].update_state(value, sample_weight=rows)
-        return logs
+    def _computes_in_float16(self) -> bool:
+        return self.unet.policy.compute_dtype == "float16"
 
     # Residual output
 
@@ -499,8 +321,9 @@ class MatryoshkaDiffusion(GenerationMixin, DistributedTrainer):
             **self._config,
             "prediction": self.process.prediction,
             "loss_target": self.loss_target,
-            "level_weights": self.level_weights,
+            "level_weights": {} if callable(self.level_weights) else self.level_weights,
             "loss_weighting": self.loss_weighting,
+            "times": self.times,
             "downsample": self.downsample,
             "residual": self.process.use_residual,
             "threshold": self.threshold,

@@ -81,7 +81,7 @@ class ExponentialMovingAverage:
         return tf.where(n < self.copy_steps, tf.zeros_like(d), d)
 
     @tf.autograph.experimental.do_not_convert
-    def update(self, step: Any) -> None:
+    def update(self, step: Any, applied: Any = 1.0) -> None:
         """Update all averages from the current weights.
 
         Call it once after each optimizer step, in replica context (inside `train_step`) or outside
@@ -90,10 +90,14 @@ class ExponentialMovingAverage:
 
         Args:
             step: how many optimizer steps came before the one just made, an int64 scalar.
+            applied: 0 if that step was skipped, which leaves the averages as they are; else 1.
         """
         step = tf.cast(tf.convert_to_tensor(step), tf.int64)
         groups = sorted(set(self.starts))
-        rates = {start: 1.0 - self.decay_at(tf.maximum(step - start, 0)) for start in groups}
+        applied = tf.cast(applied, tf.float32)
+        rates = {
+            start: applied * (1.0 - self.decay_at(tf.maximum(step - start, 0))) for start in groups
+        }
 
         def update_all(strategy, *rates):
             rate_of = dict(zip(groups, rates, strict=True))

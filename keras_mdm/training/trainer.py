@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.optimizers import Optimizer
 
 
 class DistributedTrainer(keras.Model):
@@ -20,6 +21,7 @@ class DistributedTrainer(keras.Model):
         self,
         optimizer: keras.optimizers.Optimizer,
         *,
+        micro_batches: int = 1,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
         jit_compile: bool = False,
@@ -29,6 +31,8 @@ class DistributedTrainer(keras.Model):
         Args:
             optimizer: preferably one of `keras_mdm.optimizers`, which clip after the sum over
                 replicas.
+            micro_batches: parts of a replica's batch that are computed one after the other before
+                the optimizer step, in the memory of one of them. Results stay the same.
             steps_per_execution: optimizer steps per call from Python.
             run_eagerly: run steps without tracing, for debugging.
             jit_compile: compile steps with XLA; slower on CPUs.
@@ -64,8 +68,18 @@ class DistributedTrainer(keras.Model):
                 replicas=replicas,
                 **clipping,
             )
+        self.micro_batches = checks.integer("micro_batches", micro_batches, minimum=1)
+        if self._computes_in_float16():
+            if not isinstance(optimizer, Optimizer):
+                raise checks.error(
+                    "training in float16 needs an optimizer that scales the loss",
+                    fix="use one of keras_mdm.optimizers, or mixed_bfloat16",
+                    optimizer=type(optimizer).__name__,
+                )
+            optimizer.loss_scale = "dynamic"
         super().compile(
             optimizer=optimizer,
+            auto_scale_loss=False,
             steps_per_execution=steps_per_execution,
             run_eagerly=run_eagerly,
             jit_compile=jit_compile,
@@ -80,6 +94,7 @@ class DistributedTrainer(keras.Model):
             return None
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "micro_batches": self.micro_batches,
             "steps_per_execution": self.steps_per_execution,
             "run_eagerly": self.run_eagerly,
             "jit_compile": self.jit_compile,
@@ -149,6 +164,10 @@ class DistributedTrainer(keras.Model):
         self.check_ready()
         self._test_batches.assign(0)
         return super().evaluate(*args, **kwargs)
+
+    def _computes_in_float16(self) -> bool:
+        """Whether gradients would be rounded to zero without a loss scale."""
+        return False
 
     def check_ready(self) -> None:
         """Raise if something is missing before work starts."""

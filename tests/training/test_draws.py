@@ -39,7 +39,10 @@ def draw(model, samples, *, step=0, size=(8, 16)):
     @tf.function(autograph=False)
     def traced(samples):
         x0 = {str(s): tf.zeros((samples.shape[0], s, s, 3)) for s in size}
-        return model._draw("train", step, samples, x0)
+        return (
+            model._noise("train", step, samples, x0),
+            *model._times("train", step, samples),
+        )
 
     return traced(tf.constant(samples, tf.int64))
 

@@ -173,7 +173,7 @@ def test_it_notices_replicas_that_draw_equal_noise(small_alone, two_replicas, mo
     monkeypatch.setattr(
         MatryoshkaDiffusion,
         "_samples",
-        lambda self, batch, step, rows: step * ROWS + tf.range(tf.cast(rows, tf.int64)),
+        lambda self, group, step, rows, *_: step * ROWS + tf.range(tf.cast(rows, tf.int64)),
     )
     broken = Small(two_replicas, clipped())
     assert np.all(np.array(compare(small_alone, broken)) > 100 * LIMITS)
