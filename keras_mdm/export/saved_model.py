@@ -71,6 +71,7 @@ def export_saved_model(
         threshold=threshold or model.threshold,
         guided=conditional,
         weights=weights,
+        shares=tuple(sorted(model.guidance_shares.items())),
     ).check()
     module = _Sampler(model, plan)
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,9 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         threshold: how `generate` and the export keep estimates inside the range of pictures:
             `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`. Dynamic ones divide by what an
             estimate overshoots, static clips; drawings on pure white need the static one.
+        guidance_shares: how much of the guidance a level gets when sampling, by its name: its scale
+            is 1 + share * (guidance_scale - 1). 1 unless given; 0 leaves a level to the model as it
+            is, which costs no detail where the levels below are guided.
         signal_scale: what the data of a level is divided by inside of the process, by level name;
             1 unless given. Another way to lower the signal-to-noise ratio than a shift.
         output_limit: bounds the network's output smoothly, by limit * tanh(output / limit); 0 for
@@ -100,6 +103,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         downsample: str = "area",
         residual: bool | Mapping[str, float] = False,
         threshold: str = "dynamic",
+        guidance_shares: Mapping[str, float] | None = None,
         signal_scale: Mapping[str, float] | None = None,
         output_limit: float = 0.0,
         text_encoder: Any = None,
@@ -150,6 +154,11 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         self.times = checks.one_of("times", times, TIMES)
         self.downsample = checks.one_of("downsample", downsample, pyramid.DOWNSAMPLING)
         self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
+        checks.known_keys("guidance_shares", guidance_shares or {}, unet.levels)
+        self.guidance_shares = {
+            level: checks.real(f"guidance_shares[{level!r}]", share, minimum=0.0)
+            for level, share in (guidance_shares or {}).items()
+        }
         self.cond_dropout = checks.real("cond_dropout", cond_dropout, minimum=0.0, maximum=1.0)
         self.seed = checks.seed(seed)
         self._config = {
@@ -327,6 +336,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             "downsample": self.downsample,
             "residual": self.process.use_residual,
             "threshold": self.threshold,
+            "guidance_shares": self.guidance_shares,
             "signal_scale": dict(self.process.signal_scale),
             "output_limit": self.output_limit,
             "null_length": self._null["text"].shape[0] if self._null else None,

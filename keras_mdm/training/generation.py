@@ -77,7 +77,7 @@ class GenerationMixin:
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         threshold: str | None = None,
         grid: str = "uniform",
         seed: int = 0,
@@ -98,7 +98,8 @@ class GenerationMixin:
             sampler: `"ddim"` or `"ddpm"`.
             eta: share of fresh noise of DDIM.
             guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
-                unconditional one. 4 unless given.
+                unconditional one. 4 unless given. A dict gives every level its own, 1 for levels
+                that are missing; a number is spread by the model's `guidance_shares`.
             threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
                 given.
             grid: `"uniform"` or `"release"`.
@@ -135,6 +136,9 @@ class GenerationMixin:
         conditional = bool(condition_names(self.unet.spec))
         if guidance_scale is None:
             guidance_scale = GUIDANCE_SCALE if conditional else 1.0
+        shares = self.guidance_shares
+        if isinstance(guidance_scale, Mapping):
+            guidance_scale, shares = self._spread(guidance_scale)
         guidance_scale = checks.real("guidance_scale", guidance_scale, minimum=0.0)
         if not conditional and guidance_scale != 1.0:
             raise checks.error(
@@ -149,6 +153,7 @@ class GenerationMixin:
             threshold=threshold or defaults.get("threshold", self.threshold),
             guided=guidance_scale != 1.0,
             weights=checks.one_of("weights", weights, ("ema", "raw")),
+            shares=tuple(sorted(shares.items())),
         ).check()
         self.check_ready()
         count, conditions = self._conditions(prompts, labels, num_images)
@@ -182,6 +187,18 @@ class GenerationMixin:
                 pictures = to_uint8(self.process.multiplied(x))
                 pieces.append({name: value.numpy() for name, value in pictures.items()})
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _spread(self, scales: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """Turn scales by level into one scale and every level's share of it."""
+        checks.known_keys("guidance_scale", scales, self.unet.levels)
+        scales = {
+            level: checks.real(f"guidance_scale[{level!r}]", scales.get(level, 1.0), minimum=0.0)
+            for level in self.unet.levels
+        }
+        most = max(scales.values(), key=lambda scale: abs(scale - 1.0))
+        if most == 1.0:
+            return 1.0, {}
+        return most, {level: (scale - 1.0) / (most - 1.0) for level, scale in scales.items()}
 
     def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:
         """Traced functions of a plan: start noise, and a stretch of steps. Kept."""
@@ -231,6 +248,7 @@ class GenerationMixin:
             guidance_scale,
             plan.threshold,
             self.residual_std,
+            dict(plan.shares),
         )
         return run_steps(
             plan,

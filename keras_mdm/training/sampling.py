@@ -23,6 +23,7 @@ class SamplingPlan:
         threshold: name of the threshold of x0.
         guided: whether both halves of classifier-free guidance are computed.
         weights: `"ema"` or `"raw"`.
+        shares: how much of the guidance a level gets, pairs of name and share; 1 unless given.
     """
 
     sampler: str = "ddim"
@@ -31,6 +32,7 @@ class SamplingPlan:
     threshold: str = "dynamic"
     guided: bool = True
     weights: str = "ema"
+    shares: tuple[tuple[str, float], ...] = ()
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
@@ -64,6 +66,7 @@ def make_denoiser(
     guidance_scale: Any,
     threshold: str,
     residual_std: Mapping[str, Any],
+    shares: Mapping[str, float] | None = None,
 ) -> Callable[[dict, tf.Tensor], dict]:
     """Make the function that the sampler's loop calls: estimates of the clean data at time t.
 
@@ -75,13 +78,16 @@ def make_denoiser(
         guidance_scale: scalar, or `(B,)`.
         threshold: name of the threshold, applied per sample and level.
         residual_std: see `LevelProcess.predictions`.
+        shares: how much of the guidance a level gets, by its name: its scale is
+            1 + share * (guidance_scale - 1).
 
     Returns:
         function (x_t by level name, scalar t) -> x0 by level name.
 
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, on the network's output at
-    every level alike.
+    every level.
     """
+    shares = shares or {}
     limit = thresholding.get(threshold)
     schedule: Schedule = process.schedules[process.levels[0]]
     if without is not None:
@@ -102,7 +108,9 @@ def make_denoiser(
         if without is not None:
             halves = {name: tf.split(value, 2, axis=0) for name, value in outputs.items()}
             outputs = {
-                name: guidance.classifier_free(*pair, guidance_scale)
+                name: guidance.classifier_free(
+                    *pair, 1.0 + shares.get(name, 1.0) * (guidance_scale - 1.0)
+                )
                 for name, pair in halves.items()
             }
         _, x0 = process.predictions(outputs, x, t, residual_std)

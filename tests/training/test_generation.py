@@ -21,7 +21,10 @@ from training.tiny_models import (
 )
 
 from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
+from keras_mdm.diffusion.schedules import cosine
 from keras_mdm.training.conditions import drop, unconditional
+from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.sampling import make_denoiser
 
 PROMPTS = ["red apple", "blue car", "sun"]
 
@@ -82,6 +85,40 @@ def test_a_picture_does_not_depend_on_its_batch(model):
     assert largest(together, draw(model, batch_size=2)) <= 1
 
 
+def test_every_level_gets_its_own_guidance(model):
+    """Estimates of one step, in closed form: a network that answers by the half of the batch."""
+    levels = model.unet.levels
+
+    def network(inputs):
+        rows = inputs["time"].shape[0] // 2
+        halves = tf.concat([tf.fill([rows], 0.1), tf.fill([rows], 0.2)], axis=0)
+        return {
+            name: halves[:, None, None, None] * tf.ones_like(inputs[f"z_{name}"]) for name in levels
+        }
+
+    process = LevelProcess.create(
+        levels, cosine(), shift_power=2.0, prediction="x0", use_residual=False
+    )
+    x = {name: tf.zeros((2, int(name), int(name), 3)) for name in levels}
+    denoise = make_denoiser(network, process, {}, {}, 3.0, "none", {}, {"16": 0.25})
+    found = denoise(x, tf.constant(0.5))
+    np.testing.assert_allclose(found["8"], 0.1 + 3.0 * 0.1, rtol=1e-6)  # w = 3
+    np.testing.assert_allclose(found["16"], 0.1 + 1.5 * 0.1, rtol=1e-6)  # w = 1 + 0.25 * 2
+
+
+def test_guidance_by_level_is_the_models_shares_of_one_number(model, tmp_path):
+    shared = make_model(guidance_shares={"16": 0.0})
+    one_level = draw(shared, guidance_scale=3.0)
+    assert_equal(one_level, draw(model, guidance_scale={"8": 3.0}))
+    assert_equal(draw(model, guidance_scale=3.0), draw(model, guidance_scale={"8": 3.0, "16": 3.0}))
+    assert largest(one_level, draw(model, guidance_scale=3.0)) > 3
+    shared.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded.text_encoder = FakeEncoder()
+    assert_equal(one_level, draw(loaded, guidance_scale=3.0))
+    assert_equal(draw(model, guidance_scale={"8": 1.0, "16": 1.0}), draw(model, guidance_scale=1.0))
+
+
 def test_guidance_one_is_conditional_and_zero_unconditional(model):
     encoder = FakeEncoder()
     states, mask = encoder.encode(PROMPTS)
@@ -116,6 +153,8 @@ def test_other_numbers_do_not_trace_again(model):
         {"steps": 1001},
         {"steps": 2.5},
         {"guidance_scale": -1.0},
+        {"guidance_scale": {"64": 2.0}},
+        {"guidance_scale": {"8": -2.0}},
         {"seed": -1},
         {"seed": 1.5},
         {"threshold": "soft"},
