@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
     from keras_mdm.progressive import PhaseContext, fit_progressively
     from keras_mdm.training import MatryoshkaDiffusion
-    from keras_mdm.training.phases import Phase
+    from keras_mdm.training.phases import Phase, WeightRamp
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "NestedUNet",
     "Phase",
     "PhaseContext",
+    "WeightRamp",
     "assets",
     "build_nested_unet",
     "callbacks",
@@ -60,6 +61,7 @@ _HOMES = {
     "NestedUNet": "keras_mdm.models",
     "Phase": "keras_mdm.training.phases",
     "PhaseContext": "keras_mdm.progressive",
+    "WeightRamp": "keras_mdm.training.phases",
     "build_nested_unet": "keras_mdm.models",
     "cut": "keras_mdm.models",
     "describe": "keras_mdm.describe",

@@ -15,6 +15,8 @@ from keras_mdm.callbacks.checkpoint import CheckpointWriter
 from keras_mdm.files import write_atomically
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.mixing import check_groups
+from keras_mdm.training.objective import check_level_weights
 from keras_mdm.training.phases import Phase, number_phases
 from keras_mdm.training.run_directory import RunDirectory
 from keras_mdm.training.snapshot import grow_from_snapshot, restore_snapshot, save_snapshot
@@ -74,7 +76,8 @@ def fit_progressively(
         make_model: function (phase) -> compiled `MatryoshkaDiffusion` with exactly the levels of
             the phase; `phase.learning_rate_schedule()` is its learning rate.
         make_dataset: function (phase, first_step) -> endless `tf.data.Dataset` of global batches,
-            beginning with the batch of step `first_step` of the phase.
+            beginning with the batch of step `first_step` of the phase, in the groups of
+            `phase.groups` (`keras_mdm.data.mixed_dataset` joins them).
         run_dir: directory of the run; made if it does not exist.
         strategy: distribution strategy; the current one unless given.
         callbacks: function (PhaseContext) -> more Keras callbacks for the phase.
@@ -126,6 +129,7 @@ def fit_progressively(
             model = _make(phase, make_model, levels_before)
         levels_before = phase.level_names
         dataset = make_dataset(phase, done)
+        _check_groups_of(dataset, phase)
         if newest is not None:
             restore_snapshot(model, newest)
         else:
@@ -220,7 +224,13 @@ def _make(
             optimizer=type(getattr(model, "optimizer", None)).__name__,
         )
     if phase.level_weights is not None:
-        model.level_weights = dict(phase.level_weights)
+        model.level_weights = check_level_weights(phase.level_weights, phase.level_names)
+    model.phase_span = (phase.first_step, phase.steps)
+    check_groups(
+        phase.shares,
+        phase.batch_size,
+        model.distribute_strategy.num_replicas_in_sync * model.micro_batches,
+    )
     model.downsample = phase.downsample
     if phase.steps % model.steps_per_execution:
         raise checks.error(
@@ -231,6 +241,27 @@ def _make(
         )
     model.optimizer.set_learning_rate_factors(_factors(phase, model, trained_levels))
     return model
+
+
+def _check_groups_of(dataset: tf.data.Dataset, phase: Phase) -> None:
+    """Raise unless a dataset yields the groups of its phase."""
+    spec, groups = dataset.element_spec, phase.groups
+    nested = isinstance(spec, Mapping) and all(isinstance(v, Mapping) for v in spec.values())
+    found = spec if nested else {phase.level_names[-1]: spec}
+    sizes = {
+        level: next(iter(batch.values())).shape[0] if isinstance(batch, Mapping) else None
+        for level, batch in found.items()
+    }
+    fits = sizes.keys() == groups.keys() and all(
+        rows in (None, groups[level]) for level, rows in sizes.items()
+    )
+    if not fits:
+        raise checks.error(
+            f"make_dataset must yield batches of {groups} samples by their highest level",
+            fix="make one dataset per entry of phase.groups and join them with "
+            "keras_mdm.data.mixed_dataset, or pass Phase(mixed=False)",
+            groups=sizes,
+        )
 
 
 def _factors(

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, arrays, outer, tiny_unet
 
-from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
+from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively
 from keras_mdm.callbacks import StepCallback
-from keras_mdm.data import image_text_dataset
+from keras_mdm.data import image_text_dataset, mixed_dataset
 from keras_mdm.optimizers import SGD, Adam
 from keras_mdm.training import checkpoints
 from keras_mdm.training.phases import number_phases
@@ -24,7 +24,7 @@ LEVELS = [PLAIN_INNER, outer(16)]
 def phases(**second):
     return [
         Phase(LEVELS[:1], 4, batch_size=4, learning_rate=1e-2),
-        Phase(LEVELS, 4, batch_size=4, learning_rate=1e-2, **second),
+        Phase(LEVELS, 4, batch_size=6, learning_rate=1e-2, **second),
     ]
 
 
@@ -36,9 +36,13 @@ def make_model(phase, optimizer=Adam):
 
 
 def make_dataset(phase, first_step):
-    side = int(phase.level_names[-1])
-    images = IMAGES.reshape(10, side, 16 // side, side, 16 // side, 3)[:, :, 0, :, 0]
-    return image_text_dataset(images, TEXT, MASK, batch_size=4, seed=1, first_step=first_step)
+    groups = {}
+    for level, rows in phase.groups.items():
+        side = int(level)
+        images = IMAGES.reshape(10, side, 16 // side, side, 16 // side, 3)[:, :, 0, :, 0]
+        options = {"batch_size": rows, "seed": 1, "first_step": first_step}
+        groups[level] = image_text_dataset(images, TEXT, MASK, **options)
+    return mixed_dataset(groups)
 
 
 class Stop(Exception):
@@ -144,7 +148,7 @@ def test_a_finished_run_is_only_loaded(whole):
 
 
 def test_other_phases_are_refused(whole):
-    table = [phases()[0], Phase(LEVELS, 5, batch_size=4)]
+    table = [phases()[0], Phase(LEVELS, 5, batch_size=6)]
     with pytest.raises(ValueError, match="phase 2, steps: 4 before, 5 now"):
         train(whole[1], table=table)
 
@@ -169,7 +173,7 @@ def test_the_model_of_a_phase_is_gone_when_the_next_one_is_made(tmp_path):
         models.append(weakref.ref(made := make_eager_model(phase)))
         return made
 
-    train(tmp_path, table=[Phase(LEVELS[:1], 1), Phase(LEVELS, 1)], model=make)
+    train(tmp_path, table=[Phase(LEVELS[:1], 1), Phase(LEVELS, 1, mixed=False)], model=make)
     assert len(models) == 2
 
 
@@ -188,7 +192,7 @@ def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
             starts[context.number] = arrays(context.model.unet.parts["level_8"].weights)
             return StepCallback()
 
-        table = [phases()[0], Phase(LEVELS, 1, batch_size=4, learning_rate=1e-2, **given)]
+        table = [phases()[0], Phase(LEVELS, 1, batch_size=6, learning_rate=1e-2, **given)]
         model = train(
             tmp_path / name,
             table=table,
@@ -216,6 +220,11 @@ def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
         {"freeze": ("8",)},
         {"level_weights": {"64": 1.0}},
         {"mixed": {"8": 0.5}},
+        {"mixed": 0.5},
+        {"mixed": {"64": 1.0}},
+        {"levels": [8, 16], "mixed": {"8": 1.0}, "batch_size": 4},
+        {"levels": [8, 16], "batch_size": 1},
+        {"level_weights": "lowest"},
         {"downsample": "cubic"},
         {"levels": "8"},
         {"final_learning_rate": 2.0},
@@ -225,6 +234,59 @@ def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
 def test_wrong_phases_are_one_error_in_three_parts(options):
     with pytest.raises(ValueError, match=THREE_PARTS):
         Phase(**{"levels": [8], "steps": 1, "batch_size": 1, **options})
+
+
+def test_groups_of_a_phase():
+    """2:1 by default, as in the release; sizes are whole and sum to the batch."""
+    assert Phase([64], 1, batch_size=7).groups == {"64": 7}
+    assert Phase([64, 256], 1, batch_size=1024).groups == {"64": 341, "256": 683}
+    assert Phase([64, 256, 1024], 1, batch_size=9).groups == {"64": 1, "256": 2, "1024": 6}
+    assert Phase([64, 256], 1, batch_size=8, mixed=False).groups == {"256": 8}
+    assert Phase([64, 256], 1, batch_size=8, mixed={"64": 0.25, "256": 0.75}).groups == {
+        "64": 2,
+        "256": 6,
+    }
+    # A level without samples of its own is trained on those of the levels above.
+    shares = {"64": 0.5, "1024": 0.5}
+    assert Phase([64, 256, 1024], 1, batch_size=4, mixed=shares).groups == {"64": 2, "1024": 2}
+
+
+def test_groups_must_divide_over_replicas_and_micro_batches(tmp_path):
+    def model(phase):
+        made = make_model(phase)
+        made.compile(optimizer=Adam(1e-3), micro_batches=4)
+        return made
+
+    with pytest.raises(ValueError, match="nearest batch size that is: 12") as failure:
+        train(tmp_path, table=[Phase(LEVELS, 1, batch_size=10)], model=model)
+    assert "groups={'8': 3, '16': 7}" in str(failure.value)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_dataset_without_the_groups_of_its_phase_is_refused(tmp_path, mixed):
+    def data(phase, first_step):
+        return make_dataset(Phase(LEVELS, 1, batch_size=6, mixed=not mixed), first_step)
+
+    with pytest.raises(ValueError, match="phase.groups"):
+        train(tmp_path, table=[Phase(LEVELS, 1, batch_size=6, mixed=mixed)], dataset=data)
+
+
+def test_weights_follow_the_progress_of_their_phase(tmp_path):
+    """The loss of every step is that of its levels with the weights of the step."""
+    steps = []
+
+    class Watch(StepCallback):
+        def on_step_end(self, previous_step, logs):
+            steps.append({key: float(value) for key, value in logs.items()})
+
+    ramp = WeightRamp({"16": 0.0}, {"16": 2.0}, until=0.5)
+    table = [Phase(LEVELS[:1], 2, batch_size=4), Phase(LEVELS, 4, batch_size=6, level_weights=ramp)]
+    train(tmp_path, table=table, watch=lambda context: Watch())
+    for logs, weight in zip(steps[2:], (0.0, 1.0, 2.0, 2.0), strict=True):
+        expected = logs["loss_8"] + weight * logs["loss_16"]
+        np.testing.assert_allclose(logs["loss"], expected, rtol=1e-5)
+    # The same ramp is the same phase in another process.
+    assert train(tmp_path, table=table).unet.levels == ("8", "16")
 
 
 def test_phases_only_add_levels():
@@ -256,7 +318,14 @@ def make_eager_model(phase):
 def test_two_levels_join_at_once(tmp_path):
     table = [
         phases()[0],
-        Phase([*LEVELS, outer(32)], 1, batch_size=4, learning_rate=1e-2, inner_learning_rate=0.0),
+        Phase(
+            [*LEVELS, outer(32)],
+            1,
+            batch_size=4,
+            learning_rate=1e-2,
+            inner_learning_rate=0.0,
+            mixed=False,
+        ),
     ]
     starts = {}
 
@@ -307,7 +376,7 @@ def test_a_trained_level_keeps_its_residual(tmp_path):
         seen[context.number] = float(context.model.residual_std["16"])
         return StepCallback()
 
-    table = [Phase(LEVELS, 1, batch_size=4), Phase(LEVELS, 1, batch_size=4)]
+    table = [Phase(LEVELS, 1, batch_size=4, mixed=False)] * 2
     train(tmp_path, table=table, dataset=data, watch=watch, model=make_eager_model)
     assert seen[2] == seen[1] > 0.1
 

@@ -4,6 +4,7 @@ from keras_mdm.data.base import CaptionedImages, Skipped, area_average
 from keras_mdm.data.catalogue import plain_caption, styled_caption
 from keras_mdm.data.emoji import EmojiData, load_emoji
 from keras_mdm.data.folder import FolderData, load_folder
+from keras_mdm.data.mixing import mixed_dataset
 from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
 
@@ -17,6 +18,7 @@ __all__ = [
     "image_text_dataset",
     "load_emoji",
     "load_folder",
+    "mixed_dataset",
     "ordered_dataset",
     "plain_caption",
     "positions",

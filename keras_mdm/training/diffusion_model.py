@@ -287,19 +287,21 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         names = self._unmeasured() if only_missing else list(self.residual_std)
         if not names:
             return {}
-        squares, rows = dict.fromkeys(names, 0.0), 0
+        squares, rows = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         for batch in itertools.islice(dataset, batches):
             x0, _ = self.prepare(batch)
-            count = int(x0[self.unet.levels[0]].shape[0])
             for below, shape in zip(self.process.shapes, self.process.shapes[1:], strict=False):
                 if shape.name in squares:
-                    u = upsample(x0[below.name], below, shape, kind="bilinear")
+                    count = int(x0[shape.name].shape[0])  # in a mixed batch the first rows
+                    u = upsample(x0[below.name][:count], below, shape, kind="bilinear")
                     mean = float(tf.reduce_mean(tf.square(x0[shape.name] - u)))
                     squares[shape.name] += count * mean
-            rows += count
-        if not rows:
+                    rows[shape.name] += count
+        if not all(rows.values()):
             raise checks.error("the dataset must not be empty", fix="pass data", batches=0)
-        measured = {name: max(math.sqrt(total / rows), 1e-6) for name, total in squares.items()}
+        measured = {
+            name: max(math.sqrt(total / rows[name]), 1e-6) for name, total in squares.items()
+        }
         for name, value in measured.items():
             self.residual_std[name].assign(value)
         return measured

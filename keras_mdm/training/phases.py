@@ -1,12 +1,16 @@
 """One phase of progressive training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.models.specs import parse_level
 from keras_mdm.training.learning_rates import Warmup, WarmupCosine
+from keras_mdm.training.mixing import check_shares, default_shares, group_sizes
+from keras_mdm.training.objective import check_level_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +28,12 @@ class Phase:
             share of `learning_rate` at the end of the phase.
         inner_learning_rate: factor on the rate of levels that earlier phases have trained.
         freeze: names of levels that are not trained in this phase.
-        level_weights: weight of a level's loss by its name.
-        mixed: shares of the highest level in mixed-resolution batches; not available yet.
+        level_weights: weight of a level's loss by its name, `"highest"` for the loss of the highest
+            level alone, or a function from the progress in the phase (a scalar tensor in [0, 1]) to
+            weights by name, such as `WeightRamp`.
+        mixed: mixed-resolution batches: the share of samples whose highest level that is, by level
+            name. `True` is the release's 2:1 for the highest level, and so on below it; `False`
+            trains every sample at every level. See `groups`.
         downsample: how lower levels are made of the data, `"area"` or `"bilinear"`.
         first_step: optimizer steps made in earlier phases; filled in by `fit_progressively`.
 
@@ -49,8 +57,10 @@ class Phase:
     final_learning_rate: float | None = dataclasses.field(default=None, kw_only=True)
     inner_learning_rate: float = dataclasses.field(default=1.0, kw_only=True)
     freeze: Sequence[str] = dataclasses.field(default=(), kw_only=True)
-    level_weights: Mapping[str, float] | None = dataclasses.field(default=None, kw_only=True)
-    mixed: Mapping[str, float] | None = dataclasses.field(default=None, kw_only=True)
+    level_weights: Mapping[str, float] | str | Callable[[Any], Mapping] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
+    mixed: Mapping[str, float] | bool = dataclasses.field(default=True, kw_only=True)
     downsample: str = dataclasses.field(default="area", kw_only=True)
     first_step: int = dataclasses.field(default=0, kw_only=True)
 
@@ -74,12 +84,6 @@ class Phase:
         if self.final_learning_rate is not None:
             checks.real("final_learning_rate", self.final_learning_rate, minimum=0.0, maximum=1.0)
         checks.one_of("downsample", self.downsample, ("area", "bilinear"))
-        if self.mixed is not None:
-            raise checks.error(
-                "mixed-resolution batches are not available yet",
-                fix="leave `mixed` out: every sample is trained at every level",
-                mixed=self.mixed,
-            )
         if not isinstance(self.levels, Sequence) or isinstance(self.levels, str):
             raise checks.error(
                 "`levels` must be a sequence", fix="write for example [64]", levels=self.levels
@@ -93,14 +97,35 @@ class Phase:
                 levels=names,
                 freeze=tuple(self.freeze),
             )
-        checks.known_keys("level_weights", self.level_weights or (), names)
-        for level, weight in (self.level_weights or {}).items():
-            checks.real(f"level_weights[{level!r}]", weight, minimum=0.0)
+        check_level_weights(self.level_weights, names)
+        if not isinstance(self.mixed, bool | Mapping):
+            raise checks.error(
+                "`mixed` must be True, False, or shares by level name",
+                fix="write for example {'64': 1 / 3, '256': 2 / 3}",
+                mixed=self.mixed,
+            )
+        group_sizes(self.shares, batch_size)
 
     @property
     def level_names(self) -> tuple[str, ...]:
         """Names of the levels, ascending."""
         return tuple(parse_level(level).name for level in self.levels)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the samples by their highest level, ascending."""
+        names = self.level_names
+        if self.mixed is False:
+            return {names[-1]: 1.0}
+        if self.mixed is True:
+            return default_shares(names)
+        return check_shares(self.mixed, names)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Samples of a global batch by their highest level, ascending: the groups that
+        `make_dataset` yields, see `keras_mdm.data.mixed_dataset`. One entry without mixing."""
+        return group_sizes(self.shares, self.batch_size)
 
     def learning_rate_schedule(self) -> Warmup:
         """The phase's learning rate, for the optimizer that `make_model` compiles with."""
@@ -119,7 +144,55 @@ class Phase:
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("images", "mixed", "levels"):
             row.pop(name)
-        return {"levels": self.level_names, **row}
+        weights = self.level_weights
+        if callable(weights):  # the address of a function is another one in the next process
+            row["level_weights"] = getattr(weights, "__qualname__", repr(weights))
+        return {"levels": self.level_names, **row, "groups": self.groups}
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightRamp:
+    """Level weights that move from one set to another while a phase is trained.
+
+    Args:
+        start: weights at the start of the phase, by level name; 1 for levels that are missing.
+        end: weights at the end.
+        until: share of the phase after which `end` is reached.
+
+    Call arguments:
+        progress: scalar in [0, 1], a number or a tensor.
+
+    Returns:
+        dict of weights by level name.
+
+    Raises:
+        ValueError: if a weight is negative or `until` is not inside (0, 1].
+
+    Example:
+
+    >>> weights = WeightRamp({"256": 0.0}, {"256": 1.0}, until=0.5)(0.25)
+    >>> float(weights["256"])
+    0.5
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 6 (smooth transitions between phases).
+    """
+
+    start: Mapping[str, float]
+    end: Mapping[str, float]
+    until: float = 1.0
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            for level, weight in getattr(self, name).items():
+                checks.real(f"{name}[{level!r}]", weight, minimum=0.0)
+        checks.real("until", self.until, minimum=1e-9, maximum=1.0)
+
+    def __call__(self, progress: Any) -> dict[str, Any]:
+        share = ops.minimum(ops.cast(progress, "float32") / self.until, 1.0)
+        return {
+            level: (1.0 - share) * self.start.get(level, 1.0) + share * self.end.get(level, 1.0)
+            for level in sorted({*self.start, *self.end})
+        }
 
 
 def number_phases(phases: Sequence[Phase]) -> list[Phase]:
