@@ -1,5 +1,6 @@
 """Progressive training: phase after phase, in one run directory, resumable at any step."""
 
+import contextlib
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,13 @@ import keras
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.callbacks import ProgressBar, TensorBoardLogger, Throughput
+from keras_mdm.callbacks import (
+    NonFiniteGuard,
+    ProgressBar,
+    StopOnSignal,
+    TensorBoardLogger,
+    Throughput,
+)
 from keras_mdm.callbacks.checkpoint import CheckpointWriter
 from keras_mdm.files import write_atomically
 from keras_mdm.training import checkpoints
@@ -19,7 +26,7 @@ from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.objective import check_level_weights
 from keras_mdm.training.phases import Phase, number_phases
 from keras_mdm.training.run_directory import RunDirectory
-from keras_mdm.training.snapshot import grow_from_snapshot, restore_snapshot, save_snapshot
+from keras_mdm.training.snapshot import grow_from_snapshot, prepare_snapshot, restore_snapshot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,7 @@ def fit_progressively(
     keep_every: int | None = None,
     keep_moments: bool = True,
     log_every: int = 10,
+    skipped_limit: int = 10,
     arguments: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> MatryoshkaDiffusion:
@@ -69,7 +77,7 @@ def fit_progressively(
     Every phase builds its model afresh inside the strategy's scope and takes what it needs from
     the checkpoint on disk: its own newest one, or the last one of the phase before, from which
     weights, averages and moments of the inner levels carry over. So a run that was killed at any
-    moment goes on as if it had not been.
+    moment goes on as if it had not been. SIGTERM ends it with a checkpoint and exit code 0.
 
     Args:
         phases: what to train, each phase with the levels of the one before and possibly more.
@@ -86,6 +94,8 @@ def fit_progressively(
         keep_every: keep the checkpoints of every n-th step for good.
         keep_moments: take the optimizer's moments of the inner levels over at growth.
         log_every: steps between TensorBoard entries.
+        skipped_limit: so many steps in a row that are not finite end the run, with the last good
+            checkpoint in place.
         arguments: what to note in `run.json`.
         progress: show a progress bar.
 
@@ -94,7 +104,9 @@ def fit_progressively(
 
     Raises:
         ValueError: if the phases differ from those the run was started with, a model does not have
-            the levels of its phase, or a dataset ends before its phase.
+            the levels of its phase, a dataset has other groups or ends before its phase, or another
+            process is training in the directory.
+        RuntimeError: if too many steps in a row are not finite.
 
     Example:
 
@@ -111,8 +123,39 @@ def fit_progressively(
     checks.integer("checkpoint_every", checkpoint_every, minimum=1)
     checks.integer("keep_last", keep_last, minimum=1)
     checks.integer("log_every", log_every, minimum=1)
-    run = RunDirectory(run_dir).start(arguments or {}, [phase.table_row() for phase in phases])
-    strategy = strategy or tf.distribute.get_strategy()
+    checks.integer("skipped_limit", skipped_limit, minimum=1)
+    run = RunDirectory(run_dir)
+    with run.locked():
+        run.start(arguments or {}, [phase.table_row() for phase in phases])
+        return _run_phases(
+            phases,
+            make_model,
+            make_dataset,
+            run,
+            strategy or tf.distribute.get_strategy(),
+            keep_moments=keep_moments,
+            more=callbacks,
+            log_every=log_every,
+            quiet=not progress,
+            skipped_limit=skipped_limit,
+            every=checkpoint_every,
+            keep_last=keep_last,
+            keep_every=keep_every,
+        )
+
+
+def _run_phases(
+    phases: Sequence[Phase],
+    make_model: Callable[[Phase], MatryoshkaDiffusion],
+    make_dataset: Callable[[Phase, int], tf.data.Dataset],
+    run: RunDirectory,
+    strategy: tf.distribute.Strategy,
+    *,
+    keep_moments: bool,
+    log_every: int,
+    **training: Any,
+) -> MatryoshkaDiffusion:
+    """Train what is left of every phase; the run directory is ours."""
     model, trained, levels_before = None, False, ()
     for number, phase in enumerate(phases, start=1):
         directory = run.checkpoints(number)
@@ -150,12 +193,8 @@ def fit_progressively(
                 TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done),
             ),
             dataset,
-            callbacks,
             description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
-            quiet=not progress,
-            every=checkpoint_every,
-            keep_last=keep_last,
-            keep_every=keep_every,
+            **training,
         )
         trained = True
     if trained or not run.model.exists():
@@ -166,22 +205,25 @@ def fit_progressively(
 def _train(
     context: PhaseContext,
     dataset: tf.data.Dataset,
-    more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
     *,
+    more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
     description: str,
     quiet: bool,
+    skipped_limit: int,
     **checkpointing: Any,
 ) -> None:
     """Make the steps of a phase that are left, and its last checkpoint."""
     phase, model, done = context.phase, context.model, context.initial_step
     directory = context.run.checkpoints(context.number)
     writer = CheckpointWriter(
-        lambda step: save_snapshot(model, directory, step, {"phase": context.number}),
+        lambda step: prepare_snapshot(model, directory, step, {"phase": context.number}),
         directory,
         initial_step=done,
         **checkpointing,
     )
+    stop = StopOnSignal(writer.write, initial_step=done)
     watching = [
+        NonFiniteGuard(skipped_limit, initial_step=done),
         Throughput(phase.batch_size, initial_step=done),  # first: the others show what it measures
         ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
         context.logger,
@@ -189,10 +231,17 @@ def _train(
     ]
     try:
         watching += list(more(context)) if more is not None else []
+        watching.append(stop)  # last: what the others do at a step is done
         model.fit(
             dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
         )
+    except BaseException:
+        # What is being written is of use, whatever ended the training; the first problem counts.
+        with contextlib.suppress(Exception):
+            writer.finish()
+        raise
     finally:
+        stop.restore()
         context.logger.close()
     made = int(model.optimizer.iterations.numpy()) - phase.first_step
     if made != phase.steps:

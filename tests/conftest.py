@@ -1,7 +1,13 @@
 """Two logical CPU devices for the tests of replicas, and the opt-in marks."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import tensorflow as tf
+
+# The checks of golden cases live with the benchmarks. Last, not first: names of tests come before.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 # Before anything else touches TensorFlow: devices cannot be split once it has started.
 tf.config.set_logical_device_configuration(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_mdm"
 ALLOWED = {
     "checks": set(),
+    "distribute": {"tensorflow"},
     "files": set(),
     "diffusion": {"keras"},
     "layers": {"keras"},

@@ -1,5 +1,12 @@
 """Phases grow without losing anything, and an interruption leaves no trace."""
 
+import errno
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
 import weakref
 
 import numpy as np
@@ -389,3 +396,125 @@ def test_steps_must_be_whole_executions(tmp_path):
 
     with pytest.raises(ValueError, match=r"steps=4, steps_per_execution=3\. To fix it"):
         train(tmp_path, table=phases()[:1], model=model)
+
+
+# Ends
+
+
+class At(StepCallback):
+    """Calls a function after one step."""
+
+    def __init__(self, step, action, initial_step=0):
+        super().__init__(initial_step=initial_step)
+        self.at, self.action = step, action
+
+    def on_step_end(self, previous_step, logs):
+        if self.step == self.at:
+            self.action()
+
+
+def test_sigterm_writes_a_checkpoint_and_leaves_no_trace(whole, tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def watch(context):
+        terminate = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+        return At(3 if context.number == 2 else -1, terminate, context.initial_step)
+
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path, watch=watch)
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "SIGTERM" in printed and "To go on:" in printed
+    assert checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-2").name == "step-0000003"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert_same(train(tmp_path), whole[0])
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    code = (
+        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "file.write('123'); file.flush(); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="process='123'"):
+            train(tmp_path)
+        other.kill()
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(whole, tmp_path, monkeypatch):
+    save = checkpoints.save
+
+    def full(directory, step, *rest):
+        if step == 2 and directory.name == "phase-1":
+            (directory / ".tmp-step-0000002").mkdir(parents=True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(directory, step, *rest)
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.warns(UserWarning, match="A checkpoint was not written"):
+        model = train(tmp_path)
+    assert_same(model, whole[0])
+    assert not list((tmp_path / "checkpoints" / "phase-1").glob(".tmp-*"))
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(OSError, match="No space"), pytest.warns(UserWarning):
+        train(tmp_path, table=phases()[:1])
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(whole, tmp_path, monkeypatch):
+    """And what is written is the state at its step, not what came after."""
+    save, go_on, seen = checkpoints.save, threading.Event(), []
+
+    def slow(directory, step, *rest):
+        if step == 2 and directory.name == "phase-1":
+            assert go_on.wait(60)
+        return save(directory, step, *rest)
+
+    def watch(context):
+        def note():
+            seen.append(checkpoints.list_checkpoints(tmp_path / "checkpoints" / "phase-1"))
+            go_on.set()
+
+        return At(3 if context.number == 1 else -1, note, context.initial_step)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    with pytest.raises(Stop):
+        train(tmp_path, watch=watch, stop=(1, 3))
+    assert seen == [[]]  # step 3 was made before step 2 was written
+    newest = checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-1")
+    assert checkpoints.step_of(newest) == 2
+    monkeypatch.undo()
+    assert_same(train(tmp_path), whole[0])
+
+
+def test_steps_that_stay_broken_end_the_run_with_the_last_good_checkpoint(tmp_path):
+    def data(phase, first_step):
+        def spoil(number, batch):
+            image = tf.cast(batch["image"], tf.float32) / 127.5 - 1.0
+            return {**batch, "image": tf.where(number < 3, image, float("nan"))}
+
+        return make_dataset(phase, first_step).enumerate(first_step).map(spoil)
+
+    table = [Phase(LEVELS[:1], 9, batch_size=4, learning_rate=1e-2)]
+    with pytest.raises(RuntimeError, match="3 steps in a row, up to step 6"):
+        fit_progressively(
+            table,
+            make_model,
+            data,
+            run_dir=tmp_path,
+            checkpoint_every=2,
+            skipped_limit=3,
+            progress=False,
+        )
+    newest = checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-1")
+    groups, _ = checkpoints.load(newest)
+    assert all(np.all(np.isfinite(groups["model"][name])) for name in groups["model"])
+    assert checkpoints.step_of(newest) == 4

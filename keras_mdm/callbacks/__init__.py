@@ -1,5 +1,6 @@
 """Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
 
+from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
 from keras_mdm.callbacks.images import SampleGrid, captioned_grid, image_grid
 from keras_mdm.callbacks.progress import ProgressBar
 from keras_mdm.callbacks.steps import StepCallback
@@ -8,9 +9,11 @@ from keras_mdm.callbacks.throughput import Throughput
 
 __all__ = [
     "EventWriter",
+    "NonFiniteGuard",
     "ProgressBar",
     "SampleGrid",
     "StepCallback",
+    "StopOnSignal",
     "TensorBoardLogger",
     "Throughput",
     "captioned_grid",

@@ -1,5 +1,8 @@
 """Writes checkpoints while a phase is trained."""
 
+import errno
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +11,19 @@ from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.training import checkpoints
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class CheckpointWriter(StepCallback):
-    """Calls `save(step)` every n steps and deletes old checkpoints.
+    """Writes a checkpoint every n steps, beside the training, and deletes old ones.
+
+    What is written is copied first; the writing itself happens in a thread and does not hold up the
+    steps, unless the next checkpoint is due before it is done. A full disk costs a checkpoint, with
+    a warning, and not the run.
 
     Args:
-        save: function (step) -> path, which writes one checkpoint.
+        prepare: function (step) that copies the state and returns a function which writes it as a
+            checkpoint.
         directory: where the checkpoints are.
         every: steps between two checkpoints.
         keep_last: how many to keep.
@@ -22,12 +32,14 @@ class CheckpointWriter(StepCallback):
 
     Example:
 
-    >>> CheckpointWriter(lambda step: save_my_model(step), "runs/x/checkpoints/phase-1", every=500)
+    >>> CheckpointWriter(
+    ...     lambda step: prepare_snapshot(model, "runs/x/checkpoints/phase-1", step, {}),
+    ...     "runs/x/checkpoints/phase-1", every=500)
     """
 
     def __init__(
         self,
-        save: Callable[[int], Path],
+        prepare: Callable[[int], Callable[[], Path]],
         directory: str | Path,
         *,
         every: int,
@@ -36,17 +48,61 @@ class CheckpointWriter(StepCallback):
         initial_step: int = 0,
     ):
         super().__init__(initial_step=initial_step)
-        self.save = save
+        self.prepare = prepare
         self.directory = directory
         self.every = checks.integer("every", every, minimum=1)
         self.keep_last = checks.integer("keep_last", keep_last, minimum=1)
         self.keep_every = keep_every
+        self._thread: threading.Thread | None = None
+        self._problem: BaseException | None = None
+        self._written: int | None = None
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
-            self.write(self.step)
+            self.finish()
+            arguments = (self.step, self.prepare(self.step))
+            # Not a daemon: an ordinary end of the program waits for it.
+            self._thread = threading.Thread(target=self._try, args=arguments)
+            self._thread.start()
+
+    def _try(self, step: int, save: Callable[[], Path]) -> None:
+        try:
+            self._save(step, save)
+        except BaseException as problem:  # raised where the training can see it
+            self._problem = problem
+
+    def _save(self, step: int, save: Callable[[], Path]) -> None:
+        save()
+        self._written = step
+        checkpoints.prune(self.directory, self.keep_last, self.keep_every)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            OSError: if it could not be written for another reason than a full disk.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, problem, self._problem = None, self._problem, None
+        if problem is None:
+            return
+        if not isinstance(problem, OSError) or problem.errno not in DISK_FULL:
+            raise problem
+        checkpoints.remove_leftovers(self.directory)
+        warnings.warn(
+            f"A checkpoint was not written: {problem}. The run goes on, the last good one in "
+            f"{self.directory} is kept; make room before the next",
+            stacklevel=2,
+        )
 
     def write(self, step: int) -> None:
-        """Write a checkpoint now, and delete the old ones that need not be kept."""
-        self.save(step)
-        checkpoints.prune(self.directory, self.keep_last, self.keep_every)
+        """Write a checkpoint now, unless there is one of this step, and wait for it.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.finish()
+        if step != self._written:
+            self._save(step, self.prepare(step))

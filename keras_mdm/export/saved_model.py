@@ -61,7 +61,7 @@ def export_saved_model(
             fix="choose another one, or remove it",
             directory=str(directory),
         )
-    checks.one_of("weights", weights, ("ema", "raw"))
+    checks.one_of("weights", weights, ("ema", "raw", *model.power_emas))
     model.check_ready()
     conditional = bool(_condition_specs(model))
     plan = SamplingPlan(

@@ -1,8 +1,9 @@
 """`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
 
+import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
+from keras_mdm.training.power_ema import PowerEMA, group_name
 from keras_mdm.training.steps import TIMES, StepMixin
 from keras_mdm.training.trainer import DistributedTrainer
 
@@ -69,6 +71,9 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         cond_dropout: share of training samples that lose their prompt and class.
         ema_decay: decay of the averaged weights that `generate` uses.
         ema_warmup: let the decay rise from 0 at the beginning.
+        power_emas: relative widths of further averages, with a power-function profile; two, such as
+            (0.05, 0.1), let `power_ema.reconstruct` make any other after the training. Each takes
+            the memory of the weights.
         seed: seed of noise, times and dropout.
         name: name of the model.
 
@@ -112,6 +117,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         cond_dropout: float = 0.1,
         ema_decay: float = 0.9999,
         ema_warmup: bool = True,
+        power_emas: Sequence[float] = (),
         seed: int = 0,
         name: str = "matryoshka_diffusion",
     ):
@@ -172,10 +178,19 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         self.ema = ExponentialMovingAverage(
             unet.trainable_variables, self._average_of, decay=ema_decay, warmup=ema_warmup
         )
+        self.power_emas = {}
+        for width in power_emas:
+            group = group_name(width)
+            self.power_emas[group] = PowerEMA(
+                unet.trainable_variables,
+                functools.partial(self._average_of, prefix=group.replace(".", "_")),
+                width=width,
+            )
         names = ("loss", *(f"loss_{level}" for level in unet.levels))
         self._loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self._step_trackers = {
-            name: keras.metrics.Mean(name=name) for name in ("learning_rate", "gradient_norm")
+            name: keras.metrics.Mean(name=name)
+            for name in ("learning_rate", "gradient_norm", "skipped_in_a_row")
         }
         # Counts the batches of one evaluation; past Keras' tracking: it is no part of the model.
         self.__dict__["_test_batches"] = keras.Variable(
@@ -185,9 +200,9 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
 
     # Parts
 
-    def _average_of(self, variable: keras.Variable) -> keras.Variable:
+    def _average_of(self, variable: keras.Variable, prefix: str = "ema") -> keras.Variable:
         average = self.add_weight(
-            name="ema__" + variable.path.replace("/", "__"),
+            name=f"{prefix}__" + variable.path.replace("/", "__"),
             shape=variable.shape,
             dtype="float32",
             initializer="zeros",
@@ -346,6 +361,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             "seed": self.seed,
             "text_encoder": self._encoder_identity,
             "ema_starts": self.ema.starts if any(self.ema.starts) else None,
+            "power_emas": [ema.width for ema in self.power_emas.values()],
             "name": self.name,
         }
 
@@ -363,5 +379,6 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         model = cls(unet, **config)
         model._encoder_identity = identity
         if starts is not None:  # what joined in a later phase counts its own steps
-            model.ema.starts = [int(start) for start in starts]
+            for ema in (model.ema, *model.power_emas.values()):
+                ema.starts = [int(start) for start in starts]
         return model

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.training import checkpoints
 from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names, unconditional
 from keras_mdm.training.sampling import (
     SamplingPlan,
@@ -37,25 +38,41 @@ class GenerationMixin:
         Nothing is swapped: the averages are used for the time of the call.
 
         Args:
-            weights: `"ema"` or `"raw"`.
+            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
 
         Returns:
             function (inputs) -> outputs by level name, without training behaviour.
 
         Raises:
-            ValueError: if `weights` is neither.
+            ValueError: if the model has no such weights.
         """
-        if checks.one_of("weights", weights, ("ema", "raw")) == "raw":
+        if self._known_weights(weights) == "raw":
             return lambda inputs: self.bounded(self.unet(inputs, training=False))
+        ema = self.ema if weights == "ema" else self.power_emas[weights]
 
         def averaged(inputs):
-            pairs = zip(self.ema.variables, self.ema.averages, strict=True)
+            pairs = zip(ema.variables, ema.averages, strict=True)
             mapping = [(variable, average.value) for variable, average in pairs]
             # Nothing is made in here, so nothing has to be filled when it ends.
             with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
                 return self.bounded(self.unet(inputs, training=False))
 
         return averaged
+
+    def _known_weights(self, weights: Any) -> str:
+        return checks.one_of("weights", weights, ("ema", "raw", *self.power_emas))
+
+    def set_average(self, arrays: Mapping[str, Any]) -> None:
+        """Replace the averaged weights, for example by what `power_ema.reconstruct` returned.
+
+        Args:
+            arrays: {variable path: array} of all trainable variables of the network.
+
+        Raises:
+            ValueError: naming all paths that are missing or unexpected and all shapes that differ.
+        """
+        averages = {v.path: a for v, a in zip(self.ema.variables, self.ema.averages, strict=True)}
+        checkpoints.assign(averages, arrays, what="averages")
 
     def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
@@ -104,7 +121,7 @@ class GenerationMixin:
                 given.
             grid: `"uniform"` or `"release"`.
             seed: equal seeds give equal pictures; picture i does not depend on the others.
-            weights: `"ema"` or `"raw"`.
+            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
             batch_size: pictures drawn at a time.
             progress: show a progress bar.
 
@@ -152,7 +169,7 @@ class GenerationMixin:
             grid=grid,
             threshold=threshold or defaults.get("threshold", self.threshold),
             guided=guidance_scale != 1.0,
-            weights=checks.one_of("weights", weights, ("ema", "raw")),
+            weights=self._known_weights(weights),
             shares=tuple(sorted(shares.items())),
         ).check()
         self.check_ready()

@@ -2,13 +2,17 @@
 
 import importlib.metadata
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.files import write_atomically
+
+LOCK = ".lock"
 
 
 def versions() -> dict[str, str]:
@@ -58,6 +62,38 @@ class RunDirectory:
     def model(self) -> Path:
         """The finished model, `model.keras`."""
         return self.path / "model.keras"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while the body of the `with` statement runs.
+
+        The lock belongs to the process: one that is killed releases it. Where the platform has no
+        such locks nothing is kept out.
+
+        Raises:
+            ValueError: if another process is training here.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                raise checks.error(
+                    "only one process may train in a run directory",
+                    fix="wait for the other one, or pass another directory",
+                    run_dir=str(self.path),
+                    process=stream.read().strip() or "unknown",
+                ) from None
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+            yield
 
     def checkpoints(self, phase: int) -> Path:
         """Directory of the checkpoints of a phase; phases count from 1."""

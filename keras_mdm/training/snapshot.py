@@ -1,6 +1,7 @@
 """What a checkpoint holds of a model, and how it comes back, into the same or a larger model."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.ema import ExponentialMovingAverage
 
 
 def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
@@ -16,6 +18,21 @@ def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
     found = {variable.path: variable for variable in model.unet.variables}
     found |= {f"residual_std/{name}": value for name, value in model.residual_std.items()}
     return found | {f"null/{name}": value for name, value in model.null_condition.items()}
+
+
+def _averages(model: MatryoshkaDiffusion) -> dict[str, ExponentialMovingAverage]:
+    """All averages of a model by the name of their group."""
+    return {"ema": model.ema, **model.power_emas}
+
+
+def _group(groups: Mapping[str, Any], name: str) -> Any:
+    if name not in groups:
+        raise checks.error(
+            f"the checkpoint must hold the average {name!r}",
+            fix="train all phases of a run with the same power_emas",
+            groups=sorted(groups),
+        )
+    return groups[name]
 
 
 def save_snapshot(
@@ -32,12 +49,40 @@ def save_snapshot(
     Returns:
         The checkpoint's directory.
     """
-    groups = {
-        "model": _weights(model),
-        "ema": model.ema.state(),
-        "optimizer": model.optimizer.state(),
-    }
+    groups = _groups_of(model)
     return checkpoints.save(directory, step, groups, {**state, "seed": model.seed})
+
+
+def _groups_of(model: MatryoshkaDiffusion) -> dict[str, Mapping[str, Any]]:
+    """Everything a checkpoint holds, as variables."""
+    return {
+        "model": _weights(model),
+        "optimizer": model.optimizer.state(),
+        **{name: ema.state() for name, ema in _averages(model).items()},
+    }
+
+
+def prepare_snapshot(
+    model: MatryoshkaDiffusion, directory: str | Path, step: int, state: Mapping[str, Any]
+) -> Callable[[], Path]:
+    """Copy what `save_snapshot` would write, and return the function that writes it.
+
+    Training may go on in the meantime. Costs the memory of weights, averages and moments once more.
+
+    Args:
+        model: as in `save_snapshot`.
+        directory: as in `save_snapshot`.
+        step: as in `save_snapshot`.
+        state: as in `save_snapshot`.
+    """
+    groups = {
+        # A real copy: on the CPU an array may share the memory of the variable.
+        name: {key: np.asarray(value).copy() for key, value in group.items()}
+        for name, group in _groups_of(model).items()
+    }
+    return functools.partial(
+        checkpoints.save, directory, step, groups, {**state, "seed": model.seed}
+    )
 
 
 def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, Any]:
@@ -56,7 +101,8 @@ def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, 
     groups, state = checkpoints.load(path)
     _check_seed(model, state)
     checkpoints.assign(_weights(model), groups["model"], what="model")
-    model.ema.set_state(groups["ema"])
+    for name, ema in _averages(model).items():
+        ema.set_state(_group(groups, name))
     model.optimizer.set_state(groups["optimizer"])
     return state
 
@@ -89,7 +135,8 @@ def grow_from_snapshot(
     inner = {name: value for name, value in weights.items() if name not in new}
     checkpoints.assign(inner, groups["model"], what="inner levels of the grown model")
     step = int(np.asarray(groups["optimizer"]["iterations"]))
-    model.ema.set_state(groups["ema"], new_start=step)
+    for name, ema in _averages(model).items():
+        ema.set_state(_group(groups, name), new_start=step)
     if keep_moments:
         model.optimizer.set_state(groups["optimizer"], allow_new=True)
     else:

@@ -196,17 +196,17 @@ class StepMixin:
             loss, means, gradients = self._accumulate(step, drawn, variables, normalizer, replicas)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         self.optimizer.apply(gradients, variables)
-        logs, applied = {"learning_rate": learning_rate}, tf.ones(())
+        norm, in_a_row = tf.linalg.global_norm(gradients), tf.zeros(())
         if isinstance(self.optimizer, Optimizer):
-            in_a_row = self.optimizer.skipped_in_a_row
-            applied = tf.cast(tf.equal(in_a_row, 0), tf.float32)
-            logs["gradient_norm"] = tf.convert_to_tensor(self.optimizer.gradient_norm)
-            logs["skipped_in_a_row"] = tf.cast(in_a_row, tf.float32)
-        else:
-            logs["gradient_norm"] = tf.linalg.global_norm(gradients)
-        self.ema.update(step, applied)
+            norm = tf.convert_to_tensor(self.optimizer.gradient_norm)
+            in_a_row = tf.cast(self.optimizer.skipped_in_a_row, tf.float32)
+        applied = tf.cast(tf.equal(in_a_row, 0.0), tf.float32)
+        for ema in (self.ema, *self.power_emas.values()):
+            ema.update(step, applied)
+        logs = {"learning_rate": learning_rate, "gradient_norm": norm, "skipped_in_a_row": in_a_row}
         for name, tracker in self._step_trackers.items():
-            tracker.update_state(tf.math.multiply_no_nan(logs[name], applied), applied)
+            counts = tf.ones(()) if name == "skipped_in_a_row" else applied
+            tracker.update_state(tf.math.multiply_no_nan(logs[name], counts), counts)
         rows = tf.add_n([batches.rows_of(group) for group in drawn.values()])
         return {**self._loss_logs(loss, means, rows, applied), **logs}
 

@@ -108,6 +108,12 @@ class DistributedTrainer(keras.Model):
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Nothing is left to build: the network, and the optimizer in `compile`, are."""
 
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Means over the epoch. Keras takes the last batch's values unless a step returns exactly
+        the metrics, and a step of evaluation has no learning rate."""
+        means = self.get_metrics_result()
+        return {name: means.get(name, value) for name, value in logs.items()}
+
     def _run_replicas(self, step: Any):
         strategy = self.distribute_strategy
 
@@ -153,17 +159,17 @@ class DistributedTrainer(keras.Model):
             self.test_function = self._make_function(lambda data: self.test_step(data))
         return self.test_function
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, after checking that the model is ready."""
         self.check_ready()
         kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
-        return super().fit(*args, **kwargs)
+        return super().fit(_sharded(x), *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` with the averaged weights; repeated calls draw equal noise."""
         self.check_ready()
         self._test_batches.assign(0)
-        return super().evaluate(*args, **kwargs)
+        return super().evaluate(_sharded(x), *args, **kwargs)
 
     def _computes_in_float16(self) -> bool:
         """Whether gradients would be rounded to zero without a loss scale."""
@@ -171,3 +177,13 @@ class DistributedTrainer(keras.Model):
 
     def check_ready(self) -> None:
         """Raise if something is missing before work starts."""
+
+
+def _sharded(data: Any) -> Any:
+    """Have every worker take its part of each global batch, in the order of the dataset; left to
+    itself TensorFlow would rather share out files."""
+    if not isinstance(data, tf.data.Dataset):
+        return data
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return data.with_options(options)

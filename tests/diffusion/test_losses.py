@@ -86,6 +86,47 @@ def test_vdm_weights_do_not_depend_on_the_level_and_repeat_at_the_start():
     assert float(base[0]) == float(base[1]) == float(base[2]) != float(base[3])
 
 
+SNR_FORMS = {
+    "min_snr": (
+        {},
+        {
+            "eps": lambda snr: np.minimum(snr, 5.0) / snr,
+            "v": lambda snr: np.minimum(snr, 5.0) / (snr + 1.0),
+            "x0": lambda snr: np.minimum(snr, 5.0),
+        },
+    ),
+    "p2": ({"k": 2.0, "gamma": 0.5}, {"eps": lambda snr: (2.0 + snr) ** -0.5}),
+    "sigmoid": ({"bias": 1.0}, {"eps": lambda snr: np.e / (np.e + snr)}),
+}
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+@pytest.mark.parametrize("name", SNR_FORMS)
+def test_weightings_of_the_snr_in_closed_form(name, scale):
+    """On the level's own SNR, and the same objective whatever the loss compares."""
+    schedule = schedules.cosine().shifted(scale)
+    t = np.array([0.002, 0.1, 0.5, 0.9, 1.0])
+    snr = np.exp(np.asarray(schedule.logsnr(t)))
+    options, forms = SNR_FORMS[name]
+    kind = {"kind": name, **options}
+    for target, form in forms.items():
+        found = losses.weighting(kind, schedule, t, target=target)
+        np.testing.assert_allclose(found, form(snr), rtol=1e-10)
+    on_eps = losses.weighting(kind, schedule, t, target="eps")
+    # Squared errors of eps : v : x0 are as SNR : SNR + 1 : 1.
+    on_v = losses.weighting(kind, schedule, t, target="v")
+    on_x0 = losses.weighting(kind, schedule, t, target="x0")
+    np.testing.assert_allclose(on_v * (snr + 1.0), on_eps * snr, rtol=1e-10)
+    np.testing.assert_allclose(on_x0, on_eps * snr, rtol=1e-10)
+
+
+def test_weightings_and_their_options_are_checked():
+    for wrong in ("snr", {"kind": "p2", "gama": 1.0}, {"kind": "p2", "k": None}, {"k": 1.0}):
+        with pytest.raises(ValueError, match="Received"):
+            losses.check_weighting(wrong)
+    assert losses.check_weighting({"kind": "p2", "k": 2}) == ("p2", {"k": 2.0, "gamma": 1.0})
+
+
 def test_weighted_mean_ignores_the_scale_of_the_weights(rng):
     loss, weight = rng.uniform(size=(2, 5))
     expected = np.average(loss, weights=weight)
@@ -93,5 +134,5 @@ def test_weighted_mean_ignores_the_scale_of_the_weights(rng):
         np.testing.assert_allclose(losses.weighted_mean(loss, scale * weight), expected)
     ones = losses.weighting("none", schedules.cosine(), np.full(5, 0.5))
     np.testing.assert_allclose(losses.weighted_mean(loss, ones), loss.mean())
-    with pytest.raises(ValueError, match="'none', 'vdm'"):
+    with pytest.raises(ValueError, match="'none', 'vdm', 'min_snr', 'p2', 'sigmoid'"):
         losses.weighting("snr", schedules.cosine(), 0.5)

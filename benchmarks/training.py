@@ -1,0 +1,236 @@
+"""The training engine: is it equal however it is run, and what does it cost?
+
+    python benchmarks/training.py
+    python benchmarks/training.py --only overhead --repeats 5
+
+Equality: the same steps on one device, in micro-batches, and on two replicas (logical CPU devices),
+with mixed batches, text, stratified times, clipping and averages. Overhead: a step of `fit` against
+a bare compiled step of the same network and optimizer, on a 20 M parameter model, interleaved in
+one process; then with checkpoints. Resume: the first batch at step 10 million against step 0.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import keras_mdm as mdm
+from keras_mdm.callbacks.checkpoint import CheckpointWriter
+from keras_mdm.training.snapshot import prepare_snapshot
+
+TEXT_WIDTH = 64
+SMALL = [
+    mdm.LevelSpec(8, channels=(16,), blocks=(1,), attention=(0,), groups=8, use_mid_block=False),
+    mdm.LevelSpec(16, channels=(16, 8), blocks=(1, 1), attention=(0, 0), groups=4),
+]
+LARGE = [
+    mdm.LevelSpec(16, channels=(80, 160, 320), blocks=(1, 1, 1), attention=(0, 1, 1), heads=4),
+    mdm.LevelSpec(32, channels=(32, 80), blocks=(1, 1), attention=(0, 0), groups=16),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=("equality", "overhead", "resume"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="steps per measurement")
+    args = parser.parse_args()
+    if args.only in (None, "equality"):
+        # Two devices only here: they would share the cores in the measurements below.
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * 2,
+        )
+        equality()
+    if args.only in (None, "overhead"):
+        overhead(args.repeats, args.steps)
+    if args.only in (None, "resume"):
+        resume()
+
+
+def make_model(levels: list, **options: object) -> mdm.MatryoshkaDiffusion:
+    """A model whose every branch matters: no weight is zero at the start."""
+    unet = mdm.build_nested_unet(levels, text_width=TEXT_WIDTH)
+    rng = np.random.default_rng(0)
+    for variable in unet.trainable_variables:
+        value = np.asarray(variable)
+        variable.assign(value + 0.02 * rng.normal(size=value.shape).astype("float32"))
+    null = np.ones((2, TEXT_WIDTH), "float32")
+    return mdm.MatryoshkaDiffusion(unet, null_text=null, cond_dropout=0.4, **options)
+
+
+def make_dataset(groups: dict[str, int], first_step: int = 0, records: int = 64):
+    """Random pictures and texts in mixed batches."""
+    rng = np.random.default_rng(1)
+    text = rng.normal(size=(records, 4, TEXT_WIDTH)).astype("float32")
+    return mdm.data.mixed_dataset(
+        {
+            level: mdm.data.image_text_dataset(
+                rng.integers(0, 256, (records, int(level), int(level), 3)).astype("uint8"),
+                text,
+                np.ones(text.shape[:2], "float32"),
+                batch_size=rows,
+                seed=0,
+                first_step=first_step,
+            )
+            for level, rows in groups.items()
+        }
+    )
+
+
+# Equality
+
+
+def equality() -> None:
+    """Print how far other ways of running the same steps end from one device."""
+
+    def run(strategy: tf.distribute.Strategy | None = None, micro_batches: int = 1):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            model = make_model(SMALL, times="stratified", seed=3)
+            optimizer = mdm.optimizers.Adam(1e-3, epsilon=1e-5, clip_norm=0.3)
+            model.compile(optimizer=optimizer, micro_batches=micro_batches)
+        start = flat(model.unet.trainable_variables)
+        history = model.fit(
+            make_dataset({"8": 4, "16": 8}), epochs=4, steps_per_epoch=1, verbose=0
+        ).history
+        return (
+            np.array([history["loss"], history["gradient_norm"]]),
+            flat(model.unet.trainable_variables) - start,
+            flat(model.ema.averages) - start,
+        )
+
+    one = run()
+    print("| against one device, 4 steps of Adam, mixed | logs | weights | averages |")
+    print("|---|---|---|---|")
+    ways = {
+        "4 micro-batches": lambda: run(micro_batches=4),
+        "2 replicas": lambda: run(replicas()),
+        "2 replicas x 2 micro-batches": lambda: run(replicas(), 2),
+    }
+    for name, way in ways.items():
+        other = way()
+        logs = np.max(np.abs(other[0] / one[0] - 1.0))
+        moved = [
+            np.linalg.norm(a - b) / np.linalg.norm(a)
+            for a, b in zip(one[1:], other[1:], strict=True)
+        ]
+        print(f"| {name} | {logs:.1e} | {moved[0]:.1e} | {moved[1]:.1e} |", flush=True)
+    print("\nLogs: largest relative difference; the others relative to the distance moved.\n")
+
+
+def flat(variables: list) -> np.ndarray:
+    """All values in one vector."""
+    return np.concatenate([np.ravel(np.asarray(variable)) for variable in variables])
+
+
+_STRATEGIES: list = []
+
+
+def replicas() -> tf.distribute.Strategy:
+    """One strategy for all runs: every further one would count its collectives from the start."""
+    if not _STRATEGIES:
+        _STRATEGIES.append(
+            tf.distribute.MirroredStrategy(
+                ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+            )
+        )
+    return _STRATEGIES[0]
+
+
+# Overhead
+
+
+def overhead(repeats: int, steps: int) -> None:
+    """Print seconds per step of `fit`, of a bare step, and of `fit` with checkpoints."""
+    model = make_model(LARGE)
+    model.compile(optimizer=mdm.optimizers.Adam(1e-4))
+    dataset = make_dataset({"16": 4, "32": 8})
+    bare = bare_step(model)
+    batches = [batch for batch in dataset.take(4)]
+
+    def run_bare() -> None:
+        for step in range(steps):
+            loss = bare(batches[step % len(batches)])
+        float(loss)
+
+    def run_fit(callbacks: list) -> None:
+        model.fit(dataset, epochs=1, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
+
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def run_checkpoints() -> None:
+            writer = CheckpointWriter(
+                lambda step: prepare_snapshot(model, scratch, step, {}), scratch, every=steps
+            )
+            run_fit([writer])
+            writer.finish()
+
+        ways = {"bare step": run_bare, "fit": lambda: run_fit([])}
+        ways[f"fit, a checkpoint every {steps} steps, waited for"] = run_checkpoints
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for name in ways:
+            ways[name]()  # traces, and fills caches
+        for _ in range(repeats):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                way()
+                seconds[name].append((time.perf_counter() - began) / steps)
+        size = sum(file.stat().st_size for file in Path(scratch).rglob("*.npz")) / 1e6
+    print(
+        f"| {model.unet.count_params() / 1e6:.1f} M parameters | s/step | ratio to the bare one |"
+    )
+    print("|---|---|---|")
+    for name, values in seconds.items():
+        ratios = [a / b for a, b in zip(values, seconds["bare step"], strict=True)]
+        middle = statistics.median
+        print(f"| {name} | {middle(values):.3f} | {middle(ratios):.3f} |")
+    print(
+        f"\n{repeats} interleaved repetitions of {steps} steps; checkpoints kept: {size:.0f} MB\n"
+    )
+
+
+def bare_step(model: mdm.MatryoshkaDiffusion):
+    """Forward, backward and optimizer of the same network on fixed noise: what nobody can avoid."""
+    variables = model.unet.trainable_variables
+    levels = model.unet.levels
+
+    @tf.function(autograph=False)
+    def step(batch):
+        x0, conditions = model.prepare(batch)
+        inputs = {f"z_{name}": x0[name] for name in levels}
+        rows = tf.shape(x0[levels[0]])[0]
+        with tf.GradientTape() as tape:
+            outputs = model.unet(
+                {**inputs, **conditions, "time": tf.fill([rows], 500.0)}, training=True
+            )
+            loss = tf.add_n([tf.reduce_mean(tf.square(outputs[k] - x0[k])) for k in levels])
+        model.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    return step
+
+
+# Resume
+
+
+def resume() -> None:
+    """Print how long the first batch takes at the start and far inside of a run."""
+    print("| first batch of | seconds |")
+    print("|---|---|")
+    for first_step in (0, 10_000_000):
+        began = time.perf_counter()
+        next(iter(make_dataset({"16": 4, "32": 8}, first_step)))
+        print(f"| step {first_step:,} | {time.perf_counter() - began:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Which distribution strategy a process should train under."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+def strategy() -> tf.distribute.Strategy:
+    """Return the strategy for the devices and workers at hand.
+
+    With several workers in `TF_CONFIG` (`keras-mdm launch` sets it) all their devices train one
+    model; else all GPUs of the machine do, or all logical CPU devices if there is no GPU and they
+    are several; else the default strategy.
+
+    Call it before anything else touches TensorFlow: several workers connect when it is called.
+
+    Returns:
+        A `MultiWorkerMirroredStrategy`, a `MirroredStrategy`, or the default strategy.
+
+    Raises:
+        ValueError: if `TF_CONFIG` is not JSON with a cluster.
+
+    Example:
+
+    ```python
+    strategy = keras_mdm.distribute.strategy()
+    model = keras_mdm.fit_progressively(phases, make_model, make_dataset, run_dir="runs/x",
+                                        strategy=strategy)
+    ```
+    """
+    if workers() > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def workers() -> int:
+    """Number of workers that `TF_CONFIG` names; 1 without it."""
+    written = os.environ.get("TF_CONFIG")
+    if not written:
+        return 1
+    try:
+        cluster = json.loads(written)["cluster"]
+        return max(1, len(cluster.get("worker", ())) + len(cluster.get("chief", ())))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise checks.error(
+            "`TF_CONFIG` must be JSON with a cluster of workers",
+            fix="start the processes with keras-mdm launch, or unset the variable",
+            TF_CONFIG=written,
+        ) from None
+
+
+def is_chief(chosen: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes: worker 0, or the only one.
+
+    Args:
+        chosen: the strategy that is trained under.
+    """
+    resolver = chosen.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)

@@ -1,0 +1,66 @@
+"""A short training on mixed batches; as a program, one of several workers that write what came."""
+
+import contextlib
+import sys
+
+import numpy as np
+
+
+def train(strategy, micro_batches=1):
+    """(logs of every step, weights at the start and at the end, averages) as arrays."""
+    from training.tiny_models import (
+        PLAIN_INNER,
+        TEXT_WIDTH,
+        Record,
+        arrays,
+        outer,
+        tiny_unet,
+    )
+
+    from keras_mdm import MatryoshkaDiffusion
+    from keras_mdm.data import image_text_dataset, mixed_dataset
+    from keras_mdm.optimizers import Adam
+
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(10, 3, TEXT_WIDTH)).astype("float32")
+    groups = {
+        str(size): image_text_dataset(
+            rng.integers(0, 256, (10, size, size, 3)).astype("uint8"),
+            text,
+            np.ones((10, 3), "float32"),
+            batch_size=rows,
+            seed=0,
+        )
+        for size, rows in ((8, 4), (16, 8))
+    }
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        model = MatryoshkaDiffusion(
+            tiny_unet([PLAIN_INNER, outer(16)], text_width=TEXT_WIDTH),
+            null_text=np.ones((2, TEXT_WIDTH)),
+            cond_dropout=0.4,
+            times="stratified",
+            seed=3,
+        )
+        optimizer = Adam(1e-3, epsilon=1e-5, clip_norm=0.3)
+        model.compile(optimizer=optimizer, micro_batches=micro_batches)
+    start = arrays(model.unet.trainable_variables)
+    record = Record()
+    model.fit(mixed_dataset(groups), epochs=1, steps_per_epoch=3, verbose=0, callbacks=[record])
+    names = ("loss", "loss_8", "loss_16", "gradient_norm")
+    logs = np.array([[step[name] for name in names] for step in record.logs])
+    flat = [
+        np.concatenate([np.ravel(value) for value in values])
+        for values in (start, arrays(model.unet.trainable_variables), arrays(model.ema.averages))
+    ]
+    return logs, *flat
+
+
+if __name__ == "__main__":
+    from keras_mdm import distribute
+
+    chosen = distribute.strategy()
+    found = train(chosen, micro_batches=int(sys.argv[2]))
+    index = chosen.cluster_resolver.task_id
+    assert distribute.is_chief(chosen) == (index == 0)
+    names = ("logs", "start", "end", "averages")
+    np.savez(f"{sys.argv[1]}/worker-{index}.npz", **dict(zip(names, found, strict=True)))
