@@ -19,6 +19,7 @@ import keras_mdm as mdm
 BASE = {"steps": 25, "guidance_scale": 3.0}
 SETTINGS = {
     "recipe": {},
+    "guidance 3 at both levels": {"guidance_scale": {"16": 3.0, "64": 3.0}},
     "dynamic threshold": {"threshold": "dynamic"},
     "50 steps": {"steps": 50},
     "guidance 1": {"guidance_scale": 1.0},

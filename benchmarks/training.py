@@ -7,6 +7,7 @@ Equality: the same steps on one device, in micro-batches, and on two replicas (l
 with mixed batches, text, stratified times, clipping and averages. Overhead: a step of `fit` against
 a bare compiled step of the same network and optimizer, on a 29 M parameter model, interleaved in
 one process; then with checkpoints. Resume: the first batch at step 10 million against step 0.
+Memory: peak of a step of the 64-256-1024 network with and without recomputation.
 """
 
 import os
@@ -42,13 +43,15 @@ LARGE = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("equality", "overhead", "resume"))
+    parser.add_argument("--only", choices=("equality", "overhead", "resume", "memory"))
+    parser.add_argument("--width", type=float, default=0.125, help="of the network, for memory")
+    parser.add_argument("--recompute", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="steps per measurement")
     args = parser.parse_args()
     if args.only is None:
         # Every part in a process of its own: two devices would share the cores of the others.
-        for part in ("equality", "overhead", "resume"):
+        for part in ("equality", "overhead", "resume", "memory"):
             subprocess.run([sys.executable, *sys.argv, "--only", part], check=True)
     elif args.only == "equality":
         tf.config.set_logical_device_configuration(
@@ -58,8 +61,12 @@ def main() -> None:
         equality()
     elif args.only == "overhead":
         overhead(args.repeats, args.steps)
-    else:
+    elif args.only == "resume":
         resume()
+    elif args.recompute is None:
+        memory(args.width)
+    else:
+        memory_of(args.width, args.recompute)
 
 
 def make_model(levels: list, **options: object) -> mdm.MatryoshkaDiffusion:
@@ -222,6 +229,50 @@ def bare_step(model: mdm.MatryoshkaDiffusion):
         return loss
 
     return step
+
+
+# Memory
+
+
+def memory(width: float) -> None:
+    """Print peak memory and time of a step of the 64-256-1024 network, by what is recomputed."""
+    print(f"| 64-256-1024, width {width}, batch 1, recomputed | activations GB | s/step |")
+    print("|---|---|---|")
+    for levels in ([], ["1024"], ["1024", "256"]):
+        command = [sys.executable, __file__, "--only", "memory", "--width", str(width)]
+        done = subprocess.run(
+            [*command, "--recompute", *levels], stdout=subprocess.PIPE, text=True, check=True
+        )
+        print(f"| {', '.join(levels) or 'nothing'} | {done.stdout.splitlines()[-1]} |", flush=True)
+    print("\nActivations: peak of the process minus what it held before the first step.\n")
+
+
+def memory_of(width: float, levels: list[str]) -> None:
+    """Peak beyond weights, gradients, moments and averages, and the faster of two steps."""
+    unet = mdm.build_nested_unet([64, 256, 1024], num_classes=10, width=width)
+    model = mdm.MatryoshkaDiffusion(unet)
+    model.compile(optimizer=mdm.optimizers.Adam(1e-4), recompute=levels)
+    held = resident("VmRSS")
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (1, 1024, 1024, 3)).astype("uint8"),
+        "label": np.zeros(1, "int32"),
+    }
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    seconds = []
+    for _ in range(3):  # the first one traces
+        began = time.perf_counter()
+        model.fit(dataset, epochs=1, steps_per_epoch=1, verbose=0)
+        seconds.append(time.perf_counter() - began)
+    print(f"{resident('VmHWM') - held:.2f} | {min(seconds[1:]):.1f}")
+
+
+def resident(name: str) -> float:
+    """A line of this process's memory status, in GB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024 / 1e9
+    raise RuntimeError("the kernel does not say")
 
 
 # Resume

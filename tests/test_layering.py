@@ -15,7 +15,7 @@ ALLOWED = {
     "files": set(),
     "diffusion": {"keras"},
     "layers": {"keras"},
-    "models": {"layers", "keras"},
+    "models": {"layers", "keras", "tensorflow"},  # recompute.py
     "optimizers": {"keras", "tensorflow"},
     "assets": {"tqdm"},
     "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}

@@ -1,11 +1,13 @@
 """What `keras.Model.fit` needs to work under every distribution strategy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
 
 
@@ -22,6 +24,7 @@ class DistributedTrainer(keras.Model):
         optimizer: keras.optimizers.Optimizer,
         *,
         micro_batches: int = 1,
+        recompute: Sequence[str] | bool = False,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
         jit_compile: bool = False,
@@ -33,6 +36,8 @@ class DistributedTrainer(keras.Model):
                 replicas.
             micro_batches: parts of a replica's batch that are computed one after the other before
                 the optimizer step, in the memory of one of them. Results stay the same.
+            recompute: levels whose blocks are computed again in the backward pass, which saves most
+                of their activations; `True` for all. Results stay the same.
             steps_per_execution: optimizer steps per call from Python.
             run_eagerly: run steps without tracing, for debugging.
             jit_compile: compile steps with XLA; slower on CPUs.
@@ -68,6 +73,7 @@ class DistributedTrainer(keras.Model):
                 replicas=replicas,
                 **clipping,
             )
+        self.recompute = set_recompute(self.unet, recompute)
         self.micro_batches = checks.integer("micro_batches", micro_batches, minimum=1)
         if self._computes_in_float16():
             if not isinstance(optimizer, Optimizer):
@@ -95,6 +101,7 @@ class DistributedTrainer(keras.Model):
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "micro_batches": self.micro_batches,
+            "recompute": list(self.recompute),
             "steps_per_execution": self.steps_per_execution,
             "run_eagerly": self.run_eagerly,
             "jit_compile": self.jit_compile,

@@ -1,0 +1,75 @@
+"""Recomputation of activations: less memory in training, for another forward pass."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.models.nested_unet import NestedUNet
+
+
+def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, ...]:
+    """Have levels compute their blocks again in the backward pass, not keep what is inside.
+
+    What stays in memory are the states between blocks. Results and gradients are the same. Call it
+    before the training step is traced.
+
+    Args:
+        unet: the network; levels that are not named keep everything again.
+        levels: level names, or `True` for all and `False` for none. Outer levels hold most of the
+            activations.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if a name is no level of the network.
+
+    Example:
+
+    >>> set_recompute(build_nested_unet([64, 256]), ["256"])
+    ('256',)
+
+    Reference: Chen et al. 2016 (arXiv 1604.06174).
+    """
+    if isinstance(levels, bool):
+        levels = unet.levels if levels else ()
+    if isinstance(levels, str):
+        raise checks.error(
+            "`recompute` must be a list of level names", fix=f"pass [{levels!r}]", recompute=levels
+        )
+    checks.known_keys("recompute", levels, unet.levels)
+    for name, part in unet.parts.items():
+        if not name.startswith("level_") or name.endswith("_embedding"):
+            continue
+        chosen = name.split("_")[1] in levels
+        for stage in (*getattr(part, "down", ()), *getattr(part, "up", ())):
+            for layer in (*stage.residual, *stage.spatial, *stage.temporal):
+                layer.__dict__.pop("call", None)  # the class's own shows again
+                if chosen:
+                    layer.__dict__["call"] = _recomputed(layer.call)
+    return tuple(level for level in unet.levels if level in levels)
+
+
+def _recomputed(call: Callable) -> Callable:
+    """The call of a layer, run again when its gradient is asked for."""
+
+    @functools.wraps(call)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        given = {"args": args, "kwargs": kwargs}
+        tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
+
+        @tf.recompute_grad
+        def again(*tensors: tf.Tensor) -> Any:
+            rest = iter(tensors)
+            # What is no tensor, such as an absent text, is part of the function.
+            filled = tf.nest.map_structure(
+                lambda value: next(rest) if tf.is_tensor(value) else value, given
+            )
+            return call(*filled["args"], **filled["kwargs"])
+
+        return again(*tensors)
+
+    return wrapped
