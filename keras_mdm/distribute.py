@@ -67,3 +67,19 @@ def is_chief(chosen: tf.distribute.Strategy) -> bool:
         return True
     has_chief = "chief" in resolver.cluster_spec().jobs
     return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
+
+
+def barrier(chosen: tf.distribute.Strategy) -> None:
+    """Wait until all workers have come here; nothing to wait for with a single one.
+
+    Args:
+        chosen: the strategy that is trained under.
+    """
+    if not isinstance(chosen, tf.distribute.MultiWorkerMirroredStrategy):
+        return
+
+    def meet() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
+
+    chosen.run(tf.function(meet, autograph=False))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mdm import checks
+from keras_mdm import checks, distribute
 from keras_mdm.callbacks import (
     NonFiniteGuard,
     ProgressBar,
@@ -39,7 +39,8 @@ class PhaseContext:
         model: its compiled model.
         run: the run directory.
         initial_step: steps of the phase made in an earlier process.
-        logger: writes to TensorBoard; its `writer` takes pictures.
+        logger: writes to TensorBoard; its `writer` takes pictures. (`None` on workers that do not
+            write; they are not asked for callbacks.)
     """
 
     number: int
@@ -47,7 +48,7 @@ class PhaseContext:
     model: MatryoshkaDiffusion
     run: RunDirectory
     initial_step: int
-    logger: TensorBoardLogger
+    logger: TensorBoardLogger | None
 
     @property
     def global_step(self) -> int:
@@ -78,6 +79,9 @@ def fit_progressively(
     the checkpoint on disk: its own newest one, or the last one of the phase before, from which
     weights, averages and moments of the inner levels carry over. So a run that was killed at any
     moment goes on as if it had not been. SIGTERM ends it with a checkpoint and exit code 0.
+
+    Of several workers the first one writes and calls the callbacks; all read the run directory,
+    which must be on a file system that they share. SIGTERM ends them without a last checkpoint.
 
     Args:
         phases: what to train, each phase with the levels of the one before and possibly more.
@@ -124,15 +128,17 @@ def fit_progressively(
     checks.integer("keep_last", keep_last, minimum=1)
     checks.integer("log_every", log_every, minimum=1)
     checks.integer("skipped_limit", skipped_limit, minimum=1)
-    run = RunDirectory(run_dir)
-    with run.locked():
-        run.start(arguments or {}, [phase.table_row() for phase in phases])
+    run, strategy = RunDirectory(run_dir), strategy or tf.distribute.get_strategy()
+    with contextlib.ExitStack() as stack:
+        if distribute.is_chief(strategy):  # the only worker that writes
+            stack.enter_context(run.locked())
+            run.start(arguments or {}, [phase.table_row() for phase in phases])
         return _run_phases(
             phases,
             make_model,
             make_dataset,
             run,
-            strategy or tf.distribute.get_strategy(),
+            strategy,
             keep_moments=keep_moments,
             more=callbacks,
             log_every=log_every,
@@ -156,6 +162,8 @@ def _run_phases(
     **training: Any,
 ) -> MatryoshkaDiffusion:
     """Train what is left of every phase; the run directory is ours."""
+    chief = distribute.is_chief(strategy)
+    distribute.barrier(strategy)
     model, trained, levels_before = None, False, ()
     for number, phase in enumerate(phases, start=1):
         directory = run.checkpoints(number)
@@ -190,15 +198,20 @@ def _run_phases(
                 model,
                 run,
                 done,
-                TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done),
+                TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done)
+                if chief
+                else None,
             ),
             dataset,
+            chief=chief,
             description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
             **training,
         )
+        distribute.barrier(strategy)  # the next phase starts from what the chief has written
         trained = True
-    if trained or not run.model.exists():
+    if chief and (trained or not run.model.exists()):
         write_atomically(run.model, model.save)
+    distribute.barrier(strategy)
     return model
 
 
@@ -206,6 +219,7 @@ def _train(
     context: PhaseContext,
     dataset: tf.data.Dataset,
     *,
+    chief: bool,
     more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
     description: str,
     quiet: bool,
@@ -222,16 +236,19 @@ def _train(
         **checkpointing,
     )
     stop = StopOnSignal(writer.write, initial_step=done)
-    watching = [
-        NonFiniteGuard(skipped_limit, initial_step=done),
-        Throughput(phase.batch_size, initial_step=done),  # first: the others show what it measures
-        ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
-        context.logger,
-        writer,
-    ]
+    watching: list[keras.callbacks.Callback] = [NonFiniteGuard(skipped_limit, initial_step=done)]
+    if chief:
+        watching += [
+            Throughput(phase.batch_size, initial_step=done),  # the others show what it measures
+            ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
+            context.logger,
+            writer,
+        ]
     try:
-        watching += list(more(context)) if more is not None else []
-        watching.append(stop)  # last: what the others do at a step is done
+        if chief:
+            watching += list(more(context)) if more is not None else []
+        if distribute.workers() == 1:  # several would have to agree on the step to stop at
+            watching.append(stop)  # last: what the others do at a step is done
         model.fit(
             dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
         )
@@ -242,7 +259,8 @@ def _train(
         raise
     finally:
         stop.restore()
-        context.logger.close()
+        if context.logger is not None:
+            context.logger.close()
     made = int(model.optimizer.iterations.numpy()) - phase.first_step
     if made != phase.steps:
         raise checks.error(
@@ -250,7 +268,8 @@ def _train(
             fix="let make_dataset return an endless dataset",
             steps_made=made,
         )
-    writer.write(phase.steps)
+    if chief:
+        writer.write(phase.steps)
 
 
 def _make(

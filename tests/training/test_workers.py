@@ -7,25 +7,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training import worker_program
+from test_progressive import LEVELS
 
 from keras_mdm import distribute
+from keras_mdm.training import checkpoints
+from training import worker_program
+from training.tiny_models import TEXT_WIDTH, tiny_unet
 
 
-def test_two_workers_equal_one_process(tmp_path):
-    logs, start, end, averages = worker_program.train(None)
-    assert np.all(logs[:, 3] > 0.3)  # the clip bites
+def launch(*arguments):
+    """Run the program on two workers."""
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-m", "keras_mdm", "launch", "-n", "2", worker_program.__file__]
     paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*command, str(tmp_path), "2"],
+        [*command, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_phases_on_two_workers_equal_one_process(tmp_path):
+    """Growth, checkpoints by the first worker alone, and a directory that another run can go on."""
+    worker_program.train_phases(None, tmp_path / "one")
+    launch(tmp_path / "two", "phases")
+    ends = []
+    for name in ("one", "two"):
+        newest = checkpoints.newest_valid(tmp_path / name / "checkpoints" / "phase-2")
+        groups, state = checkpoints.load(newest)
+        assert state["step"] == 3 and (tmp_path / name / "model.keras").is_file()
+        ends.append({f"{g}/{k}": groups[g][k] for g in ("model", "ema") for k in groups[g]})
+    one, two = ends
+    assert one.keys() == two.keys()
+    start = tiny_unet(LEVELS, text_width=TEXT_WIDTH, scramble=False)
+    names = [f"model/{variable.path}" for variable in start.trainable_variables]
+    starts = dict(zip(names, map(np.asarray, start.trainable_variables), strict=True))
+    moved = sum(np.sum((one[name] - starts[name]) ** 2) for name in names) ** 0.5
+    apart = sum(np.sum((one[name] - two[name]) ** 2) for name in names) ** 0.5
+    assert apart < 1e-4 * moved, (apart, moved)
+    averages = [name for name in one if name.startswith("ema/average/")]
+    apart = sum(np.sum((one[name] - two[name]) ** 2) for name in averages) ** 0.5
+    assert averages and apart < 1e-4 * moved, (apart, moved)
+    # One process goes on with what two have begun: nothing is left to do.
+    assert worker_program.train_phases(None, tmp_path / "two").unet.levels == ("8", "16")
+
+
+def test_two_workers_equal_one_process(tmp_path):
+    logs, start, end, averages = worker_program.train(None)
+    assert np.all(logs[:, 3] > 0.3)  # the clip bites
+    launch(tmp_path, "2")
     distance = np.linalg.norm(end - start)
     for index in range(2):
         with np.load(tmp_path / f"worker-{index}.npz") as found:

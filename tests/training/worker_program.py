@@ -8,6 +8,9 @@ import numpy as np
 
 def train(strategy, micro_batches=1):
     """(logs of every step, weights at the start and at the end, averages) as arrays."""
+    from keras_mdm import MatryoshkaDiffusion
+    from keras_mdm.data import image_text_dataset, mixed_dataset
+    from keras_mdm.optimizers import Adam
     from training.tiny_models import (
         PLAIN_INNER,
         TEXT_WIDTH,
@@ -16,10 +19,6 @@ def train(strategy, micro_batches=1):
         outer,
         tiny_unet,
     )
-
-    from keras_mdm import MatryoshkaDiffusion
-    from keras_mdm.data import image_text_dataset, mixed_dataset
-    from keras_mdm.optimizers import Adam
 
     rng = np.random.default_rng(0)
     text = rng.normal(size=(10, 3, TEXT_WIDTH)).astype("float32")
@@ -55,10 +54,35 @@ def train(strategy, micro_batches=1):
     return logs, *flat
 
 
+def train_phases(strategy, run_dir):
+    """The two phases of tests/test_kill.py, shorter; everything in the last checkpoint."""
+    from test_progressive import LEVELS, make_dataset, make_model
+
+    from keras_mdm import Phase, fit_progressively
+    from keras_mdm.optimizers import SGD
+
+    phases = [
+        Phase(LEVELS[:1], 3, batch_size=4, learning_rate=0.1),
+        Phase(LEVELS, 3, batch_size=6, learning_rate=0.1),
+    ]
+    return fit_progressively(
+        phases,
+        lambda phase: make_model(phase, SGD),
+        make_dataset,
+        run_dir=run_dir,
+        strategy=strategy,
+        checkpoint_every=2,
+        progress=False,
+    )
+
+
 if __name__ == "__main__":
     from keras_mdm import distribute
 
     chosen = distribute.strategy()
+    if sys.argv[2] == "phases":
+        train_phases(chosen, sys.argv[1])
+        sys.exit(0)
     found = train(chosen, micro_batches=int(sys.argv[2]))
     index = chosen.cluster_resolver.task_id
     assert distribute.is_chief(chosen) == (index == 0)
