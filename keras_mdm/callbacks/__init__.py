@@ -1,5 +1,6 @@
 """Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
 
+from keras_mdm.callbacks.diagnostics import Diagnostics
 from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
 from keras_mdm.callbacks.images import SampleGrid, captioned_grid, image_grid
 from keras_mdm.callbacks.progress import ProgressBar
@@ -8,6 +9,7 @@ from keras_mdm.callbacks.tensorboard import EventWriter, TensorBoardLogger
 from keras_mdm.callbacks.throughput import Throughput
 
 __all__ = [
+    "Diagnostics",
     "EventWriter",
     "NonFiniteGuard",
     "ProgressBar",

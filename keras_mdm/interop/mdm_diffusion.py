@@ -211,8 +211,8 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
         scale = {levels[0]: float(settings["rescale_signal"])}
     if nested and settings["mixed_ratio"]:
         warnings.warn(
-            f"mixed_ratio={settings['mixed_ratio']!r} is left out: every level trains on every "
-            "sample of a batch",
+            f"mixed_ratio={settings['mixed_ratio']!r} is left out: it is a matter of the batches; "
+            "mix them by Phase(mixed=...)",
             stacklevel=3,
         )
     return {

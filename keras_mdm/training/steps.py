@@ -59,7 +59,7 @@ class StepMixin:
         index = 1 + tf.cast(tf.floor(place * num_steps), tf.int32)
         return tf.minimum(index, num_steps), uniform["condition"] < self.cond_dropout
 
-    def _noise(
+    def draw_noise(
         self, purpose: str, step: Any, samples: tf.Tensor, x0: Mapping[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
         """Standard normal noise of every sample at its levels."""
@@ -114,7 +114,7 @@ class StepMixin:
             levels, given = self._prepare_group(level, data)
             x0.append(levels)
             conditions.append(given)
-            eps.append(self._noise(purpose, step, group["sample"], levels))
+            eps.append(self.draw_noise(purpose, step, group["sample"], levels))
             index.append(group["index"])
             dropped.append(group["dropped"])
         joined = batches.join_conditions(conditions, self.unet.spec)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import SGD
+from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")
 
@@ -40,7 +40,7 @@ def draw(model, samples, *, step=0, size=(8, 16)):
     def traced(samples):
         x0 = {str(s): tf.zeros((samples.shape[0], s, s, 3)) for s in size}
         return (
-            model._noise("train", step, samples, x0),
+            model.draw_noise("train", step, samples, x0),
             *model._times("train", step, samples),
         )
 

@@ -165,7 +165,7 @@ def test_levels_are_trained_on_the_samples_that_have_them():
         samples = batch[level]["sample"]
         data, given = own.prepare(batch[level])
         index, _ = own._times("train", 0, samples)
-        eps = own._noise("train", 0, samples, data)
+        eps = own.draw_noise("train", 0, samples, data)
         alone[level] = own.level_losses(own.network("raw"), data, eps, index, given)
     expected = np.mean(alone["16"]["16"])
     np.testing.assert_allclose(logs["loss_16"], expected, rtol=1e-5)
