@@ -51,7 +51,8 @@ def check_variant(case: Case, entry: dict) -> Iterator[Check]:
         mean = model.batch_loss(by_level, index)
     else:  # shares of a batch are no feature of `batch_loss`
         mean = total.mean()
-    error = difference(mean, case[f"loss/{name}/mean_loss"], relative=True)
+    stored = np.reshape(case[f"loss/{name}/mean_loss"], ())
+    error = difference(mean, stored, relative=True)
     yield Check("losses", f"{name}: mean", error, LIMIT)
     if model.loss_weighting != "none" and f"loss/{name}/weights" in case:
         schedule = model.process.schedules[case.levels[-1]]

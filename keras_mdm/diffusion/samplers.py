@@ -24,7 +24,7 @@ def time_grid(kind: str, steps: Any, num_steps: int = 1000) -> Any:
     """Return the times that a sampler visits, descending to 0.
 
     `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries
-    round(j * (N + 1) / (K + 1)), halves to even, and so starts a little below 1 (0.981 for 50 of
+    round(j * ((N + 1) / (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of
     1000 steps) although sampling starts from pure noise. With K = N the two are the same.
 
     Args:
@@ -53,12 +53,13 @@ def time_grid(kind: str, steps: Any, num_steps: int = 1000) -> Any:
                 steps=steps,
                 num_steps=num_steps,
             )
-    # Float64, or products of more than 2^24 would round before they are divided.
+    # In float64: the release rounds so.
     count = ops.cast(steps, "float64")
     j = ops.cast(ops.arange(ops.cast(steps, "int32"), -1, -1), "float64")
     if kind == "uniform":
         return ops.cast(j / count, "float32")
-    index = ops.round(j * (num_steps + 1.0) / (count + 1.0))
+    # Divided first, as the release does: 50 * 2.51 lies below the half that 50 * 251 / 100 hits.
+    index = ops.round(j * ((num_steps + 1.0) / (count + 1.0)))
     return ops.cast(index / num_steps, "float32")
 
 

@@ -265,6 +265,7 @@ def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
         resolutions=resolutions,
         groups=net["num_groups_norm"],
         normalize_input=not innermost and not net["skip_normalization"],
+        tiled_adapters=temporal and (resolutions[-1] if along_time else frames) > 1,
         micro_conditions=_micro_conditions(net["micro_conditioning"]),
         mask_text=bool(net["masked_cross_attention"]),
     )

@@ -1,5 +1,6 @@
 """What the parts of every level share: the way down, the way up, the output."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -19,6 +20,27 @@ def to_rows(x):
 def from_rows(x, frames: int, is_clip: bool):
     """The inverse of `to_rows`: `(B*T, H, W, C)` to `(B, T, H, W, C)` for clips."""
     return ops.reshape(x, (-1, frames, *x.shape[1:])) if is_clip else x
+
+
+def tile_frames(x, frames: int):
+    """Lay the frames of every clip out as one square picture, row by row.
+
+    `(B*n*n, h, w, C)` to `(B, n*h, n*w, C)` for `frames` = n*n.
+    """
+    side = math.isqrt(frames)
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, side, side, height, width, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, side * height, side * width, channels))
+
+
+def untile_frames(x, frames: int):
+    """The inverse of `tile_frames`."""
+    side = math.isqrt(frames)
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, side, height // side, side, width // side, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height // side, width // side, channels))
 
 
 class LevelPart(keras.layers.Layer):

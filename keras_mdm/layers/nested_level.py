@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_mdm.layers.initializers import conv
-from keras_mdm.layers.level import LevelPart, from_rows, to_rows
+from keras_mdm.layers.level import LevelPart, from_rows, tile_frames, to_rows, untile_frames
 
 
 def first_rows(x, like):
@@ -27,6 +27,11 @@ def normalize_rows(x):
     return x / ops.sqrt(variance)
 
 
+def adapt(adapter, x, frames: int):
+    """Run an adapter on rows, or on the square pictures that `frames` rows each make up."""
+    return adapter(x) if frames == 1 else untile_frames(adapter(tile_frames(x, frames)), frames)
+
+
 @keras.saving.register_keras_serializable("keras_mdm")
 class NestedDown(LevelPart):
     """First half of an outer level: input, way down, adapter into the level inside.
@@ -34,6 +39,8 @@ class NestedDown(LevelPart):
     Args:
         inner_channels: channels that the level inside expects (its first channels).
         normalize_input: divide every picture by its standard deviation first.
+        tiled_adapter: the adapter sees the frames of a clip side by side as one square picture, as
+            the official network has it, instead of one by one.
         **kwargs: as in `LevelPart`.
 
     Call arguments:
@@ -57,10 +64,18 @@ class NestedDown(LevelPart):
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2.
     """
 
-    def __init__(self, *, inner_channels: int, normalize_input: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        inner_channels: int,
+        normalize_input: bool = False,
+        tiled_adapter: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.inner_channels = inner_channels
         self.normalize_input = normalize_input
+        self.tiled_adapter = tiled_adapter
         self._make_down()
 
     def build(
@@ -93,7 +108,8 @@ class NestedDown(LevelPart):
             x = add_to_first_rows(x, to_rows(features))
         x, skips = self._run_down(x, time_embedding, text, text_mask)
         frames = self.frames_at(len(self.channels) - 1)
-        features = from_rows(self.in_adapter(x), frames, frames > 1)
+        features = adapt(self.in_adapter, x, frames if self.tiled_adapter else 1)
+        features = from_rows(features, frames, frames > 1)
         return {"features": features, "skips": skips}
 
     def compute_output_shape(
@@ -114,7 +130,11 @@ class NestedDown(LevelPart):
         }
 
     def get_config(self) -> dict:
-        config = {"inner_channels": self.inner_channels, "normalize_input": self.normalize_input}
+        config = {
+            "inner_channels": self.inner_channels,
+            "normalize_input": self.normalize_input,
+            "tiled_adapter": self.tiled_adapter,
+        }
         return {**super().get_config(), **config}
 
 
@@ -125,6 +145,7 @@ class NestedUp(LevelPart):
     Args:
         inner_channels: channels of the features of the level inside (its first channels).
         out_channels: channels of the prediction.
+        tiled_adapter: as in `NestedDown`.
         **kwargs: as in `LevelPart`.
 
     Call arguments:
@@ -149,10 +170,13 @@ class NestedUp(LevelPart):
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2.
     """
 
-    def __init__(self, *, inner_channels: int, out_channels: int = 3, **kwargs):
+    def __init__(
+        self, *, inner_channels: int, out_channels: int = 3, tiled_adapter: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.inner_channels = inner_channels
         self.out_channels = out_channels
+        self.tiled_adapter = tiled_adapter
         self._make_up()
 
     def _input_shape(self, skips_shape) -> tuple:
@@ -190,7 +214,8 @@ class NestedUp(LevelPart):
         time_embedding = time_embedding[:batch]
         text = None if text is None else text[:batch]
         text_mask = None if text_mask is None else text_mask[:batch]
-        x = x + self.out_adapter(to_rows(inner_features[:batch]))
+        frames = self.frames_at(len(self.channels) - 1) if self.tiled_adapter else 1
+        x = x + adapt(self.out_adapter, to_rows(inner_features[:batch]), frames)
         x = self._run_up(x, skips, time_embedding, text, text_mask)
         features = from_rows(x, self.frames_at(0), self.frames is not None)
         return {"output": self._head(x), "features": features}
@@ -212,7 +237,11 @@ class NestedUp(LevelPart):
         return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
 
     def get_config(self) -> dict:
-        config = {"inner_channels": self.inner_channels, "out_channels": self.out_channels}
+        config = {
+            "inner_channels": self.inner_channels,
+            "out_channels": self.out_channels,
+            "tiled_adapter": self.tiled_adapter,
+        }
         return {**super().get_config(), **config}
 
 

@@ -342,6 +342,7 @@ def connect(
             f"level_{level.name}_down",
             inner_channels=inner.channels[0],
             normalize_input=level.normalize_input,
+            tiled_adapter=level.tiled_adapters,
             dtype=policy,
             **geometry(level),
         )
@@ -366,6 +367,7 @@ def connect(
             f"level_{level.name}_up",
             inner_channels=inner.channels[0],
             out_channels=spec.out_channels,
+            tiled_adapter=level.tiled_adapters,
             dtype=policy,
             **geometry(level),
         )

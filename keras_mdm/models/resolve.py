@@ -1,6 +1,7 @@
 """The paper's architecture as a rule: fills in what a level leaves open."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +112,13 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
             level=spec.name,
             normalize_input=True,
         )
+    if spec.tiled_adapters:
+        raise checks.error(
+            "the innermost level has no adapters",
+            fix="set tiled_adapters on outer levels only",
+            level=spec.name,
+            tiled_adapters=True,
+        )
     count = spec.num_resolutions or 3
     first = max(32, 32 * round(256 * width / 32))
     resolutions = spec.resolutions or _halvings(spec.size, count, spec)
@@ -181,7 +189,15 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
         attention_ffn=bool(spec.attention_ffn),
         use_mid_block=False,
     )
-    bottom = (inner.frames or 1) if changes_time else inner.size
+    frames = inner.frames or 1
+    if spec.tiled_adapters and math.isqrt(frames) ** 2 != frames:
+        raise checks.error(
+            "only a square number of frames can be laid out as a square picture",
+            fix="leave tiled_adapters out",
+            level=filled.name,
+            frames=frames,
+        )
+    bottom = frames if changes_time else inner.size
     _check(filled, top=top)
     if filled.resolutions[-1] != bottom:
         raise checks.error(

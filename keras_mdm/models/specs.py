@@ -7,6 +7,10 @@ from typing import Any
 
 from keras_mdm import checks
 
+BOOLEANS = (
+    *("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"),
+    "tiled_adapters",
+)
 PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "resolutions")
 
 
@@ -29,6 +33,9 @@ class LevelSpec:
             or repeating, for example `(32, 32, 16)`.
         groups: groups of the normalisations in ResBlocks and before the output.
         normalize_input: divide the input by its standard deviation; outer levels only.
+        tiled_adapters: the adapters between this clip level and a clip level inside it see the
+            frames side by side as one square picture, as the official network has it; networks of
+            our own keep the frames apart.
         micro_conditions: default per extra number that conditions this level, such as
             `{"scale": 64.0}`.
         mask_text: leave padding out of the text's attention; innermost level only.
@@ -60,6 +67,7 @@ class LevelSpec:
     resolutions: Sequence[int] | None = None
     groups: int = 32
     normalize_input: bool = False
+    tiled_adapters: bool = False
     micro_conditions: Mapping[str, float] | None = None
     mask_text: bool = True
     time_width: int | None = None
@@ -74,7 +82,7 @@ class LevelSpec:
         if self.time_width is not None:
             checks.integer("time_width", self.time_width, minimum=8)
         checks.one_of("axis", self.axis, (None, "space", "time"))
-        for name in ("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"):
+        for name in BOOLEANS:
             if getattr(self, name) not in (None, True, False):
                 raise checks.error(
                     f"`{name}` must be True or False",

@@ -37,6 +37,12 @@ def gaussian_denoiser(mean, std, schedule=COSINE, dtype="float64"):
 # Time grids
 
 
+def test_the_release_divides_before_it_multiplies():
+    # 50 * 251 / 100 is 125.5 and rounds to 126; the release has 50 * 2.51 = 125.49999999999999.
+    grid = samplers.time_grid("release", 99, 250)
+    assert round(float(grid[49]) * 250) == 125
+
+
 def test_grids_are_the_releases(golden):
     settings, arrays = golden("schedules")
     for num_steps, steps in settings["timesteps"]:

@@ -24,6 +24,7 @@ SPACE = {"channels": (32, 64), "blocks": (1, 2), "attention": (0, 1), "strides":
 TIME = {"channels": (32, 32, 32), "blocks": (1, 1, 1), "attention": (0, 0, 0), "strides": (2, 2)}
 IMAGE = {**PART, **SPACE, "temporal_attention": (0, 0)}
 FRAMES = {**PART, **SPACE, "temporal_attention": (1, 0), "frames": 2}
+TILED = {**PART, **SPACE, "temporal_attention": (0, 0), "frames": 4, "tiled_adapter": True}
 CLIP = {**PART, **TIME, "temporal_attention": (1, 1, 0), "axis": "time", "frames": 4}
 TEXT, MASK, EMBEDDING = (2, 5, 24), (2, 5), (2, 48)
 GIVEN = {"text": TEXT, "text_mask": MASK}
@@ -165,6 +166,21 @@ CASES = {
         {
             "skips": IMAGE_SKIPS,
             "inner_features": (2, 4, 4, 96),
+            "time_embedding": EMBEDDING,
+            **GIVEN,
+        },
+    ),
+    "NestedDown-tiled": (
+        layers.NestedDown,
+        {**TILED, "inner_channels": 64},
+        {"z": (2, 4, 8, 8, 3), "time_embedding": EMBEDDING, **GIVEN},
+    ),
+    "NestedUp-tiled": (
+        layers.NestedUp,
+        {**TILED, "inner_channels": 64},
+        {
+            "skips": [(8, *shape[1:]) for shape in IMAGE_SKIPS],
+            "inner_features": (2, 4, 4, 4, 64),
             "time_embedding": EMBEDDING,
             **GIVEN,
         },

@@ -229,6 +229,8 @@ def test_inputs_must_be_a_dict(text_unet):
         ([LevelSpec(6, channels=(32, 32, 32))], "size=6"),
         ([INNER, LevelSpec(16, use_mid_block=True)], "use_mid_block=True"),
         ([LevelSpec(8, channels=(32,), normalize_input=True)], "normalize_input=True"),
+        ([LevelSpec(8, channels=(32,), tiled_adapters=True)], "tiled_adapters=True"),
+        ([INNER, (2, 8), LevelSpec(16, 2, tiled_adapters=True)], "frames=2"),
         ([LevelSpec(8, channels=(40,))], "groups=32"),
         ([LevelSpec(8, channels=(32,), attention=(1,), heads=5)], "heads=5"),
         ([LevelSpec(8, channels=(48,), groups=16, temporal_attention=(1,))], "channels=(48,)"),
