@@ -14,10 +14,8 @@ Result and time: docs/demo.md. Your own pictures: --data DIR (captions from .txt
 or from the file names).
 """
 
-from pathlib import Path
-
 import common
-import keras
+import text_to_image
 
 import keras_mdm as mdm
 
@@ -55,78 +53,12 @@ PHASES = [
 # Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the
 # estimate overshoots and so greys the paper, the static one clips it. With power 1, as in the
 # released 256 network, the high level spends more of its time where only fine noise is left.
-PROCESS = {"residual": True, "shift_power": 1.0, "threshold": "static"}
-SAMPLING = {"steps": 25, "guidance_scale": 3.0, "batch_size": 64}
-PROMPTS = [
-    *("red heart", "green heart", "blue circle", "yellow square", "red apple", "banana"),
-    *("strawberry", "watermelon", "pizza", "hamburger", "carrot", "sunflower", "tulip"),
-    *("sun", "rainbow", "star", "grinning face", "loudly crying face", "tiger face", "panda"),
-    *("frog", "tropical fish", "penguin", "octopus", "automobile", "airplane", "sailboat"),
-    *("rocket", "american football", "baseball", "guitar", "Christmas tree"),
-]
+PROCESS = {"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995}
 
 
 def main() -> None:
     arguments = common.parser(__doc__, run_dir="runs/emoji_text_to_image").parse_args()
-    keras.config.set_dtype_policy(arguments.dtype)
-    phases = common.scaled(PHASES, arguments.steps_scale)
-    data = common.load_data(arguments.data, sizes=(16, 64))
-    encoder = mdm.text.MiniLM(length=16)
-    if arguments.dry_run:
-        common.print_run(arguments, phases, pictures=len(data), encoder=encoder.identity)
-        return
-    text, text_mask = mdm.text.encode_cached(encoder, data.captions)
-
-    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        unet = mdm.build_nested_unet(
-            phase.levels, text_width=encoder.width, text_blocks=0, seed=arguments.seed
-        )
-        model = mdm.MatryoshkaDiffusion(
-            unet,
-            text_encoder=encoder,
-            ema_decay=0.995,
-            # Guidance decides what is drawn, and that is decided at the low level; at the high one
-            # it would only blow up the difference of two estimates into a grain on flat areas.
-            guidance_shares=dict.fromkeys(phase.level_names[1:], 0.0),
-            seed=arguments.seed,
-            **PROCESS,
-        )
-        model.compile(mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0))
-        return model
-
-    def make_dataset(phase: mdm.Phase, first_step: int):
-        groups = {
-            level: mdm.data.image_text_dataset(
-                data.images[int(level)],
-                text,
-                text_mask,
-                batch_size=rows,
-                seed=arguments.seed,
-                first_step=first_step,
-            )
-            for level, rows in phase.groups.items()
-        }
-        return mdm.data.mixed_dataset(groups)
-
-    prompts = common.choose_prompts(data, PROMPTS, 32)
-    model = mdm.fit_progressively(
-        phases,
-        make_model,
-        make_dataset,
-        run_dir=arguments.run_dir,
-        callbacks=common.sample_grids(prompts[:8], every=300, **SAMPLING),
-        checkpoint_every=200,
-        arguments=vars(arguments),
-    )
-    run_dir = Path(arguments.run_dir)
-    page = common.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
-    print(common.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))
-    export = run_dir / "saved_model"
-    if not export.exists():
-        mdm.export_saved_model(model, export)
-    common.report_skipped(data)
-    print(f"\nPicture      {page}\nTensorBoard  tensorboard --logdir {run_dir / 'logs'}")
-    print(f"Model        {run_dir / 'model.keras'}\nSavedModel   {export}")
+    text_to_image.train(arguments, PHASES, process=PROCESS, training={}, checkpoint_every=200)
 
 
 if __name__ == "__main__":

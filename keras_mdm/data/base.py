@@ -1,9 +1,10 @@
 """The record that every source of captioned pictures returns."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -61,6 +62,15 @@ class CaptionedImages:
     def largest(self) -> np.ndarray:
         """The pictures at the highest resolution that was loaded."""
         return self.images[max(self.images)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data: number of records, and a SHA-256 of captions,
+        labels and the pictures at the lowest resolution."""
+        digest = hashlib.sha256("\0".join(self.captions).encode())
+        digest.update(np.ascontiguousarray(self.labels, "<i4").tobytes())
+        digest.update(np.ascontiguousarray(self.images[min(self.images)]).tobytes())
+        return {"records": len(self), "sha256": digest.hexdigest()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Self:
         """Return a record with these rows only, in this order.

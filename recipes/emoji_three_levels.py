@@ -1,0 +1,90 @@
+"""Text to image on 251 emoji drawings at 16, 32 and 64 pixels: the whole training engine in small.
+
+Every phase adds a level and mixes resolutions: of three levels 6/9 of the samples are trained at
+all of them, 2/9 up to 32 and 1/9 at 16 only (section 3.3). Times are stratified over the batch, two
+averages of different width are followed for a reconstruction afterwards, the outer levels' blocks
+are computed again in the backward pass, each batch goes through the network in two halves, and the
+loss of a new level comes in along a ramp.
+
+    levels          16, then 16 and 32, then 16, 32 and 64
+    text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
+    optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA and two power EMAs
+    sampling        DDIM, 25 steps, guidance 3 at 16 and none above, static threshold
+    data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
+
+Unattended, started again after whatever kills it, on two workers if there are the machines for it:
+
+    keras-mdm launch -n 1 --restarts 10 recipes/emoji_three_levels.py
+
+What it looks like: docs/training.md. Your own pictures: --data DIR.
+"""
+
+import common
+import text_to_image
+
+import keras_mdm as mdm
+
+LEVELS = [
+    mdm.LevelSpec(
+        16,
+        channels=(64, 128, 256),
+        blocks=(1, 1, 1),
+        attention=(0, 1, 1),
+        heads=4,
+        attention_ffn=False,
+    ),
+    mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
+    mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+]
+PHASES = [
+    {
+        "levels": LEVELS[:1],
+        "steps": 850,
+        "batch_size": 32,
+        "learning_rate": 1.5e-3,
+        "warmup_steps": 50,
+        "final_learning_rate": 0.15,
+    },
+    {
+        "levels": LEVELS[:2],
+        "steps": 400,
+        "batch_size": 24,
+        "learning_rate": 3e-3,
+        "warmup_steps": 40,
+        "final_learning_rate": 0.15,
+        "inner_learning_rate": 0.12,
+        "level_weights": mdm.WeightRamp({"32": 0.1}, {"32": 1.0}, until=0.1),
+    },
+    {
+        "levels": LEVELS,
+        "steps": 600,
+        "batch_size": 18,
+        "learning_rate": 3e-3,
+        "warmup_steps": 40,
+        "final_learning_rate": 0.05,
+        "inner_learning_rate": 0.12,
+        "level_weights": mdm.WeightRamp({"64": 0.1}, {"64": 1.0}, until=0.1),
+    },
+]
+
+
+def main() -> None:
+    text_to_image.train(
+        common.parser(__doc__, run_dir="runs/emoji_three_levels").parse_args(),
+        PHASES,
+        process={
+            "residual": True,
+            "shift_power": 1.0,
+            "threshold": "static",
+            "times": "stratified",
+            "ema_decay": 0.995,
+            "power_emas": (0.05, 0.1),
+        },
+        training={"micro_batches": 2, "recompute": ("32", "64")},
+        checkpoint_every=100,
+        keep_every=200,
+    )
+
+
+if __name__ == "__main__":
+    common.run(main)
