@@ -1,13 +1,28 @@
 """Recomputation of activations: less memory in training, for another forward pass."""
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.models.nested_unet import NestedUNet
+
+_OFF = contextvars.ContextVar("recompute_off", default=False)
+
+
+@contextlib.contextmanager
+def no_recompute() -> Iterator[None]:
+    """Call layers as they are, in the body of the `with` statement: where nobody asks for gradients
+    there is nothing to save, and an exported graph must not hold gradient functions."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)
 
 
 def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, ...]:
@@ -58,6 +73,8 @@ def _recomputed(call: Callable) -> Callable:
 
     @functools.wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if _OFF.get():
+            return call(*args, **kwargs)
         given = {"args": args, "kwargs": kwargs}
         tensors = [value for value in tf.nest.flatten(given) if tf.is_tensor(value)]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.models.recompute import no_recompute
 from keras_mdm.training import checkpoints
 from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names, unconditional
 from keras_mdm.training.sampling import (
@@ -47,7 +48,7 @@ class GenerationMixin:
             ValueError: if the model has no such weights.
         """
         if self._known_weights(weights) == "raw":
-            return lambda inputs: self.bounded(self.unet(inputs, training=False))
+            return self._infer
         ema = self.ema if weights == "ema" else self.power_emas[weights]
 
         def averaged(inputs):
@@ -55,9 +56,13 @@ class GenerationMixin:
             mapping = [(variable, average.value) for variable, average in pairs]
             # Nothing is made in here, so nothing has to be filled when it ends.
             with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
-                return self.bounded(self.unet(inputs, training=False))
+                return self._infer(inputs)
 
         return averaged
+
+    def _infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        with no_recompute():
+            return self.bounded(self.unet(inputs, training=False))
 
     def _known_weights(self, weights: Any) -> str:
         return checks.one_of("weights", weights, ("ema", "raw", *self.power_emas))

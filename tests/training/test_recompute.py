@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion
+from keras_mdm.export import export_saved_model
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import SGD
 from training.test_mixing import mixed_batch
@@ -93,3 +94,23 @@ def test_the_backward_pass_runs_the_forward_one_again():
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
         counts[str(recompute)] = sum(node.op == "Conv2D" for node in nodes)
     assert counts["False"] < counts["['16']"] < counts["True"], counts
+
+
+def test_it_is_no_part_of_an_export(tmp_path):
+    """A graph with gradient functions in it cannot be written."""
+    unet = tiny_unet([INNER, outer(16)], text_width=TEXT_WIDTH)
+    model = MatryoshkaDiffusion(unet, null_text=np.ones((2, TEXT_WIDTH)))
+    model.compile(optimizer=SGD(0.1), recompute=True)
+    text, mask = np.ones((2, 3, TEXT_WIDTH), "float32"), np.ones((2, 3), "float32")
+    given = {"text": text, "text_mask": mask}
+    expected = model.generate(given, steps=2, guidance_scale=1.0, seed=0, progress=False)
+    export_saved_model(model, tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](
+        text=tf.constant(text),
+        text_mask=tf.constant(mask),
+        steps=tf.constant(2),
+        guidance_scale=tf.constant(1.0),
+        seed=tf.constant(0, tf.int64),
+    )
+    for level, images in expected.items():
+        np.testing.assert_array_equal(served[level], images)
