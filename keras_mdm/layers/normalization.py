@@ -15,6 +15,16 @@ def _pool(per_channel, groups: int):
     return ops.repeat(pooled, channels // groups, axis=-1)
 
 
+def _zero_after(tensor):
+    """A zero that is there no sooner than `tensor`.
+
+    What a gradient computes of the input alone could run in the forward pass already, as soon as
+    the input is there, and would be kept from then on. Adding this zero puts it off.
+    """
+    corner = ops.slice(tensor, (0,) * len(tensor.shape), (1,) * len(tensor.shape))
+    return ops.minimum(ops.abs(ops.cast(ops.reshape(corner, ()), "float32")), 0.0)
+
+
 def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
     """Group normalisation, affine conditioning and SiLU as one operation.
 
@@ -56,13 +66,15 @@ def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             if silu:
-                y = x * wide(slope, x.dtype) + wide(offset, x.dtype)
+                later = _zero_after(dy)
+                y = x * wide(slope + later, x.dtype) + wide(offset + later, x.dtype)
                 # The sigmoid of bfloat16 is slower than two casts.
                 gate = ops.cast(ops.sigmoid(ops.cast(y, "float32")), x.dtype)
-                dy = dy * (gate + y * (gate - gate * gate))
+                # In this order each product can be written over what is no longer needed.
+                dy = (dy * gate) * (1.0 + (1.0 - gate) * y)
             dy32 = ops.cast(dy, "float32")
             d_bias = ops.sum(dy32, axis=axes)
-            centred = ops.cast(x, "float32") - wide(mean, "float32")
+            centred = ops.cast(x, "float32") - wide(mean + _zero_after(dy), "float32")
             d_gain = scale * ops.sum(dy32 * centred, axis=axes)
             # d normalised = dy * gain; its mean and its projection on x leave, per group.
             along_one = _pool(d_bias * gain, groups) / pixels

@@ -24,6 +24,7 @@ class ResBlock(keras.layers.Layer):
     Call arguments:
         x: `(B, H, W, C)`.
         time_embedding: `(B, E)`.
+        skip: optional `(B, H, W, S)` that joins `x` as further channels.
 
     Returns:
         `(B, H, W, channels)` in the compute dtype.
@@ -43,7 +44,9 @@ class ResBlock(keras.layers.Layer):
         self.groups = groups
         self.seed = seed
 
-    def build(self, x_shape, time_embedding_shape):
+    def build(self, x_shape, time_embedding_shape, skip_shape=None):
+        added = skip_shape[-1] if skip_shape else 0
+        x_shape = (*x_shape[:-1], x_shape[-1] + added)
         in_channels, width = x_shape[-1], time_embedding_shape[-1]
         given = {"seed": self.seed, "dtype": self.dtype_policy}
         middle = (*x_shape[:-1], self.channels)
@@ -63,13 +66,15 @@ class ResBlock(keras.layers.Layer):
             self.skip = dense("skip", in_channels, self.channels, **given)
             self.skip.build(x_shape)
 
-    def call(self, x, time_embedding):
+    def call(self, x, time_embedding, skip=None):
+        if skip is not None:  # in here, so that recomputation does not keep both together
+            x = ops.concatenate([x, skip], axis=-1)
         h = self.conv1(self.norm1(x))
         scale_shift = self.time_layer(ops.silu(time_embedding))
         h = self.conv2(self.norm2(h, scale_shift=scale_shift))
         return h + (x if self.skip is None else self.skip(x))
 
-    def compute_output_shape(self, x_shape, time_embedding_shape):
+    def compute_output_shape(self, x_shape, time_embedding_shape, skip_shape=None):
         return (*x_shape[:-1], self.channels)
 
     def get_config(self) -> dict:

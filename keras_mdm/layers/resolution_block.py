@@ -106,8 +106,7 @@ class ResolutionBlock(keras.layers.Layer):
         skips_shape=None,
     ):
         for index, block in enumerate(self.residual):
-            added = skips_shape[index][-1] if skips_shape else 0
-            block.build((*x_shape[:-1], x_shape[-1] + added), time_embedding_shape)
+            block.build(x_shape, time_embedding_shape, skips_shape[index] if skips_shape else None)
             x_shape = (*x_shape[:-1], self.channels)
         for layer in self.spatial:
             layer.build(x_shape, text_shape)
@@ -121,9 +120,7 @@ class ResolutionBlock(keras.layers.Layer):
             text_mask = None if text_mask is None else repeat_rows(text_mask, self.frames)
         states = []
         for j, block in enumerate(self.residual):
-            if skips is not None:
-                x = ops.concatenate([x, skips[j]], axis=-1)
-            x = block(x, time_embedding)
+            x = block(x, time_embedding, skip=None if skips is None else skips[j])
             for layer in self.spatial[j * self.attention : (j + 1) * self.attention]:
                 x = layer(x, text=text, text_mask=text_mask)
             for layer in self.temporal[

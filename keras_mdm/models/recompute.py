@@ -60,11 +60,14 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
         if not name.startswith("level_") or name.endswith("_embedding"):
             continue
         chosen = name.split("_")[1] in levels
-        for stage in (*getattr(part, "down", ()), *getattr(part, "up", ())):
-            for layer in (*stage.residual, *stage.spatial, *stage.temporal):
-                layer.__dict__.pop("call", None)  # the class's own shows again
-                if chosen:
-                    layer.__dict__["call"] = _recomputed(layer.call)
+        stages = (*getattr(part, "down", ()), *getattr(part, "up", ()))
+        layers = [*getattr(part, "down_resample", ()), *getattr(part, "up_resample", ())]
+        for stage in stages:
+            layers += [*stage.residual, *stage.spatial, *stage.temporal]
+        for layer in layers:
+            layer.__dict__.pop("call", None)  # the class's own shows again
+            if chosen:
+                layer.__dict__["call"] = _recomputed(layer.call)
     return tuple(level for level in unet.levels if level in levels)
 
 

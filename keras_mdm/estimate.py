@@ -1,0 +1,328 @@
+"""What phases of training will cost: arithmetic, memory per device, time, before they are run."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# The public constructor fills what it makes.
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
+
+from keras_mdm import checks
+from keras_mdm.describe import DEFAULT_TEXT_TOKENS, FLOP
+from keras_mdm.models import NestedUNet, build_nested_unet
+from keras_mdm.models.recompute import set_recompute
+from keras_mdm.models.unallocated import unallocated
+from keras_mdm.training.mixing import check_groups
+from keras_mdm.training.phases import Phase, number_phases
+
+FLOAT32 = 4
+# Share of the speed of one large matrix product that a training step reaches: the middle of what
+# benchmarks/step.py measured for the released networks.
+EFFICIENCY = 0.7
+
+# Outputs that are their input under another name.
+_ALIASES = {"Identity", "IdentityN", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
+# Outputs that need no memory of their own: weights, which are counted once, and constants.
+_FREE = {"ReadVariableOp", "Const", "Placeholder", "VarHandleOp", "Shape", "NoOp"}
+# Outputs that are written over an input which nobody needs any more.
+_IN_PLACE = {
+    *("Add", "AddV2", "AddN", "Sub", "Mul", "RealDiv", "DivNoNan", "Neg", "Exp", "Erf", "Square"),
+    *("Sqrt", "Rsqrt", "Sigmoid", "Tanh", "Maximum", "Minimum", "SelectV2", "BiasAdd", "Softmax"),
+    *("Pow", "Reciprocal", "SigmoidGrad", "TanhGrad", "RsqrtGrad", "SquaredDifference", "Log"),
+}
+
+
+def _conv_input_gradient(op: tf.Operation) -> int:
+    height, width, inputs, _ = op.inputs[1].shape
+    return 2 * op.inputs[2].shape.num_elements() * height * width * inputs
+
+
+def _conv_filter_gradient(op: tf.Operation) -> int:
+    height, width, inputs, _ = op.outputs[0].shape
+    return 2 * op.inputs[2].shape.num_elements() * height * width * inputs
+
+
+FLOP_WITH_GRADIENTS: dict[str, Callable[[tf.Operation], int]] = {
+    **FLOP,
+    "Conv2DBackpropInput": _conv_input_gradient,
+    "Conv2DBackpropFilter": _conv_filter_gradient,
+}
+
+
+def estimate(
+    phases: Sequence[Phase],
+    *,
+    text_width: int | None = None,
+    num_classes: int | None = None,
+    text_tokens: int = DEFAULT_TEXT_TOKENS,
+    width: float = 1.0,
+    dtype: str | None = None,
+    devices: int = 1,
+    micro_batches: int = 1,
+    recompute: Sequence[str] | bool = False,
+    averages: int = 1,
+    flop_per_second: float | None = None,
+) -> list[dict[str, Any]]:
+    """Estimate what phases of training cost, from the graph of the real layers and gradients.
+
+    Nothing is allocated and nothing runs: forward and backward pass of one micro-batch are traced
+    with the batch sizes that a device sees. Convolutions and matrix products are counted, those of
+    gradients and recomputation included. The memory of activations is that of a walk through the
+    graph in which every tensor lives from its operation to its last use; what the device's
+    libraries take beyond that is not in it.
+
+    Args:
+        phases: what would be trained.
+        text_width: as in `build_nested_unet`, like the next ones.
+        num_classes: classes.
+        text_tokens: tokens of the text.
+        width: factor on the channels.
+        dtype: dtype policy, such as `"mixed_bfloat16"`; the current one unless given.
+        devices: replicas over which a batch is split.
+        micro_batches: as in `MatryoshkaDiffusion.compile`.
+        recompute: likewise; levels that a phase does not have are left out.
+        averages: averages of the weights that are kept, power-function averages included.
+        flop_per_second: what one device computes; measured on this machine's first device with a
+            large matrix product unless given.
+
+    Returns:
+        One dict per phase: `levels`, `steps`, `groups`, `parameters`, `gflop` per step and device,
+        `memory`, bytes per device by `weights`, `gradients`, `moments`, `averages`, `activations`
+        and their `total`; and `hours`, assuming `EFFICIENCY` of `flop_per_second`.
+
+    Raises:
+        ValueError: if the phases do not fit together, or a batch cannot be split evenly.
+
+    Example:
+
+    >>> rows = estimate([Phase([64], steps=1000, batch_size=8)], num_classes=10, width=0.25)
+    >>> rows[0]["parameters"], sorted(rows[0]["memory"])
+    (20757203, ['activations', 'averages', 'gradients', 'moments', 'total', 'weights'])
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
+    """
+    phases = number_phases(phases)
+    devices = checks.integer("devices", devices, minimum=1)
+    parts = checks.integer("micro_batches", micro_batches, minimum=1)
+    tokens = checks.integer("text_tokens", text_tokens, minimum=1)
+    checks.integer("averages", averages, minimum=0)
+    for phase in phases:
+        check_groups(phase.shares, phase.batch_size, devices * parts)
+    speed = flop_per_second or measured_speed(dtype)
+    rows = []
+    for phase in phases:
+        with unallocated():
+            unet = build_nested_unet(
+                phase.levels,
+                text_width=text_width,
+                num_classes=num_classes,
+                width=width,
+                dtype=dtype,
+            )
+        chosen = recompute
+        if not isinstance(recompute, bool):
+            chosen = [name for name in recompute if name in phase.level_names]
+        set_recompute(unet, chosen)
+        sizes = {level: count // (devices * parts) for level, count in phase.groups.items()}
+        flop, activations = trace_step(unet, sizes, phase.freeze, tokens)
+        moving = sum(_elements(v) for v in _moving(unet, phase.freeze))
+        weights = FLOAT32 * unet.count_params()
+        memory = {
+            "weights": weights,
+            "gradients": FLOAT32 * moving * (2 if parts > 1 else 1),  # the sum, and those at hand
+            "moments": 2 * FLOAT32 * sum(_elements(v) for v in unet.trainable_variables),
+            "averages": averages * weights,
+            "activations": activations,
+        }
+        rows.append(
+            {
+                "levels": list(phase.level_names),
+                "steps": phase.steps,
+                "groups": phase.groups,
+                "parameters": unet.count_params(),
+                "gflop": parts * flop / 1e9,
+                "memory": {**memory, "total": sum(memory.values())},
+                "hours": phase.steps * parts * flop / (EFFICIENCY * speed) / 3600,
+            }
+        )
+    return rows
+
+
+def trace_step(
+    unet: NestedUNet,
+    groups: Mapping[str, int],
+    freeze: Sequence[str] = (),
+    text_tokens: int = DEFAULT_TEXT_TOKENS,
+) -> tuple[int, int]:
+    """Trace forward and backward pass of a batch, without values.
+
+    Args:
+        unet: the network; its variables need no values.
+        groups: samples by their highest level.
+        freeze: levels that get no gradients.
+        text_tokens: tokens of the text.
+
+    Returns:
+        (arithmetic, peak of the memory of activations in bytes without the weights' gradients).
+    """
+    rows, left = {}, sum(groups.values())
+    for level in unet.levels:
+        rows[level] = left
+        left -= groups.get(level, 0)
+    total = rows[unet.levels[0]]
+    specs = {}
+    for tensor in unet.inputs:
+        count = rows[tensor.name.removeprefix("z_")] if tensor.name.startswith("z_") else total
+        shape = [count, *(text_tokens if d is None else d for d in tensor.shape[1:])]
+        specs[tensor.name] = tf.TensorSpec(shape, tensor.dtype)
+    moving = _moving(unet, freeze)
+
+    def step(inputs: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+        variables = [variable._value for variable in moving]
+        with tf.GradientTape() as tape:
+            outputs = unet(inputs, training=True)
+            loss = tf.add_n([tf.reduce_mean(tf.square(outputs[n])) for n in unet.levels])
+        zero = tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(loss, variables, unconnected_gradients=zero)
+        return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    with _without_values(unet):
+        traced = tf.function(step, autograph=False).get_concrete_function(specs)
+    operations = traced.graph.get_operations()
+    flop = sum(FLOP_WITH_GRADIENTS[o.type](o) for o in operations if o.type in FLOP_WITH_GRADIENTS)
+    return flop, peak_memory(traced.graph, traced.graph.structured_outputs)
+
+
+@contextlib.contextmanager
+def _without_values(unet: NestedUNet) -> Iterator[None]:
+    """Give the network's variables, for a while, resources that hold nothing.
+
+    A stateless scope would give tensors, and recomputation finds the weights of a block by seeing
+    variables being read.
+    """
+    before = [(variable, variable._value) for variable in unet.variables]
+    try:
+        for variable in unet.variables:
+            variable._value = UninitializedVariable(
+                trainable=variable.trainable,
+                shape=variable.shape,
+                dtype=tf.as_dtype(variable.dtype),
+            )
+        yield
+    finally:
+        for variable, value in before:
+            variable._value = value
+
+
+def peak_memory(graph: tf.Graph, results: Sequence[tf.Tensor]) -> int:
+    """Peak of the memory in bytes, if every tensor is freed after its last use.
+
+    Args:
+        graph: traced operations; those that do not lead to the results are left out.
+        results: tensors that stay; their memory is not counted.
+    """
+    operations = _in_order_of_execution(graph, results)
+    home: dict[Any, Any] = {}  # the tensor whose memory a tensor lies in; None if it needs none
+    last: dict[Any, int] = {}
+    for number, op in enumerate(operations):
+        for tensor in op.inputs:
+            last[home.get(tensor.ref(), tensor.ref())] = number
+        for place, tensor in enumerate(op.outputs):
+            ref = tensor.ref()
+            if op.type in _FREE:
+                home[ref] = None
+            elif op.type in _ALIASES:
+                source = op.inputs[min(place, len(op.inputs) - 1)].ref()
+                home[ref] = home.get(source, source)
+            else:
+                home[ref] = ref
+                last[ref] = number
+    kept = {home.get(tensor.ref(), tensor.ref()) for tensor in results}
+    ends: dict[int, list[Any]] = {}
+    for ref, number in last.items():
+        ends.setdefault(number, []).append(ref)
+    size: dict[Any, int] = {}
+    now = peak = 0
+    for number, op in enumerate(operations):
+        made = {t.ref(): _bytes(t) for t in op.outputs if home[t.ref()] == t.ref()}
+        made = {ref: count for ref, count in made.items() if ref not in kept}
+        size |= made
+        new = sum(made.values())
+        dying = [ref for ref in ends.get(number, ()) if ref in size]
+        reused = op.type in _IN_PLACE and any(size[r] >= new for r in dying if r not in made)
+        peak = max(peak, now + (0 if reused else new))
+        now += new - sum(size[ref] for ref in dying)
+    return peak
+
+
+def _in_order_of_execution(graph: tf.Graph, results: Sequence[tf.Tensor]) -> Sequence[tf.Operation]:
+    """What leads to the results, first ready, first run, as TensorFlow does."""
+    needed, waiting = set(), [tensor.op for tensor in results]
+    while waiting:
+        op = waiting.pop()
+        if op not in needed:
+            needed.add(op)
+            waiting += _sources(op)
+    missing = {op: len(_sources(op)) for op in graph.get_operations() if op in needed}
+    users: dict[tf.Operation, list[tf.Operation]] = {}
+    for op in missing:
+        for source in _sources(op):
+            users.setdefault(source, []).append(op)
+    order = collections.deque(op for op, count in missing.items() if not count)
+    found = []
+    while order:
+        op = order.popleft()
+        found.append(op)
+        for user in users.get(op, ()):
+            missing[user] -= 1
+            if not missing[user]:
+                order.append(user)
+    return found
+
+
+def _sources(op: tf.Operation) -> set[tf.Operation]:
+    return {tensor.op for tensor in op.inputs} | set(op.control_inputs)
+
+
+def measured_speed(dtype: str | None = None, repeats: int = 5) -> float:
+    """FLOP/s of a large matrix product on this machine's first device.
+
+    Args:
+        dtype: dtype policy; its compute type counts.
+        repeats: how often it is measured; the best counts.
+    """
+    compute = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).compute_dtype
+    side, best = 2048, float("inf")
+    a = tf.cast(tf.random.stateless_uniform((side, side), (0, 0)), compute)
+    product = tf.function(lambda x: tf.reduce_max(tf.matmul(x, x)), autograph=False)
+    float(product(a))
+    for _ in range(repeats):
+        began = time.perf_counter()
+        float(product(a))  # waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def _moving(unet: NestedUNet, freeze: Sequence[str]) -> list[Any]:
+    """Trainable variables of the levels that are not frozen; text and class are the innermost's."""
+    found = []
+    for name, part in unet.parts.items():
+        level = name.split("_")[1] if name.startswith("level_") else unet.levels[0]
+        if level not in freeze:
+            found += part.trainable_variables
+    return found
+
+
+def _elements(variable: Any) -> int:
+    return int(np.prod(variable.shape, dtype="int64"))
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    count = tensor.shape.num_elements()
+    return 0 if count is None or tensor.dtype == tf.resource else count * tensor.dtype.size
