@@ -56,13 +56,16 @@ def workers() -> int:
         ) from None
 
 
-def is_chief(chosen: tf.distribute.Strategy) -> bool:
+def is_chief(chosen: tf.distribute.Strategy | None = None) -> bool:
     """Whether this process is the one that writes: worker 0, or the only one.
 
     Args:
-        chosen: the strategy that is trained under.
+        chosen: the strategy that is trained under; what `TF_CONFIG` says unless given.
     """
-    resolver = chosen.cluster_resolver
+    if chosen is None:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    else:
+        resolver = chosen.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
     has_chief = "chief" in resolver.cluster_spec().jobs

@@ -2,11 +2,11 @@
 
 import collections
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,7 +15,7 @@ from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from keras_mdm import checks
 from keras_mdm.describe import DEFAULT_TEXT_TOKENS, FLOP
-from keras_mdm.models import NestedUNet, build_nested_unet
+from keras_mdm.models import NestedUNet
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.models.unallocated import unallocated
 from keras_mdm.training.mixing import check_groups
@@ -55,14 +55,11 @@ FLOP_WITH_GRADIENTS: dict[str, Callable[[tf.Operation], int]] = {
 }
 
 
-def estimate(
+def estimate_training(
     phases: Sequence[Phase],
+    make_unet: Callable[[Phase], NestedUNet],
     *,
-    text_width: int | None = None,
-    num_classes: int | None = None,
     text_tokens: int = DEFAULT_TEXT_TOKENS,
-    width: float = 1.0,
-    dtype: str | None = None,
     devices: int = 1,
     micro_batches: int = 1,
     recompute: Sequence[str] | bool = False,
@@ -75,15 +72,12 @@ def estimate(
     with the batch sizes that a device sees. Convolutions and matrix products are counted, those of
     gradients and recomputation included. The memory of activations is that of a walk through the
     graph in which every tensor lives from its operation to its last use; what the device's
-    libraries take beyond that is not in it.
+    libraries take beyond that is not in it (benchmarks/training.py shows how much that was).
 
     Args:
         phases: what would be trained.
-        text_width: as in `build_nested_unet`, like the next ones.
-        num_classes: classes.
+        make_unet: function (phase) -> network with the levels of the phase.
         text_tokens: tokens of the text.
-        width: factor on the channels.
-        dtype: dtype policy, such as `"mixed_bfloat16"`; the current one unless given.
         devices: replicas over which a batch is split.
         micro_batches: as in `MatryoshkaDiffusion.compile`.
         recompute: likewise; levels that a phase does not have are left out.
@@ -101,9 +95,11 @@ def estimate(
 
     Example:
 
-    >>> rows = estimate([Phase([64], steps=1000, batch_size=8)], num_classes=10, width=0.25)
-    >>> rows[0]["parameters"], sorted(rows[0]["memory"])
-    (20757203, ['activations', 'averages', 'gradients', 'moments', 'total', 'weights'])
+    >>> def make_unet(phase):
+    ...     return build_nested_unet(phase.levels, num_classes=10, width=0.25)
+    >>> rows = estimate_training([Phase([64], steps=1000, batch_size=8)], make_unet)
+    >>> sorted(rows[0]["memory"])
+    ['activations', 'averages', 'gradients', 'moments', 'total', 'weights']
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
     """
@@ -112,19 +108,15 @@ def estimate(
     parts = checks.integer("micro_batches", micro_batches, minimum=1)
     tokens = checks.integer("text_tokens", text_tokens, minimum=1)
     checks.integer("averages", averages, minimum=0)
+    if not isinstance(recompute, bool):
+        checks.known_keys("recompute", recompute, phases[-1].level_names)
     for phase in phases:
         check_groups(phase.shares, phase.batch_size, devices * parts)
-    speed = flop_per_second or measured_speed(dtype)
     rows = []
     for phase in phases:
         with unallocated():
-            unet = build_nested_unet(
-                phase.levels,
-                text_width=text_width,
-                num_classes=num_classes,
-                width=width,
-                dtype=dtype,
-            )
+            unet = make_unet(phase)
+        speed = flop_per_second or measured_speed(unet.policy.compute_dtype)
         chosen = recompute
         if not isinstance(recompute, bool):
             chosen = [name for name in recompute if name in phase.level_names]
@@ -152,6 +144,23 @@ def estimate(
             }
         )
     return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out what `estimate_training` returned as a Markdown table, with a line for the whole."""
+    lines = [
+        "| phase | steps x batch | parameters | TFLOP/step | GB per device (activations) | hours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        memory, batch = row["memory"], sum(row["groups"].values())
+        lines.append(
+            f"| {' '.join(row['levels'])} | {row['steps']:,} x {batch:,} | {row['parameters']:,} "
+            f"| {row['gflop'] / 1e3:,.3g} | {memory['total'] / 1e9:,.3g} "
+            f"({memory['activations'] / 1e9:,.3g}) | {row['hours']:,.3g} |"
+        )
+    lines.append(f"| together | | | | | {sum(row['hours'] for row in rows):,.3g} |")
+    return "\n".join(lines)
 
 
 def trace_step(
@@ -194,9 +203,10 @@ def trace_step(
 
     with _without_values(unet):
         traced = tf.function(step, autograph=False).get_concrete_function(specs)
-    operations = traced.graph.get_operations()
+    results = traced.graph.structured_outputs
+    operations = order_of_execution(results)
     flop = sum(FLOP_WITH_GRADIENTS[o.type](o) for o in operations if o.type in FLOP_WITH_GRADIENTS)
-    return flop, peak_memory(traced.graph, traced.graph.structured_outputs)
+    return flop, peak_memory(operations, results)
 
 
 @contextlib.contextmanager
@@ -220,14 +230,13 @@ def _without_values(unet: NestedUNet) -> Iterator[None]:
             variable._value = value
 
 
-def peak_memory(graph: tf.Graph, results: Sequence[tf.Tensor]) -> int:
+def peak_memory(operations: Sequence[tf.Operation], results: Sequence[tf.Tensor]) -> int:
     """Peak of the memory in bytes, if every tensor is freed after its last use.
 
     Args:
-        graph: traced operations; those that do not lead to the results are left out.
+        operations: in the order in which they run.
         results: tensors that stay; their memory is not counted.
     """
-    operations = _in_order_of_execution(graph, results)
     home: dict[Any, Any] = {}  # the tensor whose memory a tensor lies in; None if it needs none
     last: dict[Any, int] = {}
     for number, op in enumerate(operations):
@@ -261,15 +270,16 @@ def peak_memory(graph: tf.Graph, results: Sequence[tf.Tensor]) -> int:
     return peak
 
 
-def _in_order_of_execution(graph: tf.Graph, results: Sequence[tf.Tensor]) -> Sequence[tf.Operation]:
-    """What leads to the results, first ready, first run, as TensorFlow does."""
+def order_of_execution(results: Sequence[tf.Tensor]) -> list[tf.Operation]:
+    """The operations that lead to the results; first ready, first run, as TensorFlow does."""
     needed, waiting = set(), [tensor.op for tensor in results]
     while waiting:
         op = waiting.pop()
         if op not in needed:
             needed.add(op)
             waiting += _sources(op)
-    missing = {op: len(_sources(op)) for op in graph.get_operations() if op in needed}
+    created = results[0].graph.get_operations()
+    missing = {op: len(_sources(op)) for op in created if op in needed}
     users: dict[tf.Operation, list[tf.Operation]] = {}
     for op in missing:
         for source in _sources(op):
@@ -290,16 +300,16 @@ def _sources(op: tf.Operation) -> set[tf.Operation]:
     return {tensor.op for tensor in op.inputs} | set(op.control_inputs)
 
 
-def measured_speed(dtype: str | None = None, repeats: int = 5) -> float:
+@functools.cache
+def measured_speed(dtype: str, repeats: int = 5) -> float:
     """FLOP/s of a large matrix product on this machine's first device.
 
     Args:
-        dtype: dtype policy; its compute type counts.
+        dtype: type of the numbers.
         repeats: how often it is measured; the best counts.
     """
-    compute = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).compute_dtype
     side, best = 2048, float("inf")
-    a = tf.cast(tf.random.stateless_uniform((side, side), (0, 0)), compute)
+    a = tf.cast(tf.random.stateless_uniform((side, side), (0, 0)), dtype)
     product = tf.function(lambda x: tf.reduce_max(tf.matmul(x, x)), autograph=False)
     float(product(a))
     for _ in range(repeats):

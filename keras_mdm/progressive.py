@@ -62,6 +62,8 @@ def fit_progressively(
     make_dataset: Callable[[Phase, int], tf.data.Dataset],
     *,
     run_dir: str | Path,
+    fresh: bool = False,
+    data: Mapping[str, Any] | None = None,
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None = None,
     checkpoint_every: int = 1000,
@@ -81,7 +83,7 @@ def fit_progressively(
     moment goes on as if it had not been. SIGTERM ends it with a checkpoint and exit code 0.
 
     Of several workers the first one writes and calls the callbacks; all read the run directory,
-    which must be on a file system that they share. SIGTERM ends them without a last checkpoint.
+    which must be on a file system that they share. SIGTERM to any ends all after the same step.
 
     Args:
         phases: what to train, each phase with the levels of the one before and possibly more.
@@ -91,6 +93,9 @@ def fit_progressively(
             beginning with the batch of step `first_step` of the phase, in the groups of
             `phase.groups` (`keras_mdm.data.mixed_dataset` joins them).
         run_dir: directory of the run; made if it does not exist.
+        fresh: begin anew; an earlier run in the directory is moved aside, to `run_dir.1`.
+        data: what tells the data set from others, such as its name, number of records and a hash
+            (`CaptionedImages.identity`); a run that goes on must have the same.
         strategy: distribution strategy; the current one unless given.
         callbacks: function (PhaseContext) -> more Keras callbacks for the phase.
         checkpoint_every: steps between checkpoints. The last step of a phase always makes one.
@@ -107,9 +112,9 @@ def fit_progressively(
         The model of the last phase, trained; also written to `run_dir/model.keras`.
 
     Raises:
-        ValueError: if the phases differ from those the run was started with, a model does not have
-            the levels of its phase, a dataset has other groups or ends before its phase, or another
-            process is training in the directory.
+        ValueError: if phases, networks, processes or data differ from those the run was started
+            with, a model does not have the levels of its phase, a dataset has other groups or ends
+            before its phase, or another process is training in the directory.
         RuntimeError: if too many steps in a row are not finite.
 
     Example:
@@ -131,8 +136,12 @@ def fit_progressively(
     run, strategy = RunDirectory(run_dir), strategy or tf.distribute.get_strategy()
     with contextlib.ExitStack() as stack:
         if distribute.is_chief(strategy):  # the only worker that writes
+            if fresh and (aside := run.set_aside()):
+                print(f"The earlier run is now {aside}", flush=True)
             stack.enter_context(run.locked())
             run.start(arguments or {}, [phase.table_row() for phase in phases])
+            if data is not None:
+                run.require_same("data", data)
         return _run_phases(
             phases,
             make_model,
@@ -179,6 +188,8 @@ def _run_phases(
         with strategy.scope():
             model = _make(phase, make_model, levels_before)
         levels_before = phase.level_names
+        if chief:
+            _require_same_model(run, number, model)
         dataset = make_dataset(phase, done)
         _check_groups_of(dataset, phase)
         if newest is not None:
@@ -235,7 +246,13 @@ def _train(
         initial_step=done,
         **checkpointing,
     )
-    stop = StopOnSignal(writer.write, initial_step=done)
+
+    def write_last(step: int) -> None:
+        if chief:
+            writer.write(step)
+        distribute.barrier(model.distribute_strategy)  # nobody leaves while the chief writes
+
+    stop = StopOnSignal(write_last, initial_step=done)
     watching: list[keras.callbacks.Callback] = [NonFiniteGuard(skipped_limit, initial_step=done)]
     if chief:
         watching += [
@@ -247,8 +264,7 @@ def _train(
     try:
         if chief:
             watching += list(more(context)) if more is not None else []
-        if distribute.workers() == 1:  # several would have to agree on the step to stop at
-            watching.append(stop)  # last: what the others do at a step is done
+        watching.append(stop)  # last: what the others do at a step is done
         model.fit(
             dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
         )
@@ -309,6 +325,19 @@ def _make(
         )
     model.optimizer.set_learning_rate_factors(_factors(phase, model, trained_levels))
     return model
+
+
+def _require_same_model(run: RunDirectory, number: int, model: MatryoshkaDiffusion) -> None:
+    """Raise if the architecture, or what its outputs mean, is not that of the run so far: with
+    another one the weights would be worthless."""
+    config = model.get_config()
+    network = dict(config["unet"]["config"]["spec"])
+    for name, level in zip(model.unet.levels, network.pop("levels"), strict=True):
+        run.require_same(f"level {name}", level)
+    network.pop("seed")  # of the initial values
+    run.require_same("conditions", {**network, "text_encoder": config["text_encoder"]})
+    names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
+    run.require_same(f"process of phase {number}", {name: config[name] for name in names})
 
 
 def _check_groups_of(dataset: tf.data.Dataset, phase: Phase) -> None:

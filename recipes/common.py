@@ -25,6 +25,9 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--dtype", default="mixed_bfloat16", help="dtype policy (%(default)s)")
+    made.add_argument(
+        "--fresh", action="store_true", help="begin anew; an earlier run is moved aside, not lost"
+    )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
     return made
 

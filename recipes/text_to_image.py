@@ -37,9 +37,17 @@ def train(
         **checkpointing: options of `fit_progressively`.
     """
     keras.config.set_dtype_policy(arguments.dtype)
+    # First of all: several workers have to connect before anything else touches TensorFlow.
+    strategy = None if arguments.dry_run else mdm.distribute.strategy()
     phases = common.scaled(phases, arguments.steps_scale)
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)
+
+    def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
+        return mdm.build_nested_unet(
+            phase.levels, text_width=encoder.width, text_blocks=0, seed=arguments.seed
+        )
+
     if arguments.dry_run:
         common.print_run(
             arguments,
@@ -51,15 +59,20 @@ def train(
             checkpointing=checkpointing,
             sampling=SAMPLING,
         )
+        rows = mdm.estimate.estimate_training(
+            phases,
+            make_unet,
+            text_tokens=encoder.length,
+            averages=1 + len(process.get("power_emas", ())),
+            **training,
+        )
+        print(mdm.estimate.table(rows))
         return
     text, text_mask = mdm.text.encode_cached(encoder, data.captions)
 
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        unet = mdm.build_nested_unet(
-            phase.levels, text_width=encoder.width, text_blocks=0, seed=arguments.seed
-        )
         model = mdm.MatryoshkaDiffusion(
-            unet,
+            make_unet(phase),
             text_encoder=encoder,
             # Guidance decides what is drawn, and that is decided at the low level; at higher ones
             # it would only blow up the difference of two estimates into a grain on flat areas.
@@ -94,10 +107,15 @@ def train(
         make_model,
         make_dataset,
         run_dir=arguments.run_dir,
+        fresh=arguments.fresh,
+        data=data.identity,
+        strategy=strategy,
         callbacks=common.sample_grids(prompts[:8], every=300, **SAMPLING),
         arguments=vars(arguments),
         **checkpointing,
     )
+    if not mdm.distribute.is_chief():
+        return  # one worker draws and exports
     run_dir = Path(arguments.run_dir)
     page = common.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
     print(common.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))

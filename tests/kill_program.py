@@ -1,11 +1,12 @@
 """A run of two phases that prints every step, for tests that kill it."""
 
+import os
 import sys
 import time
 
 from test_progressive import LEVELS, make_dataset, make_model
 
-from keras_mdm import Phase, fit_progressively
+from keras_mdm import Phase, distribute, fit_progressively
 from keras_mdm.callbacks import StepCallback
 
 
@@ -18,6 +19,8 @@ class Say(StepCallback):
 
 
 def main():
+    strategy = distribute.strategy()
+    print(f"process {os.getpid()}", flush=True)
     phases = [
         Phase(LEVELS[:1], 24, batch_size=4, learning_rate=1e-2),
         Phase(LEVELS, 24, batch_size=6, learning_rate=1e-2),
@@ -27,6 +30,7 @@ def main():
         make_model,
         make_dataset,
         run_dir=sys.argv[1],
+        strategy=strategy,
         callbacks=lambda context: [Say(initial_step=context.global_step)],
         checkpoint_every=1,
         progress=False,

@@ -28,7 +28,7 @@ ALLOWED = {
     "export": {"training", "diffusion", "keras", "tensorflow"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }
-FREE = {"__init__", "__main__", "cli", "describe", "progressive"}
+FREE = {"__init__", "__main__", "cli", "describe", "estimate", "progressive"}
 
 
 def imports(file):

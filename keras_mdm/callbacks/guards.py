@@ -45,8 +45,11 @@ class NonFiniteGuard(StepCallback):
 class StopOnSignal(StepCallback):
     """On SIGTERM ends the run after the step at hand: a checkpoint, exit code 0, how to go on.
 
+    Of several workers each may get the signal; they tell each other with the values of the next
+    step and end together after it.
+
     Args:
-        write: function (step) that writes a checkpoint.
+        write: function (step) that writes a checkpoint; called on every worker.
         signals: numbers of the signals.
         initial_step: as in `StepCallback`.
 
@@ -83,12 +86,26 @@ class StopOnSignal(StepCallback):
         # Only noted: a handler may run in the middle of anything.
         self._caught = number
 
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._caught is not None and self._together:
+            self.model.stop_request.assign(1.0)
+
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
-        if self._caught is None:
+        stop = logs["stop_request"] > 0.0 if self._together else self._caught is not None
+        if not stop:
             return
         self._write(self.step)
         self.restore()
-        name = signal.Signals(self._caught).name
-        command = shlex.join([sys.executable, *sys.argv])
-        print(f"\nStopped by {name}; a checkpoint is written. To go on: {command}", flush=True)
+        name = "a signal" if self._caught is None else signal.Signals(self._caught).name
+        words = [word for word in sys.argv if word != "--fresh"]
+        print(
+            f"\nStopped by {name}; a checkpoint is written. To go on: "
+            f"{shlex.join([sys.executable, *words])}",
+            flush=True,
+        )
         raise SystemExit(0)
+
+    @property
+    def _together(self) -> bool:
+        """Whether the values of a step say what other workers want."""
+        return getattr(self.model, "stop_request", None) is not None

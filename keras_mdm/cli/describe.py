@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="parameters and arithmetic of a network, level by level",
         description="Builds the layers of a network without their weights and counts parameters "
         "and the arithmetic of one forward pass per sample (twice the multiply-adds of "
-        "convolutions and matrix products, with 32 text tokens).",
+        "convolutions and matrix products, with 32 text tokens). With --phases also what training "
+        "costs: arithmetic, memory per device, time.",
     )
     parser.add_argument(
         "network",
@@ -39,6 +41,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--classes", type=int, help="classes of a class-conditional network")
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    parser.add_argument(
+        "--phases",
+        nargs="+",
+        metavar="LEVEL:STEPSxBATCH",
+        help="training phases by their highest level, such as 64:500000x2048 256:500000x1026: adds "
+        "arithmetic, memory per device and time",
+    )
+    parser.add_argument("--devices", type=int, default=1, help="devices that share a batch")
+    parser.add_argument("--micro-batches", type=int, default=1, help="parts of a device's batch")
+    parser.add_argument("--recompute", nargs="+", default=(), metavar="LEVEL", help="levels")
+    parser.add_argument("--dtype", default="float32", help="dtype policy (%(default)s)")
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        help="TFLOP/s that a device computes in large matrix products (default: measured here)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
     return parser
@@ -69,8 +87,63 @@ def run(args: argparse.Namespace) -> int:
         num_classes=args.classes,
         width=args.width,
     )
-    print(json.dumps(found, indent=2) if args.json else table(found))
+    rows = None if args.phases is None else _phases(args, text_width)
+    if args.json:
+        print(json.dumps(found if rows is None else {**found, "phases": rows}, indent=2))
+        return 0
+    print(table(found))
+    if rows is not None:
+        from keras_mdm.estimate import EFFICIENCY
+        from keras_mdm.estimate import table as phase_table
+
+        print(f"\n{phase_table(rows)}\n")
+        speed = f"{args.tflops:g} TFLOP/s" if args.tflops else "a matrix product measured here"
+        print(
+            f"TFLOP and GB per device ({args.devices} of them, {args.micro_batches} micro-batches, "
+            f"{args.dtype}), gradients and Adam included. Hours: {EFFICIENCY:g} of {speed}. What "
+            "libraries take beyond the tensors is not counted."
+        )
     return 0
+
+
+def _phases(args: argparse.Namespace, text_width: int | None) -> list[dict[str, Any]]:
+    """The estimate for `--phases`; each grows the network up to its level."""
+    from keras_mdm.estimate import estimate_training
+    from keras_mdm.models import build_nested_unet, cut, presets
+    from keras_mdm.models.unallocated import unallocated
+    from keras_mdm.training.phases import Phase
+
+    network = _network(args.network, presets.NAMES)
+    options = {
+        "text_width": text_width,
+        "num_classes": args.classes,
+        "width": args.width,
+        "dtype": args.dtype,
+    }
+    build = presets.build if isinstance(network, str) else build_nested_unet
+    with unallocated():
+        whole = build(network, **options)
+    phases = []
+    for word in args.phases:
+        match = re.fullmatch(r"(\w+):(\d+)x(\d+)", word)
+        if match is None or match[1] not in whole.levels:
+            raise checks.error(
+                "a phase must be written as LEVEL:STEPSxBATCH, with a level of the network",
+                fix="write for example 64:500000x2048",
+                phase=word,
+                levels=whole.levels,
+            )
+        count = whole.levels.index(match[1]) + 1
+        levels = whole.spec.levels[:count]
+        phases.append(Phase(levels, steps=int(match[2]), batch_size=int(match[3])))
+    return estimate_training(
+        phases,
+        lambda phase: cut(whole, phase.level_names[-1]),
+        devices=args.devices,
+        micro_batches=args.micro_batches,
+        recompute=args.recompute,
+        flop_per_second=args.tflops and 1e12 * args.tflops,
+    )
 
 
 def _network(words: Sequence[str], presets: Sequence[str]) -> str | list[str]:

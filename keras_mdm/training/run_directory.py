@@ -103,6 +103,52 @@ class RunDirectory:
         """Content of `run.json`, or `None` if the run has not been started."""
         return json.loads(self.file.read_text()) if self.file.exists() else None
 
+    def set_aside(self) -> Path | None:
+        """Move an earlier run out of the way, to the first free name such as `runs/x.1`.
+
+        Returns:
+            Where it is now; `None` if there was none.
+        """
+        if not self.file.exists():
+            return None
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self.path.rename(target)
+        return target
+
+    def require_same(self, kind: str, description: Mapping[str, Any]) -> None:
+        """Note what the run is made of, or compare it with what was noted before.
+
+        Args:
+            kind: what is described, such as "data" or "level 64".
+            description: what tells it from others; what is not JSON is compared as its text.
+
+        Raises:
+            ValueError: naming every difference.
+        """
+        content = self.read()
+        known = content.setdefault("made_of", {})
+        now = json.loads(json.dumps(description, default=str))
+        if kind not in known:
+            known[kind] = now
+            write_atomically(self.file, json.dumps(content, indent=2) + "\n")
+            return
+        before, now = _flat(known[kind]), _flat(now)
+        differences = [
+            f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differences:
+            raise checks.error(
+                f"a run must be continued with the {kind} it was started with",
+                fix="restore what differs, choose another directory, or begin anew with fresh=True "
+                "(--fresh of a recipe), which moves the earlier run aside",
+                run_dir=str(self.path),
+                differences=differences,
+            )
+
     def start(
         self, arguments: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]
     ) -> "RunDirectory":
@@ -146,7 +192,22 @@ class RunDirectory:
         if differences:
             raise checks.error(
                 "a run must be continued with the phases it was started with",
-                fix="start it in a new directory, or restore the phases listed",
+                fix="restore the phases listed, choose another directory, or begin anew with "
+                "fresh=True (--fresh of a recipe), which moves the earlier run aside",
                 run_dir=str(self.path),
                 differences=differences,
             )
+
+
+def _flat(content: Any, path: str = "") -> dict[str, Any]:
+    """Nested JSON as {path: value}."""
+    if isinstance(content, dict):
+        items = content.items()
+    elif isinstance(content, list):
+        items = enumerate(content)
+    else:
+        return {path: content}
+    found: dict[str, Any] = {}
+    for key, value in items:
+        found |= _flat(value, f"{path}.{key}" if path else str(key))
+    return found or {path: content}

@@ -73,6 +73,10 @@ class DistributedTrainer(keras.Model):
                 replicas=replicas,
                 **clipping,
             )
+        self.__dict__["stop_request"] = None
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Of this worker alone, outside of the strategy: each may want to stop the training.
+            self.__dict__["stop_request"] = tf.Variable(0.0, trainable=False)
         self.recompute = set_recompute(self.unet, recompute)
         self.micro_batches = checks.integer("micro_batches", micro_batches, minimum=1)
         if self._computes_in_float16():
@@ -119,13 +123,16 @@ class DistributedTrainer(keras.Model):
         """Means over the epoch. Keras takes the last batch's values unless a step returns exactly
         the metrics, and a step of evaluation has no learning rate."""
         means = self.get_metrics_result()
-        return {name: means.get(name, value) for name, value in logs.items()}
+        return {k: means.get(k, v) for k, v in logs.items() if k != "stop_request"}
 
     def _run_replicas(self, step: Any):
         strategy = self.distribute_strategy
 
         def run(iterator):
             values = strategy.run(step, args=(next(iterator),))
+            if self.stop_request is not None:
+                asked = tf.identity(self.stop_request)  # one worker is enough to stop all
+                values["stop_request"] = strategy.run(lambda: asked)
             mean = tf.distribute.ReduceOp.MEAN
             return {k: strategy.reduce(mean, v, axis=None) for k, v in values.items()}
 

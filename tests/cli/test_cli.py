@@ -107,6 +107,20 @@ def test_describe_prints_a_table(capsys):
     assert inner + outer == total
 
 
+def test_describe_says_what_training_would_cost(capsys):
+    words = ["describe", "8", "16", "--classes", "10", "--width", "0.0625"]
+    words += ["--phases", "8:100x8", "16:50x12", "--devices", "2", "--tflops", "0.001"]
+    assert cli.main([*words, "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["phases"]
+    assert (first["levels"], second["levels"]) == (["8"], ["8", "16"])
+    assert second["groups"] == {"8": 4, "16": 8} and second["steps"] == 50
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("| 8 16 | 50 x 12 |") for line in lines)
+    message = error_of(capsys, "describe", "8", "16", "--classes", "10", "--phases", "32:1x1")
+    assert "phase='32:1x1'" in message and "LEVEL:STEPSxBATCH" in message
+
+
 def test_describe_refuses_what_is_no_network(capsys):
     message = error_of(capsys, "describe", "mdm_s65")
     assert "network='mdm_s65'" in message and "mdm_s64s256" in message

@@ -17,6 +17,9 @@ import json, os, signal, sys, time
 task = json.loads(os.environ["TF_CONFIG"])
 index = task["task"]["index"]
 print("hello", index, json.dumps(task["cluster"]), sys.argv[1:], flush=True)
+if "die-once" in sys.argv and index == 0 and not os.path.exists(sys.argv[1]):
+    open(sys.argv[1], "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
 if "fail" in sys.argv and index == 1:
     sys.exit(7)
 if "wait" in sys.argv or "fail" in sys.argv:
@@ -48,6 +51,18 @@ def test_when_one_fails_all_end(program, capsys):
     assert time.monotonic() - began < 20
     printed = capsys.readouterr().out
     assert "worker 1 ended with 7" in printed
+
+
+def test_what_was_killed_is_started_again_and_goes_on(program, tmp_path, capsys):
+    words = [program, str(tmp_path / "been"), "die-once", "--fresh"]
+    assert main(["launch", "-n", "2", "--restarts", "1", *words]) == 0
+    before, after = capsys.readouterr().out.split("starting again")
+    assert "worker 0 ended with -9" in before and "--fresh" in before
+    assert "'die-once']" in after and "--fresh" not in after
+    (tmp_path / "been").unlink()
+    assert main(["launch", "-n", "2", *words]) == 137
+    assert main(["launch", "-n", "2", "--restarts", "2", program, "fail"]) == 7
+    assert capsys.readouterr().out.count("starting again") == 2
 
 
 def test_signals_are_forwarded(program):

@@ -1,6 +1,7 @@
 """Two workers equal one process: mixed batches, text, stratified times, clipping, averages."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +18,25 @@ from training.tiny_models import TEXT_WIDTH, tiny_unet
 
 def launch(*arguments):
     """Run the program on two workers."""
-    tests = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "keras_mdm", "launch", "-n", "2", worker_program.__file__]
-    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [*command, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths},
+        command(worker_program.__file__, *arguments),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def command(program, *arguments):
+    start = [sys.executable, "-m", "keras_mdm", "launch", "-n", "2"]
+    return [*start, str(program), *map(str, arguments)]
+
+
+def environment():
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths}
 
 
 def test_phases_on_two_workers_equal_one_process(tmp_path):
@@ -53,6 +62,25 @@ def test_phases_on_two_workers_equal_one_process(tmp_path):
     assert averages and apart < 1e-4 * moved, (apart, moved)
     # One process goes on with what two have begun: nothing is left to do.
     assert worker_program.train_phases(None, tmp_path / "two").unet.levels == ("8", "16")
+
+
+def test_a_signal_to_one_worker_ends_all_with_a_checkpoint(tmp_path):
+    program = Path(__file__).parents[1] / "kill_program.py"
+    with subprocess.Popen(
+        command(program, tmp_path / "run"), env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        heard, second = "", None
+        for line in process.stdout:
+            heard += line
+            if line.startswith("[1] process"):
+                second = int(line.split()[-1])
+            if "step 3" in line:
+                os.kill(second, signal.SIGTERM)
+    assert process.returncode == 0, heard[-3000:]
+    assert heard.count("a checkpoint is written") == 2 and "done" not in heard
+    newest = checkpoints.newest_valid(tmp_path / "run" / "checkpoints" / "phase-1")
+    last = max(int(line.split()[-1]) for line in heard.splitlines() if "step" in line.split())
+    assert 3 <= checkpoints.step_of(newest) == last < 24
 
 
 def test_two_workers_equal_one_process(tmp_path):
