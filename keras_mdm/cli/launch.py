@@ -150,7 +150,9 @@ def _wait(processes: list[subprocess.Popen]) -> int:
         codes = [process.poll() for process in processes]
         if not failed and any(codes):
             failed = next(code for code in codes if code)
-            print(f"worker {codes.index(failed)} ended with {failed}: ending the others", flush=True)
+            print(
+                f"worker {codes.index(failed)} ended with {failed}: ending the others", flush=True
+            )
             _signal(processes, signal.SIGTERM)
             deadline = time.monotonic() + PATIENCE
         if None not in codes:

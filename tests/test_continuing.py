@@ -1,0 +1,134 @@
+"""What a run may be continued with, and what not."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
+from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
+
+from keras_mdm import MatryoshkaDiffusion, fit_progressively
+from keras_mdm.callbacks import StepCallback
+from keras_mdm.optimizers import SGD
+from keras_mdm.training.run_directory import RunDirectory
+
+
+def train(run_dir, *, stop=None, table=None, model=make_model, **options):
+    def callbacks(context):
+        at = stop is not None and context.number == stop[0]
+        return [StopAt(stop[1], context.initial_step)] if at else []
+
+    options = {"checkpoint_every": 1, "progress": False, "callbacks": callbacks, **options}
+    table = table or phases()
+    return fit_progressively(table, model, make_dataset, run_dir=run_dir, **options)
+
+
+def with_sgd(phase):
+    """Adam divides the rounding of small gradients by themselves."""
+    return make_model(phase, SGD)
+
+
+def test_a_run_moves_to_other_replicas(tmp_path):
+    table = [dataclasses.replace(phase, learning_rate=0.1) for phase in phases()]
+    whole = train(tmp_path / "whole", table=table, model=with_sgd)
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for number, (first, second) in enumerate(itertools.permutations([None, two])):
+        run_dir = tmp_path / str(number)
+        with pytest.raises(Stop):
+            train(run_dir, table=table, model=with_sgd, stop=(2, 2), strategy=first)
+        moved = train(run_dir, table=table, model=with_sgd, strategy=second)
+        start = arrays(tiny_unet(LEVELS, text_width=TEXT_WIDTH, scramble=False).variables)
+        for name in ("unet", "ema"):
+            values = [
+                m.unet.variables if name == "unet" else m.ema.averages for m in (whole, moved)
+            ]
+            one, other = (
+                np.concatenate([np.ravel(value) for value in arrays(part)]) for part in values
+            )
+            distance = np.linalg.norm(one - np.concatenate([np.ravel(value) for value in start]))
+            assert 0 < np.linalg.norm(one - other) < 1e-4 * distance
+
+
+def test_another_network_or_process_is_refused(tmp_path):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=(2, 2))
+    before = (tmp_path / "run.json").read_text()
+
+    def wider(phase):
+        levels = [PLAIN_INNER, dataclasses.replace(outer(16), channels=(16, 8))]
+        return changed(phase, levels[: len(phase.levels)])
+
+    def changed(phase, levels, **options):
+        unet = tiny_unet(levels, text_width=TEXT_WIDTH, scramble=False)
+        model = MatryoshkaDiffusion(unet, residual=True, seed=2, **options)
+        model.compile(optimizer=SGD(0.1))
+        return model
+
+    with pytest.raises(ValueError, match=r"level 16 .*channels\.0: .*--fresh"):
+        train(tmp_path, model=wider)
+    shifted = lambda phase: changed(phase, phase.levels, shift_power=1.0)  # noqa: E731
+    with pytest.raises(ValueError, match=r"process of phase 2 .*shift_power: 2.0 before, 1.0 now"):
+        train(tmp_path, model=shifted)
+    assert (tmp_path / "run.json").read_text().count("made_of") == before.count("made_of") == 1
+
+
+def test_a_level_trained_before_is_refused_in_the_next_phase(tmp_path):
+    with pytest.raises(Stop):
+        train(tmp_path, stop=(1, 4))  # the end of the first phase
+
+    def other(phase):
+        levels = [dataclasses.replace(PLAIN_INNER, channels=(16,), groups=8), *phase.levels[1:]]
+        unet = tiny_unet(levels, text_width=TEXT_WIDTH, scramble=False)
+        model = MatryoshkaDiffusion(unet, residual=True, seed=2)
+        model.compile(optimizer=SGD(0.1))
+        return model
+
+    with pytest.raises(ValueError, match="level 8 it was started with"):
+        train(tmp_path, model=other)
+
+
+def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
+    run_dir, first = tmp_path / "run", phases()[:1]
+    train(run_dir, table=first, data={"name": "a", "records": 10})
+    with pytest.raises(ValueError, match=r"data .*'name: 'a' before, 'b' now'|name: 'a' before"):
+        train(run_dir, table=first, data={"name": "b", "records": 10})
+    trained = (run_dir / "model.keras").read_bytes()
+    train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
+    assert "run.1" in capsys.readouterr().out
+    assert (tmp_path / "run.1" / "model.keras").read_bytes() == trained
+    assert RunDirectory(run_dir).read()["made_of"]["data"]["name"] == "b"
+    train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
+    assert (tmp_path / "run.2" / "model.keras").exists()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_steps_in_one_execution_equal_steps_one_by_one(tmp_path, devices):
+    """Mixed batches, growth and checkpoints included."""
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(devices)])
+    ends, calls = [], []
+
+    class Count(StepCallback):
+        def on_step_end(self, previous_step, logs):
+            calls.append(self.step - previous_step)
+
+    for several in (1, 2):
+
+        def model(phase, several=several):
+            made = make_model(phase)
+            made.compile(optimizer=made.optimizer, steps_per_execution=several)
+            return made
+
+        ends.append(
+            train(
+                tmp_path / str(several),
+                model=model,
+                strategy=strategy if devices > 1 else None,
+                callbacks=lambda context: [Count(initial_step=context.initial_step)],
+            )
+        )
+    assert calls == [1] * 8 + [2] * 4
+    one, other = (arrays(model.unet.variables) for model in ends)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
