@@ -5,7 +5,6 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
 
@@ -30,11 +29,10 @@ def with_sgd(phase):
     return make_model(phase, SGD)
 
 
-def test_a_run_moves_to_other_replicas(tmp_path):
+def test_a_run_moves_to_other_replicas(tmp_path, two_replicas):
     table = [dataclasses.replace(phase, learning_rate=0.1) for phase in phases()]
     whole = train(tmp_path / "whole", table=table, model=with_sgd)
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    for number, (first, second) in enumerate(itertools.permutations([None, two])):
+    for number, (first, second) in enumerate(itertools.permutations([None, two_replicas])):
         run_dir = tmp_path / str(number)
         with pytest.raises(Stop):
             train(run_dir, table=table, model=with_sgd, stop=(2, 2), strategy=first)
@@ -57,7 +55,7 @@ def test_another_network_or_process_is_refused(tmp_path):
     before = (tmp_path / "run.json").read_text()
 
     def wider(phase):
-        levels = [PLAIN_INNER, dataclasses.replace(outer(16), channels=(16, 8))]
+        levels = [PLAIN_INNER, dataclasses.replace(outer(16), channels=(24, 8))]
         return changed(phase, levels[: len(phase.levels)])
 
     def changed(phase, levels, **options):
@@ -79,7 +77,7 @@ def test_a_level_trained_before_is_refused_in_the_next_phase(tmp_path):
         train(tmp_path, stop=(1, 4))  # the end of the first phase
 
     def other(phase):
-        levels = [dataclasses.replace(PLAIN_INNER, channels=(16,), groups=8), *phase.levels[1:]]
+        levels = [dataclasses.replace(PLAIN_INNER, channels=(24,), groups=8), *phase.levels[1:]]
         unet = tiny_unet(levels, text_width=TEXT_WIDTH, scramble=False)
         model = MatryoshkaDiffusion(unet, residual=True, seed=2)
         model.compile(optimizer=SGD(0.1))
@@ -92,7 +90,7 @@ def test_a_level_trained_before_is_refused_in_the_next_phase(tmp_path):
 def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
     run_dir, first = tmp_path / "run", phases()[:1]
     train(run_dir, table=first, data={"name": "a", "records": 10})
-    with pytest.raises(ValueError, match=r"data .*'name: 'a' before, 'b' now'|name: 'a' before"):
+    with pytest.raises(ValueError, match=r"the data it .*name: 'a' before, 'b' now.*--fresh"):
         train(run_dir, table=first, data={"name": "b", "records": 10})
     trained = (run_dir / "model.keras").read_bytes()
     train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
@@ -104,9 +102,8 @@ def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_steps_in_one_execution_equal_steps_one_by_one(tmp_path, devices):
+def test_steps_in_one_execution_equal_steps_one_by_one(tmp_path, two_replicas, devices):
     """Mixed batches, growth and checkpoints included."""
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(devices)])
     ends, calls = [], []
 
     class Count(StepCallback):
@@ -124,7 +121,7 @@ def test_steps_in_one_execution_equal_steps_one_by_one(tmp_path, devices):
             train(
                 tmp_path / str(several),
                 model=model,
-                strategy=strategy if devices > 1 else None,
+                strategy=two_replicas if devices > 1 else None,
                 callbacks=lambda context: [Count(initial_step=context.initial_step)],
             )
         )
