@@ -97,6 +97,25 @@ def count_flop(unet: NestedUNet, text_tokens: int = DEFAULT_TEXT_TOKENS) -> dict
     return {name: flop for name, flop in found.items() if flop}
 
 
+def count_step_flop(
+    unet: NestedUNet, groups: Mapping[str, int], text_tokens: int = DEFAULT_TEXT_TOKENS
+) -> int:
+    """Arithmetic that an optimizer step is worth: three forward passes of every sample at its
+    levels. What recomputation repeats is not counted, and nothing is taken off for frozen levels.
+
+    Args:
+        unet: the network.
+        groups: samples of the global batch by their highest level, such as `Phase.groups`.
+        text_tokens: tokens of the text.
+    """
+    per_level = _per_level(unet, count_flop(unet, text_tokens))
+    rows, total = sum(groups.values()), 0
+    for level in unet.levels:
+        total += 3 * rows * per_level[level]
+        rows -= groups.get(level, 0)
+    return total
+
+
 def _part_of(op_name: str, unet: NestedUNet) -> str:
     """The part whose name scope an operation lies in; TensorFlow may have numbered the scope."""
     for scope in op_name.split("/"):

@@ -19,6 +19,7 @@ from keras_mdm.callbacks import (
     Throughput,
 )
 from keras_mdm.callbacks.checkpoint import CheckpointWriter
+from keras_mdm.describe import DEFAULT_TEXT_TOKENS, count_step_flop
 from keras_mdm.files import write_atomically
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
@@ -215,6 +216,7 @@ def _run_phases(
             ),
             dataset,
             chief=chief,
+            flop_per_step=count_step_flop(model.unet, phase.groups, _text_tokens(dataset)),
             description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
             **training,
         )
@@ -233,6 +235,7 @@ def _train(
     chief: bool,
     more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
     description: str,
+    flop_per_step: int,
     quiet: bool,
     skipped_limit: int,
     **checkpointing: Any,
@@ -256,7 +259,8 @@ def _train(
     watching: list[keras.callbacks.Callback] = [NonFiniteGuard(skipped_limit, initial_step=done)]
     if chief:
         watching += [
-            Throughput(phase.batch_size, initial_step=done),  # the others show what it measures
+            # The others show what it measures.
+            Throughput(phase.batch_size, flop_per_step=flop_per_step, initial_step=done),
             ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
             context.logger,
             writer,
@@ -338,6 +342,12 @@ def _require_same_model(run: RunDirectory, number: int, model: MatryoshkaDiffusi
     run.require_same("conditions", {**network, "text_encoder": config["text_encoder"]})
     names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
     run.require_same(f"process of phase {number}", {name: config[name] for name in names})
+
+
+def _text_tokens(dataset: tf.data.Dataset) -> int:
+    """Tokens of the prompts in a dataset, as far as they are fixed."""
+    texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) == 3]
+    return next((spec.shape[1] for spec in texts if spec.shape[1]), DEFAULT_TEXT_TOKENS)
 
 
 def _check_groups_of(dataset: tf.data.Dataset, phase: Phase) -> None:

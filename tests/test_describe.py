@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_mdm.describe import count_flop, describe
+from keras_mdm.describe import count_flop, count_step_flop, describe
 from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut
 
 TINY = LevelSpec(8, channels=(32, 64), blocks=(1, 1), attention=(0, 1))
@@ -84,6 +84,13 @@ def test_a_clip_level_costs_its_frames():
     assert clip["level_2x16_down"] == 2 * image["level_16_down"]
     assert clip["level_2x16_up"] == 2 * image["level_16_up"]
     assert clip["level_2x16_embedding"] == image["level_16_embedding"]
+
+
+def test_a_step_is_worth_three_passes_of_every_sample_at_its_levels(tiny):
+    found = count_flop(tiny, 3)
+    outer = sum(found.pop(f"level_16_{part}") for part in ("embedding", "down", "up"))
+    inner = sum(found.values())
+    assert count_step_flop(tiny, {"8": 2, "16": 5}, 3) == 3 * (7 * inner + 5 * outer)
 
 
 def test_levels_specs_and_networks_agree():

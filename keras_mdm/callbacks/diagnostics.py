@@ -38,6 +38,8 @@ class Diagnostics(StepCallback):
     ```
     """
 
+    chief_only = True
+
     def __init__(
         self,
         batch: Mapping[str, Any],

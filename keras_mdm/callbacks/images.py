@@ -150,6 +150,8 @@ class SampleGrid(StepCallback):
     ```
     """
 
+    chief_only = True
+
     def __init__(
         self,
         generate_fn: Callable[[], Mapping[str, np.ndarray]],

@@ -7,10 +7,15 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from keras_mdm import checks
+from keras_mdm import checks, distribute
 from keras_mdm.callbacks.steps import StepCallback, shown_values
 
-_SHORT = {"learning_rate": "lr", "gradient_norm": "norm", "images_per_second": "images/s"}
+_SHORT = {
+    "learning_rate": "lr",
+    "gradient_norm": "norm",
+    "images_per_second": "images/s",
+    "tflops": "TFLOP/s",
+}
 
 
 class ProgressBar(StepCallback):
@@ -34,6 +39,8 @@ class ProgressBar(StepCallback):
     model.fit(dataset, verbose=0, callbacks=[ProgressBar(5000, description="phase 1 [64]")])
     ```
     """
+
+    chief_only = True
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class ProgressBar(StepCallback):
         self._traced: tuple[int, float] | None = None
         self._last_values: dict[str, float] = {}
         stream = self._stream or sys.stderr
+        self.quiet = self.quiet or not distribute.is_chief()
         if not self.quiet and stream.isatty():
             self._bar = tqdm(
                 total=self.total,
@@ -121,5 +129,5 @@ def format_values(values: dict[str, float]) -> str:
     for key, short in _SHORT.items():
         if key in values:
             number = f"{values[key]:.3g}"
-            parts.append(f"{number} {short}" if key == "images_per_second" else f"{short} {number}")
+            parts.append(f"{number} {short}" if short.endswith("/s") else f"{short} {number}")
     return " ".join(parts)

@@ -4,11 +4,13 @@ from typing import Any
 
 import keras
 
-from keras_mdm import checks
+from keras_mdm import checks, distribute
 
 
 class StepCallback(keras.callbacks.Callback):
     """A callback that knows the global step.
+
+    With `chief_only = True` a class is called on the first of several workers only.
 
     Keras calls `on_train_batch_end` once per *execution* and passes the number of its last batch
     within the epoch. With `steps_per_execution` above 1 counting the calls would be wrong.
@@ -16,6 +18,8 @@ class StepCallback(keras.callbacks.Callback):
     Args:
         initial_step: number of optimizer steps made before this `fit`, when a run is continued.
     """
+
+    chief_only = False
 
     def __init__(self, *, initial_step: int = 0):
         super().__init__()
@@ -36,15 +40,16 @@ class StepCallback(keras.callbacks.Callback):
         previous_step = self.step
         self.step += batch - self._previous_batch
         self._previous_batch = batch
-        self.on_step_end(previous_step, logs if logs is not None else {})
+        if not self.chief_only or distribute.is_chief():
+            self.on_step_end(previous_step, logs if logs is not None else {})
 
 
 def shown_values(logs: dict[str, Any]) -> dict[str, float]:
-    """The numbers of `logs` worth a curve: loss, loss per level, rate, gradient norm, speed.
+    """The numbers of `logs` worth a curve: loss, loss per level, rate, gradient norm, speeds.
 
     The loss per level is called "loss_<level>": "loss_64", "loss_16x64".
     """
-    names = ("learning_rate", "gradient_norm", "images_per_second")
+    names = ("learning_rate", "gradient_norm", "images_per_second", "tflops")
     return {
         key: float(value)
         for key, value in logs.items()

@@ -12,13 +12,13 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from keras_mdm import checks
+from keras_mdm import checks, distribute
 from keras_mdm.callbacks.images import encode_png
 from keras_mdm.callbacks.steps import StepCallback, shown_values
 
 
 class EventWriter:
-    """Write scalars and pictures for TensorBoard.
+    """Write scalars and pictures for TensorBoard; on the first of several workers only.
 
     It uses TensorBoard's own file writer rather than `tf.summary`: only this one can write the
     mark that makes TensorBoard forget the steps which a killed run had made after its last
@@ -39,6 +39,9 @@ class EventWriter:
 
     def __init__(self, log_dir: str | Path, *, initial_step: int = 0):
         checks.integer("initial_step", initial_step, minimum=0)
+        self._file = None
+        if not distribute.is_chief():
+            return  # of several workers one writes
         self._file = EventFileWriter(str(log_dir))
         start = SessionLog(status=SessionLog.START)
         self._file.add_event(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
@@ -61,13 +64,17 @@ class EventWriter:
 
     def flush(self) -> None:
         """Have what was written reach the file."""
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Write everything and close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _add(self, step: int, values: list[tuple]) -> None:
+        if self._file is None:
+            return
         summary = Summary(value=[Summary.Value(tag=t, tensor=p, metadata=m) for t, p, m in values])
         self._file.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
 
@@ -90,6 +97,8 @@ class TensorBoardLogger(StepCallback):
     model.fit(dataset, callbacks=[Throughput(512, initial_step=500), logger])
     ```
     """
+
+    chief_only = True
 
     def __init__(self, log_dir: str | Path, *, every: int = 10, initial_step: int = 0):
         super().__init__(initial_step=initial_step)

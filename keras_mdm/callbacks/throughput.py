@@ -10,13 +10,15 @@ from keras_mdm.callbacks.steps import StepCallback
 
 
 class Throughput(StepCallback):
-    """Put "images_per_second" into the logs, measured over a sliding window.
+    """Put "images_per_second" and "tflops" into the logs, measured over a sliding window.
 
     Put it first in the list of callbacks: the later ones see what it adds. The first execution,
     which compiles, is outside the window.
 
     Args:
         batch_size: pictures or clips per optimizer step, over all replicas and micro-batches.
+        flop_per_step: arithmetic of an optimizer step over all replicas, such as
+            `keras_mdm.describe.count_step_flop` says; without it there is no "tflops".
         window: number of executions to look back.
         initial_step: see `StepCallback`.
         clock: function that gives seconds.
@@ -32,12 +34,14 @@ class Throughput(StepCallback):
         self,
         batch_size: int,
         *,
+        flop_per_step: float | None = None,
         window: int = 50,
         initial_step: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ):
         super().__init__(initial_step=initial_step)
         self.batch_size = checks.integer("batch_size", batch_size, minimum=1)
+        self.flop_per_step = flop_per_step
         self._clock = clock
         window = checks.integer("window", window, minimum=1)
         self._ends: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
@@ -53,3 +57,5 @@ class Throughput(StepCallback):
         if last_time > first_time:
             steps_per_second = (last_step - first_step) / (last_time - first_time)
             logs["images_per_second"] = steps_per_second * self.batch_size
+            if self.flop_per_step is not None:
+                logs["tflops"] = steps_per_second * self.flop_per_step / 1e12

@@ -1,4 +1,5 @@
 import io
+import json
 
 import keras
 import numpy as np
@@ -83,6 +84,12 @@ def test_throughput_over_a_window():
     fit(12, [Throughput(8, window=3, clock=Clock()), recorder], steps_per_execution=2)
     # Two steps of eight pictures per half second; the first execution has nothing to compare with.
     assert recorder.speeds == [None] + [pytest.approx(32.0)] * 5
+    logs = {}
+    throughput = Throughput(8, flop_per_step=5e12, clock=Clock())
+    for _ in range(2):
+        throughput.on_step_end(0, logs)
+        throughput.step += 1
+    assert logs["tflops"] == pytest.approx(5 * logs["images_per_second"] / 8)
 
     class Slowing(Clock):
         def __call__(self):
@@ -93,6 +100,24 @@ def test_throughput_over_a_window():
     fit(6, [Throughput(1, window=2, clock=Slowing()), recorder])
     # Ends at 1, 3, 7, 15, 31, 63: always two steps back.
     assert recorder.speeds[2:] == [pytest.approx(2 / x) for x in (6, 12, 24, 48)]
+
+
+def test_only_the_first_of_several_workers_writes(tmp_path, monkeypatch):
+    written = {}
+    for index in (0, 1):
+        cluster = {"worker": ["localhost:1", "localhost:2"]}
+        task = {"type": "worker", "index": index}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        directory, stream = tmp_path / str(index), io.StringIO()
+        logger = TensorBoardLogger(directory / "logs", every=1)
+        draw = lambda: {"8": np.zeros((1, 8, 8, 3), "uint8")}  # noqa: E731
+        grid = SampleGrid(draw, None, directory / "samples", every=2, writer=logger.writer)
+        counter = Recorder()
+        fit(4, [ProgressBar(4, stream=stream, interval=0.0), logger, grid, counter])
+        logger.close()
+        assert len(counter.speeds) == 4  # others run everywhere
+        written[index] = len(list(directory.rglob("*.*"))), len(stream.getvalue())
+    assert min(written[0]) > 0 and written[1] == (0, 0)
 
 
 def test_progress_prints_lines_into_a_pipe():
