@@ -22,6 +22,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
     parser.add_argument("directory", metavar="DIR", help="must not exist or be empty")
+    parser.add_argument(
+        "--weights",
+        default="ema",
+        help="ema (default), raw, or a power-function average of the model such as ema_0.05",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -36,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: if the model cannot be loaded, or the directory is not empty.
+        ValueError: if the model cannot be loaded, it has no such weights, or the directory is not
+            empty.
     """
     model = models.load(args.model)
     from keras_mdm.export import export_saved_model
 
-    export_saved_model(model, args.directory)
+    export_saved_model(model, args.directory, weights=args.weights)
     print(args.directory)
     return 0

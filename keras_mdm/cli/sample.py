@@ -48,6 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--guidance", type=float, help="guidance scale (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
     parser.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim")
+    parser.add_argument(
+        "--weights",
+        default="ema",
+        help="ema (default), raw, or a power-function average of the model such as ema_0.05",
+    )
     parser.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR")
     parser.set_defaults(run=run)
     return parser
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         sampler=args.sampler,
         guidance_scale=args.guidance,
         seed=args.seed,
+        weights=args.weights,
     )
     for path in write(images, captions, args.out):
         print(path)

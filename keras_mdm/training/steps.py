@@ -211,10 +211,10 @@ class StepMixin:
         return {**self._loss_logs(loss, means, rows, applied), **logs}
 
     def test_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Loss of the averaged weights; a sample's noise depends on its position only."""
+        """Loss without training; a sample's noise depends on its position only."""
         seen = tf.identity(tf.convert_to_tensor(self._test_batches))
         drawn = self._drawn("test", 0, batch, seen)
-        by_level, index = self._forward("test", 0, self.network("ema"), drawn)
+        by_level, index = self._forward("test", 0, self.network(self.evaluated_weights), drawn)
         self._test_batches.assign_add(1)
         means = {name: tf.reduce_mean(value) for name, value in by_level.items()}
         rows = tf.add_n([batches.rows_of(group) for group in drawn.values()])

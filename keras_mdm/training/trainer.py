@@ -19,6 +19,9 @@ class DistributedTrainer(keras.Model):
     Keras 3.15, to which the package is pinned.
     """
 
+    # What the traced step of evaluation reads.
+    evaluated_weights = "ema"
+
     def compile(
         self,
         optimizer: keras.optimizers.Optimizer,
@@ -179,9 +182,19 @@ class DistributedTrainer(keras.Model):
         kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
         return super().fit(_sharded(x), *args, **kwargs)
 
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate` with the averaged weights; repeated calls draw equal noise."""
+    def evaluate(self, x: Any = None, *args: Any, weights: str = "ema", **kwargs: Any) -> Any:
+        """`keras.Model.evaluate`; repeated calls draw equal noise.
+
+        Args:
+            x: as for Keras, like all others.
+            *args: likewise.
+            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
+            **kwargs: likewise.
+        """
         self.check_ready()
+        if weights != self.evaluated_weights:
+            self.network(weights)  # raises for a name that is not known
+            self.evaluated_weights, self.test_function = weights, None
         self._test_batches.assign(0)
         return super().evaluate(_sharded(x), *args, **kwargs)
 

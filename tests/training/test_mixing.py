@@ -230,6 +230,24 @@ def test_evaluation_takes_mixed_batches():
     assert set(one) == {"loss", "loss_8", "loss_16"}
 
 
+def test_evaluation_reads_the_weights_it_is_asked_for():
+    model = make_model(power_emas=(0.1,))
+    model.compile(optimizer=SGD(0.1))
+    data = as_dataset([mixed_batch(np.random.default_rng(0))])
+
+    def loss(**options):
+        return model.evaluate(data, verbose=0, return_dict=True, **options)["loss"]
+
+    same = loss()
+    assert loss(weights="raw") == loss(weights="ema_0.1") == same  # nothing was trained
+    for variable in model.unet.trainable_variables:
+        variable.assign(variable + 0.1)
+    assert loss(weights="raw") != same
+    assert loss() == loss(weights="ema_0.1") == same
+    with pytest.raises(ValueError, match="weights='ema_0.2'"):
+        loss(weights="ema_0.2")
+
+
 # Data.
 
 
