@@ -173,9 +173,12 @@ def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, m
     from keras_mdm import export
 
     calls = []
-    monkeypatch.setattr(export, "export_saved_model", lambda *given: calls.append(given))
-    assert cli.main(["export", class_file, str(tmp_path / "served")]) == 0
-    ((model, directory),) = calls
+    monkeypatch.setattr(
+        export, "export_saved_model", lambda *given, weights: calls.append((*given, weights))
+    )
+    assert cli.main(["export", class_file, str(tmp_path / "served"), "--weights", "raw"]) == 0
+    ((model, directory, weights),) = calls
+    assert weights == "raw"
     assert directory == str(tmp_path / "served") == capsys.readouterr().out.strip()
     for loaded, saved in zip(model.unet.weights, class_model.unet.weights, strict=True):
         np.testing.assert_array_equal(loaded.numpy(), saved.numpy())
