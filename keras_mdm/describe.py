@@ -107,6 +107,15 @@ def count_step_flop(
         unet: the network.
         groups: samples of the global batch by their highest level, such as `Phase.groups`.
         text_tokens: tokens of the text.
+
+    Returns:
+        Twice the multiply-adds of convolutions and matrix products.
+
+    Example:
+
+    >>> unet = build_nested_unet([LevelSpec(8, channels=(32, 64)), 16], num_classes=10)
+    >>> count_step_flop(unet, {"16": 2}) == 6 * sum(count_flop(unet).values())
+    True
     """
     per_level = _per_level(unet, count_flop(unet, text_tokens))
     rows, total = sum(groups.values()), 0
@@ -129,8 +138,7 @@ def _per_level(unet: NestedUNet, by_part: Mapping[str, int]) -> dict[str, int]:
     """Sum over the parts of a level; what belongs to no outer level belongs to the innermost."""
     found = dict.fromkeys(unet.levels, 0)
     for part, value in by_part.items():
-        level = part.removeprefix("level_").partition("_")[0]
-        found[level if level in found else unet.levels[0]] += value
+        found[unet.level_of(part)] += value
     return found
 
 

@@ -61,6 +61,9 @@ def is_chief(chosen: tf.distribute.Strategy | None = None) -> bool:
 
     Args:
         chosen: the strategy that is trained under; what `TF_CONFIG` says unless given.
+
+    Returns:
+        `True` without several workers.
     """
     if chosen is None:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()

@@ -91,7 +91,8 @@ def estimate_training(
         and their `total`; and `hours`, assuming `EFFICIENCY` of `flop_per_second`.
 
     Raises:
-        ValueError: if the phases do not fit together, or a batch cannot be split evenly.
+        ValueError: if the phases do not fit together, a batch cannot be split evenly, or a network
+            has other levels than its phase.
 
     Example:
 
@@ -108,6 +109,8 @@ def estimate_training(
     parts = checks.integer("micro_batches", micro_batches, minimum=1)
     tokens = checks.integer("text_tokens", text_tokens, minimum=1)
     checks.integer("averages", averages, minimum=0)
+    if flop_per_second is not None:
+        checks.real("flop_per_second", flop_per_second, minimum=1.0)
     if not isinstance(recompute, bool):
         checks.known_keys("recompute", recompute, phases[-1].level_names)
     for phase in phases:
@@ -116,6 +119,12 @@ def estimate_training(
     for phase in phases:
         with unallocated():
             unet = make_unet(phase)
+        if getattr(unet, "levels", None) != phase.level_names:
+            raise checks.error(
+                f"make_unet must return a network with the levels {phase.level_names}",
+                fix="build it from phase.levels",
+                levels=getattr(unet, "levels", None),
+            )
         speed = flop_per_second or measured_speed(unet.policy.compute_dtype)
         chosen = recompute
         if not isinstance(recompute, bool):
@@ -147,7 +156,14 @@ def estimate_training(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out what `estimate_training` returned as a Markdown table, with a line for the whole."""
+    """Lay out what `estimate_training` returned as a Markdown table.
+
+    Args:
+        rows: that result.
+
+    Returns:
+        A line per phase, and one for the whole.
+    """
     lines = [
         "| phase | steps x batch | parameters | TFLOP/step | GB per device (activations) | hours |",
         "|---|---|---|---|---|---|",
@@ -178,7 +194,7 @@ def trace_step(
         text_tokens: tokens of the text.
 
     Returns:
-        (arithmetic, peak of the memory of activations in bytes without the weights' gradients).
+        (FLOP, peak of the memory of activations in bytes without the weights' gradients).
     """
     rows, left = {}, sum(groups.values())
     for level in unet.levels:
@@ -320,11 +336,10 @@ def measured_speed(dtype: str, repeats: int = 5) -> float:
 
 
 def _moving(unet: NestedUNet, freeze: Sequence[str]) -> list[Any]:
-    """Trainable variables of the levels that are not frozen; text and class are the innermost's."""
+    """Trainable variables of the levels that are not frozen."""
     found = []
     for name, part in unet.parts.items():
-        level = name.split("_")[1] if name.startswith("level_") else unet.levels[0]
-        if level not in freeze:
+        if unet.level_of(name) not in freeze:
             found += part.trainable_variables
     return found
 

@@ -140,9 +140,7 @@ def fit_progressively(
             if fresh and (aside := run.set_aside()):
                 print(f"The earlier run is now {aside}", flush=True)
             stack.enter_context(run.locked())
-            run.start(arguments or {}, [phase.table_row() for phase in phases])
-            if data is not None:
-                run.require_same("data", data)
+            run.start(arguments or {}, [phase.table_row() for phase in phases], data)
         return _run_phases(
             phases,
             make_model,
@@ -377,11 +375,7 @@ def _factors(
     """Learning-rate factors: frozen levels do not move, levels trained before may move slower."""
     factors = []
     for name, part in model.unet.parts.items():
-        if not name.startswith("level_"):
-            # Text and class belong to the innermost level.
-            level = model.unet.levels[0]
-        else:
-            level = name.split("_")[1]
+        level = model.unet.level_of(name)
         factor = phase.inner_learning_rate if level in trained_levels else 1.0
         if level in phase.freeze:
             factor = 0.0

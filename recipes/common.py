@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     made.add_argument("--data", help="directory of your own pictures instead of emoji")
     made.add_argument("--run-dir", default=run_dir, help="directory of the run (%(default)s)")
     made.add_argument(
-        "--steps-scale", type=float, default=1.0, help="factor on the steps of all phases"
+        "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
     )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--dtype", default="mixed_bfloat16", help="dtype policy (%(default)s)")
@@ -30,6 +31,17 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
     return made
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, such as 0.5; got {text!r}")
+    return value
 
 
 def load_data(directory: str | None, *, sizes: Sequence[int]) -> mdm.data.CaptionedImages:

@@ -19,29 +19,14 @@ import text_to_image
 
 import keras_mdm as mdm
 
-INNER = mdm.LevelSpec(
-    16,
-    channels=(64, 128, 256),
-    blocks=(1, 1, 1),
-    attention=(0, 1, 1),
-    heads=4,
-    attention_ffn=False,
-)
 OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
 PHASES = [
-    {
-        "levels": [INNER],
-        "steps": 850,
-        "batch_size": 32,
-        "learning_rate": 1.5e-3,
-        "warmup_steps": 50,
-        "final_learning_rate": 0.15,
-    },
+    text_to_image.INNER_PHASE,
     # A third of a batch's samples are trained at 16 only, which is cheap (section 3.3). The new
     # level learns faster than the trained one around which it grows, from small batches:
     # it needs many steps, and its samples are sixteen times larger.
     {
-        "levels": [INNER, OUTER],
+        "levels": [text_to_image.INNER, OUTER],
         "steps": 700,
         "batch_size": 18,
         "learning_rate": 3e-3,
@@ -50,15 +35,11 @@ PHASES = [
         "inner_learning_rate": 0.12,
     },
 ]
-# Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the
-# estimate overshoots and so greys the paper, the static one clips it. With power 1, as in the
-# released 256 network, the high level spends more of its time where only fine noise is left.
-PROCESS = {"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995}
 
 
 def main() -> None:
     arguments = common.parser(__doc__, run_dir="runs/emoji_text_to_image").parse_args()
-    text_to_image.train(arguments, PHASES, process=PROCESS, training={}, checkpoint_every=200)
+    text_to_image.train(arguments, PHASES, checkpoint_every=200)
 
 
 if __name__ == "__main__":

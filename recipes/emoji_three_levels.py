@@ -12,7 +12,7 @@ loss of a new level comes in along a ramp.
     sampling        DDIM, 25 steps, guidance 3 at 16 and none above, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
-Unattended, started again after whatever kills it, on two workers if there are the machines for it:
+Unattended, started again after whatever kills it:
 
     keras-mdm launch -n 1 --restarts 10 recipes/emoji_three_levels.py
 
@@ -25,26 +25,12 @@ import text_to_image
 import keras_mdm as mdm
 
 LEVELS = [
-    mdm.LevelSpec(
-        16,
-        channels=(64, 128, 256),
-        blocks=(1, 1, 1),
-        attention=(0, 1, 1),
-        heads=4,
-        attention_ffn=False,
-    ),
+    text_to_image.INNER,
     mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
     mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
 ]
 PHASES = [
-    {
-        "levels": LEVELS[:1],
-        "steps": 850,
-        "batch_size": 32,
-        "learning_rate": 1.5e-3,
-        "warmup_steps": 50,
-        "final_learning_rate": 0.15,
-    },
+    text_to_image.INNER_PHASE,
     {
         "levels": LEVELS[:2],
         "steps": 400,
@@ -72,14 +58,7 @@ def main() -> None:
     text_to_image.train(
         common.parser(__doc__, run_dir="runs/emoji_three_levels").parse_args(),
         PHASES,
-        process={
-            "residual": True,
-            "shift_power": 1.0,
-            "threshold": "static",
-            "times": "stratified",
-            "ema_decay": 0.995,
-            "power_emas": (0.05, 0.1),
-        },
+        process={**text_to_image.PROCESS, "times": "stratified", "power_emas": (0.05, 0.1)},
         training={"micro_batches": 2, "recompute": ("32", "64")},
         checkpoint_every=100,
         keep_every=200,

@@ -1,14 +1,36 @@
 """Training of a text-to-image model on captioned pictures in memory: what two recipes share."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import common
 import keras
+import tensorflow as tf
 
 import keras_mdm as mdm
 
+# The innermost level, and the phase that trains it alone.
+INNER = mdm.LevelSpec(
+    16,
+    channels=(64, 128, 256),
+    blocks=(1, 1, 1),
+    attention=(0, 1, 1),
+    heads=4,
+    attention_ffn=False,
+)
+INNER_PHASE = {
+    "levels": [INNER],
+    "steps": 850,
+    "batch_size": 32,
+    "learning_rate": 1.5e-3,
+    "warmup_steps": 50,
+    "final_learning_rate": 0.15,
+}
+# Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the
+# estimate overshoots and so greys the paper, the static one clips it. With power 1, as in the
+# released 256 network, higher levels spend more of their time where only fine noise is left.
+PROCESS = {"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995}
 SAMPLING = {"steps": 25, "guidance_scale": 3.0, "batch_size": 64}
 PROMPTS = [
     *("red heart", "green heart", "blue circle", "yellow square", "red apple", "banana"),
@@ -23,8 +45,8 @@ def train(
     arguments: argparse.Namespace,
     phases: Sequence[Mapping],
     *,
-    process: Mapping,
-    training: Mapping,
+    process: Mapping = PROCESS,
+    training: Mapping | None = None,
     **checkpointing: int,
 ) -> None:
     """Train, draw, measure and export; or with --dry-run print what would be done.
@@ -39,7 +61,7 @@ def train(
     keras.config.set_dtype_policy(arguments.dtype)
     # First of all: several workers have to connect before anything else touches TensorFlow.
     strategy = None if arguments.dry_run else mdm.distribute.strategy()
-    phases = common.scaled(phases, arguments.steps_scale)
+    phases, training = common.scaled(phases, arguments.steps_scale), dict(training or {})
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)
 
@@ -47,6 +69,21 @@ def train(
         return mdm.build_nested_unet(
             phase.levels, text_width=encoder.width, text_blocks=0, seed=arguments.seed
         )
+
+    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
+        model = mdm.MatryoshkaDiffusion(
+            make_unet(phase),
+            text_encoder=encoder,
+            # Guidance decides what is drawn, and that is decided at the low level; at higher ones
+            # it would only blow up the difference of two estimates into a grain on flat areas.
+            guidance_shares=dict.fromkeys(phase.level_names[1:], 0.0),
+            seed=arguments.seed,
+            **process,
+        )
+        recompute = [name for name in training.get("recompute", ()) if name in phase.level_names]
+        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
+        model.compile(optimizer, **{**training, "recompute": recompute})
+        return model
 
     if arguments.dry_run:
         common.print_run(
@@ -59,53 +96,17 @@ def train(
             checkpointing=checkpointing,
             sampling=SAMPLING,
         )
+        averages = 1 + len(process.get("power_emas", ()))
         rows = mdm.estimate.estimate_training(
-            phases,
-            make_unet,
-            text_tokens=encoder.length,
-            averages=1 + len(process.get("power_emas", ())),
-            **training,
+            phases, make_unet, text_tokens=encoder.length, averages=averages, **training
         )
         print(mdm.estimate.table(rows))
         return
-    text, text_mask = mdm.text.encode_cached(encoder, data.captions)
-
-    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        model = mdm.MatryoshkaDiffusion(
-            make_unet(phase),
-            text_encoder=encoder,
-            # Guidance decides what is drawn, and that is decided at the low level; at higher ones
-            # it would only blow up the difference of two estimates into a grain on flat areas.
-            guidance_shares=dict.fromkeys(phase.level_names[1:], 0.0),
-            seed=arguments.seed,
-            **process,
-        )
-        given = dict(training)
-        if "recompute" in given:
-            given["recompute"] = [n for n in given["recompute"] if n in phase.level_names]
-        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
-        model.compile(optimizer, **given)
-        return model
-
-    def make_dataset(phase: mdm.Phase, first_step: int):
-        groups = {
-            level: mdm.data.image_text_dataset(
-                data.images[int(level)],
-                text,
-                text_mask,
-                batch_size=rows,
-                seed=arguments.seed,
-                first_step=first_step,
-            )
-            for level, rows in phase.groups.items()
-        }
-        return mdm.data.mixed_dataset(groups)
-
     prompts = common.choose_prompts(data, PROMPTS, 32)
     model = mdm.fit_progressively(
         phases,
         make_model,
-        make_dataset,
+        datasets(data, encoder, seed=arguments.seed),
         run_dir=arguments.run_dir,
         fresh=arguments.fresh,
         data=data.identity,
@@ -114,9 +115,40 @@ def train(
         arguments=vars(arguments),
         **checkpointing,
     )
-    if not mdm.distribute.is_chief():
-        return  # one worker draws and exports
-    run_dir = Path(arguments.run_dir)
+    if mdm.distribute.is_chief():  # of several workers one draws and exports
+        show(model, data, prompts, Path(arguments.run_dir))
+
+
+def datasets(
+    data: mdm.data.CaptionedImages, encoder: mdm.text.MiniLM, *, seed: int
+) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
+    """Make the function that gives the batches of a phase from a step on."""
+    text, text_mask = mdm.text.encode_cached(encoder, data.captions)
+
+    def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+        groups = {
+            level: mdm.data.image_text_dataset(
+                data.images[int(level)],
+                text,
+                text_mask,
+                batch_size=rows,
+                seed=seed,
+                first_step=first_step,
+            )
+            for level, rows in phase.groups.items()
+        }
+        return mdm.data.mixed_dataset(groups)
+
+    return make_dataset
+
+
+def show(
+    model: mdm.MatryoshkaDiffusion,
+    data: mdm.data.CaptionedImages,
+    prompts: Sequence[str],
+    run_dir: Path,
+) -> None:
+    """Draw the prompts, measure, export, and say where everything is."""
     page = common.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
     print(common.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))
     export = run_dir / "saved_model"

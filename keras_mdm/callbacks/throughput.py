@@ -41,6 +41,8 @@ class Throughput(StepCallback):
     ):
         super().__init__(initial_step=initial_step)
         self.batch_size = checks.integer("batch_size", batch_size, minimum=1)
+        if flop_per_step is not None:
+            checks.real("flop_per_step", flop_per_step, minimum=0.0)
         self.flop_per_step = flop_per_step
         self._clock = clock
         window = checks.integer("window", window, minimum=1)

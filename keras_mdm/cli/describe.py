@@ -9,6 +9,15 @@ from typing import Any
 from keras_mdm import checks
 from keras_mdm.cli.quiet import quiet_start
 
+# Options that mean nothing without --phases, and what they are unless given.
+FOR_PHASES = {
+    "devices": 1,
+    "micro_batches": 1,
+    "recompute": (),
+    "dtype": "float32",
+    "tflops": None,
+}
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add the `describe` command to the subparsers of `keras-mdm`.
@@ -48,17 +57,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="training phases by their highest level, such as 64:500000x2048 256:500000x1026: adds "
         "arithmetic, memory per device and time",
     )
-    parser.add_argument("--devices", type=int, default=1, help="devices that share a batch")
-    parser.add_argument("--micro-batches", type=int, default=1, help="parts of a device's batch")
-    parser.add_argument("--recompute", nargs="+", default=(), metavar="LEVEL", help="levels")
-    parser.add_argument("--dtype", default="float32", help="dtype policy (%(default)s)")
+    parser.add_argument("--devices", type=int, help="devices that share a batch (default: 1)")
+    parser.add_argument("--micro-batches", type=int, help="parts of a device's batch (1)")
+    parser.add_argument("--recompute", nargs="+", metavar="LEVEL", help="levels computed again")
+    parser.add_argument("--dtype", help="dtype policy (float32)")
     parser.add_argument(
         "--tflops",
         type=float,
         help="TFLOP/s that a device computes in large matrix products (default: measured here)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, **FOR_PHASES)
     return parser
 
 
@@ -72,12 +81,21 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: if the network cannot be built.
+        ValueError: if the network cannot be built, or the phases do not fit it.
     """
     with quiet_start():
         from keras_mdm.describe import describe
         from keras_mdm.models import presets
 
+    given = {
+        n: getattr(args, n) for n, default in FOR_PHASES.items() if getattr(args, n) != default
+    }
+    if given and args.phases is None:
+        raise checks.error(
+            "these options say how phases are trained",
+            fix="add --phases, for example --phases 64:500000x2048, or leave them out",
+            **given,
+        )
     text_width = args.text_width
     if text_width is None and args.classes is None:
         text_width = presets.PAPER_TEXT_WIDTH
@@ -142,7 +160,7 @@ def _phases(args: argparse.Namespace, text_width: int | None) -> list[dict[str, 
         devices=args.devices,
         micro_batches=args.micro_batches,
         recompute=args.recompute,
-        flop_per_second=args.tflops and 1e12 * args.tflops,
+        flop_per_second=None if args.tflops is None else 1e12 * args.tflops,
     )
 
 

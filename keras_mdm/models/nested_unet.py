@@ -64,6 +64,15 @@ class NestedUNet(keras.Model):
         self.input_names = tuple(inputs)
         self.output_names = tuple(outputs)
 
+    def level_of(self, part: str) -> str:
+        """Level that a part of the network belongs to; text and class belong to the innermost.
+
+        Args:
+            part: a key of `parts`.
+        """
+        level = part.removeprefix("level_").partition("_")[0]
+        return level if level in self.levels else self.levels[0]
+
     def __call__(self, inputs, **kwargs):
         # Before Keras sees the dict: it would reject absent keys and read unknown ones wrongly.
         return super().__call__(self._complete(inputs), **kwargs)

@@ -57,9 +57,7 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
         )
     checks.known_keys("recompute", levels, unet.levels)
     for name, part in unet.parts.items():
-        if not name.startswith("level_") or name.endswith("_embedding"):
-            continue
-        chosen = name.split("_")[1] in levels
+        chosen = unet.level_of(name) in levels
         stages = (*getattr(part, "down", ()), *getattr(part, "up", ()))
         layers = [*getattr(part, "down_resample", ()), *getattr(part, "up_resample", ())]
         for stage in stages:

@@ -105,20 +105,14 @@ def extend(spec: NestedUNetSpec, levels: Sequence[Any]) -> NestedUNetSpec:
 
 
 def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
-    if spec.normalize_input:
-        raise checks.error(
-            "the innermost level never normalises its input",
-            fix="set normalize_input on outer levels only",
-            level=spec.name,
-            normalize_input=True,
-        )
-    if spec.tiled_adapters:
-        raise checks.error(
-            "the innermost level has no adapters",
-            fix="set tiled_adapters on outer levels only",
-            level=spec.name,
-            tiled_adapters=True,
-        )
+    for name, must in (
+        ("normalize_input", "the innermost level never normalises its input"),
+        ("tiled_adapters", "the innermost level has no adapters"),
+    ):
+        if getattr(spec, name):
+            raise checks.error(
+                must, fix=f"set {name} on outer levels only", level=spec.name, **{name: True}
+            )
     count = spec.num_resolutions or 3
     first = max(32, 32 * round(256 * width / 32))
     resolutions = spec.resolutions or _halvings(spec.size, count, spec)

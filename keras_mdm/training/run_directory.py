@@ -108,33 +108,81 @@ class RunDirectory:
 
         Returns:
             Where it is now; `None` if there was none.
+
+        Raises:
+            ValueError: if another process is training here.
         """
         if not self.file.exists():
             return None
         number = 1
         while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
             number += 1
-        self.path.rename(target)
+        with self.locked():  # not from under another process
+            self.path.rename(target)
         return target
+
+    def start(
+        self,
+        arguments: Mapping[str, Any],
+        phases: Sequence[Mapping[str, Any]],
+        data: Mapping[str, Any] | None = None,
+    ) -> "RunDirectory":
+        """Begin the run, or continue it if phases and data are still the same.
+
+        `run.json` keeps the first start under "arguments" and "versions", and every later one in
+        the list "continued".
+
+        Args:
+            arguments: what the command was given; what is not JSON is stored as its text.
+            phases: one record per phase. Phases that have been trained cannot change under a run.
+            data: what tells the data from others; not compared if it is not said.
+
+        Returns:
+            The directory itself.
+
+        Raises:
+            ValueError: the directory belongs to a run with other phases or data.
+        """
+        record = _as_json({"arguments": dict(arguments), "versions": versions()})
+        table = _as_json({f"phase {n}": phase for n, phase in enumerate(phases, start=1)})
+        content = self.read()
+        if content is None:
+            content = {**record, "phases": list(table.values()), "made_of": {}, "continued": []}
+        else:
+            before = {f"phase {n}": row for n, row in enumerate(content["phases"], start=1)}
+            self._refuse("phases", before, table)
+            content["continued"].append(record)
+        if data is not None:
+            self._compare(content, "data", data)
+        self._write(content)
+        return self
 
     def require_same(self, kind: str, description: Mapping[str, Any]) -> None:
         """Note what the run is made of, or compare it with what was noted before.
 
         Args:
-            kind: what is described, such as "data" or "level 64".
+            kind: what is described, such as "level 64".
             description: what tells it from others; what is not JSON is compared as its text.
 
         Raises:
             ValueError: naming every difference.
         """
         content = self.read()
-        known = content.setdefault("made_of", {})
-        now = json.loads(json.dumps(description, default=str))
-        if kind not in known:
-            known[kind] = now
-            write_atomically(self.file, json.dumps(content, indent=2) + "\n")
-            return
-        before, now = _flat(known[kind]), _flat(now)
+        if self._compare(content, kind, description):
+            self._write(content)
+
+    def _compare(self, content: dict[str, Any], kind: str, description: Mapping[str, Any]) -> bool:
+        """Whether something new was noted in the content."""
+        known, now = content.setdefault("made_of", {}), _as_json(description)
+        if kind in known:
+            self._refuse(kind, known[kind], now)
+            return False
+        known[kind] = now
+        return True
+
+    def _refuse(self, kind: str, before: Any, now: Any) -> None:
+        """Raise if there are differences, naming all."""
+        before, now = _flat(before), _flat(now)
         differences = [
             f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
@@ -149,54 +197,13 @@ class RunDirectory:
                 differences=differences,
             )
 
-    def start(
-        self, arguments: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]
-    ) -> "RunDirectory":
-        """Begin the run, or continue it if its table of phases is still the same.
-
-        `run.json` keeps the first start under "arguments" and "versions", and every later one in
-        the list "continued".
-
-        Args:
-            arguments: what the command was given; what is not JSON is stored as its text.
-            phases: one record per phase. Phases that have been trained cannot change under a run.
-
-        Returns:
-            The directory itself.
-
-        Raises:
-            ValueError: the directory belongs to a run with other phases.
-        """
-        record = {"arguments": dict(arguments), "versions": versions()}
-        # Compare what a reader would see: tuples become lists, paths become text.
-        record = json.loads(json.dumps(record, default=str))
-        phases = json.loads(json.dumps(list(phases), default=str))
-        earlier = self.read()
-        if earlier is None:
-            content = {**record, "phases": phases, "continued": []}
-        else:
-            self._require_same_phases(earlier["phases"], phases)
-            content = {**earlier, "continued": [*earlier["continued"], record]}
+    def _write(self, content: Mapping[str, Any]) -> None:
         write_atomically(self.file, json.dumps(content, indent=2) + "\n")
-        return self
 
-    def _require_same_phases(self, before: list, now: list) -> None:
-        differences = [f"{len(before)} phases before, {len(now)} now"]
-        differences = [] if len(before) == len(now) else differences
-        for number, (old, new) in enumerate(zip(before, now, strict=False), start=1):
-            differences += [
-                f"phase {number}, {key}: {old.get(key)!r} before, {new.get(key)!r} now"
-                for key in sorted(set(old) | set(new))
-                if old.get(key) != new.get(key)
-            ]
-        if differences:
-            raise checks.error(
-                "a run must be continued with the phases it was started with",
-                fix="restore the phases listed, choose another directory, or begin anew with "
-                "fresh=True (--fresh of a recipe), which moves the earlier run aside",
-                run_dir=str(self.path),
-                differences=differences,
-            )
+
+def _as_json(content: Any) -> Any:
+    """What a reader would see: tuples become lists, paths become text."""
+    return json.loads(json.dumps(content, default=str))
 
 
 def _flat(content: Any, path: str = "") -> dict[str, Any]:
