@@ -25,7 +25,10 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
         "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
     )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--dtype", default="mixed_bfloat16", help="dtype policy (%(default)s)")
+    policies = ("float32", "mixed_bfloat16", "mixed_float16")
+    made.add_argument(
+        "--dtype", choices=policies, default="mixed_bfloat16", help="dtype policy (%(default)s)"
+    )
     made.add_argument(
         "--fresh", action="store_true", help="begin anew; an earlier run is moved aside, not lost"
     )

@@ -101,6 +101,10 @@ def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
     assert "run.1" in capsys.readouterr().out
     assert (tmp_path / "run.1" / "model.keras").read_bytes() == trained
     assert RunDirectory(run_dir).read()["made_of"]["data"]["name"] == "b"
+    with RunDirectory(run_dir).locked():  # another process trains there
+        with pytest.raises(ValueError, match="only one process"):
+            train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
+    assert (run_dir / "model.keras").exists() and not (tmp_path / "run.2").exists()
     train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
     assert (tmp_path / "run.2" / "model.keras").exists()
 

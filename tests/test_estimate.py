@@ -103,6 +103,13 @@ def test_bad_input_is_refused_before_anything_is_built():
         ({"micro_batches": 4}, "nearest batch size that is: 4"),
         ({"recompute": ["64"]}, "recompute"),
         ({"devices": 0}, "devices"),
+        ({"flop_per_second": 0.0}, "flop_per_second=0.0"),
     ]:
         with pytest.raises(ValueError, match=match):
             estimate_training(phases, lambda phase: pytest.fail("built"), **options)
+
+
+def test_a_network_must_have_the_levels_of_its_phase():
+    phases = [Phase(LEVELS, steps=10, batch_size=6)]
+    with pytest.raises(ValueError, match=r"levels \('8', '16'\).*levels=\('8',\)"):
+        estimate_training(phases, lambda phase: build_nested_unet(LEVELS[:1], num_classes=2))

@@ -60,7 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--devices", type=int, help="devices that share a batch (default: 1)")
     parser.add_argument("--micro-batches", type=int, help="parts of a device's batch (1)")
     parser.add_argument("--recompute", nargs="+", metavar="LEVEL", help="levels computed again")
-    parser.add_argument("--dtype", help="dtype policy (float32)")
+    policies = ("float32", "mixed_bfloat16", "mixed_float16")
+    parser.add_argument("--dtype", choices=policies, help="dtype policy (float32)")
     parser.add_argument(
         "--tflops",
         type=float,
@@ -87,9 +88,8 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.describe import describe
         from keras_mdm.models import presets
 
-    given = {
-        n: getattr(args, n) for n, default in FOR_PHASES.items() if getattr(args, n) != default
-    }
+    given = {name: getattr(args, name) for name in FOR_PHASES}
+    given = {name: value for name, value in given.items() if value != FOR_PHASES[name]}
     if given and args.phases is None:
         raise checks.error(
             "these options say how phases are trained",

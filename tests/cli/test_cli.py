@@ -119,6 +119,8 @@ def test_describe_says_what_training_would_cost(capsys):
     assert any(line.startswith("| 8 16 | 50 x 12 |") for line in lines)
     message = error_of(capsys, "describe", "8", "16", "--classes", "10", "--phases", "32:1x1")
     assert "phase='32:1x1'" in message and "LEVEL:STEPSxBATCH" in message
+    message = error_of(capsys, "describe", "8", "16", "--classes", "10", "--devices", "2")
+    assert "devices=2" in message and "--phases" in message
 
 
 def test_describe_refuses_what_is_no_network(capsys):
