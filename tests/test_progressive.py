@@ -156,7 +156,7 @@ def test_a_finished_run_is_only_loaded(whole):
 
 def test_other_phases_are_refused(whole):
     table = [phases()[0], Phase(LEVELS, 5, batch_size=6)]
-    with pytest.raises(ValueError, match="phase 2, steps: 4 before, 5 now"):
+    with pytest.raises(ValueError, match=r"phase 2\.steps: 4 before, 5 now"):
         train(whole[1], table=table)
 
 

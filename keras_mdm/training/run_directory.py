@@ -144,13 +144,12 @@ class RunDirectory:
             ValueError: the directory belongs to a run with other phases or data.
         """
         record = _as_json({"arguments": dict(arguments), "versions": versions()})
-        table = _as_json({f"phase {n}": phase for n, phase in enumerate(phases, start=1)})
+        phases = _as_json(list(phases))
         content = self.read()
         if content is None:
-            content = {**record, "phases": list(table.values()), "made_of": {}, "continued": []}
+            content = {**record, "phases": phases, "made_of": {}, "continued": []}
         else:
-            before = {f"phase {n}": row for n, row in enumerate(content["phases"], start=1)}
-            self._refuse("phases", before, table)
+            self._refuse("phases", _numbered(content["phases"]), _numbered(phases))
             content["continued"].append(record)
         if data is not None:
             self._compare(content, "data", data)
@@ -199,6 +198,11 @@ class RunDirectory:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         write_atomically(self.file, json.dumps(content, indent=2) + "\n")
+
+
+def _numbered(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Phases by their name for the reader, and how many there are."""
+    return {"phases": len(phases)} | {f"phase {n}": row for n, row in enumerate(phases, start=1)}
 
 
 def _as_json(content: Any) -> Any:

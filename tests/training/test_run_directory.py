@@ -31,9 +31,9 @@ def test_start_and_continue(tmp_path):
 @pytest.mark.parametrize(
     ("phases", "words"),
     [
-        ([PHASES[0], {**PHASES[1], "steps": 6}], "phase 2, steps: 5 before, 6 now"),
-        (PHASES[:1], "2 phases before, 1 now"),
-        ([{**PHASES[0], "batch_size": 4}, PHASES[1]], "phase 1, batch_size: None before, 4 now"),
+        ([PHASES[0], {**PHASES[1], "steps": 6}], "phase 2.steps: 5 before, 6 now"),
+        (PHASES[:1], "phases: 2 before, 1 now"),
+        ([{**PHASES[0], "batch_size": 4}, PHASES[1]], "phase 1.batch_size: None before, 4 now"),
     ],
 )
 def test_other_phases_are_refused_and_nothing_is_changed(tmp_path, phases, words):
