@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import LevelSpec, Phase, build_nested_unet
-from keras_mdm.describe import count_flop
+from keras_mdm.describe import count_flop, count_parameters
 from keras_mdm.estimate import (
     estimate_training,
     order_of_execution,
@@ -15,8 +15,8 @@ from keras_mdm.estimate import (
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.models.unallocated import unallocated
 
-INNER = LevelSpec(8, channels=(32, 64), blocks=(1, 1), attention=(0, 1))
-LEVELS = [INNER, LevelSpec(16, channels=(32, 32), blocks=(1, 1), attention=(0, 0))]
+INNER = LevelSpec(8, channels=(32,), blocks=(1,), attention=(1,), use_mid_block=False)
+LEVELS = [INNER, LevelSpec(16, channels=(16, 32), blocks=(1, 1), attention=(0, 0), groups=16)]
 
 
 def make_unet(phase):
@@ -49,8 +49,8 @@ def test_peak_of_a_graph_that_is_small_enough_to_do_by_hand():
 def test_a_training_step_takes_three_passes_but_for_gradients_of_the_data(unet):
     forward = sum(count_flop(unet).values())
     flop, _ = trace_step(unet, {"16": 1})
-    # Both convolutions on the data, 3 to 32 channels, pass no gradient on.
-    data = 2 * 9 * 3 * 32 * (16 * 16 + 8 * 8)
+    # The convolutions on the data, 3 to 16 and to 32 channels, pass no gradient on.
+    data = 2 * 9 * 3 * (16 * 16 * 16 + 32 * 8 * 8)
     # Nor do the inputs of the dense layers on the time.
     assert 0 <= (3 * forward - data - flop) / forward < 1e-3
 
@@ -88,7 +88,9 @@ def test_phases():
         assert memory["total"] == sum(memory[key] for key in memory if key != "total")
         assert row["hours"] == pytest.approx(row["steps"] * row["gflop"] / 0.7 / 3600)
     assert first["memory"]["gradients"] == first["memory"]["weights"]
-    assert second["memory"]["gradients"] < 0.5 * second["memory"]["weights"]  # one is frozen
+    parts = count_parameters(make_unet(phases[1]))
+    outer = sum(count for name, count in parts.items() if name.startswith("level_16"))
+    assert second["memory"]["gradients"] == 4 * outer  # the inner one is frozen
     split = estimate_training(phases, make_unet, flop_per_second=1e9, devices=2, micro_batches=2)
     # Half of the arithmetic and, of the batch, a quarter at a time.
     assert split[0]["gflop"] == pytest.approx(first["gflop"] / 2, rel=1e-3)
