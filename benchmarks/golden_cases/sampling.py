@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from golden_cases.case import Case, Check, difference, to_frames
-from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion import samplers, time_grid
 from keras_mdm.interop.mdm_diffusion import THRESHOLDS, diffusion_settings, keywords_for
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.sampling import make_denoiser
@@ -72,7 +72,7 @@ class Trajectory:
         """
         settings, process = self.settings, self.process
         steps = process.schedules[self.levels[-1]].num_steps
-        grid = samplers.time_grid("release", settings["steps"], steps)
+        grid = time_grid("release", settings["steps"], steps)
         first = grid.shape[0] - 1 - self.transitions  # "start at t" drops the entries above t
         times = np.round(np.array(grid[first:]) * steps)
         yield self._result("time steps", difference(times, settings["timesteps"]), 0.0)

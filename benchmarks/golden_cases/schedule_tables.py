@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from golden_cases.case import Case, Check, difference
-from keras_mdm.diffusion import samplers, schedules
+from keras_mdm.diffusion import schedules, time_grid
 from keras_mdm.diffusion.losses import vdm_table
 from keras_mdm.interop.mdm_diffusion import SCHEDULES
 
@@ -45,7 +45,7 @@ def check(case: Case) -> Iterator[Check]:
             yield Check("VDM weights", name, error, 5e-5)
     for steps, count in case.settings.get("timesteps", ()):
         expected = case[f"timesteps/N{steps}_K{count}"]
-        found = np.round(np.array(samplers.time_grid("release", count, steps)) * steps)
+        found = np.round(np.array(time_grid("release", count, steps)) * steps)
         yield Check("schedules", f"{count} of {steps} steps", difference(found, expected), 0.0)
 
 

@@ -14,11 +14,13 @@ from keras_mdm.diffusion import (
     samplers,
     schedules,
     thresholding,
+    time_grids,
 )
 from keras_mdm.diffusion.pyramid import LevelShape, build_pyramid, downsample, upsample
-from keras_mdm.diffusion.samplers import Sampler, time_grid
+from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.diffusion.schedules import level_shift
+from keras_mdm.diffusion.time_grids import time_grid
 
 __all__ = [
     "LevelShape",
@@ -37,5 +39,6 @@ __all__ = [
     "schedules",
     "thresholding",
     "time_grid",
+    "time_grids",
     "upsample",
 ]

@@ -1,4 +1,4 @@
-"""Sampling: step functions, and the one loop that runs them over all levels together.
+"""Samplers, and the one loop that runs them over all levels together.
 
 A step goes from t to s < t, given the estimate of the clean data. The loop asks a `denoise`
 function for the estimates of all levels, which is where the network, guidance and thresholds live;
@@ -13,175 +13,194 @@ from typing import Any
 from keras import ops
 
 from keras_mdm import checks
-from keras_mdm.diffusion.process import expand
+from keras_mdm.diffusion import sampling_steps
+from keras_mdm.diffusion.sampling_steps import Moment, ddim_step, ddpm_step
 from keras_mdm.diffusion.schedule import Schedule
 
-GRIDS = ("uniform", "release")
 Levels = dict[str, Any]
-
-
-def time_grid(kind: str, steps: Any, num_steps: int = 1000) -> Any:
-    """Return the times that a sampler visits, descending to 0.
-
-    `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries
-    round(j * ((N + 1) / (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of
-    1000 steps) although sampling starts from pure noise. With K = N the two are the same.
-
-    Args:
-        kind: `"uniform"` or `"release"`.
-        steps: K, a number or a scalar int32 tensor; at most `num_steps`.
-        num_steps: N of the schedule.
-
-    Returns:
-        (K + 1,) float32.
-
-    Raises:
-        ValueError: if `kind` is unknown, or `steps` is a number outside 1..N.
-
-    Example:
-
-    >>> [float(t) for t in time_grid("uniform", 4)]
-    [1.0, 0.75, 0.5, 0.25, 0.0]
-    """
-    checks.one_of("kind", kind, GRIDS)
-    if not ops.is_tensor(steps):
-        checks.integer("steps", steps, minimum=1)
-        if steps > num_steps:
-            raise checks.error(
-                "`steps` must not exceed the training steps of the schedule",
-                fix=f"pass steps={num_steps} or fewer",
-                steps=steps,
-                num_steps=num_steps,
-            )
-    # In float64: the release rounds so.
-    count = ops.cast(steps, "float64")
-    j = ops.cast(ops.arange(ops.cast(steps, "int32"), -1, -1), "float64")
-    if kind == "uniform":
-        return ops.cast(j / count, "float32")
-    # Divided first, as the release does: 50 * 2.51 lies below the half that 50 * 251 / 100 hits.
-    index = ops.round(j * ((num_steps + 1.0) / (count + 1.0)))
-    return ops.cast(index / num_steps, "float32")
-
-
-def ddpm_step(
-    x_t: Any, x0: Any, alpha_t: Any, sigma_t: Any, alpha_s: Any, sigma_s: Any, noise: Any
-) -> Any:
-    """Draw from q(x_s | x_t, x0), the posterior of the forward process.
-
-    With q = (alpha_t sigma_s) / (alpha_s sigma_t), whose square is SNR_t / SNR_s, the mean is
-    alpha_s (1 - q^2) x0 + q sigma_s / sigma_t x_t and the variance sigma_s^2 (1 - q^2). In this
-    form nothing cancels badly, and at sigma_s = 0 the result is exactly x0.
-
-    Args:
-        x_t: (B, ...).
-        x0: (B, ...), estimate of the clean data.
-        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
-            the time entered.
-        sigma_t: see `alpha_t`.
-        alpha_s: see `alpha_t`.
-        sigma_s: see `alpha_t`.
-        noise: (B, ...), standard normal.
-
-    Returns:
-        x_s, (B, ...).
-
-    Example:
-
-    >>> x_t, x0, noise = ops.ones((1, 1)), ops.zeros((1, 1)), ops.ones((1, 1))
-    >>> float(ddpm_step(x_t, x0, 0.6, 0.8, 1.0, 0.0, noise)[0, 0])
-    0.0
-
-    Reference: Ho et al., arXiv 2006.11239, equations 6 and 7.
-    """
-    alpha_t, sigma_t, alpha_s, sigma_s = _expand_all(x_t, alpha_t, sigma_t, alpha_s, sigma_s)
-    q = alpha_t * sigma_s / (alpha_s * sigma_t)
-    removed = (1.0 - q) * (1.0 + q)
-    mean = alpha_s * removed * x0 + q * sigma_s / sigma_t * x_t
-    return mean + sigma_s * ops.sqrt(removed) * noise
-
-
-def ddim_step(
-    x_t: Any,
-    x0: Any,
-    alpha_t: Any,
-    sigma_t: Any,
-    alpha_s: Any,
-    sigma_s: Any,
-    noise: Any = None,
-    *,
-    eta: float = 0.0,
-) -> Any:
-    """Move to s along the noise that the estimate implies, renewing a part of it.
-
-    The noise is eps = (x_t - alpha_t x0) / sigma_t, from the estimate after thresholding. Of the
-    variance sigma_s^2, the share eta^2 (1 - q^2), q as in `ddpm_step`, is drawn afresh. Eta 0 is
-    deterministic: Euler's method for d(x / alpha) / d(sigma / alpha) = eps. Eta 1 has the mean and
-    variance of DDPM.
-
-    Args:
-        x_t: (B, ...).
-        x0: (B, ...), estimate of the clean data.
-        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
-            the time entered.
-        sigma_t: see `alpha_t`.
-        alpha_s: see `alpha_t`.
-        sigma_s: see `alpha_t`.
-        noise: (B, ...), standard normal; not used if `eta` is 0.
-        eta: number in [0, 1].
-
-    Returns:
-        x_s, (B, ...).
-
-    Reference: Song et al., arXiv 2010.02502, equations 12 and 16.
-    """
-    alpha_t, sigma_t, alpha_s, sigma_s = _expand_all(x_t, alpha_t, sigma_t, alpha_s, sigma_s)
-    eps = (x_t - alpha_t * x0) / sigma_t
-    if eta == 0.0:
-        return alpha_s * x0 + sigma_s * eps
-    q = alpha_t * sigma_s / (alpha_s * sigma_t)
-    renewed = eta * eta * (1.0 - q) * (1.0 + q)
-    return alpha_s * x0 + sigma_s * (ops.sqrt(1.0 - renewed) * eps + ops.sqrt(renewed) * noise)
+# What sampling continues from: see `begin`.
+State = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One method: its step function and whether it draws noise.
+    """One method: its step function, what it remembers, and whether it draws noise.
 
     Args:
         name: for messages.
-        step: function (x_t, x0, alpha_t, sigma_t, alpha_s, sigma_s, noise) -> x_s of one level.
+        step: function of one level. Without a memory (x_t, x0, alpha_t, sigma_t, alpha_s, sigma_s,
+            noise) -> x_s; with one (x_t, x0, memory, moment, noise) -> (x_s, memory), where the
+            memory is a tuple of tensors like x_t and `moment` a `sampling_steps.Moment`.
         needs_noise: whether `step` uses noise; if not, it gets `None` and none is drawn.
+        memory: number of tensors that a step leaves to the next one.
+        evaluations: evaluations of the network in one step: after the first one the step returns
+            the point where the second one is made, at the time entered. The second one is left out
+            of a step to the time 0.
     """
 
     name: str
     step: Callable[..., Any]
     needs_noise: bool
+    memory: int = 0
+    evaluations: int = 1
+
+
+_SAMPLERS: dict[str, Sampler] = {
+    "ddim": Sampler("ddim", ddim_step, needs_noise=False),
+    "ddpm": Sampler("ddpm", ddpm_step, needs_noise=True),
+    # The same two methods by the names they have for x / alpha as a function of sigma / alpha.
+    "euler": Sampler("euler", ddim_step, needs_noise=False),
+    "euler_ancestral": Sampler("euler_ancestral", ddpm_step, needs_noise=True),
+    "heun": Sampler("heun", sampling_steps.heun_step, needs_noise=False, memory=2, evaluations=2),
+    "dpmpp_2m": Sampler("dpmpp_2m", sampling_steps.dpmpp_2m_step, needs_noise=False, memory=1),
+    "dpmpp_2m_sde": Sampler(
+        "dpmpp_2m_sde", sampling_steps.dpmpp_2m_sde_step, needs_noise=True, memory=1
+    ),
+    "unipc": Sampler("unipc", sampling_steps.unipc_step, needs_noise=False, memory=3),
+}
+NAMES = tuple(_SAMPLERS)
 
 
 def get(sampler: str | Sampler, *, eta: float = 0.0) -> Sampler:
     """Return a sampler from its name; a `Sampler` is returned as it is.
 
     Args:
-        sampler: `"ddim"`, `"ddpm"` or a record.
-        eta: share of fresh noise of DDIM, in [0, 1].
+        sampler: one of `NAMES`, or a record. `"euler"` is `"ddim"` and `"euler_ancestral"` is
+            `"ddpm"`, under the names of those who think in sigma / alpha.
+        eta: share of fresh noise of DDIM, in [0, 1]; 0 for all others, which have none to choose.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: if the name is unknown or `eta` outside its range.
+        ValueError: if the name is unknown, `eta` is outside its range, or the sampler has none.
 
     Example:
 
     >>> get("ddim").needs_noise, get("ddim", eta=1.0).needs_noise, get("ddpm").needs_noise
     (False, True, True)
     """
-    if isinstance(sampler, Sampler):
-        return sampler
     eta = checks.real("eta", eta, minimum=0.0, maximum=1.0)
-    if checks.one_of("sampler", sampler, ("ddim", "ddpm")) == "ddpm":
-        return Sampler("ddpm", ddpm_step, needs_noise=True)
-    return Sampler("ddim", functools.partial(ddim_step, eta=eta), needs_noise=eta > 0.0)
+    found = sampler
+    if not isinstance(sampler, Sampler):
+        found = _SAMPLERS[checks.one_of("sampler", sampler, NAMES)]
+    if eta == 0.0:
+        return found
+    if sampler != "ddim":
+        raise checks.error(
+            "only DDIM has a share of fresh noise, `eta`",
+            fix='leave eta out, or pass sampler="ddim"',
+            sampler=found.name,
+            eta=eta,
+        )
+    return Sampler("ddim", functools.partial(ddim_step, eta=eta), needs_noise=True)
+
+
+def begin(sampler: Sampler, x: Mapping[str, Any]) -> State:
+    """Return what sampling starts from: the noisy data and an empty memory.
+
+    Args:
+        sampler: the method.
+        x: level name -> (B, ...), noisy data at the first time of the grid that will be visited.
+
+    Returns:
+        dict of `x`, `x0` (the estimates that x was made from; zeros), `memory` (a tuple of zeros
+        like x) and `filled`, the number of steps in the memory.
+    """
+    x = {name: ops.convert_to_tensor(level) for name, level in x.items()}
+
+    def zeros() -> Levels:
+        return {name: ops.zeros_like(level) for name, level in x.items()}
+
+    memory = tuple(zeros() for _ in range(sampler.memory))
+    return {"x": x, "x0": zeros(), "memory": memory, "filled": ops.cast(0, "int32")}
+
+
+def advance(
+    sampler: Sampler,
+    denoise: Callable[[Levels, Any], Levels],
+    schedules: Mapping[str, Schedule],
+    grid: Any,
+    state: State,
+    noise: Callable[[Any, str, Any], Any] | None = None,
+    start: Any = 0,
+    stop: Any = None,
+) -> State:
+    """Take the steps `start` to `stop` of a grid, all levels together.
+
+    Step i depends on i and the state, not on where a call began: advancing over [0, a) and then
+    [a, K) gives the same bits as over [0, K). Works eagerly and inside `tf.function`, with any
+    batch size.
+
+    Args:
+        sampler: the method, see `get`.
+        denoise: function (level name -> x_t, scalar t) -> level name -> estimate of the clean data,
+            guided and thresholded.
+        schedules: level name -> schedule.
+        grid: (K + 1,), descending times, usually to 0, see `time_grid`.
+        state: from `begin`, or from an earlier call that stopped at `start`.
+        noise: function (step index, level name, x_t) -> standard normal tensor like x_t; may be
+            left out if the sampler needs none. The index is an int32 scalar tensor.
+        start: first step, a number or a scalar int32 tensor.
+        stop: the step to stop before, likewise; K by default.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        ValueError: if a level has no schedule, the sampler needs noise and none is given, or
+            `start` and `stop` are numbers outside the grid.
+
+    Reference: Gu et al., arXiv 2310.15111, appendix C.
+    """
+    checks.required_keys("schedules", schedules, state["x"])
+    if sampler.needs_noise and noise is None:
+        raise checks.error(
+            "A sampler that draws noise needs a noise function",
+            fix='pass `noise`, or use get("ddim") with eta=0',
+            sampler=sampler.name,
+            noise=noise,
+        )
+    grid = ops.convert_to_tensor(grid)
+    steps = ops.shape(grid)[0] - 1
+    stop = steps if stop is None else stop
+    _check_bounds(start, stop, grid.shape[0])
+    start, stop = ops.cast(start, "int32"), ops.cast(stop, "int32")
+    amplitudes = {
+        name: _amplitudes(schedules[name], grid, level) for name, level in state["x"].items()
+    }
+    growth = _growth(next(iter(schedules.values())), grid) if sampler.memory else None
+
+    def body(j: Any, state: State) -> tuple[Any, State]:
+        i, evaluation = j // sampler.evaluations, j % sampler.evaluations
+        x = state["x"]
+        estimate = denoise(x, ops.take(grid, i + evaluation))
+        checks.required_keys("denoise(x, t)", estimate, x)
+        x0 = {name: _shaped_like(estimate[name], x_t) for name, x_t in x.items()}
+        x_s, memories = {}, [{} for _ in state["memory"]]
+        for name, x_t in x.items():
+            z = noise(i, name, x_t) if sampler.needs_noise else None
+            if sampler.memory:
+                moment = _moment(amplitudes[name], growth, i, state["filled"], evaluation)
+                held = tuple(memory[name] for memory in state["memory"])
+                entered, held = sampler.step(x_t, x0[name], held, moment, z)
+                for memory, value in zip(memories, held, strict=True):
+                    memory[name] = _shaped_like(value, x_t)
+            else:
+                at_t, at_s = ([ops.take(a, k) for a in amplitudes[name]] for k in (i, i + 1))
+                entered = sampler.step(x_t, x0[name], *at_t, *at_s, z)
+            x_s[name] = _shaped_like(entered, x_t)
+        done = ops.cast(ops.equal(evaluation, sampler.evaluations - 1), "int32")
+        filled = state["filled"] + done
+        return j + 1, {"x": x_s, "x0": x0, "memory": tuple(memories), "filled": filled}
+
+    first, last = start * sampler.evaluations, stop * sampler.evaluations
+    if sampler.evaluations > 1:
+        # Nothing can be evaluated at the clean end; the steps after it do not exist.
+        clean = ops.logical_and(ops.equal(stop, steps), ops.take(grid, steps) <= 0)
+        last = last - ops.cast(clean, "int32") * (sampler.evaluations - 1)
+    _, state = ops.while_loop(lambda j, state: j < last, body, (first, state))
+    return state
 
 
 def run(
@@ -194,84 +213,66 @@ def run(
     start: Any = 0,
     stop: Any = None,
 ) -> tuple[Levels, Levels]:
-    """Take the steps `start` to `stop` of a grid, all levels together.
+    """Begin with `x` and take the steps `start` to `stop` of a grid: `begin` and `advance` in one.
 
-    The state is `x` alone, and step i depends on i, not on where a call began: running [0, a) and
-    then [a, K) gives the same bits as running [0, K). Works eagerly and inside `tf.function`, with
-    any batch size.
-
-    Args:
-        sampler: the method, see `get`.
-        denoise: function (level name -> x_t, scalar t) -> level name -> estimate of the clean data,
-            guided and thresholded.
-        schedules: level name -> schedule.
-        grid: (K + 1,), times descending to 0, see `time_grid`.
-        x: level name -> (B, ...), at the time of grid entry `start`.
-        noise: function (step index, level name, x_t) -> standard normal tensor like x_t; may be
-            left out if the sampler needs none. The index is an int32 scalar tensor.
-        start: first step, a number or a scalar int32 tensor.
-        stop: the step to stop before, likewise; K by default.
+    Arguments and errors as there.
 
     Returns:
         (x, x0), level name -> tensor each: the sample after the last step and the estimate it was
         made from. Without any step, x0 is zero.
 
-    Raises:
-        ValueError: if a level has no schedule, the sampler needs noise and none is given, or
-            `start` and `stop` are numbers outside the grid.
-
     Example:
 
-    >>> from keras_mdm.diffusion import schedules
+    >>> from keras_mdm.diffusion import schedules, time_grid
     >>> grid, schedule = time_grid("uniform", 10), {"64": schedules.cosine()}
     >>> start = {"64": ops.ones((1, 64, 64, 3))}
     >>> black = lambda x, t: {"64": -ops.ones_like(x["64"])}  # a data set of one picture
     >>> sample, _ = run(get("ddim"), black, schedule, grid, start)
     >>> float(ops.max(sample["64"]))
     -1.0
-
-    Reference: Gu et al., arXiv 2310.15111, appendix C.
     """
-    checks.required_keys("schedules", schedules, x)
-    if sampler.needs_noise and noise is None:
-        raise checks.error(
-            "A sampler that draws noise needs a noise function",
-            fix='pass `noise`, or use get("ddim") with eta=0',
-            sampler=sampler.name,
-            noise=noise,
-        )
-    grid = ops.convert_to_tensor(grid)
-    stop = ops.shape(grid)[0] - 1 if stop is None else stop
-    _check_bounds(start, stop, grid.shape[0])
-    stop = ops.cast(stop, "int32")
-    x = {name: ops.convert_to_tensor(level) for name, level in x.items()}
-
-    # For all steps at once: the table lookups stay out of the loop.
-    amplitudes = {}
-    for name, level in x.items():
-        # Never in half precision, nor in float32 for a float64 state.
-        dtype = "float64" if ops.dtype(level) == "float64" else "float32"
-        amplitudes[name] = schedules[name].alpha_sigma(grid, dtype)
-
-    def body(i: Any, x: Levels, x0: Levels) -> tuple[Any, Levels, Levels]:
-        del x0  # carried only to return the last one
-        estimate = denoise(x, ops.take(grid, i))
-        checks.required_keys("denoise(x, t)", estimate, x)
-        x0 = {name: _shaped_like(estimate[name], x_t) for name, x_t in x.items()}
-        x_s = {}
-        for name, x_t in x.items():
-            at_t, at_s = ([ops.take(a, k) for a in amplitudes[name]] for k in (i, i + 1))
-            z = noise(i, name, x_t) if sampler.needs_noise else None
-            x_s[name] = _shaped_like(sampler.step(x_t, x0[name], *at_t, *at_s, z), x_t)
-        return i + 1, x_s, x0
-
-    zeros = {name: ops.zeros_like(level) for name, level in x.items()}
-    _, x, x0 = ops.while_loop(lambda i, x, x0: i < stop, body, (ops.cast(start, "int32"), x, zeros))
-    return x, x0
+    state = advance(
+        sampler, denoise, schedules, grid, begin(sampler, x), noise, start=start, stop=stop
+    )
+    return state["x"], state["x0"]
 
 
-def _expand_all(x: Any, *coefficients: Any) -> tuple[Any, ...]:
-    return tuple(expand(a, x) for a in coefficients)
+def _amplitudes(schedule: Schedule, grid: Any, x: Any) -> tuple[Any, Any]:
+    """alpha and sigma at all times at once: the table lookups stay out of the loop."""
+    # Never in half precision, nor in float32 for a float64 state.
+    return schedule.alpha_sigma(grid, "float64" if ops.dtype(x) == "float64" else "float32")
+
+
+def _growth(schedule: Schedule, grid: Any) -> Any:
+    """Growth of log(alpha / sigma) on every step, (K,) float64; the same at all levels.
+
+    In float64, because higher orders divide small differences by each other.
+    """
+    half_logsnr = 0.5 * schedule.logsnr(grid, "float64")
+    return half_logsnr[1:] - half_logsnr[:-1]
+
+
+def _moment(
+    amplitudes: tuple[Any, Any], growth: Any, i: Any, filled: Any, evaluation: Any
+) -> Moment:
+    alpha, sigma = (ops.cast(a, "float64") for a in amplitudes)
+    before, earlier = ops.maximum(i - 1, 0), ops.maximum(i - 2, 0)
+    alpha_t, sigma_t, alpha_s, sigma_s = (
+        ops.take(a, k) for k in (i, i + 1) for a in (alpha, sigma)
+    )
+    return Moment(
+        alpha_t=alpha_t,
+        sigma_t=sigma_t,
+        alpha_s=alpha_s,
+        sigma_s=sigma_s,
+        q=alpha_t * sigma_s / (alpha_s * sigma_t),
+        h=ops.take(growth, i),
+        sigma_before=ops.take(sigma, before),
+        h_before=ops.take(growth, before),
+        h_earlier=ops.take(growth, earlier),
+        filled=filled,
+        evaluation=evaluation,
+    )
 
 
 def _shaped_like(value: Any, x: Any) -> Any:

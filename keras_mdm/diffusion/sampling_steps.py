@@ -1,0 +1,264 @@
+"""One step from t to s < t, for every family of samplers.
+
+Most methods are written with q = (alpha_t sigma_s) / (alpha_s sigma_t) = exp(-h), h the growth of
+log(alpha / sigma): q^2 is SNR_t / SNR_s. In this form nothing cancels badly, and the step to the
+clean end, where h is infinite, has q = 0 and returns the estimate of the clean data.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from keras_mdm.diffusion.process import expand
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a step with a memory is told about the times around it. All are scalar tensors.
+
+    Args:
+        alpha_t: amplitudes at the time left, `sigma_t` likewise.
+        sigma_t: see `alpha_t`.
+        alpha_s: amplitudes at the time entered, `sigma_s` likewise.
+        sigma_s: see `alpha_t`.
+        q: (alpha_t sigma_s) / (alpha_s sigma_t).
+        h: growth of log(alpha / sigma) on this step; on the step to 0, where it is infinite, that
+            to the first entry of the schedule.
+        sigma_before: sigma where the step before began.
+        h_before: growth on the step before; `h_earlier` on the one before that.
+        h_earlier: see `h_before`.
+        filled: number of steps taken before this one since the memory was empty, int32.
+        evaluation: which evaluation of the network in this step, int32.
+    """
+
+    alpha_t: Any
+    sigma_t: Any
+    alpha_s: Any
+    sigma_s: Any
+    q: Any
+    h: Any
+    sigma_before: Any
+    h_before: Any
+    h_earlier: Any
+    filled: Any
+    evaluation: Any
+
+
+def ddpm_step(
+    x_t: Any, x0: Any, alpha_t: Any, sigma_t: Any, alpha_s: Any, sigma_s: Any, noise: Any
+) -> Any:
+    """Draw from q(x_s | x_t, x0), the posterior of the forward process.
+
+    The mean is alpha_s (1 - q^2) x0 + q sigma_s / sigma_t x_t and the variance sigma_s^2 (1 - q^2).
+    It is the ancestral form of Euler's method as well: a step down to a lower noise level than
+    wanted, and noise added back.
+
+    Args:
+        x_t: (B, ...).
+        x0: (B, ...), estimate of the clean data.
+        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
+            the time entered.
+        sigma_t: see `alpha_t`.
+        alpha_s: see `alpha_t`.
+        sigma_s: see `alpha_t`.
+        noise: (B, ...), standard normal.
+
+    Returns:
+        x_s, (B, ...).
+
+    Example:
+
+    >>> x_t, x0, noise = ops.ones((1, 1)), ops.zeros((1, 1)), ops.ones((1, 1))
+    >>> float(ddpm_step(x_t, x0, 0.6, 0.8, 1.0, 0.0, noise)[0, 0])
+    0.0
+
+    Reference: Ho et al., arXiv 2006.11239, equations 6 and 7.
+    """
+    alpha_t, sigma_t, alpha_s, sigma_s = _expand_all(x_t, alpha_t, sigma_t, alpha_s, sigma_s)
+    q = alpha_t * sigma_s / (alpha_s * sigma_t)
+    removed = (1.0 - q) * (1.0 + q)
+    mean = alpha_s * removed * x0 + q * sigma_s / sigma_t * x_t
+    return mean + sigma_s * ops.sqrt(removed) * noise
+
+
+def ddim_step(
+    x_t: Any,
+    x0: Any,
+    alpha_t: Any,
+    sigma_t: Any,
+    alpha_s: Any,
+    sigma_s: Any,
+    noise: Any = None,
+    *,
+    eta: float = 0.0,
+) -> Any:
+    """Move to s along the noise that the estimate implies, renewing a part of it.
+
+    The noise is eps = (x_t - alpha_t x0) / sigma_t, from the estimate after thresholding. Of the
+    variance sigma_s^2, the share eta^2 (1 - q^2) is drawn afresh. Eta 0 is deterministic: Euler's
+    method for d(x / alpha) / d(sigma / alpha) = eps. Eta 1 has the mean and variance of DDPM.
+
+    Args:
+        x_t: (B, ...).
+        x0: (B, ...), estimate of the clean data.
+        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
+            the time entered.
+        sigma_t: see `alpha_t`.
+        alpha_s: see `alpha_t`.
+        sigma_s: see `alpha_t`.
+        noise: (B, ...), standard normal; not used if `eta` is 0.
+        eta: number in [0, 1].
+
+    Returns:
+        x_s, (B, ...).
+
+    Reference: Song et al., arXiv 2010.02502, equations 12 and 16.
+    """
+    alpha_t, sigma_t, alpha_s, sigma_s = _expand_all(x_t, alpha_t, sigma_t, alpha_s, sigma_s)
+    eps = (x_t - alpha_t * x0) / sigma_t
+    if eta == 0.0:
+        return alpha_s * x0 + sigma_s * eps
+    q = alpha_t * sigma_s / (alpha_s * sigma_t)
+    renewed = eta * eta * (1.0 - q) * (1.0 + q)
+    return alpha_s * x0 + sigma_s * (ops.sqrt(1.0 - renewed) * eps + ops.sqrt(renewed) * noise)
+
+
+def heun_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+    """Predict x_s from x0 at t, and correct it with the estimate made at s.
+
+    The estimate is taken to be linear in log(alpha / sigma) between the two and integrated exactly:
+    the explicit trapezoidal rule for the exponential form of the sampling equation. EDM's form of
+    Heun's method agrees with it in second order, but weighs the two estimates by sigma / alpha,
+    which spans 20000 to 16 in the first of 25 uniform steps of a cosine schedule.
+
+    Args:
+        x_t: (B, ...): x at t when predicting, the predicted x_s when correcting.
+        x0: (B, ...), estimate of the clean data made from `x_t`.
+        memory: (x at t, x0 at t), used when correcting.
+        moment: see `Moment`; its `evaluation` is 0 for predicting and 1 for correcting.
+        noise: not used.
+
+    Returns:
+        (x_s, memory).
+
+    Reference: Karras et al., arXiv 2206.00364, algorithm 1; Cox and Matthews, J. Comput. Phys. 176
+    (2002), equation 22 (ETD2RK).
+    """
+    first = ops.equal(moment.evaluation, 0)
+    before, x0_before = memory
+    start = ops.where(first, x_t, before)
+    estimate = ops.where(first, x0, x0_before)
+    predicted = _toward(start, estimate, moment)
+    slope = ops.where(first, ops.zeros_like(x0), x0 - x0_before)
+    weight = _linear_weight(moment.h)
+    x_s = predicted + expand(moment.alpha_s, x_t) * expand(weight, x_t) * slope
+    return x_s, (start, estimate)
+
+
+def dpmpp_2m_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+    """Take a second-order step with the estimate of the step before.
+
+    Args:
+        x_t: (B, ...).
+        x0: (B, ...), estimate of the clean data at t.
+        memory: (x0 of the step before,).
+        moment: see `Moment`.
+        noise: not used.
+
+    Returns:
+        (x_s, memory).
+
+    Reference: Lu et al., arXiv 2211.01095, algorithm 2 (DPM-Solver++ 2M).
+    """
+    return _toward(x_t, _extrapolate(x0, memory[0], moment), moment), (x0,)
+
+
+def dpmpp_2m_sde_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any) -> tuple:
+    """Take a second-order step of the diffusion with noise: its first order is `ddpm_step`.
+
+    Args:
+        x_t: (B, ...).
+        x0: (B, ...), estimate of the clean data at t.
+        memory: (x0 of the step before,).
+        moment: see `Moment`.
+        noise: (B, ...), standard normal.
+
+    Returns:
+        (x_s, memory).
+
+    Reference: Lu et al., arXiv 2211.01095, appendix B (SDE-DPM-Solver++ 2M).
+    """
+    estimate = _extrapolate(x0, memory[0], moment)
+    amplitudes = moment.alpha_t, moment.sigma_t, moment.alpha_s, moment.sigma_s
+    return ddpm_step(x_t, estimate, *amplitudes, noise), (x0,)
+
+
+def unipc_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+    """Correct the step before with the estimate it led to, then take a second-order step.
+
+    Costs one evaluation per step, as the estimate at the predicted x_t serves both.
+
+    Args:
+        x_t: (B, ...), as predicted by the step before.
+        x0: (B, ...), estimate of the clean data made from `x_t`.
+        memory: (corrected x of the step before, its x0, the x0 one step earlier).
+        moment: see `Moment`.
+        noise: not used.
+
+    Returns:
+        (x_s, memory).
+
+    Reference: Zhao et al., arXiv 2302.04867, algorithms 1 and 2, B(h) = exp(h) - 1, order 2.
+    """
+    before, x0_before, x0_earlier = memory
+    corrected = ops.where(
+        moment.filled >= 1, _unipc_correct(before, x0, x0_before, x0_earlier, moment), x_t
+    )
+    x_s = _toward(corrected, _extrapolate(x0, x0_before, moment), moment)
+    return x_s, (corrected, x0, x0_before)
+
+
+def _unipc_correct(before: Any, x0: Any, x0_before: Any, x0_earlier: Any, moment: Any) -> Any:
+    """x at t from the step before it, whose end's estimate `x0` is known now."""
+    h = ops.maximum(moment.h_before, 1e-12)
+    ratio = h / ops.maximum(moment.h_earlier, 1e-12)  # = -1 / r of the paper
+    phi = ops.expm1(-h)
+    b_1 = (phi / -h - 1.0) / phi
+    b_2 = 2.0 * ((phi / -h - 1.0) / -h - 0.5) / phi
+    second = moment.filled >= 2
+    older = ops.where(second, (b_1 - b_2) / (1.0 + 1.0 / ratio), 0.0)
+    newer = ops.where(second, b_1 - older, 0.5)
+    estimate = x0_before + expand(newer, x0) * (x0 - x0_before)
+    estimate = estimate + expand(older * ratio, x0) * (x0_before - x0_earlier)
+    kept, gained = moment.sigma_t / moment.sigma_before, moment.alpha_t * -phi
+    return expand(kept, before) * before + expand(gained, before) * estimate
+
+
+def _toward(x_t: Any, estimate: Any, moment: Any) -> Any:
+    """x_s if the estimate of the clean data stayed the same on the way: DDIM."""
+    kept = moment.sigma_s / moment.sigma_t
+    gained = moment.alpha_s * (1.0 - moment.q)
+    return expand(kept, x_t) * x_t + expand(gained, x_t) * estimate
+
+
+def _extrapolate(x0: Any, x0_before: Any, moment: Any) -> Any:
+    """The estimate half a step ahead, on the line through the last two.
+
+    Without a step before, and on the step to the clean end, which has no half, it is `x0`.
+    """
+    usable = ops.logical_and(moment.filled >= 1, moment.sigma_s > 0.0)
+    half = 0.5 * moment.h / ops.maximum(moment.h_before, 1e-12)
+    weight = expand(ops.where(usable, half, ops.zeros_like(half)), x0)
+    # Where it is not usable, the memory is zeros, which the weight 0 leaves out.
+    return x0 + weight * (x0 - x0_before)
+
+
+def _linear_weight(h: Any) -> Any:
+    """(h - 1 + exp(-h)) / h, the weight of the end of a step on which the estimate is linear."""
+    safe = ops.maximum(h, 1e-12)
+    return (safe + ops.expm1(-safe)) / safe
+
+
+def _expand_all(x: Any, *coefficients: Any) -> tuple[Any, ...]:
+    return tuple(expand(a, x) for a in coefficients)
