@@ -186,6 +186,7 @@ def _run_phases(
         gc.collect()
         with strategy.scope():
             model = _make(phase, make_model, levels_before)
+        model.unet.trained_alone = tuple(phase.groups)
         levels_before = phase.level_names
         if chief:
             _require_same_model(run, number, model)
@@ -337,6 +338,8 @@ def _require_same_model(run: RunDirectory, number: int, model: MatryoshkaDiffusi
     for name, level in zip(model.unet.levels, network.pop("levels"), strict=True):
         run.require_same(f"level {name}", level)
     network.pop("seed")  # of the initial values
+    if network["pooled_width"] is None:
+        del network["pooled_width"]  # which runs of earlier versions do not know
     run.require_same("conditions", {**network, "text_encoder": config["text_encoder"]})
     names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
     run.require_same(f"process of phase {number}", {name: config[name] for name in names})

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.diffusion import samplers
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.sampling import SamplingPlan, start_noise, to_uint8
 
@@ -25,15 +26,15 @@ def export_saved_model(
     """Write a model, sampling loop included, as a SavedModel.
 
     The signature `serving_default` takes the conditions of the network, `text` `(B, L, D)` float32
-    with `text_mask` `(B, L)` float32, or `label` `(B,)` int32, or `num_images` for a network
-    without conditions, micro-conditions `(B,)`, and the scalars `steps` int32, `guidance_scale`
-    float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or clips, by level name.
-    Both halves of the guidance are always computed.
+    with `text_mask` `(B, L)` float32, `pooled` `(B, P)`, or `label` `(B,)` int32, or `num_images`
+    for a network without conditions, micro-conditions `(B,)`, and the scalars `steps` int32,
+    `guidance_scale` float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or
+    clips, by level name. Both halves of the guidance are always computed.
 
     Args:
         model: the model.
         directory: where to write; must not exist or be empty.
-        sampler: `"ddim"` or `"ddpm"`, fixed in the export.
+        sampler: as in `generate`, fixed in the export.
         eta: share of fresh noise of DDIM.
         threshold: threshold of the estimates; the model's own unless given.
         grid: kind of the time grid.
@@ -91,6 +92,8 @@ def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
     if spec.text_width:
         found["text"] = tf.TensorSpec((None, None, spec.text_width), tf.float32, name="text")
         found["text_mask"] = tf.TensorSpec((None, None), tf.float32, name="text_mask")
+    if spec.pooled_width:
+        found["pooled"] = tf.TensorSpec((None, spec.pooled_width), tf.float32, name="pooled")
     if spec.num_classes:
         found["label"] = tf.TensorSpec((None,), tf.int32, name="label")
     for name in spec.micro_conditions:
@@ -119,11 +122,13 @@ class _Sampler(tf.Module):
             if count is None:
                 count = tf.shape(next(iter(inputs.values())))[0]
             samples = tf.range(tf.cast(count, tf.int64))
-            x = start_noise(model.process, model.unet.spec.in_channels, seed, samples)
-            x = model.sample_stretch(
-                plan, x, inputs, guidance_scale, seed, samples, steps, tf.constant(0), steps
+            seeds = tf.fill([count], seed)
+            x = start_noise(model.process, model.unet.spec.in_channels, seeds, samples)
+            state = samplers.begin(samplers.get(plan.sampler, eta=plan.eta), x)
+            state = model.sample_stretch(
+                plan, state, inputs, guidance_scale, seeds, samples, steps, tf.constant(0), steps
             )
-            return to_uint8(model.process.multiplied(x))
+            return to_uint8(model.process.multiplied(state["x"]))
 
         scalars = {
             "steps": tf.TensorSpec((), tf.int32, name="steps"),

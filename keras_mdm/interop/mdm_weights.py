@@ -148,11 +148,12 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
     >>> state["conv_in.weight"].shape
     (256, 3, 3, 3)
     """
-    if unet.spec.num_classes:
+    if unet.spec.num_classes or unet.spec.pooled_width:
         raise checks.error(
-            "the official layout has no place for classes",
-            fix="export text-conditional or unconditional networks only",
+            "the official layout has no place for classes or for a pooled text",
+            fix="export networks with text tokens, or unconditional ones, only",
             num_classes=unet.spec.num_classes,
+            pooled_width=unet.spec.pooled_width,
         )
     state = {}
     for entry in entries(unet):

@@ -5,6 +5,7 @@ from keras_mdm.layers.embeddings import (
     ClassEmbedding,
     LevelEmbedding,
     MicroConditioning,
+    PooledTextEmbedding,
     TimeEmbedding,
 )
 from keras_mdm.layers.innermost_level import InnermostLevel
@@ -25,6 +26,7 @@ __all__ = [
     "MicroConditioning",
     "NestedDown",
     "NestedUp",
+    "PooledTextEmbedding",
     "ResBlock",
     "ResolutionBlock",
     "SpatialAttention",

@@ -185,6 +185,54 @@ class ClassEmbedding(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
+class PooledTextEmbedding(keras.layers.Layer):
+    """Embedding of one vector per prompt, such as the pooled state of a CLIP text encoder.
+
+    Dense, SiLU, dense. The output starts at zero, so that it can be added to a trained network.
+
+    Args:
+        width: width E of the embedding.
+        seed: seed of the initial values.
+        **kwargs: `name`, `dtype` (float32 unless given).
+
+    Call arguments:
+        pooled: `(B, P)` float32.
+
+    Returns:
+        `(B, E)` float32.
+
+    Example:
+
+    >>> PooledTextEmbedding(64)(keras.ops.ones((2, 16))).shape
+    TensorShape([2, 64])
+
+    Reference: Podell et al. 2023 (arXiv 2307.01952), section 2.1.
+    """
+
+    def __init__(self, width: int, *, seed: int = 0, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.width = checks.integer("width", width, minimum=8)
+        self.seed = seed
+
+    def build(self, pooled_shape):
+        given = {"seed": self.seed, "dtype": self.dtype_policy}
+        self.dense1 = dense("dense1", pooled_shape[-1], self.width, **given)
+        self.dense2 = dense("dense2", self.width, self.width, zero=True, **given)
+        self.dense1.build((None, pooled_shape[-1]))
+        self.dense2.build((None, self.width))
+
+    def call(self, pooled):
+        return self.dense2(ops.silu(self.dense1(pooled)))
+
+    def compute_output_shape(self, pooled_shape):
+        return (*pooled_shape[:-1], self.width)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "width": self.width, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_mdm")
 class LevelEmbedding(keras.layers.Layer):
     """The vector that conditions the blocks of one level: time, conditions and micro-conditions.
 

@@ -1,5 +1,6 @@
 """NestedUNet: the levels connected into one Keras model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,15 @@ from keras_mdm.layers import (
     LevelEmbedding,
     NestedDown,
     NestedUp,
+    PooledTextEmbedding,
     TextConditioning,
 )
 from keras_mdm.layers.initializers import derive_seed
 from keras_mdm.models.resolve import extend, resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
+
+# Parts that belong to the whole network and not to a level.
+SHARED_PARTS = ("text_conditioning", "pooled_embedding", "class_embedding")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -30,9 +35,9 @@ class NestedUNet(keras.Model):
     Call arguments:
         inputs: dict with `z_<level>` `(B, [T,] H, W, C)` float32 per level, `time` `(B,)` float32
             (the timestep 0..N-1), and, as built, `text` `(B, L, D)` with `text_mask` `(B, L)` of
-            0/1 (all ones if left out), `label` `(B,)` int32 (-1 = no class), and micro-conditions
-            `(B,)` float32 (the level's default if left out). Outer levels may have fewer rows: they
-            belong to the first samples.
+            0/1 (all ones if left out), `pooled` `(B, P)`, `label` `(B,)` int32 (-1 = no class), and
+            micro-conditions `(B,)` float32 (the level's default if left out). Outer levels may have
+            fewer rows: they belong to the first samples.
 
     Returns:
         dict of float32 predictions by level name, each of the shape of its `z` (with
@@ -63,6 +68,28 @@ class NestedUNet(keras.Model):
         self.levels = tuple(level.name for level in spec.levels)
         self.input_names = tuple(inputs)
         self.output_names = tuple(outputs)
+        self.trained_alone = None
+
+    @property
+    def trained_alone(self) -> tuple[str, ...] | None:
+        """Levels that were the highest one of some samples when the network was last trained; the
+        training sets it, and it is saved. `None` if it is not known."""
+        return self.__dict__.get("_trained_alone")
+
+    @trained_alone.setter
+    def trained_alone(self, levels: Sequence[str] | None) -> None:
+        # Past Keras' tracking, which would wrap it.
+        known = None if levels is None else tuple(name for name in self.levels if name in levels)
+        self.__dict__["_trained_alone"] = known
+
+    def runs_alone(self, level: str) -> bool:
+        """Whether a level may be used without those above it, as far as is known.
+
+        Args:
+            level: name of a level.
+        """
+        known = self.trained_alone
+        return known is None or level == self.levels[-1] or level in known
 
     def level_of(self, part: str) -> str:
         """Level that a part of the network belongs to; text and class belong to the innermost.
@@ -123,13 +150,16 @@ class NestedUNet(keras.Model):
             "spec": self.spec.get_config(),
             "dtype": keras.dtype_policies.serialize(self.policy),
             "name": self.name,
+            "trained_alone": None if self.trained_alone is None else list(self.trained_alone),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None) -> "NestedUNet":
         policy = keras.dtype_policies.deserialize(config["dtype"])
         spec = NestedUNetSpec.from_config(config["spec"])
-        return cls(spec, dtype=policy, name=config["name"])
+        unet = cls(spec, dtype=policy, name=config["name"])
+        unet.trained_alone = config.get("trained_alone")
+        return unet
 
 
 def build_nested_unet(
@@ -139,6 +169,7 @@ def build_nested_unet(
     text_width: int | None = None,
     text_projection: int | str | None = "time_width",
     text_blocks: int = 2,
+    pooled_width: int | None = None,
     time_width: int | None = None,
     width: float = 1.0,
     in_channels: int = 3,
@@ -158,6 +189,8 @@ def build_nested_unet(
         text_projection: width of the tokens after a linear projection; the time width unless given,
             `None` for no projection.
         text_blocks: self-attention blocks over the tokens.
+        pooled_width: width of one vector per prompt, which is embedded and added to the time
+            embedding, beside the text's tokens or instead of them.
         time_width: width of the time embedding; four times the first channels unless given.
         width: factor on the default channels.
         in_channels: channels of every input.
@@ -186,6 +219,7 @@ def build_nested_unet(
         text_width=text_width,
         text_projection=text_projection,
         text_blocks=text_blocks,
+        pooled_width=pooled_width,
         time_width=time_width,
         width=width,
         in_channels=in_channels,
@@ -226,6 +260,10 @@ def grow(unet: NestedUNet, levels: Any) -> NestedUNet:
 def cut(unet: NestedUNet, level: str) -> NestedUNet:
     """Take the inner levels of a network up to `level`, sharing its layers.
 
+    What is left is a model of its own if the training mixed resolutions: then the inner levels have
+    also run without the features of the levels above. After a training without, they never have,
+    and a warning says so.
+
     Args:
         unet: the network to cut; it stays usable.
         level: name of the level that becomes the outermost one.
@@ -242,16 +280,23 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
     ('8',)
     """
     checks.one_of("level", level, unet.levels)
+    if not unet.runs_alone(level):
+        warnings.warn(
+            f"the network was trained without mixed resolutions: its level {level!r} never ran "
+            "without the features of the levels above, and is likely to be worse without them. "
+            "Train with `mixed`, or train the smaller network for some more steps",
+            stacklevel=2,
+        )
     spec = unet.spec
     kept = spec.levels[: unet.levels.index(level) + 1]
     spec = NestedUNetSpec.from_config({**spec.get_config(), "levels": _configs(kept)})
     names = {part for kept_level in kept for part in part_names(kept_level)}
     parts = {
-        part: layer
-        for part, layer in unet.parts.items()
-        if part in names or part in ("text_conditioning", "class_embedding")
+        part: layer for part, layer in unet.parts.items() if part in names or part in SHARED_PARTS
     }
-    return NestedUNet(spec, parts=parts, dtype=unet.policy, name=unet.name)
+    smaller = NestedUNet(spec, parts=parts, dtype=unet.policy, name=unet.name)
+    smaller.trained_alone = unet.trained_alone
+    return smaller
 
 
 def _configs(levels: Sequence[LevelSpec]) -> list[dict]:
@@ -276,6 +321,8 @@ def make_inputs(spec: NestedUNetSpec) -> dict[str, keras.KerasTensor]:
     if spec.text_width:
         inputs["text"] = keras.Input((None, spec.text_width), dtype="float32", name="text")
         inputs["text_mask"] = keras.Input((None,), dtype="float32", name="text_mask")
+    if spec.pooled_width:
+        inputs["pooled"] = keras.Input((spec.pooled_width,), dtype="float32", name="pooled")
     if spec.num_classes:
         inputs["label"] = keras.Input((), dtype="int32", name="label")
     for name in spec.micro_conditions:
@@ -325,6 +372,10 @@ def connect(
         text["text"] = encoded["tokens"]
         if innermost.mask_text:
             text["text_mask"] = inputs["text_mask"]
+    if spec.pooled_width:
+        layer = part(PooledTextEmbedding, "pooled_embedding", width=spec.time_width)
+        embedded = layer(inputs["pooled"])
+        condition = embedded if condition is None else condition + embedded
     if spec.num_classes:
         layer = part(
             ClassEmbedding,

@@ -22,6 +22,7 @@ def resolve(
     text_width: int | None = None,
     text_projection: int | str | None = "time_width",
     text_blocks: int = 2,
+    pooled_width: int | None = None,
     time_width: int | None = None,
     width: float = 1.0,
     in_channels: int = 3,
@@ -46,7 +47,8 @@ def resolve(
             levels=levels,
         )
     real_width = checks.real("width", width, minimum=1 / 64)
-    for name, value in (("num_classes", num_classes), ("text_width", text_width)):
+    widths = {"num_classes": num_classes, "text_width": text_width, "pooled_width": pooled_width}
+    for name, value in widths.items():
         if value is not None:
             checks.integer(name, value, minimum=1)
     checks.integer("in_channels", in_channels, minimum=1)
@@ -62,7 +64,7 @@ def resolve(
         time_width = 4 * resolved[0].channels[0]
     checks.integer("time_width", time_width, minimum=8)
     own = {level.name: level.time_width for level in resolved if level.time_width is not None}
-    if own and (text_width is not None or num_classes is not None):
+    if own and any(value is not None for value in widths.values()):
         raise checks.error(
             "levels of a conditional network share one width of the time embedding",
             fix="pass time_width to the builder instead of the levels",
@@ -88,6 +90,7 @@ def resolve(
         text_width=text_width,
         text_projection=text_projection,
         text_blocks=text_blocks,
+        pooled_width=pooled_width,
         time_width=time_width,
         outer_width=outer_width,
         in_channels=in_channels,

@@ -175,6 +175,7 @@ class NestedUNetSpec:
     text_width: int | None = None
     text_projection: int | None = None
     text_blocks: int = 2
+    pooled_width: int | None = None
     time_width: int = 1024
     outer_width: float = 1.0  # on the default channels of outer levels
     in_channels: int = 3

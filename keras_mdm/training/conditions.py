@@ -1,6 +1,6 @@
 """The conditions of a batch: what a network needs, what it gets when a condition is dropped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,8 @@ from keras_mdm import checks
 from keras_mdm.models import NestedUNetSpec
 
 NO_CLASS = -1
+# Conditions that are not micro-conditions.
+_LARGE = ("text", "text_mask", "pooled", "label")
 
 
 def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
@@ -18,6 +20,8 @@ def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
     names = []
     if spec.text_width:
         names += ["text", "text_mask"]
+    if spec.pooled_width:
+        names.append("pooled")
     if spec.num_classes:
         names.append("label")
     return (*names, *spec.micro_conditions)
@@ -52,6 +56,18 @@ def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, 
     return text.astype("float32"), mask.astype("float32")
 
 
+def check_null_pooled(spec: NestedUNetSpec, pooled: Any) -> np.ndarray:
+    """Return the pooled vector of "no prompt", zeros if it is `None`, checked."""
+    pooled = np.zeros(spec.pooled_width) if pooled is None else np.asarray(pooled)
+    if pooled.shape != (spec.pooled_width,):
+        raise checks.error(
+            f"`null_pooled` must be ({spec.pooled_width},)",
+            fix="pass the encoder's pooled vector of the empty prompt",
+            null_pooled_shape=pooled.shape,
+        )
+    return pooled.astype("float32")
+
+
 def pad_tokens(text: tf.Tensor, mask: tf.Tensor, length: tf.Tensor):
     """Pad `(B, L, D)` and `(B, L)` with zero rows to at least `length` tokens."""
     missing = tf.maximum(length - tf.shape(text)[1], 0)
@@ -59,12 +75,16 @@ def pad_tokens(text: tf.Tensor, mask: tf.Tensor, length: tf.Tensor):
     return text, tf.pad(mask, [[0, 0], [0, missing]])
 
 
-def unconditional(conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any]) -> dict:
-    """Replace prompts and classes by "none"; micro-conditions stay.
+def unconditional(
+    conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any], micro: Sequence[str] = ()
+) -> dict:
+    """Replace prompts and classes by "none"; micro-conditions stay unless named.
 
     Args:
         conditions: `text` `(B, L, D)` and `text_mask` `(B, L)`, or `label` `(B,)`, and others.
-        null: `text` `(L0, D)` and `text_mask` `(L0,)`, if the network has text.
+        null: `text` `(L0, D)` and `text_mask` `(L0,)`, if the network has text, and `pooled`
+            `(P,)`, if it has that.
+        micro: micro-conditions that become the level's default as well.
 
     Returns:
         A dict with the same keys. Text may have more tokens than before: pad the other with
@@ -76,8 +96,13 @@ def unconditional(conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any]) 
         text = tf.repeat(tf.convert_to_tensor(null["text"])[None], rows, axis=0)
         mask = tf.repeat(tf.convert_to_tensor(null["text_mask"])[None], rows, axis=0)
         dropped["text"], dropped["text_mask"] = pad_tokens(text, mask, length)
+    if "pooled" in dropped:
+        rows = tf.shape(dropped["pooled"])[0]
+        dropped["pooled"] = tf.repeat(tf.convert_to_tensor(null["pooled"])[None], rows, axis=0)
     if "label" in dropped:
         dropped["label"] = tf.fill(tf.shape(dropped["label"]), NO_CLASS)
+    for name in micro:
+        dropped[name] = tf.fill(tf.shape(dropped[name]), float("nan"))  # the level's default
     return dropped
 
 
@@ -93,23 +118,60 @@ def match_tokens(first: Mapping[str, tf.Tensor], second: Mapping[str, tf.Tensor]
     return padded
 
 
-def drop(conditions: Mapping[str, tf.Tensor], null: Mapping[str, Any], dropped: tf.Tensor) -> dict:
+def dropped_with(name: str) -> str:
+    """The condition whose dropout a condition of the network follows: a mask that of its text."""
+    return {"text_mask": "text"}.get(name, name)
+
+
+def check_dropout(rates: Any, spec: NestedUNetSpec) -> float | dict[str, float]:
+    """Return the share of samples that lose their conditions, checked.
+
+    Args:
+        rates: a number for prompt and class together, or numbers by the name of a condition.
+        spec: the network.
+
+    Raises:
+        ValueError: if a rate is outside of [0, 1] or a name is not a condition of the network.
+    """
+    if not isinstance(rates, Mapping):
+        return checks.real("cond_dropout", rates, minimum=0.0, maximum=1.0)
+    allowed = {dropped_with(name) for name in condition_names(spec)}
+    checks.known_keys("cond_dropout", rates, sorted(allowed))
+    return {
+        name: checks.real(f"cond_dropout[{name!r}]", rate, minimum=0.0, maximum=1.0)
+        for name, rate in rates.items()
+    }
+
+
+def drop(
+    conditions: Mapping[str, tf.Tensor],
+    null: Mapping[str, Any],
+    dropped: tf.Tensor | Mapping[str, tf.Tensor],
+) -> dict:
     """Drop the conditions of some samples, which teaches the model to work without.
 
     Args:
         conditions: see `unconditional`.
         null: see `unconditional`.
-        dropped: `(B,)` bool.
+        dropped: `(B,)` bool for prompt and class together; or by condition, where those without an
+            entry are kept.
 
     Returns:
         A dict with the same keys.
 
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), algorithm 1.
     """
-    kept, none = match_tokens(conditions, unconditional(conditions, null))
+    each = isinstance(dropped, Mapping)
+    # One for all concerns prompt and class: micro-conditions are dropped only by their own.
+    micro = [k for k in conditions if each and k in dropped and k not in _LARGE]
+    kept, none = match_tokens(conditions, unconditional(conditions, null, micro))
     mixed = {}
     for name, value in kept.items():
-        chosen = tf.reshape(dropped, (-1, *(1 for _ in value.shape[1:])))
+        chosen = dropped.get(dropped_with(name)) if each else dropped
+        if chosen is None:
+            mixed[name] = value
+            continue
+        chosen = tf.reshape(chosen, (-1, *(1 for _ in value.shape[1:])))
         mixed[name] = tf.where(chosen, tf.cast(none[name], value.dtype), value)
     return mixed
 
@@ -144,6 +206,12 @@ def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str,
                 text_shape=tuple(conditions["text"].shape),
                 text_mask_shape=tuple(conditions["text_mask"].shape),
             )
-    required = [name for name in ("text", "label") if name in condition_names(spec)]
+    if "pooled" in conditions and conditions["pooled"].shape[-1:] != (spec.pooled_width,):
+        raise checks.error(
+            f"`pooled` must be (B, {spec.pooled_width})",
+            fix="use the text encoder that the network was built for",
+            pooled_shape=tuple(conditions["pooled"].shape),
+        )
+    required = [name for name in ("text", "pooled", "label") if name in condition_names(spec)]
     checks.required_keys("the batch", batch, required)
     return conditions

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.diffusion import losses, pyramid, schedules, thresholding, upsample
 from keras_mdm.models import NestedUNet
-from keras_mdm.training.conditions import check_null
+from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
@@ -68,7 +68,10 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         text_encoder: turns prompts into states; not part of the model, only its identity is saved.
         null_text: `(L, D)` states of "no prompt"; of the encoder's empty prompt unless given.
         null_mask: `(L,)` mask of `null_text`.
-        cond_dropout: share of training samples that lose their prompt and class.
+        null_pooled: `(P,)`, pooled vector of "no prompt"; the encoder's, or zeros, unless given.
+        cond_dropout: share of training samples that lose their prompt and class; or a dict of
+            shares by condition (`"text"`, `"pooled"`, `"label"`, micro-conditions), drawn
+            independently, where those that are left out are never dropped.
         ema_decay: decay of the averaged weights that `generate` uses.
         ema_warmup: let the decay rise from 0 at the beginning.
         power_emas: relative widths of further averages, with a power-function profile; two, such as
@@ -114,7 +117,8 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         text_encoder: Any = None,
         null_text: Any = None,
         null_mask: Any = None,
-        cond_dropout: float = 0.1,
+        null_pooled: Any = None,
+        cond_dropout: float | Mapping[str, float] = 0.1,
         ema_decay: float = 0.9999,
         ema_warmup: bool = True,
         power_emas: Sequence[float] = (),
@@ -165,7 +169,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             level: checks.real(f"guidance_shares[{level!r}]", share, minimum=0.0)
             for level, share in (guidance_shares or {}).items()
         }
-        self.cond_dropout = checks.real("cond_dropout", cond_dropout, minimum=0.0, maximum=1.0)
+        self.cond_dropout = check_dropout(cond_dropout, unet.spec)
         self.seed = checks.seed(seed)
         self._config = {
             "schedule": schedule.get_config(),
@@ -174,7 +178,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             "ema_warmup": bool(ema_warmup),
         }
         self._add_residual(residual)
-        self._add_null(text_encoder, null_text, null_mask)
+        self._add_null(text_encoder, null_text, null_mask, null_pooled)
         self.ema = ExponentialMovingAverage(
             unet.trainable_variables, self._average_of, decay=ema_decay, warmup=ema_warmup
         )
@@ -238,11 +242,13 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
                 autocast=False,
             )
 
-    def _add_null(self, text_encoder: Any, null_text: Any, null_mask: Any) -> None:
+    def _add_null(
+        self, text_encoder: Any, null_text: Any, null_mask: Any, null_pooled: Any
+    ) -> None:
         self._encoder_identity = getattr(text_encoder, "identity", None)
         self._null = {}
         spec = self.unet.spec
-        if not spec.text_width:
+        if not spec.text_width and not spec.pooled_width:
             if text_encoder is not None:
                 raise checks.error(
                     "a text encoder needs a network with text",
@@ -251,10 +257,17 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
                 )
             return
         self.text_encoder = text_encoder
-        if null_text is None and text_encoder is not None:
-            null_text, null_mask = text_encoder.null()
-        text, mask = check_null(spec, null_text, null_mask)
-        for name, value in (("text", text), ("text_mask", mask)):
+        values = {}
+        if spec.text_width:
+            if null_text is None and text_encoder is not None:
+                null_text, null_mask = text_encoder.null()
+            text, mask = check_null(spec, null_text, null_mask)
+            values = {"text": text, "text_mask": mask}
+        if spec.pooled_width:
+            if null_pooled is None and text_encoder is not None:
+                null_pooled = text_encoder.pool([""])[0]
+            values["pooled"] = check_null_pooled(spec, null_pooled)
+        for name, value in values.items():
             weight = self.add_weight(
                 name=f"null_{name}",
                 shape=value.shape,
@@ -356,7 +369,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             "guidance_shares": self.guidance_shares,
             "signal_scale": dict(self.process.signal_scale),
             "output_limit": self.output_limit,
-            "null_length": self._null["text"].shape[0] if self._null else None,
+            "null_length": self._null["text"].shape[0] if "text" in self._null else None,
             "cond_dropout": self.cond_dropout,
             "seed": self.seed,
             "text_encoder": self._encoder_identity,

@@ -1,25 +1,20 @@
 """`generate`: from prompts, labels or tensors to pictures at every level."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
-from keras_mdm.models.recompute import no_recompute
-from keras_mdm.training import checkpoints
-from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names, unconditional
-from keras_mdm.training.sampling import (
-    SamplingPlan,
-    make_denoiser,
-    run_steps,
-    start_noise,
-    to_uint8,
-)
+from keras_mdm.training import guiding, starting
+from keras_mdm.training.conditions import condition_names
+from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.prompting import PromptMixin
+from keras_mdm.training.sampling import SamplingPlan, level_shapes, start_noise, to_uint8
+from keras_mdm.training.sampling_graph import SamplingMixin
 
 # Keyword defaults by name of a way of sampling.
 SAMPLING = {
@@ -27,67 +22,11 @@ SAMPLING = {
     # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
     "paper": {"steps": 250, "sampler": "ddpm", "threshold": "dynamic"},
 }
-GUIDANCE_SCALE = 4.0
+OUTPUTS = ("uint8", "float32")
 
 
-class GenerationMixin:
+class GenerationMixin(SamplingMixin, PromptMixin):
     """Sampling of a `MatryoshkaDiffusion`; needs its `unet`, `process`, `ema` and `threshold`."""
-
-    def network(self, weights: str = "ema") -> Callable[[Mapping[str, Any]], dict]:
-        """Return the network as a function, with averaged or raw weights.
-
-        Nothing is swapped: the averages are used for the time of the call.
-
-        Args:
-            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-
-        Returns:
-            function (inputs) -> outputs by level name, without training behaviour.
-
-        Raises:
-            ValueError: if the model has no such weights.
-        """
-        if self._known_weights(weights) == "raw":
-            return self._infer
-        ema = self.ema if weights == "ema" else self.power_emas[weights]
-
-        def averaged(inputs):
-            pairs = zip(ema.variables, ema.averages, strict=True)
-            mapping = [(variable, average.value) for variable, average in pairs]
-            # Nothing is made in here, so nothing has to be filled when it ends.
-            with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
-                return self._infer(inputs)
-
-        return averaged
-
-    def _infer(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        with no_recompute():
-            return self.bounded(self.unet(inputs, training=False))
-
-    def _known_weights(self, weights: Any) -> str:
-        return checks.one_of("weights", weights, ("ema", "raw", *self.power_emas))
-
-    def set_average(self, arrays: Mapping[str, Any]) -> None:
-        """Replace the averaged weights, for example by what `power_ema.reconstruct` returned.
-
-        Args:
-            arrays: {variable path: array} of all trainable variables of the network.
-
-        Raises:
-            ValueError: naming all paths that are missing or unexpected and all shapes that differ.
-        """
-        averages = {v.path: a for v, a in zip(self.ema.variables, self.ema.averages, strict=True)}
-        checkpoints.assign(averages, arrays, what="averages")
-
-    def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
-        limit = self.output_limit
-        if not limit:
-            return outputs
-        return {
-            name: limit * tf.tanh(tf.cast(value, tf.float32) / limit)
-            for name, value in outputs.items()
-        }
 
     def generate(
         self,
@@ -95,43 +34,96 @@ class GenerationMixin:
         *,
         labels: Sequence[int] | None = None,
         num_images: int | None = None,
+        num_images_per_prompt: int = 1,
+        micro: Mapping[str, Any] | None = None,
         sampling: str = "default",
         steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
-        guidance_scale: float | Mapping[str, float] | None = None,
-        threshold: str | None = None,
         grid: str = "uniform",
-        seed: int = 0,
+        threshold: str | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
+        negative_prompts: str | Sequence[str] | Mapping[str, Any] | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        autoguidance: Any = None,
+        split_guidance: bool = False,
+        seed: int | Sequence[int] = 0,
+        noise: Mapping[str, Any] | None = None,
+        init_image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        hold: Mapping[str, Any] | None = None,
+        stop_at: str | None = None,
         weights: str = "ema",
         batch_size: int = 32,
+        output: str = "uint8",
+        return_steps: int = 0,
+        callback: Callable[[int, int, dict], None] | None = None,
         progress: bool = True,
-    ) -> dict[str, np.ndarray]:
+    ) -> Any:
         """Draw pictures or clips at all levels together.
 
         Args:
             prompts: texts, one picture each; or a dict of tensors with the conditions of the
-                network (`text`, `text_mask`, `label`, micro-conditions).
-            labels: classes, one picture each; -1 for none.
+                network (`text`, `text_mask`, `pooled`, `label`, micro-conditions), where `prompts`
+                stands for texts to encode.
+            labels: classes, one picture each; -1 for none. May go with prompts.
             num_images: how many pictures to draw without any condition.
+            num_images_per_prompt: pictures drawn of every prompt, label or row, one after the other
+                in the result.
+            micro: micro-conditions by name, a number or one per prompt; the network's default
+                unless given.
             sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic
                 threshold).
             steps: number of steps, at most that of the training schedule.
-            sampler: `"ddim"` or `"ddpm"`.
+            sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
+                `"dpmpp_2m_sde"` or `"unipc"`; Heun evaluates the network twice per step.
             eta: share of fresh noise of DDIM.
-            guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
-                unconditional one. 4 unless given. A dict gives every level its own, 1 for levels
-                that are missing; a number is spread by the model's `guidance_shares`.
+            grid: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
             threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
                 given.
-            grid: `"uniform"` or `"release"`.
-            seed: equal seeds give equal pictures; picture i does not depend on the others.
+            guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
+                unconditional one. 4 unless given (2 with `autoguidance`). A dict gives every level
+                its own, 1 for levels that are missing; a number is spread by the model's
+                `guidance_shares`.
+            negative_prompts: what to guide away from instead of "no prompt": one text for all
+                pictures, one per prompt, or a dict as for `prompts`.
+            guidance_interval: (lowest, highest) time, 0 clean and 1 noise: only steps that begin
+                inside are guided; the others cost half.
+            guidance_rescale: share in [0, 1] of the conditional output's standard deviation that
+                the guided one gets back.
+            autoguidance: guide away from a weaker network under the same conditions: other weights
+                of this model, such as `"raw"` or `"ema_0.05"`, or a weaker `MatryoshkaDiffusion`.
+            split_guidance: compute the two halves of guidance one after the other, in half the
+                memory.
+            seed: a number: equal seeds give equal pictures, and picture i does not depend on the
+                others. Or one per picture: each gives the first picture of that seed.
+            noise: what to start from instead of the seed's noise, `(B, [T,] H, W, C)` by level
+                name, see `noise_for` and `noise_between`.
+            init_image: pictures of the highest level to be changed, one or one per picture; uint8
+                or float in [-1, 1], resized to the level.
+            strength: how far back to noise an `init_image` is taken, in [0, 1]: share of the steps
+                that is done. 0.7 unless given, 1 with a mask.
+            mask: where `init_image` is drawn anew (not 0) and kept (0), in the size of the highest
+                level. Put the picture on a larger canvas to draw what is around it.
+            hold: pictures by level name that lower levels are held to, while the higher ones are
+                drawn: super-resolution.
+            stop_at: the highest level that is drawn; those above are not computed. Only for models
+                trained with mixed resolutions, see `cut`.
             weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-            batch_size: pictures drawn at a time.
+            batch_size: pictures drawn at a time. Fewer are filled up to one of a few sizes, at
+                least two, so that a picture comes from the same kernels in any batch.
+            output: `"uint8"`, or `"float32"` as the sampler left them, not clipped.
+            return_steps: this many estimates on the way are returned as well.
+            callback: function (steps done, steps, estimates) called after every step of every
+                batch; the estimates are uint8 `(B, [T,] H, W, C)` by level name.
             progress: show a progress bar.
 
         Returns:
-            dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips.
+            dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips. With
+            `return_steps` S a pair of it and the estimates, `(S, B, [T,] H, W, C)` by level name,
+            the last one being the picture.
 
         Raises:
             ValueError: if an argument is out of range, or a condition is missing or does not fit.
@@ -142,260 +134,231 @@ class GenerationMixin:
         >>> images["64"].shape
         (1, 64, 64, 3)
 
-        Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C.
+        Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C; Ho and Salimans 2022 (arXiv
+        2207.12598); Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.
         """
         defaults = SAMPLING[checks.one_of("sampling", sampling, tuple(SAMPLING))]
-        steps = defaults["steps"] if steps is None else checks.integer("steps", steps, minimum=1)
-        limit = self.process.schedules[self.unet.levels[0]].num_steps
-        if steps > limit:
-            raise checks.error(
-                f"`steps` must be at most {limit}, the steps of the training schedule",
-                fix=f"pass steps={limit} or fewer",
-                steps=steps,
-            )
-        seed = checks.seed(seed)
+        steps = self._check_steps(defaults["steps"] if steps is None else steps)
+        copies = checks.integer("num_images_per_prompt", num_images_per_prompt, minimum=1)
         batch_size = checks.integer("batch_size", batch_size, minimum=1)
-        conditional = bool(condition_names(self.unet.spec))
-        if guidance_scale is None:
-            guidance_scale = GUIDANCE_SCALE if conditional else 1.0
-        shares = self.guidance_shares
-        if isinstance(guidance_scale, Mapping):
-            guidance_scale, shares = self._spread(guidance_scale)
-        guidance_scale = checks.real("guidance_scale", guidance_scale, minimum=0.0)
-        if not conditional and guidance_scale != 1.0:
-            raise checks.error(
-                "guidance needs a conditional network",
-                fix="leave guidance_scale out",
-                guidance_scale=guidance_scale,
-            )
+        return_steps = checks.integer("return_steps", return_steps, minimum=0)
+        checks.one_of("output", output, OUTPUTS)
+        guidance = guiding.resolve(
+            self,
+            guidance_scale,
+            interval=guidance_interval,
+            rescale=guidance_rescale,
+            autoguidance=autoguidance,
+            split=split_guidance,
+            conditional=bool(condition_names(self.unet.spec)),
+        )
         plan = SamplingPlan(
             sampler=sampler or defaults["sampler"],
             eta=eta,
             grid=grid,
             threshold=threshold or defaults.get("threshold", self.threshold),
-            guided=guidance_scale != 1.0,
+            guided=guidance.scale != 1.0,
             weights=self._known_weights(weights),
-            shares=tuple(sorted(shares.items())),
+            shares=tuple(sorted(guidance.shares.items())),
+            rescaled=guidance.rescale > 0.0,
+            split=guidance.split,
+            weak=guidance.weak,
+            stop_at=self._check_stop_at(stop_at),
         ).check()
+        process = self._process_of(plan)
         self.check_ready()
-        count, conditions = self._conditions(prompts, labels, num_images)
-        start, run = self._sampling_functions(plan)
-        stretch = max(1, steps // 25) if progress else steps
-        pieces = []
+        count, conditions = self.conditions_for(prompts, labels, num_images, micro)
+        without = self._negative(negative_prompts, guidance, count, conditions)
+        if copies > 1:
+            repeat = lambda value: np.repeat(np.asarray(value), copies, axis=0)  # noqa: E731
+            conditions, without = tf.nest.map_structure(repeat, (conditions, without))
+            count *= copies
+        seeds, samples = starting.seeds_of(seed, count)
+        first, rows = self._start_rows(
+            process, count, steps, noise, init_image, strength, mask, hold
+        )
+        rows |= {"conditions": conditions, "without": without, "seeds": seeds, "samples": samples}
+        marks = np.round(np.linspace(first, steps, return_steps + 1)).astype(int)[1:]
+        pieces, kept = [], []
+        batches = list(_batches(count, batch_size))
         with tqdm(
-            total=steps * -(-count // batch_size),
+            total=(steps - first) * len(batches),
             desc="sampling",
             unit="step",
             disable=None if progress else True,  # None: only on a terminal
         ) as bar:
-            for first in range(0, count, batch_size):
-                samples = tf.range(first, min(first + batch_size, count), dtype=tf.int64)
-                rows = {
-                    name: tf.convert_to_tensor(value[first : first + batch_size])
-                    for name, value in conditions.items()
-                }
-                x = start(tf.constant(seed, tf.int64), samples)
-                for begin in range(0, steps, stretch):
-                    end = min(begin + stretch, steps)
-                    x = run(
-                        x,
-                        rows,
-                        tf.constant(guidance_scale, tf.float32),
-                        tf.constant(seed, tf.int64),
-                        samples,
-                        *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
-                    )
-                    bar.update(end - begin)
-                pictures = to_uint8(self.process.multiplied(x))
-                pieces.append({name: value.numpy() for name, value in pictures.items()})
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-    def _spread(self, scales: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-        """Turn scales by level into one scale and every level's share of it."""
-        checks.known_keys("guidance_scale", scales, self.unet.levels)
-        scales = {
-            level: checks.real(f"guidance_scale[{level!r}]", scales.get(level, 1.0), minimum=0.0)
-            for level in self.unet.levels
-        }
-        most = max(scales.values(), key=lambda scale: abs(scale - 1.0))
-        if most == 1.0:
-            return 1.0, {}
-        return most, {level: (scale - 1.0) / (most - 1.0) for level, scale in scales.items()}
-
-    def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:
-        """Traced functions of a plan: start noise, and a stretch of steps. Kept."""
-        known = self.__dict__.setdefault("_sampling_cache", {})
-        if plan not in known:
-            channels = self.unet.spec.in_channels
-
-            @tf.function(reduce_retracing=True, autograph=False)
-            def start(seed, samples):
-                return start_noise(self.process, channels, seed, samples)
-
-            @tf.function(reduce_retracing=True, autograph=False)
-            def run(x, conditions, guidance_scale, seed, samples, steps, start, stop):
-                return self.sample_stretch(
-                    plan, x, conditions, guidance_scale, seed, samples, steps, start, stop
+            for begin, end, size in batches:
+                chosen = np.minimum(np.arange(begin, begin + size), end - 1)
+                part = tf.nest.map_structure(
+                    lambda value, chosen=chosen: tf.convert_to_tensor(np.asarray(value)[chosen]),
+                    rows,
                 )
+                state, estimates = self._begin(plan, process, part, steps, first), []
+                stretches = self._stretches(
+                    plan, guidance, part, state, steps, first, marks, each=bool(callback)
+                )
+                for begun, done, state in stretches:  # noqa: B020
+                    bar.update(done - begun)
+                    if callback is None and done not in marks:
+                        continue
+                    found = state["x"] if done == steps else state["x0"]
+                    seen = _rows(to_uint8(process.multiplied(found)), end - begin)
+                    estimates += [seen] * int(np.sum(marks == done))
+                    if callback:
+                        callback(done, steps, seen)
+                x = process.multiplied(state["x"])
+                pieces.append(_rows(to_uint8(x) if output == "uint8" else x, end - begin))
+                kept.append(_stacked(estimates))
+        images = _joined(pieces, axis=0)
+        return (images, _joined(kept, axis=1)) if return_steps else images
 
-            known[plan] = (start, run)
-        return known[plan]
-
-    def sample_stretch(
-        self, plan, x, conditions, guidance_scale, seed, samples, steps, start, stop
-    ) -> dict[str, tf.Tensor]:
-        """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
+    def noise_for(self, seed: int | Sequence[int], num_images: int) -> dict[str, np.ndarray]:
+        """The noise that `generate` starts from, to be changed and passed as `noise`.
 
         Args:
-            plan: the static choices.
-            x: `(B, [T,] H, W, C)` by level name.
-            conditions: conditions of every row.
-            guidance_scale: scalar float32.
-            seed: scalar int64.
-            samples: `(B,)` int64.
-            steps: scalar int32, as are `start` and `stop`.
-            start: see `steps`.
-            stop: see `steps`.
+            seed: as in `generate`.
+            num_images: number of pictures.
 
         Returns:
-            x at the end, by level name.
+            dict by level name of `(B, [T,] H, W, C)` float32.
         """
-        conditions = cast_conditions(conditions, self.unet.spec)
-        without = unconditional(conditions, self._null) if plan.guided else None
-        denoise = make_denoiser(
-            self.network(plan.weights),
-            self.process,
-            conditions,
-            without,
-            guidance_scale,
-            plan.threshold,
-            self.residual_std,
-            dict(plan.shares),
+        count = checks.integer("num_images", num_images, minimum=1)
+        rows = starting.seeds_of(seed, count)
+        found = start_noise(self.process, self.unet.spec.in_channels, *map(tf.constant, rows))
+        return {name: value.numpy() for name, value in found.items()}
+
+    def noise_between(
+        self, first_seed: int, second_seed: int, num_images: int
+    ) -> dict[str, np.ndarray]:
+        """Noise on the way from one seed to another, ends included: pictures that blend.
+
+        Args:
+            first_seed: seed of the first picture.
+            second_seed: seed of the last picture.
+            num_images: number of pictures, at least two.
+
+        Returns:
+            dict by level name of `(B, [T,] H, W, C)` float32, to be passed as `noise`.
+
+        Example:
+
+        >>> noise = model.noise_between(0, 1, num_images=8)
+        >>> images = model.generate(["a red apple"] * 8, noise=noise)
+        """
+        count = checks.integer("num_images", num_images, minimum=2)
+        ends = self.noise_for([first_seed, second_seed], 2)
+        weight = tf.linspace(0.0, 1.0, count)
+        return {
+            name: starting.spherical(tf.constant(a), tf.constant(b), weight).numpy()
+            for name, (a, b) in ends.items()
+        }
+
+    # Arguments
+
+    def _check_steps(self, steps: Any) -> int:
+        limit = self.process.schedules[self.unet.levels[0]].num_steps
+        if checks.integer("steps", steps, minimum=1) > limit:
+            raise checks.error(
+                f"`steps` must be at most {limit}, the steps of the training schedule",
+                fix=f"pass steps={limit} or fewer",
+                steps=steps,
+            )
+        return int(steps)
+
+    def _check_stop_at(self, stop_at: str | None) -> str | None:
+        if stop_at is None:
+            return None
+        checks.one_of("stop_at", stop_at, self.unet.levels)
+        if not self.unet.runs_alone(stop_at):
+            warnings.warn(
+                f"the model was trained without mixed resolutions: its level {stop_at!r} never ran "
+                "without the features of the levels above, and is likely to be worse without them. "
+                "Train with `mixed` for previews",
+                stacklevel=3,
+            )
+        return None if stop_at == self.unet.levels[-1] else stop_at
+
+    def _negative(
+        self, negative: Any, guidance: guiding.Guidance, count: int, conditions: dict
+    ) -> dict[str, np.ndarray]:
+        if negative is None:
+            return {}
+        if guidance.weak or guidance.scale == 1.0:
+            raise checks.error(
+                "negative prompts take the place of the dropped condition in classifier-free "
+                "guidance",
+                fix="leave them out, or pass a guidance_scale other than 1 and no autoguidance",
+                guidance_scale=guidance.scale,
+                autoguidance=bool(guidance.weak),
+            )
+        return self.negative_conditions(negative, count, conditions)
+
+    def _start_rows(
+        self,
+        process: LevelProcess,
+        count: int,
+        steps: int,
+        noise: Any,
+        init_image: Any,
+        strength: float | None,
+        mask: Any,
+        hold: Any,
+    ) -> tuple[int, dict[str, Any]]:
+        """First step to take, and what the rows start from and are held to."""
+        channels = self.unet.spec.in_channels
+        rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
+        if noise is not None:
+            rows["noise"] = starting.check_noise(noise, level_shapes(process, channels), count)
+        if (init_image is None) and (strength is not None or mask is not None):
+            raise checks.error(
+                "`strength` and `mask` need a picture to change",
+                fix="pass init_image",
+                init_image=None,
+            )
+        if init_image is not None and hold is not None:
+            raise checks.error(
+                "a picture is either changed or lower levels are held",
+                fix="leave init_image or hold out",
+                hold=sorted(hold),
+            )
+        if hold is not None:
+            rows["known"] = starting.held_levels(hold, process, channels, count, self.downsample)
+        if init_image is None:
+            return 0, rows
+        if strength is None:
+            strength = starting.STRENGTH if mask is None else 1.0
+        strength = checks.real("strength", strength, minimum=0.0, maximum=1.0)
+        rows["init"] = starting.init_levels(
+            init_image, process, channels, count, self.downsample, "init_image"
         )
-        return run_steps(
-            plan,
-            self.process,
-            denoise,
-            x,
-            seed=seed,
-            samples=samples,
-            steps=steps,
-            start=start,
-            stop=stop,
-        )
+        if mask is not None:
+            masks = starting.mask_levels(mask, process, count)
+            rows["known"] = {name: (rows["init"][name], masks[name]) for name in masks}
+        return steps - round(strength * steps), rows
 
-    # Conditions
 
-    @property
-    def text_encoder(self) -> Any:
-        """The text encoder, or `None`; assign one to use prompts after loading a model."""
-        return self.__dict__.get("_encoder")
+def _batches(count: int, batch_size: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, row after the last, rows computed) of every batch."""
+    for begin in range(0, count, batch_size):
+        end = min(begin + batch_size, count)
+        yield begin, end, min(_bucket(end - begin), max(batch_size, 2))
 
-    @text_encoder.setter
-    def text_encoder(self, encoder: Any) -> None:
-        if encoder is not None and encoder.width != self.unet.spec.text_width:
-            raise checks.error(
-                f"the text encoder must have the width {self.unet.spec.text_width}",
-                fix="use the encoder that the network was built for",
-                width=encoder.width,
-            )
-        if encoder is not None and self._encoder_identity is None:
-            self._encoder_identity = getattr(encoder, "identity", None)
-            if self._null and not np.any(self._null["text"]):
-                warnings.warn(
-                    "the model was made without a text encoder: guidance compares with a token of "
-                    "zeros, not with the empty prompt. Pass text_encoder when making the model",
-                    stacklevel=2,
-                )
-        # Past Keras' tracking: the encoder is never a part of the model or of its file.
-        self.__dict__["_encoder"] = encoder
 
-    @property
-    def text_encoder_identity(self) -> dict[str, Any] | None:
-        """Identity of the encoder that the model was made with, or was given first."""
-        return self._encoder_identity
+def _bucket(rows: int) -> int:
+    """The next of 2, 3, 4, 6, 8, 12, 16, 24, ... Never one: a single row takes other kernels."""
+    size = 2
+    while size < rows:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
 
-    def _conditions(self, prompts: Any, labels: Any, num_images: int | None):
-        """Number of pictures, and the conditions of all of them as arrays."""
-        names = condition_names(self.unet.spec)
-        given = {"prompts": prompts, "labels": labels, "num_images": num_images}
-        if isinstance(prompts, str):
-            raise checks.error(
-                "`prompts` must be a list of texts", fix=f"pass [{prompts!r}]", prompts=prompts
-            )
-        if isinstance(prompts, Mapping):
-            checks.known_keys("prompts", prompts, names)
-            conditions = {name: np.asarray(value) for name, value in prompts.items()}
-        elif prompts is not None:
-            if "text" not in names:
-                raise checks.error(
-                    "prompts need a network with text",
-                    fix="pass labels or num_images",
-                    prompts=prompts,
-                )
-            conditions = dict(zip(("text", "text_mask"), self._encode(prompts), strict=True))
-        else:
-            conditions = {}
-        labels = conditions.get("label") if labels is None else labels
-        if labels is not None:
-            conditions["label"] = self._check_labels(labels)
-        counts = {name: len(value) for name, value in conditions.items()}
-        if num_images is not None:
-            counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise checks.error(
-                "the conditions must be given for one number of pictures, at least one",
-                fix="pass prompts, labels or num_images",
-                counts=counts or given,
-            )
-        count = next(iter(counts.values()))
-        if "label" in names and "label" not in conditions:
-            conditions["label"] = np.full(count, NO_CLASS, "int32")
-        if "text" in names and "text" not in conditions:
-            null = self._null
-            conditions["text"] = np.repeat(np.asarray(null["text"])[None], count, axis=0)
-            conditions["text_mask"] = np.repeat(np.asarray(null["text_mask"])[None], count, axis=0)
-        cast_conditions({k: tf.convert_to_tensor(v) for k, v in conditions.items()}, self.unet.spec)
-        return count, conditions
 
-    def _check_labels(self, labels: Any) -> np.ndarray:
-        classes = self.unet.spec.num_classes
-        if classes is None:
-            raise checks.error(
-                "labels need a class-conditional network", fix="pass prompts", labels=labels
-            )
-        labels = np.asarray(labels)
-        fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-        if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
-            raise checks.error(
-                f"`labels` must be integers from -1 to {classes - 1}",
-                fix="pass one class for every picture",
-                labels=labels.tolist(),
-            )
-        return labels.astype("int32")
+def _rows(values: Mapping[str, tf.Tensor], count: int) -> dict[str, np.ndarray]:
+    return {name: value.numpy()[:count] for name, value in values.items()}
 
-    def _encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        prompts = list(prompts) if isinstance(prompts, Iterable) else prompts
-        texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
-        if not texts or not prompts:
-            raise checks.error(
-                "`prompts` must be a non-empty list of texts",
-                fix='pass for example ["a red apple"]',
-                prompts=prompts,
-            )
-        if self.text_encoder is None:
-            self.text_encoder = self._restore_encoder()
-        return self.text_encoder.encode(prompts)
 
-    def _restore_encoder(self) -> Any:
-        """The encoder whose identity the model was saved with, if it is cached."""
-        from keras_mdm import text  # only prompts need it
+def _stacked(estimates: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([one[name] for one in estimates]) for name in (estimates or [{}])[0]}
 
-        if self._encoder_identity is None:
-            raise checks.error(
-                "prompts need a text encoder, and this model was made without one",
-                fix="pass text_encoder when making the model (keras-mdm import: "
-                "--text-encoder DIR), or prompts as {'text': ..., 'text_mask': ...}",
-                text_encoder=None,
-            )
-        return text.from_identity(self._encoder_identity)
+
+def _joined(pieces: Sequence[Mapping[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([one[name] for one in pieces], axis) for name in pieces[0]}

@@ -67,6 +67,17 @@ class LevelProcess:
         """Level names, ascending."""
         return tuple(shape.name for shape in self.shapes)
 
+    def up_to(self, level: str) -> "LevelProcess":
+        """The process of the levels up to `level` alone; it does not depend on those above."""
+        shapes = self.shapes[: self.levels.index(level) + 1]
+        names = [shape.name for shape in shapes]
+        return dataclasses.replace(
+            self,
+            shapes=shapes,
+            schedules={name: self.schedules[name] for name in names},
+            signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
+        )
+
     def divided(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Data as the process sees it: divided by the scale of its level."""
         scale = self.signal_scale

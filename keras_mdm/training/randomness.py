@@ -58,6 +58,39 @@ def normal_per_sample(
     return tf.map_fn(draw, tf.cast(samples, tf.int64), fn_output_signature=signature)
 
 
+def normal_per_row(
+    seeds: tf.Tensor,
+    purpose: str,
+    step: Any,
+    samples: tf.Tensor,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, tf.Tensor]:
+    """`normal_per_sample` with a seed per row: equal seeds give what it gives for that seed.
+
+    Args:
+        seeds: (B,) int64.
+        purpose: as in `key`, like `step`.
+        step: see `purpose`.
+        samples: (B,) int64, position of the row among those of its seed.
+        shapes: shape of one row by level name.
+
+    Returns:
+        (B, *shape) float32 by level name.
+    """
+
+    def draw(row):
+        seed, sample = row
+        own = tf.random.experimental.stateless_fold_in(key(seed, purpose, step), sample)
+        return {
+            name: tf.random.stateless_normal(shape, fold(own, name))
+            for name, shape in shapes.items()
+        }
+
+    signature = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}
+    rows = tf.cast(seeds, tf.int64), tf.cast(samples, tf.int64)
+    return tf.map_fn(draw, rows, fn_output_signature=signature)
+
+
 def uniform_per_sample(base: tf.Tensor, samples: tf.Tensor, names: tuple[str, ...]) -> dict:
     """Draw numbers inside [0, 1), one per sample and name; arguments as in `normal_per_sample`.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm.diffusion import Schedule, guidance, samplers, thresholding
+from keras_mdm.diffusion import Schedule, guidance, samplers, thresholding, time_grid
 from keras_mdm.training import randomness
 from keras_mdm.training.conditions import match_tokens
 from keras_mdm.training.level_process import LevelProcess
@@ -21,9 +21,13 @@ class SamplingPlan:
         eta: share of fresh noise of DDIM.
         grid: kind of the time grid.
         threshold: name of the threshold of x0.
-        guided: whether both halves of classifier-free guidance are computed.
-        weights: `"ema"` or `"raw"`.
+        guided: whether both halves of guidance are computed.
+        weights: `"ema"`, `"raw"` or a power-function average.
         shares: how much of the guidance a level gets, pairs of name and share; 1 unless given.
+        rescaled: whether the guided output gets (part of) the conditional one's deviation.
+        split: compute the halves of guidance one after the other instead of in one batch.
+        weak: (model, weights) of autoguidance, or `None` for classifier-free guidance.
+        stop_at: the highest level that is computed; all of them unless given.
     """
 
     sampler: str = "ddim"
@@ -33,20 +37,53 @@ class SamplingPlan:
     guided: bool = True
     weights: str = "ema"
     shares: tuple[tuple[str, float], ...] = ()
+    rescaled: bool = False
+    split: bool = False
+    weak: tuple[Any, str] | None = None
+    stop_at: str | None = None
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
         samplers.get(self.sampler, eta=self.eta)
         thresholding.get(self.threshold)
-        samplers.time_grid(self.grid, 1)
+        time_grid(self.grid, 1)
         return self
 
+    def times(self, process: LevelProcess, steps: Any) -> tf.Tensor:
+        """Times that are visited, `(K + 1,)` float32 descending to 0."""
+        schedule = process.schedules[process.levels[0]]
+        return time_grid(self.grid, steps, schedule.num_steps, schedule=schedule)
 
-def start_noise(process: LevelProcess, channels: int, seed: Any, samples: tf.Tensor) -> dict:
-    """Draw x at t = 1: `(B, [T,] H, W, C)` float32 by level name, row i from sample i."""
-    return randomness.normal_per_sample(
-        randomness.key(seed, "start"), samples, level_shapes(process, channels)
-    )
+
+def start_noise(
+    process: LevelProcess, channels: int, seeds: tf.Tensor, samples: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Draw standard normal noise, `(B, [T,] H, W, C)` float32 by level name, row i from sample i of
+    seed i."""
+    return randomness.normal_per_row(seeds, "start", 0, samples, level_shapes(process, channels))
+
+
+def noisy_start(
+    process: LevelProcess,
+    init: Mapping[str, tf.Tensor],
+    eps: Mapping[str, tf.Tensor],
+    t: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Pictures with the noise of time `t`, from where sampling changes them.
+
+    Args:
+        process: the joint process.
+        init: `(B, [T,] H, W, C)` in [-1, 1], by level name.
+        eps: the noise, likewise.
+        t: scalar.
+
+    Reference: Meng et al., arXiv 2108.01073 (SDEdit).
+    """
+    found = {}
+    for name, x0 in process.divided(init).items():
+        alpha, sigma = process.amplitudes(name, t)
+        found[name] = alpha * x0 + sigma * eps[name]
+    return found
 
 
 def level_shapes(process: LevelProcess, channels: int) -> dict[str, tuple[int, ...]]:
@@ -58,8 +95,11 @@ def level_shapes(process: LevelProcess, channels: int) -> dict[str, tuple[int, .
     }
 
 
+Network = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
 def make_denoiser(
-    network: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    network: Network,
     process: LevelProcess,
     conditions: Mapping[str, tf.Tensor],
     without: Mapping[str, tf.Tensor] | None,
@@ -67,6 +107,11 @@ def make_denoiser(
     threshold: str,
     residual_std: Mapping[str, Any],
     shares: Mapping[str, float] | None = None,
+    *,
+    weak: Network | None = None,
+    rescale: Any = None,
+    split: bool = False,
+    known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> Callable[[dict, tf.Tensor], dict]:
     """Make the function that the sampler's loop calls: estimates of the clean data at time t.
 
@@ -74,50 +119,72 @@ def make_denoiser(
         network: function (inputs) -> outputs by level name.
         process: the joint process.
         conditions: conditions of every row.
-        without: the same conditions dropped, or `None` for no guidance.
+        without: conditions to be guided away from, or `None` for no classifier-free guidance.
         guidance_scale: scalar, or `(B,)`.
         threshold: name of the threshold, applied per sample and level.
         residual_std: see `LevelProcess.predictions`.
         shares: how much of the guidance a level gets, by its name: its scale is
             1 + share * (guidance_scale - 1).
+        weak: a weaker network to be guided away from, instead of `without`.
+        rescale: scalar, see `guidance.rescale`; `None` to leave it out.
+        split: compute the two halves of guidance one after the other.
+        known: pictures in [-1, 1] and masks (1 where they are not known) by level name: what is
+            known replaces the estimate.
 
     Returns:
         function (x_t by level name, scalar t) -> x0 by level name.
 
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, on the network's output at
-    every level.
+    every level; Karras et al. 2024 (arXiv 2406.02507), equation 3, for the weaker network.
     """
-    shares = shares or {}
+    shares, known = shares or {}, known or {}
     limit = thresholding.get(threshold)
     schedule: Schedule = process.schedules[process.levels[0]]
     if without is not None:
         conditions, without = match_tokens(conditions, without)
-        # Both halves in one batch, the unconditional one first.
-        conditions = {
-            name: tf.concat([without[name], conditions[name]], axis=0) for name in conditions
-        }
+    # Both halves in one batch, the unconditional one first.
+    together = without is not None and not split
+    if together:
+        both = {name: tf.concat([without[name], conditions[name]], axis=0) for name in conditions}
+
+    def outputs_of(x: dict, t: tf.Tensor) -> tuple[dict | None, dict]:
+        """Outputs to be guided away from, if any, and those of the condition."""
+        time = tf.fill([tf.shape(x[process.levels[0]])[0]], tf.cast(schedule.time(t), tf.float32))
+        inputs = {f"z_{name}": value for name, value in x.items()} | {"time": time}
+        if together:
+            inputs = {name: tf.concat([value, value], axis=0) for name, value in inputs.items()}
+            halves = {
+                name: tf.split(value, 2, axis=0)
+                for name, value in network({**inputs, **both}).items()
+            }
+            return tuple({name: pair[i] for name, pair in halves.items()} for i in (0, 1))
+        outputs = dict(network({**inputs, **conditions}))
+        if weak is not None:
+            return dict(weak({**inputs, **conditions})), outputs
+        if without is None:
+            return None, outputs
+        # One after the other, or both would be in memory at once after all.
+        with tf.control_dependencies(list(outputs.values())):
+            inputs = {name: tf.identity(value) for name, value in inputs.items()}
+        return dict(network({**inputs, **without})), outputs
 
     def denoise(x: dict, t: tf.Tensor) -> dict:
-        rows = tf.shape(x[process.levels[0]])[0]
-        inputs = {f"z_{name}": value for name, value in x.items()}
-        if without is not None:
-            rows = 2 * rows
-            inputs = {name: tf.concat([z, z], axis=0) for name, z in inputs.items()}
-        inputs["time"] = tf.fill([rows], tf.cast(schedule.time(t), tf.float32))
-        outputs = dict(network({**inputs, **conditions}))
-        if without is not None:
-            halves = {name: tf.split(value, 2, axis=0) for name, value in outputs.items()}
-            outputs = {
-                name: guidance.classifier_free(
-                    *pair, 1.0 + shares.get(name, 1.0) * (guidance_scale - 1.0)
-                )
-                for name, pair in halves.items()
+        base, outputs = outputs_of(x, t)
+        if base is not None:
+            scales = {
+                name: 1.0 + shares.get(name, 1.0) * (guidance_scale - 1.0) for name in outputs
             }
+            guided = {
+                name: guidance.classifier_free(base[name], outputs[name], scale)
+                for name, scale in scales.items()
+            }
+            outputs = guided if rescale is None else guidance.rescale(guided, outputs, rescale)
         _, x0 = process.predictions(outputs, x, t, residual_std)
         # Thresholds are about pictures, not about what the process divided them by.
-        return process.divided(
-            {name: limit(value) for name, value in process.multiplied(x0).items()}
-        )
+        pictures = {name: limit(value) for name, value in process.multiplied(x0).items()}
+        for name, (picture, mask) in known.items():
+            pictures[name] = mask * pictures[name] + (1.0 - mask) * picture
+        return process.divided(pictures)
 
     return denoise
 
@@ -126,48 +193,45 @@ def run_steps(
     plan: SamplingPlan,
     process: LevelProcess,
     denoise: Callable[[dict, tf.Tensor], dict],
-    x: Mapping[str, tf.Tensor],
+    state: samplers.State,
     *,
-    seed: Any,
+    seeds: tf.Tensor,
     samples: tf.Tensor,
     steps: Any,
     start: Any,
     stop: Any,
-) -> dict[str, tf.Tensor]:
+) -> samplers.State:
     """Take the steps `start` to `stop` of `steps`; all of them may be tensors.
 
     Args:
         plan: the static choices.
         process: the joint process.
         denoise: from `make_denoiser`.
-        x: `(B, [T,] H, W, C)` by level name at the time of step `start`.
-        seed: integer scalar.
-        samples: `(B,)` int64, keys the noise of every row.
+        state: from `samplers.begin`, or from the steps before.
+        seeds: `(B,)` int64.
+        samples: `(B,)` int64, keys the noise of every row together with its seed.
         steps: number of steps of the whole grid.
         start: first step.
         stop: the step to stop before.
 
     Returns:
-        x after the last step, by level name. Equal whether taken at once or in stretches.
+        The state after the last step. Equal whether taken at once or in stretches.
     """
-    num_steps = process.schedules[process.levels[0]].num_steps
 
     def noise(index, name, x_like):
-        base = randomness.key(seed, "step", index)
         shape = {name: tuple(x_like.shape[1:])}
-        return randomness.normal_per_sample(base, samples, shape)[name]
+        return randomness.normal_per_row(seeds, "step", index, samples, shape)[name]
 
-    x, _ = samplers.run(
+    return samplers.advance(
         samplers.get(plan.sampler, eta=plan.eta),
         denoise,
         process.schedules,
-        samplers.time_grid(plan.grid, steps, num_steps),
-        dict(x),
+        plan.times(process, steps),
+        state,
         noise,
         start,
         stop,
     )
-    return x
 
 
 def to_uint8(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

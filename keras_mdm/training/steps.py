@@ -41,7 +41,8 @@ class StepMixin:
     def _times(
         self, purpose: str, step: Any, samples: tf.Tensor, stratum: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Time index k in 1..N of every sample, and whether it loses its conditions.
+        """Time index k in 1..N of every sample, and whether it loses its conditions, `(B,)`; or
+        each of them, `(B, n)`.
 
         Args:
             purpose: what is drawn for.
@@ -51,13 +52,20 @@ class StepMixin:
                 the last entry; `None` for independent times.
         """
         base = randomness.key(self.seed, purpose, step)
-        uniform = randomness.uniform_per_sample(base, samples, ("time", "condition"))
+        rates = self.cond_dropout
+        names = [f"condition_{name}" for name in rates] if isinstance(rates, Mapping) else []
+        uniform = randomness.uniform_per_sample(base, samples, ("time", *(names or ["condition"])))
         place = uniform["time"]
         if stratum is not None:
             place = stratum[:-1] + stratum[-1] * place
         num_steps = self.process.schedules[self.unet.levels[0]].num_steps
         index = 1 + tf.cast(tf.floor(place * num_steps), tf.int32)
-        return tf.minimum(index, num_steps), uniform["condition"] < self.cond_dropout
+        if isinstance(rates, Mapping):
+            pairs = zip(names, rates.values(), strict=True)
+            dropped = tf.stack([uniform[name] < rate for name, rate in pairs], axis=-1)
+        else:
+            dropped = uniform["condition"] < rates
+        return tf.minimum(index, num_steps), dropped
 
     def draw_noise(
         self, purpose: str, step: Any, samples: tf.Tensor, x0: Mapping[str, tf.Tensor]
@@ -120,6 +128,8 @@ class StepMixin:
         joined = batches.join_conditions(conditions, self.unet.spec)
         index, dropped = tf.concat(index, axis=0), tf.concat(dropped, axis=0)
         if purpose == "train" and condition_names(self.unet.spec) and self.cond_dropout:
+            if isinstance(self.cond_dropout, Mapping):
+                dropped = dict(zip(self.cond_dropout, tf.unstack(dropped, axis=-1), strict=True))
             joined = drop(joined, self._null, dropped)
         names = self.unet.levels
         x0, eps = batches.join_levels(x0, names), batches.join_levels(eps, names)
@@ -183,6 +193,8 @@ class StepMixin:
         # A copy: `tf.cast` to the same type would give the variable, which counts on below.
         step = tf.identity(tf.convert_to_tensor(self.optimizer.iterations))
         drawn = self._drawn("train", step, batch, step)
+        # While tracing: the levels of the groups are known then, and do not change after.
+        self.unet.trained_alone = tuple(drawn)
         normalizer = self.loss_normalizer(tf.concat([g["index"] for g in drawn.values()], axis=0))
         variables = self.unet.trainable_variables
         if isinstance(self.optimizer, Optimizer):

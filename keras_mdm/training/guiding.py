@@ -1,0 +1,129 @@
+"""What `generate` is guided by: scales by level, the times it applies to, a weaker network."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+
+GUIDANCE_SCALE = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """How strongly, where and by what sampling is guided, checked.
+
+    Args:
+        scale: w; 1 for no guidance.
+        shares: how much of it a level gets, by its name; 1 unless given.
+        interval: (lowest, highest) time at which it applies.
+        rescale: share of the conditional output's deviation that the guided one gets.
+        weak: (model, weights) to be guided away from, or `None` for the dropped condition.
+        split: compute the halves one after the other.
+    """
+
+    scale: float
+    shares: Mapping[str, float]
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+    weak: tuple[Any, str] | None = None
+    split: bool = False
+
+    def steps(self, times: np.ndarray) -> tuple[int, int]:
+        """First step that is guided, and the one after the last: those that begin inside of the
+        interval.
+
+        Args:
+            times: (K + 1,), descending.
+        """
+        if self.scale == 1.0:
+            return 0, 0
+        lowest, highest = self.interval
+        # The grid is float32; a bound that is written like one of its times includes it.
+        inside = np.flatnonzero((times[:-1] >= lowest - 1e-6) & (times[:-1] <= highest + 1e-6))
+        return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+
+
+def resolve(
+    model: Any,
+    scale: float | Mapping[str, float] | None,
+    *,
+    interval: Sequence[float] | None,
+    rescale: float,
+    autoguidance: Any,
+    split: bool,
+    conditional: bool,
+) -> Guidance:
+    """Check the guidance that `generate` was asked for; arguments as there."""
+    weak = None if autoguidance is None else _weaker(model, autoguidance)
+    if scale is None:
+        scale = GUIDANCE_SCALE if conditional else 1.0
+        scale = 2.0 if weak else scale
+    shares = model.guidance_shares
+    if isinstance(scale, Mapping):
+        scale, shares = spread(scale, model.unet.levels)
+    scale = checks.real("guidance_scale", scale, minimum=0.0)
+    if not conditional and not weak and scale != 1.0:
+        raise checks.error(
+            "guidance needs a conditional network, or a weaker one to be guided away from",
+            fix="leave guidance_scale out, or pass autoguidance",
+            guidance_scale=scale,
+        )
+    return Guidance(
+        scale=scale,
+        shares=shares,
+        interval=(0.0, 1.0) if interval is None else _interval(interval),
+        rescale=checks.real("guidance_rescale", rescale, minimum=0.0, maximum=1.0),
+        weak=weak,
+        split=bool(split),
+    )
+
+
+def spread(scales: Mapping[str, float], levels: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """Turn scales by level into one scale and every level's share of it."""
+    checks.known_keys("guidance_scale", scales, levels)
+    scales = {
+        level: checks.real(f"guidance_scale[{level!r}]", scales.get(level, 1.0), minimum=0.0)
+        for level in levels
+    }
+    most = max(scales.values(), key=lambda scale: abs(scale - 1.0))
+    if most == 1.0:
+        return 1.0, {}
+    return most, {level: (scale - 1.0) / (most - 1.0) for level, scale in scales.items()}
+
+
+def _interval(interval: Sequence[float]) -> tuple[float, float]:
+    if len(interval) != 2 or not interval[0] <= interval[1]:
+        raise checks.error(
+            "`guidance_interval` must be (lowest, highest) time",
+            fix="pass for example (0.2, 0.8), 0 being clean and 1 noise",
+            guidance_interval=interval,
+        )
+    low, high = (checks.real("guidance_interval", t, minimum=0.0, maximum=1.0) for t in interval)
+    return low, high
+
+
+def _weaker(model: Any, autoguidance: Any) -> tuple[Any, str]:
+    """(model, weights) of a weaker network whose outputs can be compared with the model's."""
+    if isinstance(autoguidance, str):
+        model.network(autoguidance)  # raises for a name that is not known
+        return model, autoguidance
+    unet, process = getattr(autoguidance, "unet", None), getattr(autoguidance, "process", None)
+    if unet is None or process is None:
+        raise checks.error(
+            "`autoguidance` must be the name of weaker weights, or a weaker model",
+            fix='pass for example "ema_0.05", or a model loaded from an earlier checkpoint',
+            autoguidance=type(autoguidance).__name__,
+        )
+    mine, other = model.comparable(), autoguidance.comparable()
+    different = [name for name in mine if mine[name] != other[name]]
+    if different:
+        raise checks.error(
+            "the weaker model must predict the same quantities from the same inputs",
+            fix="use an earlier checkpoint of the same training, or a smaller network trained "
+            "with the same process and conditions",
+            **{name: (mine[name], other[name]) for name in different},
+        )
+    return autoguidance, "ema"

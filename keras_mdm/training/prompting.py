@@ -1,0 +1,209 @@
+"""From prompts, labels and tensors to the conditions of every picture."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names
+
+Arrays = dict[str, np.ndarray]
+
+
+class PromptMixin:
+    """The text encoder of a `MatryoshkaDiffusion`, and the conditions that `generate` is given;
+    needs its `unet` and `null_condition`."""
+
+    @property
+    def text_encoder(self) -> Any:
+        """The text encoder, or `None`; assign one to use prompts after loading a model."""
+        return self.__dict__.get("_encoder")
+
+    @text_encoder.setter
+    def text_encoder(self, encoder: Any) -> None:
+        spec = self.unet.spec
+        wanted = {"width": spec.text_width, "pooled_width": spec.pooled_width}
+        wanted = {name: value for name, value in wanted.items() if value}
+        found = {name: getattr(encoder, name, None) for name in wanted}
+        if encoder is not None and found != wanted:
+            raise checks.error(
+                "the text encoder must have the widths of the network's text, "
+                + ", ".join(f"{name} {value}" for name, value in wanted.items()),
+                fix="use the encoder that the network was built for",
+                **found,
+            )
+        if encoder is not None and self._encoder_identity is None:
+            self._encoder_identity = getattr(encoder, "identity", None)
+            if "text" in self._null and not np.any(self._null["text"]):
+                warnings.warn(
+                    "the model was made without a text encoder: guidance compares with a token of "
+                    "zeros, not with the empty prompt. Pass text_encoder when making the model",
+                    stacklevel=2,
+                )
+        # Past Keras' tracking: the encoder is never a part of the model or of its file.
+        self.__dict__["_encoder"] = encoder
+
+    @property
+    def text_encoder_identity(self) -> dict[str, Any] | None:
+        """Identity of the encoder that the model was made with, or was given first."""
+        return self._encoder_identity
+
+    def conditions_for(
+        self,
+        prompts: Any,
+        labels: Any = None,
+        num_images: int | None = None,
+        micro: Mapping[str, Any] | None = None,
+    ) -> tuple[int, Arrays]:
+        """Number of pictures, and the conditions of all of them as arrays.
+
+        Arguments as in `generate`.
+
+        Raises:
+            ValueError: if they do not fit each other or the network.
+        """
+        names = condition_names(self.unet.spec)
+        given = {"prompts": prompts, "labels": labels, "num_images": num_images}
+        conditions = self._given_conditions(prompts)
+        labels = conditions.get("label") if labels is None else labels
+        if labels is not None:
+            conditions["label"] = self._check_labels(labels)
+        for name, value in conditions.items():
+            if np.ndim(value) == 0:
+                raise checks.error(
+                    f"`{name}` must have one entry per picture",
+                    fix="pass an array whose first axis counts the pictures",
+                    **{name: value},
+                )
+        counts = {name: len(value) for name, value in conditions.items()}
+        if num_images is not None:
+            counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            raise checks.error(
+                "the conditions must be given for one number of pictures, at least one",
+                fix="pass prompts, labels or num_images",
+                counts=counts or given,
+            )
+        count = next(iter(counts.values()))
+        conditions |= self._micro(micro, count, conditions)
+        if "label" in names and "label" not in conditions:
+            conditions["label"] = np.full(count, NO_CLASS, "int32")
+        for name, value in self.null_condition.items():
+            # Without a prompt; a mask without its text is an error that `cast_conditions` names.
+            if name not in conditions and not (name == "text_mask" and "text" in conditions):
+                conditions[name] = np.repeat(np.asarray(value)[None], count, axis=0)
+        cast_conditions({k: tf.convert_to_tensor(v) for k, v in conditions.items()}, self.unet.spec)
+        return count, conditions
+
+    def negative_conditions(self, negative: Any, count: int, conditions: Arrays) -> Arrays:
+        """Conditions that guidance leads away from, for every picture.
+
+        Args:
+            negative: a text for all pictures, one per picture, or a dict as for `prompts`.
+            count: number of pictures.
+            conditions: their own conditions; what `negative` leaves out becomes "none", but
+                micro-conditions stay.
+        """
+        if isinstance(negative, str):
+            negative = [negative] * count
+        found = self._given_conditions(negative, "negative_prompts")
+        if "label" in found:
+            found["label"] = self._check_labels(found["label"])
+        rows = {name: len(value) for name, value in found.items()}
+        if any(number != count for number in rows.values()):
+            raise checks.error(
+                "`negative_prompts` must be one text for all pictures or one per prompt",
+                fix=f"pass {count} of them, or a single string",
+                negative_prompts=rows,
+            )
+        _, found = self.conditions_for(found, num_images=count)
+        return {name: found.get(name, value) for name, value in conditions.items()} | found
+
+    def _given_conditions(self, prompts: Any, argument: str = "prompts") -> Arrays:
+        """What the caller gave, texts encoded."""
+        names = condition_names(self.unet.spec)
+        if isinstance(prompts, str):
+            raise checks.error(
+                f"`{argument}` must be a list of texts",
+                fix=f"pass [{prompts!r}]",
+                **{argument: prompts},
+            )
+        if isinstance(prompts, Mapping):
+            checks.known_keys(argument, prompts, (*names, "prompts"))
+            tensors = {k: np.asarray(v) for k, v in prompts.items() if k != "prompts"}
+            texts = prompts.get("prompts")
+            return tensors | (self._encode(texts, argument) if texts is not None else {})
+        return self._encode(prompts, argument) if prompts is not None else {}
+
+    def _encode(self, prompts: Sequence[str], argument: str = "prompts") -> Arrays:
+        names = condition_names(self.unet.spec)
+        if "text" not in names and "pooled" not in names:
+            raise checks.error(
+                "prompts need a network with text",
+                fix="pass labels or num_images",
+                **{argument: prompts},
+            )
+        prompts = list(prompts) if isinstance(prompts, Iterable) else prompts
+        texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
+        if not texts or not prompts:
+            raise checks.error(
+                f"`{argument}` must be a non-empty list of texts",
+                fix='pass for example ["a red apple"]',
+                **{argument: prompts},
+            )
+        if self.text_encoder is None:
+            self.text_encoder = self._restore_encoder()
+        found = {}
+        if "text" in names:
+            found = dict(zip(("text", "text_mask"), self.text_encoder.encode(prompts), strict=True))
+        if "pooled" in names:
+            found["pooled"] = self.text_encoder.pool(prompts)
+        return found
+
+    def _micro(self, micro: Mapping[str, Any] | None, count: int, conditions: Arrays) -> Arrays:
+        known = self.unet.spec.micro_conditions
+        checks.known_keys("micro", micro or {}, known)
+        found = {}
+        for name, value in (micro or {}).items():
+            value = np.asarray(value, "float32")
+            if value.shape not in ((), (count,)) or name in conditions:
+                raise checks.error(
+                    f"the micro-condition {name!r} must be given once, as a number or one per "
+                    "picture",
+                    fix=f"pass a number or {count} of them",
+                    shape=value.shape,
+                )
+            found[name] = np.broadcast_to(value, (count,)).copy()
+        return found
+
+    def _check_labels(self, labels: Any) -> np.ndarray:
+        classes = self.unet.spec.num_classes
+        if classes is None:
+            raise checks.error(
+                "labels need a class-conditional network", fix="pass prompts", labels=labels
+            )
+        labels = np.asarray(labels)
+        fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
+            raise checks.error(
+                f"`labels` must be integers from -1 to {classes - 1}",
+                fix="pass one class for every picture",
+                labels=labels.tolist(),
+            )
+        return labels.astype("int32")
+
+    def _restore_encoder(self) -> Any:
+        """The encoder whose identity the model was saved with, if it is cached."""
+        from keras_mdm import text  # only prompts need it
+
+        if self._encoder_identity is None:
+            raise checks.error(
+                "prompts need a text encoder, and this model was made without one",
+                fix="pass text_encoder when making the model (keras-mdm import: "
+                "--text-encoder DIR), or prompts as {'text': ..., 'text_mask': ...}",
+                text_encoder=None,
+            )
+        return text.from_identity(self._encoder_identity)

@@ -1,0 +1,307 @@
+"""The network as a sampler sees it, and the traced steps; one graph per plan, kept."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.diffusion import samplers
+from keras_mdm.models import cut
+from keras_mdm.models.recompute import no_recompute
+from keras_mdm.training import checkpoints
+from keras_mdm.training.conditions import cast_conditions, unconditional
+from keras_mdm.training.guiding import Guidance
+from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.sampling import (
+    SamplingPlan,
+    make_denoiser,
+    noisy_start,
+    run_steps,
+    start_noise,
+)
+
+# The steps between two updates of the progress bar are at most this share of all steps.
+STRETCHES = 25
+
+
+class SamplingMixin:
+    """Traced sampling of a `MatryoshkaDiffusion`; needs its `unet`, `process`, `ema`,
+    `residual_std` and `null_condition`."""
+
+    def network(
+        self, weights: str = "ema", stop_at: str | None = None
+    ) -> Callable[[Mapping[str, Any]], dict]:
+        """Return the network as a function, with averaged or raw weights.
+
+        Nothing is swapped: the averages are used for the time of the call.
+
+        Args:
+            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
+            stop_at: the highest level that is computed; all unless given.
+
+        Returns:
+            function (inputs) -> outputs by level name, without training behaviour.
+
+        Raises:
+            ValueError: if the model has no such weights or level.
+        """
+        unet = self._inner_unet(stop_at)
+
+        def infer(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+            with no_recompute():
+                return self.bounded(unet(inputs, training=False))
+
+        if self._known_weights(weights) == "raw":
+            return infer
+        ema = self.ema if weights == "ema" else self.power_emas[weights]
+
+        def averaged(inputs):
+            pairs = zip(ema.variables, ema.averages, strict=True)
+            mapping = [(variable, average.value) for variable, average in pairs]
+            # Nothing is made in here, so nothing has to be filled when it ends.
+            with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
+                return infer(inputs)
+
+        return averaged
+
+    def _inner_unet(self, stop_at: str | None) -> Any:
+        """The network without the levels above `stop_at`; kept, past Keras' tracking."""
+        if stop_at is None or stop_at == self.unet.levels[-1]:
+            return self.unet
+        known = self.__dict__.setdefault("_inner_unets", {})
+        if stop_at not in known:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `generate` warns in its own words
+                known[stop_at] = cut(self.unet, stop_at)
+        return known[stop_at]
+
+    def _known_weights(self, weights: Any) -> str:
+        return checks.one_of("weights", weights, ("ema", "raw", *self.power_emas))
+
+    def set_average(self, arrays: Mapping[str, Any]) -> None:
+        """Replace the averaged weights, for example by what `power_ema.reconstruct` returned.
+
+        Args:
+            arrays: {variable path: array} of all trainable variables of the network.
+
+        Raises:
+            ValueError: naming all paths that are missing or unexpected and all shapes that differ.
+        """
+        averages = {v.path: a for v, a in zip(self.ema.variables, self.ema.averages, strict=True)}
+        checkpoints.assign(averages, arrays, what="averages")
+
+    def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
+        limit = self.output_limit
+        if not limit:
+            return outputs
+        return {
+            name: limit * tf.tanh(tf.cast(value, tf.float32) / limit)
+            for name, value in outputs.items()
+        }
+
+    def _process_of(self, plan: SamplingPlan) -> LevelProcess:
+        return self.process.up_to(plan.stop_at) if plan.stop_at else self.process
+
+    def _begin(
+        self, plan: SamplingPlan, process: LevelProcess, rows: dict, steps: int, first: int
+    ) -> samplers.State:
+        """State before step `first`."""
+        start, _ = self._sampling_functions(plan)
+        times = plan.times(process, steps)
+        given = rows["seeds"], rows["samples"], rows["noise"], rows["init"]
+        return _call(start, *given, times[first])
+
+    def _stretches(
+        self,
+        plan: SamplingPlan,
+        guidance: Guidance,
+        rows: dict,
+        state: samplers.State,
+        steps: int,
+        first: int,
+        marks: np.ndarray,
+        *,
+        each: bool,
+    ) -> Iterator[tuple[int, int, samplers.State]]:
+        """Take the steps from `first` on; yields (first step, step after the last, state)."""
+        stretch = 1 if each else max(1, steps // STRETCHES)
+        guided = guidance.steps(plan.times(self._process_of(plan), steps).numpy())
+        ends = {*range(first + stretch, steps, stretch), *marks.tolist(), *guided, steps}
+        begin = first
+        for end in sorted(mark for mark in ends if first < mark <= steps):
+            # Steps outside of the interval run in a graph without the other half of guidance.
+            inside = guided[0] <= begin < guided[1]
+            active = plan if inside else dataclasses.replace(plan, guided=False)
+            _, run = self._sampling_functions(active)
+            state = _call(
+                run,
+                state,
+                rows["conditions"],
+                rows["without"] if active.guided else {},
+                rows["known"],
+                tf.constant(guidance.scale, tf.float32),
+                tf.constant(guidance.rescale, tf.float32),
+                rows["seeds"],
+                rows["samples"],
+                *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
+            )
+            yield begin, end, state
+            begin = end
+
+    def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:
+        """Traced functions of a plan: the start, and a stretch of steps. Kept."""
+        known = self.__dict__.setdefault("_sampling_cache", {})
+        if not plan.guided:
+            # What only matters to guidance does not make another graph.
+            plan = dataclasses.replace(plan, shares=(), rescaled=False, split=False, weak=None)
+        if plan not in known:
+            channels, process = self.unet.spec.in_channels, self._process_of(plan)
+
+            @tf.function(reduce_retracing=True, autograph=False)
+            def start(seeds, samples, noise, init, t):
+                x = dict(noise) or start_noise(process, channels, seeds, samples)
+                x = noisy_start(process, init, x, t) if init else x
+                return samplers.begin(samplers.get(plan.sampler, eta=plan.eta), x)
+
+            @tf.function(reduce_retracing=True, autograph=False)
+            def run(state, conditions, without, known, scale, rescale, seeds, samples, *bounds):
+                return self.sample_stretch(
+                    plan,
+                    state,
+                    conditions,
+                    scale,
+                    seeds,
+                    samples,
+                    *bounds,
+                    without=without,
+                    known=known,
+                    rescale=rescale,
+                )
+
+            known[plan] = (start, run)
+        return known[plan]
+
+    def sample_stretch(
+        self,
+        plan: SamplingPlan,
+        state: samplers.State,
+        conditions: Mapping[str, tf.Tensor],
+        guidance_scale: tf.Tensor,
+        seeds: tf.Tensor,
+        samples: tf.Tensor,
+        steps: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+        *,
+        without: Mapping[str, tf.Tensor] | None = None,
+        known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
+        rescale: tf.Tensor | None = None,
+    ) -> samplers.State:
+        """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
+
+        Args:
+            plan: the static choices.
+            state: from `samplers.begin`, or from the steps before.
+            conditions: conditions of every row.
+            guidance_scale: scalar float32.
+            seeds: `(B,)` int64, as are `samples`.
+            samples: see `seeds`.
+            steps: scalar int32, as are `start` and `stop`.
+            start: see `steps`.
+            stop: see `steps`.
+            without: conditions to be guided away from; the dropped condition unless given.
+            known: see `make_denoiser`.
+            rescale: scalar float32, used if the plan says so.
+
+        Returns:
+            The state at the end.
+        """
+        spec, process = self.unet.spec, self._process_of(plan)
+        conditions = cast_conditions(conditions, spec)
+        weak, away = None, None
+        if plan.guided and plan.weak:
+            model, weights = plan.weak
+            weak = model.network(weights, plan.stop_at)
+        elif plan.guided:
+            away = (
+                cast_conditions(without, spec)
+                if without
+                else unconditional(conditions, self.null_condition)
+            )
+        inner = {k: v for k, v in conditions.items() if self._takes(plan, k)}
+        denoise = make_denoiser(
+            self.network(plan.weights, plan.stop_at),
+            process,
+            inner,
+            None if away is None else {k: v for k, v in away.items() if k in inner},
+            guidance_scale,
+            plan.threshold,
+            self.residual_std,
+            dict(plan.shares),
+            weak=weak,
+            rescale=rescale if plan.rescaled else None,
+            split=plan.split,
+            known=known,
+        )
+        return run_steps(
+            plan,
+            process,
+            denoise,
+            state,
+            seeds=seeds,
+            samples=samples,
+            steps=steps,
+            start=start,
+            stop=stop,
+        )
+
+    def _takes(self, plan: SamplingPlan, condition: str) -> bool:
+        """Whether the network of a plan has an input of that name: micro-conditions belong to
+        levels."""
+        return condition in self._inner_unet(plan.stop_at).input_names
+
+    def comparable(self) -> dict[str, Any]:
+        """What two models must share for their outputs to be compared, as plain values."""
+        spec, process = self.unet.spec, self.process
+        return {
+            "levels": self.unet.levels,
+            "conditions": (spec.num_classes, spec.text_width, spec.pooled_width),
+            "micro_conditions": spec.micro_conditions,
+            "schedules": {k: v.get_config() for k, v in process.schedules.items()},
+            "prediction": process.prediction,
+            "signal_scale": dict(process.signal_scale),
+            "residual_std": {k: round(float(v), 4) for k, v in self.residual_std.items()},
+        }
+
+
+def _call(function: Any, *args: Any) -> Any:
+    """Call a traced function, tracing it for any number of rows and of text tokens at once."""
+    function.get_concrete_function(*_relaxed(args))
+    return function(*args)
+
+
+def _relaxed(args: Any) -> Any:
+    """Specs of tensors whose rows are open, and whose tokens are."""
+
+    def spec(path: tuple, value: tf.Tensor) -> tf.TensorSpec:
+        shape = value.shape.as_list()
+        if shape:
+            shape[0] = None
+        if path and path[-1] in ("text", "text_mask"):
+            shape[1] = None
+        return tf.TensorSpec(shape, value.dtype)
+
+    def walk(value: Any, path: tuple) -> Any:
+        if isinstance(value, Mapping):
+            return {key: walk(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(walk(item, path) for item in value)
+        return spec(path, value)
+
+    return walk(args, ())

@@ -1,0 +1,223 @@
+"""What `generate` starts from: seeds, noise, pictures to change, masks, levels that are held."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.diffusion import LevelShape, build_pyramid, downsample
+from keras_mdm.training.level_process import LevelProcess
+
+# How much of the way is gone again when a picture is changed without a mask.
+STRENGTH = 0.7
+
+
+def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seed of every picture, and its place among the pictures of that seed.
+
+    Args:
+        seed: one number, under which the pictures are counted; or one per picture, each of which
+            gives what that number alone gives for a single picture.
+        count: number of pictures.
+
+    Returns:
+        Two arrays (count,) int64.
+
+    Raises:
+        ValueError: if a seed is not an integer >= 0, or there are not as many as pictures.
+    """
+    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+        return np.full(count, checks.seed(seed), "int64"), np.arange(count, dtype="int64")
+    seeds = [checks.seed(value) for value in seed]
+    if len(seeds) != count:
+        raise checks.error(
+            f"`seed` must be a number or one number for each of the {count} pictures",
+            fix=f"pass {count} seeds",
+            seed=seeds,
+        )
+    return np.asarray(seeds, "int64"), np.zeros(count, "int64")
+
+
+def check_noise(
+    noise: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int
+) -> dict[str, np.ndarray]:
+    """Return the noise to start from, checked against the levels and the number of pictures."""
+    checks.known_keys("noise", noise, shapes)
+    checks.required_keys("noise", noise, shapes)
+    found = {name: np.asarray(noise[name], "float32") for name in shapes}
+    for name, value in found.items():
+        if value.shape != (count, *shapes[name]):
+            raise checks.error(
+                f"`noise[{name!r}]` must have the shape {(count, *shapes[name])}",
+                fix="use noise_for or noise_between of the model",
+                shape=value.shape,
+            )
+    return found
+
+
+def spherical(first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Points on the arc between two tensors of noise, which have the length of noise throughout.
+
+    Args:
+        first: (...), at weight 0.
+        second: (...), at weight 1.
+        weight: (B,) in [0, 1].
+
+    Returns:
+        (B, ...).
+
+    Reference: Song et al., arXiv 2010.02502, appendix D.5.
+    """
+    cosine = tf.reduce_sum(first * second) / (tf.norm(first) * tf.norm(second))
+    angle = tf.acos(tf.clip_by_value(cosine, -1.0, 1.0))
+    weight = tf.reshape(weight, (-1, *(1 for _ in first.shape)))
+    # For (anti)parallel tensors, which noise never is, the arc is not defined: the chord.
+    sine = tf.sin(angle)
+    near = sine < 1e-6
+    safe = tf.where(near, 1.0, sine)
+    left = tf.where(near, 1.0 - weight, tf.sin((1.0 - weight) * angle) / safe)
+    right = tf.where(near, weight, tf.sin(weight * angle) / safe)
+    return left * first + right * second
+
+
+def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count: int) -> tf.Tensor:
+    """Pictures or clips of one level in [-1, 1], one per row.
+
+    Args:
+        name: name of the argument, for errors.
+        images: `(B, H, W, C)`, or one `(H, W, C)` for all rows; with a time axis for clips; uint8
+            or float in [-1, 1]. Other sizes are resized.
+        shape: the level.
+        channels: C.
+        count: B.
+
+    Returns:
+        `(count, [T,] H, W, C)` float32.
+
+    Raises:
+        ValueError: if the pictures do not have the form of the level.
+    """
+    images = np.asarray(images)
+    rank = 4 if shape.frames is None else 5
+    single = images.ndim == rank - 1
+    whole = images[None] if single else images
+    frames = () if shape.frames is None else (shape.frames,)
+    fits = whole.ndim == rank and whole.shape[-1] == channels and whole.shape[1:-3] == frames
+    if not fits or len(whole) not in (1, count) or not whole.size:
+        form = ", ".join(map(str, (*frames, "H", "W", channels)))
+        raise checks.error(
+            f"`{name}` must have the shape ({form}), or ({count}, {form})",
+            fix="pass one for all pictures or one for each",
+            shape=images.shape,
+        )
+    height, width = whole.shape[-3:-1]
+    if height != width:
+        raise checks.error(
+            f"`{name}` must have the aspect of the model, 1:1",
+            fix="crop it to a square, or put it on a square canvas",
+            shape=images.shape,
+        )
+    if whole.dtype == np.uint8:
+        whole = whole.astype("float32") / 127.5 - 1.0
+    elif not np.issubdtype(whole.dtype, np.floating) or not np.all(np.abs(whole) <= 1.0 + 1e-6):
+        raise checks.error(
+            f"`{name}` must be uint8, or float in [-1, 1]",
+            fix="convert it",
+            dtype=str(whole.dtype),
+            largest=float(np.max(np.abs(whole))),
+        )
+    whole = tf.convert_to_tensor(whole, tf.float32)
+    if height != shape.size:
+        flat = tf.reshape(whole, (-1, height, width, channels))
+        flat = tf.image.resize(flat, (shape.size, shape.size), "bicubic", antialias=True)
+        flat = tf.clip_by_value(flat, -1.0, 1.0)
+        whole = tf.reshape(flat, (-1, *frames, shape.size, shape.size, channels))
+    return tf.repeat(whole, count // len(whole), axis=0)
+
+
+def init_levels(
+    images: Any, process: LevelProcess, channels: int, count: int, kind: str, name: str
+) -> dict[str, tf.Tensor]:
+    """Pictures of the highest level, in [-1, 1], with those of all levels below."""
+    top = as_pictures(name, images, process.shapes[-1], channels, count)
+    return build_pyramid(top, process.shapes, kind)
+
+
+def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Tensor]:
+    """Masks of all levels, 1 where a pixel is drawn anew.
+
+    A pixel of a lower level is drawn anew if any of its pixels above is: it shows a part of them.
+
+    Args:
+        mask: `(H, W)`, `(B, H, W)` or `(B, H, W, 1)` of the highest level, with a time axis before
+            H for clips; bool, or numbers that are 0 where the picture is kept.
+        process: the joint process.
+        count: B.
+
+    Returns:
+        `(B, [T,] h, w, 1)` of 0/1 float32 by level name.
+
+    Raises:
+        ValueError: if the shape does not fit, or nothing or everything is kept.
+    """
+    top = process.shapes[-1]
+    given = np.asarray(mask)
+    frames = () if top.frames is None else (top.frames,)
+    form = (*frames, top.size, top.size)
+    whole = given[..., 0] if given.ndim == len(form) + 2 and given.shape[-1] == 1 else given
+    whole = whole[None] if whole.ndim == len(form) else whole
+    if whole.shape[1:] != form or len(whole) not in (1, count):
+        raise checks.error(
+            f"`mask` must have the shape {form}, or {(count, *form)}",
+            fix="make it in the size of the highest level that is drawn",
+            shape=given.shape,
+        )
+    whole = (whole != 0).astype("float32")
+    if whole.all() or not whole.any():
+        raise checks.error(
+            "`mask` must keep some pixels and have some drawn anew",
+            fix="pass 1 where the picture is to be drawn anew, 0 where it is kept",
+            share=float(whole.mean()),
+        )
+    level, found = tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0), {}
+    found[top.name] = level
+    for lower in process.shapes[-2::-1]:
+        # An average is 0 only where all its parts are.
+        kept = downsample(found[top.name], top, lower, "area")
+        found[lower.name] = tf.cast(kept > 0.0, tf.float32)
+    return {shape.name: found[shape.name] for shape in process.shapes}
+
+
+def held_levels(
+    hold: Mapping[str, Any], process: LevelProcess, channels: int, count: int, kind: str
+) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+    """Pictures that lower levels are held to, with masks of zeros.
+
+    Args:
+        hold: pictures by level name; levels below the highest of them follow from it.
+        process: the joint process.
+        channels: C.
+        count: number of pictures.
+        kind: how the data of lower levels is made.
+
+    Raises:
+        ValueError: if a level is unknown, or the highest one is held.
+    """
+    levels = process.levels
+    checks.known_keys("hold", hold, levels)
+    if not hold or levels[-1] in hold:
+        raise checks.error(
+            "`hold` must name levels below the highest one that is drawn",
+            fix=f"pass pictures of one of {list(levels[:-1])}",
+            hold=sorted(hold),
+        )
+    highest = max(hold, key=levels.index)
+    found = init_levels(
+        hold[highest], process.up_to(highest), channels, count, kind, f"hold[{highest!r}]"
+    )
+    for name in set(hold) - {highest}:
+        shape = process.shapes[levels.index(name)]
+        found[name] = as_pictures(f"hold[{name!r}]", hold[name], shape, channels, count)
+    return {name: (picture, tf.zeros_like(picture[..., :1])) for name, picture in found.items()}
