@@ -91,12 +91,16 @@ class PromptMixin:
         conditions |= self._micro(micro, count, conditions)
         if "label" in names and "label" not in conditions:
             conditions["label"] = np.full(count, NO_CLASS, "int32")
-        for name, value in self.null_condition.items():
-            # Without a prompt; a mask without its text is an error that `cast_conditions` names.
-            if name not in conditions and not (name == "text_mask" and "text" in conditions):
-                conditions[name] = np.repeat(np.asarray(value)[None], count, axis=0)
-        cast_conditions({k: tf.convert_to_tensor(v) for k, v in conditions.items()}, self.unet.spec)
-        return count, conditions
+        missing = {"text": ("text", "text_mask"), "pooled": ("pooled",)}
+        for name, values in missing.items():
+            if name in names and name not in conditions:
+                for null in values:
+                    row = np.asarray(self.null_condition[null])
+                    conditions[null] = np.repeat(row[None], count, axis=0)
+        given = {k: tf.convert_to_tensor(v) for k, v in conditions.items()}
+        # Always in the dtypes of the network: others would trace another graph.
+        cast = cast_conditions(given, self.unet.spec)
+        return count, {name: value.numpy() for name, value in cast.items()}
 
     def negative_conditions(self, negative: Any, count: int, conditions: Arrays) -> Arrays:
         """Conditions that guidance leads away from, for every picture.

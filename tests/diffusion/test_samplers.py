@@ -253,7 +253,7 @@ def test_samples_of_a_gaussian_have_its_mean_and_variance(name):
 def test_samples_of_correlated_pixels_have_their_covariance(name):
     mean = np.array([0.3, -0.4])
     covariance = np.array([[0.30, 0.21], [0.21, 0.25]])
-    size = 100_000
+    size = 50_000
     x = {"1": tf.random.stateless_normal((size, 2), (5, 6), dtype="float64")}
 
     def denoise(x, t):
@@ -262,7 +262,7 @@ def test_samples_of_correlated_pixels_have_their_covariance(name):
         gain = alpha * tf.matmul(covariance, tf.linalg.inv(total))
         return {"1": mean + tf.matmul(x["1"] - alpha * mean, gain, transpose_b=True)}
 
-    grid = time_grid("uniform", 150)
+    grid = time_grid("uniform", 400 if name == "ddpm" else 100)  # of first order or second
     sample = samplers.run(SAMPLERS[name], denoise, {"1": COSINE}, grid, x, counted_noise)[0]["1"]
     np.testing.assert_allclose(np.mean(sample, axis=0), mean, rtol=0, atol=0.012)
     np.testing.assert_allclose(np.cov(np.array(sample).T), covariance, rtol=0, atol=0.012)

@@ -35,7 +35,8 @@ def test_grids_descend_to_zero_and_take_a_tensor(kind):
     for steps in (1, 2, 7, 50, 999, 1000):
         grid = np.array(time_grid(kind, steps))
         assert grid.shape == (steps + 1,) and grid.dtype == "float32"
-        assert grid[-1] == 0.0 and 0.9 < grid[0] <= 1.0 and np.all(np.diff(grid) < 0.0)
+        assert grid[-1] == 0.0 and grid[0] <= 1.0 and np.all(np.diff(grid) < 0.0)
+        assert grid[0] > 0.95 or steps < 50
         np.testing.assert_allclose(traced(steps), grid, rtol=0, atol=1e-7)
 
 

@@ -82,6 +82,11 @@ CASES = {
         {"width": 32, "default": 0.5, "clamp": True, "seed": 5},
         {"value": (2,)},
     ),
+    "PooledTextEmbedding": (
+        layers.PooledTextEmbedding,
+        {"width": 64, "seed": 5},
+        {"pooled": (2, 24)},
+    ),
     "ClassEmbedding": (
         layers.ClassEmbedding,
         {"num_classes": 4, "width": 32, "seed": 5},
@@ -191,7 +196,13 @@ CASES = {
         {"skips": CLIP_SKIPS, "inner_features": (2, 4, 4, 64), "time_embedding": EMBEDDING},
     ),
 }
-EMBEDDINGS = ("TimeEmbedding", "MicroConditioning", "ClassEmbedding", "LevelEmbedding")
+EMBEDDINGS = (
+    "TimeEmbedding",
+    "MicroConditioning",
+    "ClassEmbedding",
+    "LevelEmbedding",
+    "PooledTextEmbedding",
+)
 each_case = pytest.mark.parametrize("name", CASES)
 
 
