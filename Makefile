@@ -20,7 +20,7 @@ lint: install
 
 # Third-party drawings and weights, pinned by sha256; fetched once into the user's cache.
 assets: install
-	$(BIN)/keras-mdm assets fetch emoji minilm
+	$(BIN)/keras-mdm assets fetch emoji minilm efficientnet-lite0
 
 install: $(INSTALLED)
 

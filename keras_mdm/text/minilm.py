@@ -2,9 +2,7 @@
 
 import os
 import threading
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.assets import asset
 from keras_mdm.assets import path as asset_path
-from keras_mdm.text.encoders import check_texts
+from keras_mdm.text.encoders import check_texts, in_own_thread, warn_of_cuts
 
 # Token states are multiplied by this, so that over the tokens of the 1,918 Twemoji captions their
 # standard deviation is 1. Cross-attention trains better on states of unit scale.
@@ -137,7 +135,7 @@ class MiniLM:
             tokenizer.no_padding()
             tokenizer.no_truncation()
             self._tokenizer = tokenizer
-            self._network = _in_own_thread(
+            self._network = in_own_thread(
                 lambda: keras_hub.models.BertBackbone.from_preset(directory, dtype="float32")
             )
 
@@ -151,15 +149,9 @@ class MiniLM:
             kept = encoding.ids[:room]
             if len(encoding.ids) > room:
                 begin = encoding.offsets[room][0]
-                cut.append(f"{text[:begin].rstrip()!r} lost {text[begin:]!r}")
+                cut.append((text[:begin], text[begin:]))
             ids[row, : len(kept) + 2] = [_CLS, *kept, _SEP]
-        if cut:
-            more = f", and {len(cut) - 3} more" if len(cut) > 3 else ""
-            warnings.warn(
-                f"{len(cut)} of {len(texts)} prompts are longer than {self.length} tokens and were "
-                f"cut: {'; '.join(cut[:3])}{more}. Pass a larger `length` to keep all words.",
-                stacklevel=3,
-            )
+        warn_of_cuts(cut, len(texts), self.length)
         return ids
 
     def _forward(self, ids: np.ndarray) -> np.ndarray:
@@ -172,15 +164,5 @@ class MiniLM:
             "padding_mask": (padded != _PAD).astype(np.int32),
             "segment_ids": np.zeros_like(padded),
         }
-        outputs = _in_own_thread(lambda: self._network.predict_on_batch(inputs))
+        outputs = in_own_thread(lambda: self._network.predict_on_batch(inputs))
         return outputs["sequence_output"][: len(ids)]
-
-
-def _in_own_thread(work: Callable[[], Any]) -> Any:
-    """Run `work` where none of the caller's Keras and TensorFlow context reaches.
-
-    Both keep strategies, dtype policies, scopes and name counters per thread. In a fresh one the
-    encoder's variables are neither mirrored nor does building them renumber the caller's layers.
-    """
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(work).result()

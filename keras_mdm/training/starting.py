@@ -12,6 +12,8 @@ from keras_mdm.training.level_process import LevelProcess
 
 # How much of the way is gone again when a picture is changed without a mask.
 STRENGTH = 0.7
+# Data with another number of channels are codes, which have no range.
+PICTURE_CHANNELS = 3
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +123,9 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
         )
     if whole.dtype == np.uint8:
         whole = whole.astype("float32") / 127.5 - 1.0
-    elif not np.issubdtype(whole.dtype, np.floating) or not np.all(np.abs(whole) <= 1.0 + 1e-6):
+    elif not np.issubdtype(whole.dtype, np.floating) or (
+        channels == PICTURE_CHANNELS and not np.all(np.abs(whole) <= 1.0 + 1e-6)
+    ):
         raise checks.error(
             f"`{name}` must be uint8, or float in [-1, 1]",
             fix="convert it",
@@ -132,7 +136,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
     if height != shape.size:
         flat = tf.reshape(whole, (-1, height, width, channels))
         flat = tf.image.resize(flat, (shape.size, shape.size), "bicubic", antialias=True)
-        flat = tf.clip_by_value(flat, -1.0, 1.0)
+        flat = tf.clip_by_value(flat, tf.reduce_min(whole), tf.reduce_max(whole))
         whole = tf.reshape(flat, (-1, *frames, shape.size, shape.size, channels))
     return tf.repeat(whole, count // len(whole), axis=0)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from keras_mdm import training
 from keras_mdm.cli import main as cli
 from keras_mdm.cli import sample
+from keras_mdm.diffusion import samplers, time_grids
 from keras_mdm.models import LevelSpec, build_nested_unet
 
 TINY = LevelSpec(8, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)
@@ -151,6 +152,32 @@ def test_sample_writes_what_generate_draws(class_file, class_model, tmp_path, ca
     np.testing.assert_array_equal(grid[:16, :16], expected["8"][0].repeat(2, 0).repeat(2, 1))
 
 
+def test_sample_knows_samplers_previews_and_pictures_to_change(class_file, class_model, tmp_path):
+    assert sample.SAMPLERS == samplers.NAMES and sample.GRIDS == time_grids.GRIDS
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype("uint8")
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    arguments = ["--label", "2", "--per-prompt", "2", "--steps", "3", "--sampler", "unipc"]
+    arguments += ["--grid", "karras", "--init", str(tmp_path / "in.png"), "--strength", "0.5"]
+    assert cli.main(["sample", class_file, *arguments, "--out", str(tmp_path / "out")]) == 0
+    expected = class_model.generate(
+        labels=[2],
+        num_images_per_prompt=2,
+        steps=3,
+        sampler="unipc",
+        grid="karras",
+        init_image=picture,
+        strength=0.5,
+        progress=False,
+    )
+    for row in range(2):
+        found = np.asarray(Image.open(tmp_path / "out" / f"00{row}-label-2_16.png"))
+        np.testing.assert_array_equal(found, expected["16"][row])
+    preview = ["--label", "1", "--steps", "2", "--stop-at", "8", "--out", str(tmp_path / "low")]
+    assert cli.main(["sample", class_file, *preview]) == 0
+    names = sorted(path.name for path in (tmp_path / "low").iterdir())
+    assert names == ["000-label-1_8.png", "grid.png"]
+
+
 def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
     clip = np.arange(2 * 4 * 4 * 3, dtype="uint8").reshape(1, 2, 4, 4, 3)
     strip, _ = sample.write({"2x4": clip}, ["a / b"], tmp_path)
@@ -169,6 +196,8 @@ def test_sample_errors(class_file, tmp_path, capsys):
     other = tmp_path / "other.keras"
     build_nested_unet([TINY]).save(other)
     assert "type='NestedUNet'" in error_of(capsys, "sample", str(other))
+    no_picture = ("sample", class_file, "--label", "1", "--init", str(other))
+    assert "--init must be a picture" in error_of(capsys, *no_picture)
 
 
 def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,141 @@
+"""EfficientNet-Lite0 as a feature extractor: a classifier of photographs, fast on a CPU."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.assets import path as asset_path
+from keras_mdm.interop.torch_legacy import read_legacy
+
+# Kernel, stride, expansion, channels, repeats of the stages.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+_EPSILON = 1e-3
+_BATCH = 32
+
+
+class EfficientNetLite0:
+    """The pooled features of EfficientNet-Lite0 (asset `efficientnet-lite0`), 1280 per picture.
+
+    Not the network of published FID and KID figures, which is Inception-v3: figures made with it
+    compare with each other only.
+
+    Args:
+        size: side that pictures are resized to, bicubic with antialiasing; the network was trained
+            on 224.
+        cache_dir: as in `keras_mdm.assets.cache_root`.
+
+    Raises:
+        ValueError: when the asset has not been fetched (the error names the command).
+
+    Example:
+
+    >>> features = EfficientNetLite0()(images)  # (B, H, W, 3) uint8
+    >>> features.shape
+    (8, 1280)
+
+    Reference: Tan and Le, arXiv 1905.11946, table 1; the "lite" form has no squeeze-and-excitation,
+    and ReLU6.
+    """
+
+    width = 1280
+
+    def __init__(self, size: int = 224, *, cache_dir: str | os.PathLike | None = None):
+        self.size = checks.integer("size", size, minimum=32)
+        folder = Path(asset_path("efficientnet-lite0", cache_dir=cache_dir))
+        state = read_legacy(next(folder.glob("*.pth")))
+        self._layers = _folded(state)
+        self._classifier = (state["_fc.weight"].T, state["_fc.bias"])
+        # One graph: all batches are filled up to the same number of pictures.
+        self._traced = tf.function(self._pooled, autograph=False)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Return features (B, 1280) float32 of uint8 pictures (B, H, W, 3)."""
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise checks.error(
+                "`images` must be uint8 (B, H, W, 3)",
+                fix="pass the pictures of one level",
+                shape=images.shape,
+                dtype=str(images.dtype),
+            )
+        found = []
+        for begin in range(0, len(images), _BATCH):
+            part = images[begin : begin + _BATCH]
+            rows = np.minimum(np.arange(_BATCH), len(part) - 1)
+            found.append(self._traced(tf.constant(part[rows])).numpy()[: len(part)])
+        return np.concatenate(found) if found else np.zeros((0, self.width), "float32")
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities (B, 1000) of the ImageNet classes."""
+        weight, bias = self._classifier
+        return tf.nn.softmax(self(images) @ weight + bias).numpy()
+
+    def _pooled(self, images: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(images, tf.float32)
+        if images.shape[1:3] != (self.size, self.size):
+            x = tf.image.resize(x, (self.size, self.size), "bicubic", antialias=True)
+            x = tf.clip_by_value(x, 0.0, 255.0)
+        x = (x - 127.0) / 128.0
+        layers = iter(self._layers)
+        x = tf.nn.relu6(_convolve(x, *next(layers), stride=2))
+        channels = 32
+        for _, stride, expansion, out, repeats in _STAGES:
+            for index in range(repeats):
+                step, h = stride if index == 0 else 1, x
+                if expansion != 1:
+                    h = tf.nn.relu6(_convolve(h, *next(layers)))
+                h = tf.nn.relu6(_convolve(h, *next(layers), stride=step, depthwise=True))
+                h = _convolve(h, *next(layers))
+                x = x + h if step == 1 and channels == out else h
+                channels = out
+        x = tf.nn.relu6(_convolve(x, *next(layers)))
+        return tf.reduce_mean(x, axis=(1, 2))
+
+
+def _convolve(
+    x: tf.Tensor, kernel: Any, bias: Any, *, stride: int = 1, depthwise: bool = False
+) -> tf.Tensor:
+    strides = (1, stride, stride, 1)
+    if depthwise:
+        return tf.nn.depthwise_conv2d(x, kernel, strides, "SAME") + bias
+    return tf.nn.conv2d(x, kernel, strides, "SAME") + bias
+
+
+def _folded(state: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernels and biases of all convolutions in order, their normalisations folded in."""
+
+    def pair(convolution: str, norm: str, *, depthwise: bool = False) -> tuple:
+        kernel = state[f"{convolution}.weight"].astype("float64")
+        mean, variance, gamma, beta = (
+            state[f"{norm}.{name}"].astype("float64")
+            for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        scale = gamma / np.sqrt(variance + _EPSILON)
+        kernel = kernel * scale[:, None, None, None]
+        # (out, in, h, w) -> (h, w, in, out); depthwise (channels, 1, h, w) -> (h, w, channels, 1).
+        kernel = kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+        return kernel.astype("float32"), (beta - mean * scale).astype("float32")
+
+    found, number = [pair("_conv_stem", "_bn0")], 0
+    for _, _, expansion, _, repeats in _STAGES:
+        for _ in range(repeats):
+            block = f"_blocks.{number}."
+            if expansion != 1:
+                found.append(pair(f"{block}_expand_conv", f"{block}_bn0"))
+            found.append(pair(f"{block}_depthwise_conv", f"{block}_bn1", depthwise=True))
+            found.append(pair(f"{block}_project_conv", f"{block}_bn2"))
+            number += 1
+    return [*found, pair("_conv_head", "_bn1")]

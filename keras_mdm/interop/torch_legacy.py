@@ -1,0 +1,101 @@
+"""Reads files of PyTorch before 1.6: pickles one after the other, then the bytes of tensors."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.interop.torch_pickle import SafeUnpickler
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read_legacy(path: str | os.PathLike) -> Any:
+    """Return what an old `torch.save` file holds; tensors are arrays. Nothing in it is run.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if the file is not whole, of another kind, or its pickles name anything but
+            tensors and plain values.
+
+    Example:
+
+    >>> state = read_legacy("efficientnet-lite0-57934424.pth")
+    >>> state["_fc.weight"].shape
+    (1000, 1280)
+    """
+    content = Path(path).read_bytes()
+    storages: dict[str, np.ndarray | None] = {}
+
+    def storage(pid: Any) -> tuple[str, str]:
+        kind, code, key, *_ = pid
+        if kind != "storage" or not isinstance(code, str) or code == "bfloat16":
+            raise _broken(path, f"a storage of an unknown type, {pid!r:.80}")
+        storages.setdefault(str(key), None)
+        return str(key), code
+
+    def tensor(held: tuple[str, str], offset: int, size: Any, stride: Any, *_: Any) -> Any:
+        key, code = held
+        data = storages[key]
+        if data is None:  # the first time through: the bytes come after the pickles
+            return None
+        values, size, stride = data.view(code), tuple(size), tuple(stride)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min((offset, *size, *stride)) < 0 or (0 not in size and last >= values.size):
+            raise _broken(path, f"a tensor that reaches beyond its storage, {size}, {stride}")
+        width = values.itemsize
+        view = np.lib.stride_tricks.as_strided(
+            values[offset:], size, [step * width for step in stride], writeable=False
+        )
+        return view.copy()
+
+    file = io.BytesIO(content)
+
+    def load() -> Any:
+        return SafeUnpickler(file, tensor, storage).load()
+
+    try:
+        if load() != _MAGIC:
+            raise _broken(path, "another number at its start")
+        load(), load()  # version of the format, sizes of the writer's numbers
+        begin = file.tell()
+        load()  # to find out where the pickle ends, and which storages there are
+        keys = [str(key) for key in load()]
+        codes = _codes(content[begin:])
+        for key in keys:
+            count = int(np.frombuffer(file.read(8), "<i8", 1)[0])
+            width = np.dtype(codes[key]).itemsize
+            data = file.read(count * width)
+            if len(data) != count * width:
+                raise _broken(path, "its end before the last tensor")
+            storages[key] = np.frombuffer(data, np.uint8)
+        file.seek(begin)
+        return load()
+    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError) as problem:
+        raise _broken(path, f"{type(problem).__name__}: {problem}") from None
+
+
+def _codes(pickled: bytes) -> dict[str, str]:
+    """Element type by key of the storage."""
+    found: dict[str, str] = {}
+
+    def storage(pid: Any) -> None:
+        found[str(pid[2])] = pid[1]
+
+    SafeUnpickler(io.BytesIO(pickled), lambda *_: None, storage).load()
+    return found
+
+
+def _broken(path: str | os.PathLike, problem: str) -> ValueError:
+    return checks.error(
+        "the file must be a whole checkpoint of PyTorch before 1.6",
+        fix="fetch it again",
+        file=str(path),
+        problem=problem,
+    )

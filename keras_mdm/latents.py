@@ -1,0 +1,101 @@
+"""Diffusion over the codes of an autoencoder: the same levels, over another space.
+
+A level's pictures may be codes: `build_nested_unet([8, 16], in_channels=48, out_channels=48)` is a
+network over 16 x 16 codes of 48 channels and their 8 x 8 averages. Everything else stays the same:
+batches hold codes as `image` (float32), and `generate(..., threshold="none", output="float32")`
+returns them.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """A frozen map from pictures to codes and back.
+
+    Attributes:
+        factor: how many times smaller codes are than pictures, in height and width.
+        channels: channels of the codes.
+    """
+
+    factor: int
+    channels: int
+
+    def encode(self, images: Any) -> tf.Tensor:
+        """Return codes (B, H / factor, W / factor, channels) float32 of pictures (B, H, W, 3) in
+        [-1, 1], of about unit scale."""
+        ...
+
+    def decode(self, codes: Any) -> tf.Tensor:
+        """Return pictures (B, H, W, 3) of codes."""
+        ...
+
+
+class SpaceToDepth:
+    """A codec without loss and without weights: blocks of pixels become channels.
+
+    Codes of neighbouring pixels are as alike as the pixels, so a pyramid of them means what a
+    pyramid of pictures means; a trained autoencoder compresses besides.
+
+    Args:
+        factor: side of the blocks.
+        image_channels: channels of the pictures.
+
+    Raises:
+        ValueError: if an argument is not a positive integer; in `encode`, if the pictures cannot
+            be divided into blocks.
+
+    Example:
+
+    >>> codec = SpaceToDepth(4)
+    >>> codes = codec.encode(tf.zeros((2, 64, 64, 3)))
+    >>> tuple(codes.shape), tuple(codec.decode(codes).shape)
+    ((2, 16, 16, 48), (2, 64, 64, 3))
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 6, on latent spaces.
+    """
+
+    def __init__(self, factor: int = 4, *, image_channels: int = 3):
+        self.factor = checks.integer("factor", factor, minimum=1)
+        self.image_channels = checks.integer("image_channels", image_channels, minimum=1)
+        self.channels = self.image_channels * self.factor**2
+
+    def encode(self, images: Any) -> tf.Tensor:
+        """Return codes (B, H / factor, W / factor, channels) of pictures (B, H, W, C)."""
+        images = tf.convert_to_tensor(images)
+        shape = images.shape
+        fits = len(shape) == 4 and shape[-1] == self.image_channels
+        if not fits or shape[1] % self.factor or shape[2] % self.factor:
+            raise checks.error(
+                f"pictures must be (B, H, W, {self.image_channels}) with sides that are multiples "
+                f"of {self.factor}",
+                fix="resize them, or choose another factor",
+                shape=tuple(shape),
+            )
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, tf.float32) / 127.5 - 1.0
+        return tf.nn.space_to_depth(images, self.factor) if self.factor > 1 else images
+
+    def decode(self, codes: Any) -> tf.Tensor:
+        """Return pictures (B, H, W, C) of codes (B, H / factor, W / factor, channels)."""
+        codes = tf.convert_to_tensor(codes)
+        return tf.nn.depth_to_space(codes, self.factor) if self.factor > 1 else codes
+
+
+def to_pictures(codec: Codec, codes: Any) -> np.ndarray:
+    """Decode codes to uint8 pictures.
+
+    Args:
+        codec: the codec.
+        codes: (B, h, w, channels).
+
+    Returns:
+        (B, H, W, C) uint8.
+    """
+    images = tf.cast(codec.decode(tf.cast(codes, tf.float32)), tf.float32)
+    return tf.cast(tf.clip_by_value(tf.round((images + 1.0) * 127.5), 0.0, 255.0), tf.uint8).numpy()

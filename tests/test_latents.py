@@ -1,0 +1,57 @@
+"""Levels over codes: the same builder, training and sampler, over another space."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from training.tiny_models import THREE_PARTS
+
+from keras_mdm import LevelSpec, MatryoshkaDiffusion, build_nested_unet, latents, optimizers
+
+
+def test_nothing_is_lost():
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3)).astype("uint8")
+    codec = latents.SpaceToDepth(4)
+    assert isinstance(codec, latents.Codec)
+    codes = codec.encode(images)
+    assert codes.shape == (3, 4, 6, 48) and codec.channels == 48
+    np.testing.assert_array_equal(latents.to_pictures(codec, codes), images)
+    # A code holds the block of pixels that it stands for.
+    block = images[1, 4:8, 8:12].astype("float32") / 127.5 - 1.0
+    np.testing.assert_allclose(codes[1, 1, 2], block.reshape(-1), atol=1e-6)
+    whole = latents.SpaceToDepth(1)
+    np.testing.assert_array_equal(latents.to_pictures(whole, whole.encode(images)), images)
+
+
+def test_a_pyramid_of_codes_is_trained_and_sampled():
+    codec = latents.SpaceToDepth(2)
+    inner = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)
+    outer = LevelSpec(8, channels=(32, 32), blocks=(1, 1))
+    unet = build_nested_unet([inner, outer], in_channels=12, out_channels=12, time_width=32)
+    model = MatryoshkaDiffusion(unet, threshold="none", ema_decay=0.9)
+    model.compile(optimizer=optimizers.Adam(1e-2))
+    picture = np.full((16, 16, 3), 40, "uint8")
+    picture[4:12, 4:12] = (250, 120, 0)
+    codes = codec.encode(picture[None])
+
+    batch = {"image": tf.repeat(codes, 16, axis=0)}
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=250, verbose=0)
+    found = model.generate(num_images=2, steps=20, output="float32", progress=False)
+    assert found["8"].shape == (2, 8, 8, 12)
+    drawn = latents.to_pictures(codec, found["8"])
+    assert drawn.shape == (2, 16, 16, 3)
+    # One picture is all there is to learn.
+    assert np.mean(np.abs(drawn.astype(float) - picture)) < 12.0
+    # What can be done with pictures can be done with codes, outside of [-1, 1] too.
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    wide = 3.0 * np.asarray(codes)
+    kept = model.generate(
+        num_images=2, steps=2, init_image=wide, mask=mask, output="float32", progress=False
+    )
+    np.testing.assert_allclose(kept["8"][:, 4:], np.repeat(wide[:, 4:], 2, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 10, 8, 3), (2, 8, 8, 4), (8, 8, 3)])
+def test_pictures_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=THREE_PARTS):
+        latents.SpaceToDepth(4).encode(np.zeros(shape, "float32"))
