@@ -26,21 +26,22 @@ def test_a_pyramid_of_codes_is_trained_and_sampled():
     codec = latents.SpaceToDepth(2)
     inner = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)
     outer = LevelSpec(8, channels=(32, 32), blocks=(1, 1))
-    unet = build_nested_unet([inner, outer], in_channels=12, out_channels=12, time_width=32)
-    model = MatryoshkaDiffusion(unet, threshold="none", ema_decay=0.9)
-    model.compile(optimizer=optimizers.Adam(1e-2))
+    unet = build_nested_unet([inner, outer], in_channels=12, out_channels=12, time_width=64)
+    model = MatryoshkaDiffusion(unet, threshold="none", ema_decay=0.9, shift_power=1.0)
+    model.compile(optimizer=optimizers.Adam(3e-3))
+    # Stripes of one pixel: every code is the same, and no picture of half the size shows them.
     picture = np.full((16, 16, 3), 40, "uint8")
-    picture[4:12, 4:12] = (250, 120, 0)
+    picture[:, ::2] = (250, 120, 0)
     codes = codec.encode(picture[None])
 
     batch = {"image": tf.repeat(codes, 16, axis=0)}
-    model.fit(tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=250, verbose=0)
+    model.fit(tf.data.Dataset.from_tensors(batch).repeat(), steps_per_epoch=260, verbose=0)
     found = model.generate(num_images=2, steps=20, output="float32", progress=False)
     assert found["8"].shape == (2, 8, 8, 12)
     drawn = latents.to_pictures(codec, found["8"])
     assert drawn.shape == (2, 16, 16, 3)
     # One picture is all there is to learn.
-    assert np.mean(np.abs(drawn.astype(float) - picture)) < 12.0
+    assert np.mean(np.abs(drawn.astype(float) - picture)) < 20.0
     # What can be done with pictures can be done with codes, outside of [-1, 1] too.
     mask = np.zeros((8, 8), bool)
     mask[:4] = True

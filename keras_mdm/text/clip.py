@@ -23,8 +23,8 @@ class ClipText:
     package: pass a preset that keras-hub has, or a folder that `save_to_preset` wrote.
 
     Args:
-        preset: what `keras_hub.models.Backbone.from_preset` takes, of a CLIP model or of its text
-            encoder alone; or a pair of a `CLIPTextEncoder` and a `CLIPTokenizer`.
+        preset: what `keras_hub.models.CLIPBackbone.from_preset` takes: the name of a CLIP model, or
+            a folder; or a pair of a `CLIPTextEncoder` and a `CLIPTokenizer`.
         length: L, tokens that prompts are padded or cut to, with the two that mark beginning and
             end; at most what the model was made for (77 for all published ones).
 
@@ -154,12 +154,11 @@ class ClipText:
         backbone = in_own_thread(
             lambda: keras_hub.models.Backbone.from_preset(self._preset, dtype="float32")
         )
-        encoder = getattr(backbone, "text_encoder", backbone)
-        if not isinstance(encoder, keras_hub.models.CLIPTextEncoder):
+        if not isinstance(backbone, keras_hub.models.CLIPBackbone):
             raise checks.error(
-                "`preset` must be a CLIP model or a CLIP text encoder",
-                fix="pass for example 'clip_vit_large_patch14'",
+                "`preset` must be a CLIP model",
+                fix="pass for example 'clip_vit_large_patch14', or a pair of encoder and tokenizer",
                 preset=self._preset,
                 found=type(backbone).__name__,
             )
-        return encoder, keras_hub.models.CLIPTokenizer.from_preset(self._preset)
+        return backbone.text_encoder, keras_hub.models.CLIPTokenizer.from_preset(self._preset)

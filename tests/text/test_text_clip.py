@@ -16,7 +16,7 @@ WORDS = ["a", "red", "apple", "cat", "blue"]
 def parts():
     hub = pytest.importorskip("keras_hub")
     letters = sorted(set("".join(WORDS)))
-    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters)]
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "ap", "re", "red</w>"]
     vocabulary = {token: index for index, token in enumerate(vocabulary)}
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
@@ -72,7 +72,13 @@ def test_identity_follows_weights_and_length(parts, tmp_path):
     one = ClipText(parts, length=8).identity
     assert one == ClipText((encoder, tokenizer), length=8).identity
     assert one != ClipText(parts, length=9).identity
-    encoder.save_to_preset(str(tmp_path / "clip"))
+    hub = pytest.importorskip("keras_hub")
+    vision = hub.models.CLIPVisionEncoder(
+        patch_size=8, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=16,
+        image_shape=(16, 16, 3),
+    )  # fmt: skip
+    whole = hub.models.CLIPBackbone(vision, encoder, projection_dim=8)
+    whole.save_to_preset(str(tmp_path / "clip"))
     tokenizer.save_to_preset(str(tmp_path / "clip"))
     loaded = ClipText(tmp_path / "clip", length=8)
     assert loaded.identity == one
