@@ -280,6 +280,14 @@ def test_set_state_reports_everything_and_sets_nothing():
         optimizer.set_state(saved, allow_new=True)
 
 
+def test_factors_leave_the_networks_variables_to_the_network():
+    w, optimizer = variables([(3,), (2,)]), Adam(0.1)
+    optimizer.build(w)
+    own = [v.path for v in optimizer.variables]
+    optimizer.set_learning_rate_factors([(w[0], 0.5), (w[1], 0.0)])
+    assert [v.path for v in optimizer.variables] == own  # a saved model counts them
+
+
 def test_learning_rate_factors_and_freezing():
     w, gradients = variables([(3,), (3,), (3,)]), gradient_steps([(3,)] * 3, 3)
     start = [np.asarray(x) for x in w]

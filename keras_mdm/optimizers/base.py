@@ -67,7 +67,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self._gradient_norm = self.add_variable(
             (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
         )
-        self._factors: list[tuple[Any, float]] = []
+        self.__dict__["_factors"] = []
         self.loss_scale = loss_scale
         self._skips = self.add_variable(
             (2,), dtype="int64", aggregation="only_first_replica", name="skips"
@@ -130,7 +130,8 @@ class Optimizer(keras.optimizers.Optimizer):
         ```
         """
         pairs = factors.items() if isinstance(factors, Mapping) else factors
-        self._factors = [
+        # Past Keras' tracking, which would take the network's variables for the optimizer's.
+        self.__dict__["_factors"] = [
             (key, checks.real("learning rate factor", factor, minimum=0.0)) for key, factor in pairs
         ]
         if self.built:

