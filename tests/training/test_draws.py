@@ -1,11 +1,14 @@
 """What a training step draws: per sample, per step, per level, and shares of the conditions."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import SGD
+from keras_mdm.training.conditions import drop
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")
@@ -13,7 +16,8 @@ NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")
 
 @pytest.fixture(scope="module")
 def unet():
-    return tiny_unet([PLAIN_INNER, outer(16)], text_width=TEXT_WIDTH)
+    inner = dataclasses.replace(PLAIN_INNER, micro_conditions={"score": 0.5, "size": 64.0})
+    return tiny_unet([inner, outer(16)], text_width=TEXT_WIDTH)
 
 
 @pytest.fixture
@@ -85,6 +89,34 @@ def test_times_are_uniform_over_the_table_and_conditions_drop_by_their_share(mak
     assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / count)
     # Dropped samples are not those of certain times.
     assert abs(np.corrcoef(index, np.asarray(dropped, float))[0, 1]) < 5 / np.sqrt(count)
+
+
+def test_conditions_drop_each_by_its_own_share(make):
+    model, count = make(cond_dropout={"text": 0.3, "score": 0.6}), 4000
+    _, _, dropped = draw(model, range(count), size=(1,))
+    shares = np.mean(dropped, axis=0)
+    assert np.all(np.abs(shares - [0.3, 0.6]) < 5 * np.sqrt(0.25 / count))
+    assert abs(np.corrcoef(np.asarray(dropped, float).T)[0, 1]) < 5 / np.sqrt(count)
+    some = {"text": tf.constant([True, False]), "score": tf.constant([False, True])}
+    given = {
+        "text": tf.ones((2, 3, TEXT_WIDTH)),
+        "text_mask": tf.ones((2, 3)),
+        "score": tf.constant([0.2, 0.4]),
+        "size": tf.constant([1.0, 2.0]),
+    }
+    found = drop(given, model.null_condition, some)
+    null, mask = (np.asarray(model.null_condition[name]) for name in ("text", "text_mask"))
+    np.testing.assert_array_equal(found["text"][0, : len(null)], null)
+    np.testing.assert_array_equal(found["text_mask"][0], np.pad(mask, (0, 3 - len(mask))))
+    np.testing.assert_array_equal(found["text"][1], given["text"][1])
+    np.testing.assert_array_equal(found["score"], np.array([0.2, np.nan], "float32"))
+    np.testing.assert_array_equal(found["size"], given["size"])
+    # All at once concerns the prompt alone.
+    both = drop(given, model.null_condition, tf.constant([True, True]))
+    np.testing.assert_array_equal(both["score"], given["score"])
+    for rates in ({"label": 0.5}, {"text": 1.5}, {"text_mask": 0.1}):
+        with pytest.raises(ValueError, match=THREE_PARTS):
+            make(cond_dropout=rates)
 
 
 def test_a_step_follows_its_samples(make):

@@ -21,6 +21,7 @@ from training.tiny_models import (
 )
 
 ROWS = {"8": 4, "16": 8}
+LEVEL_NAMES = ("8", "16")
 STEPS = 3
 LEVELS = [PLAIN_INNER, outer(16)]
 
@@ -102,6 +103,18 @@ OPTIONS = {
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def alone(request):
     return request.param, Run(optimizer=adam, **OPTIONS[request.param])
+
+
+def test_training_remembers_which_levels_ran_alone(alone):
+    unet = alone[1].model.unet
+    assert unet.trained_alone == tuple(LEVEL_NAMES)
+    assert all(unet.runs_alone(level) for level in LEVEL_NAMES)
+    plain = make_model()
+    assert plain.unet.trained_alone is None and plain.unet.runs_alone("8")  # nothing is known
+    plain.compile(optimizer=sgd())
+    batch = make_batch(np.random.default_rng(0), 2, size=int(LEVEL_NAMES[-1]))
+    plain.fit(as_dataset([batch]), epochs=1, verbose=0)
+    assert plain.unet.trained_alone == (LEVEL_NAMES[-1],) and not plain.unet.runs_alone("8")
 
 
 def test_four_micro_batches_equal_one(alone):
