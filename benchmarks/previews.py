@@ -87,12 +87,7 @@ def main() -> None:
         model = train(run_dir, phases(args.steps, args.first_scale, mixed), data, encoder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what they warn of is measured here
-            smaller = mdm.MatryoshkaDiffusion(
-                mdm.cut(model.unet, LOW), text_encoder=encoder, **text_to_image.PROCESS
-            )
-            averages = zip(model.ema.variables, model.ema.averages, strict=True)
-            kept = {variable.path for variable in smaller.unet.trainable_variables}
-            smaller.set_average({v.path: np.asarray(a) for v, a in averages if v.path in kept})
+            smaller = model.cut(LOW)
             conditions = {"text": text, "text_mask": mask}
             drawn = {
                 "whole model": model.generate(conditions, **options)[LOW],

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.diffusion import losses, pyramid, schedules, thresholding, upsample
-from keras_mdm.models import NestedUNet
+from keras_mdm.models import NestedUNet, cut
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.generation import GenerationMixin
@@ -292,6 +292,51 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
     def _computes_in_float16(self) -> bool:
         return self.unet.policy.compute_dtype == "float16"
 
+    def cut(self, level: str) -> "MatryoshkaDiffusion":
+        """Take the inner levels up to `level` as a model of its own, to save, export or train on.
+
+        The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
+        was measured are copied. It is not compiled.
+
+        Args:
+            level: name of the level that becomes the highest one.
+
+        Returns:
+            A `MatryoshkaDiffusion`.
+
+        Raises:
+            ValueError: if the model has no such level.
+
+        Example:
+
+        >>> model.cut("64").save("model-64.keras")
+        """
+        unet = cut(self.unet, level)
+        config = {k: v for k, v in self.get_config().items() if k != "unet"}
+        for name in ("level_weights", "guidance_shares", "signal_scale"):
+            if isinstance(config[name], Mapping):
+                config[name] = {k: v for k, v in config[name].items() if k in unet.levels}
+        starts = dict(zip((v.path for v in self.ema.variables), self.ema.starts, strict=True))
+        kept = [variable.path for variable in unet.trainable_variables]
+        if config["ema_starts"] is not None:
+            config["ema_starts"] = [starts[path] for path in kept]
+        smaller = self._around(unet, config)
+        smaller.downsample = self.downsample
+        for name, std in smaller.residual_std.items():
+            std.assign(self.residual_std[name].value)
+        for name, null in smaller.null_condition.items():
+            null.assign(self._null[name].value)
+        for mine, other in (
+            (self.ema, smaller.ema),
+            *((ema, smaller.power_emas[name]) for name, ema in self.power_emas.items()),
+        ):
+            pairs = zip(mine.variables, mine.averages, strict=True)
+            averages = {variable.path: average.value for variable, average in pairs}
+            for variable, average in zip(other.variables, other.averages, strict=True):
+                average.assign(averages[variable.path])
+        smaller.text_encoder = self.text_encoder
+        return smaller
+
     # Residual output
 
     def measure_residual(
@@ -382,10 +427,16 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
     def from_config(cls, config: Mapping[str, Any], custom_objects=None) -> "MatryoshkaDiffusion":
         """Rebuild the model; the weights come from the file."""
         config = dict(config)
+        unet = keras.saving.deserialize_keras_object(config.pop("unet"), custom_objects)
+        return cls._around(unet, config)
+
+    @classmethod
+    def _around(cls, unet: NestedUNet, config: Mapping[str, Any]) -> "MatryoshkaDiffusion":
+        """The model of a configuration, around a network."""
+        config = dict(config)
         identity = config.pop("text_encoder")
         length = config.pop("null_length")
         starts = config.pop("ema_starts")
-        unet = keras.saving.deserialize_keras_object(config.pop("unet"), custom_objects)
         config["schedule"] = schedules.Schedule.from_config(config["schedule"])
         if length is not None:  # a place for the saved null
             config["null_text"] = np.zeros((length, unet.spec.text_width))
