@@ -207,6 +207,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                     if callback:
                         callback(done, steps, seen)
                 x = process.multiplied(state["x"])
+                if return_steps and not estimates:  # strength 0: there was no step
+                    estimates = [_rows(to_uint8(x), end - begin)] * return_steps
                 pieces.append(_rows(to_uint8(x) if output == "uint8" else x, end - begin))
                 kept.append(_stacked(estimates))
         images = _joined(pieces, axis=0)
@@ -308,6 +310,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         channels = self.unet.spec.in_channels
         rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
         if noise is not None:
+            checks.known_keys("noise", noise, self.unet.levels)
+            noise = {name: value for name, value in noise.items() if name in process.levels}
             rows["noise"] = starting.check_noise(noise, level_shapes(process, channels), count)
         if (init_image is None) and (strength is not None or mask is not None):
             raise checks.error(

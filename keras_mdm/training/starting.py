@@ -46,7 +46,6 @@ def check_noise(
     noise: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int
 ) -> dict[str, np.ndarray]:
     """Return the noise to start from, checked against the levels and the number of pictures."""
-    checks.known_keys("noise", noise, shapes)
     checks.required_keys("noise", noise, shapes)
     found = {name: np.asarray(noise[name], "float32") for name in shapes}
     for name, value in found.items():

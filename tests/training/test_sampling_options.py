@@ -78,6 +78,7 @@ def test_noise_is_what_the_seed_would_draw(model):
     noise = model.noise_for(1, 3)
     assert_equal(draw(model, noise=noise), draw(model))
     assert largest(draw(model, noise={k: -v for k, v in noise.items()}), draw(model)) > 3
+    assert_equal(draw(model, noise=noise, stop_at="8"), draw(model, stop_at="8"))
 
 
 def test_noise_between_seeds_keeps_its_length(model):
@@ -256,6 +257,18 @@ def test_autoguidance_needs_no_condition():
     assert largest(guided, plain.generate(**options)) > 1
 
 
+@pytest.mark.parametrize("name", ["ddpm", "unipc"])
+def test_a_picture_does_not_depend_on_the_device(two_replicas, name):
+    """On the second device, and with variables mirrored on both."""
+    here = draw(make_model(), sampler=name, output="float32")
+    with tf.device("CPU:1"):
+        there = draw(make_model(), sampler=name, output="float32")
+    assert largest(here, there) < 1e-5
+    with two_replicas.scope():
+        mirrored = make_model()
+    assert largest(here, draw(mirrored, sampler=name, output="float32")) < 1e-5
+
+
 # Starting from pictures
 
 
@@ -265,7 +278,8 @@ def pictures(size, rows=3, seed=0):
 
 def test_strength_says_how_much_of_a_picture_changes(model):
     images = pictures(16)
-    kept = draw(model, init_image=images, strength=0.0)
+    kept, way = draw(model, init_image=images, strength=0.0, return_steps=2)
+    np.testing.assert_array_equal(way["16"], [images, images])
     np.testing.assert_array_equal(kept["16"], images)
     np.testing.assert_allclose(
         kept["8"], images.reshape(3, 8, 2, 8, 2, 3).mean((2, 4)), rtol=0, atol=0.51
