@@ -178,6 +178,21 @@ def test_sample_knows_samplers_previews_and_pictures_to_change(class_file, class
     assert names == ["000-label-1_8.png", "grid.png"]
 
 
+def test_cut_writes_the_inner_levels(class_file, class_model, tmp_path, capsys):
+    out = tmp_path / "new" / "small.keras"
+    assert cli.main(["cut", class_file, "8", str(out)]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    assert (
+        cli.main(["sample", str(out), "--label", "1", "--steps", "2", "--out", str(tmp_path)]) == 0
+    )
+    expected = class_model.generate(labels=[1], steps=2, stop_at="8", progress=False)["8"][0]
+    picture = np.asarray(Image.open(tmp_path / "000-label-1_8.png"))
+    np.testing.assert_array_equal(picture, expected)
+    capsys.readouterr()
+    assert "OUT must be a new file" in error_of(capsys, "cut", class_file, "8", str(out))
+    assert "level='9'" in error_of(capsys, "cut", class_file, "9", str(tmp_path / "x.keras"))
+
+
 def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
     clip = np.arange(2 * 4 * 4 * 3, dtype="uint8").reshape(1, 2, 4, 4, 3)
     strip, _ = sample.write({"2x4": clip}, ["a / b"], tmp_path)

@@ -1,0 +1,56 @@
+"""`keras-mdm cut`: the inner levels of a trained model as a smaller model."""
+
+import argparse
+from pathlib import Path
+
+from keras_mdm import checks
+from keras_mdm.cli import models
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the `cut` command to the subparsers of `keras-mdm`.
+
+    Args:
+        subparsers: what `ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The parser of the command; its defaults set `run`.
+    """
+    parser = subparsers.add_parser(
+        "cut",
+        help="make a smaller model of the inner levels of a trained one",
+        description="Writes the levels up to LEVEL as a model of its own, averages included. One "
+        "checkpoint of a model that was trained with mixed resolutions so gives several; after a "
+        "training without, a warning says that the inner levels never ran alone.",
+    )
+    parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
+    parser.add_argument("level", metavar="LEVEL", help="the level that becomes the highest, as 64")
+    parser.add_argument("out", metavar="OUT.keras", help="must not exist")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `keras-mdm cut` and print the path of the file.
+
+    Args:
+        args: the parsed arguments of `add_parser`.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: if the model cannot be loaded or has no such level, or the file exists.
+    """
+    out = Path(args.out)
+    if out.suffix != ".keras" or out.exists():
+        raise checks.error(
+            "OUT must be a new file that ends in .keras", fix="choose another name", out=args.out
+        )
+    model = models.load(args.model)
+    from keras_mdm.files import write_atomically
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, model.cut(args.level).save)
+    print(out)
+    return 0
