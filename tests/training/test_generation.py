@@ -7,6 +7,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
+from keras_mdm.diffusion.schedules import cosine
+from keras_mdm.training.conditions import drop, unconditional
+from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.sampling import make_denoiser
+from training.drawing import PROMPTS, assert_equal, draw, largest, scramble_averages
 from training.tiny_models import (
     CLIP,
     INNER,
@@ -20,14 +27,6 @@ from training.tiny_models import (
     tiny_unet,
 )
 
-from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
-from keras_mdm.diffusion.schedules import cosine
-from keras_mdm.training.conditions import drop, unconditional
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.sampling import make_denoiser
-
-PROMPTS = ["red apple", "blue car", "sun"]
-
 
 def make_model(**options):
     model = MatryoshkaDiffusion(
@@ -36,30 +35,13 @@ def make_model(**options):
         residual={"16": 0.3},
         **options,
     )
-    rng = np.random.default_rng(3)
-    for average in model.ema.averages:  # far from the raw weights, so that a mix-up shows
-        average.assign(np.asarray(average) + 0.02 * rng.normal(size=average.shape))
+    scramble_averages(model)
     return model
 
 
 @pytest.fixture(scope="module")
 def model():
     return make_model()
-
-
-def draw(model, prompts=PROMPTS, **options):
-    options = {"steps": 3, "seed": 1, "progress": False, "guidance_scale": 3.0, **options}
-    return model.generate(prompts, **options)
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
-
-
-def largest(a, b):
-    return max(int(np.max(np.abs(a[k].astype(int) - b[k].astype(int)))) for k in a)
 
 
 def test_seeds_decide_and_nothing_is_left_behind(model):

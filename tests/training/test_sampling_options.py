@@ -11,6 +11,8 @@ from keras_mdm import MatryoshkaDiffusion, cut
 from keras_mdm.diffusion import guidance, samplers
 from keras_mdm.training import starting
 from keras_mdm.training.generation import _bucket
+from training import drawing
+from training.drawing import PROMPTS, assert_equal, largest, scramble_averages
 from training.tiny_models import (
     CLIP,
     INNER,
@@ -22,7 +24,6 @@ from training.tiny_models import (
     tiny_unet,
 )
 
-PROMPTS = ["red apple", "blue car", "sun"]
 METHODS = [name for name in samplers.NAMES if not name.startswith("euler")]  # other names of two
 
 
@@ -33,9 +34,7 @@ def make_model(levels=(INNER, outer(16)), **options):
         power_emas=(0.1,),
         **options,
     )
-    rng = np.random.default_rng(3)
-    for average in model.ema.averages:
-        average.assign(np.asarray(average) + 0.02 * rng.normal(size=average.shape))
+    scramble_averages(model)
     return model
 
 
@@ -45,18 +44,7 @@ def model():
 
 
 def draw(model, prompts=PROMPTS, **options):
-    options = {"steps": 4, "seed": 1, "progress": False, "guidance_scale": 3.0, **options}
-    return model.generate(prompts, **options)
-
-
-def assert_equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
-
-
-def largest(a, b):
-    return max(float(np.max(np.abs(a[k].astype(float) - b[k].astype(float)))) for k in a)
+    return drawing.draw(model, prompts, **{"steps": 4, **options})
 
 
 # Numbers of pictures, seeds, noise
