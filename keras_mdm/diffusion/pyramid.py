@@ -17,6 +17,8 @@ from keras_mdm import checks
 
 DOWNSAMPLING = ("area", "bilinear")
 UPSAMPLING = ("nearest", "bilinear")
+# Which frame of a group of frames stands for it at a level with fewer.
+FRAMES = ("first", "middle", "average")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,20 +80,29 @@ class LevelShape:
         return cls(None if frames is None else int(frames), int(size))
 
 
-def downsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "area") -> Any:
+def downsample(
+    x: Any,
+    from_shape: LevelShape,
+    to_shape: LevelShape,
+    kind: str = "area",
+    frame: str = "first",
+) -> Any:
     """Reduce an image or a clip to a lower level, in one shot.
 
     In space, `"area"` averages blocks of pixels, the only choice for which a unit-variance noise
     loses exactly the variance that the schedule's shift assumes; `"bilinear"` interpolates at the
     centres of the low pixels without antialiasing (at an even ratio the mean of the four central
-    pixels of a block, at an odd ratio its central pixel). In time, T frames become T' by taking
-    every (T / T')-th from the first on; an image over a clip takes the first frame.
+    pixels of a block, at an odd ratio its central pixel). In time, T frames become T' by taking one
+    of every T / T', the first of them unless `frame` says otherwise; an image over a clip is a
+    single such frame.
 
     Args:
         x: (B, H, W, C) or (B, T, H, W, C), floating point.
         from_shape: the level of `x`.
         to_shape: the level wanted; sizes and frames must divide those of `from_shape`.
         kind: `"area"` or `"bilinear"`.
+        frame: what stands for a group of T / T' frames: its `"first"`, its `"middle"` (of an even
+            number the later one of the two), or their `"average"`.
 
     Returns:
         (B, h, w, C) or (B, T', h, w, C) in the dtype of `x`.
@@ -110,13 +121,13 @@ def downsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str =
     frame in time).
     """
     checks.one_of("kind", kind, DOWNSAMPLING)
+    checks.one_of("frame", frame, FRAMES)
     _check_order(to_shape, from_shape)
     x = _as_level(x, from_shape)
     # Time first: the frames dropped need no spatial work.
-    if to_shape.frames is None and from_shape.frames is not None:
-        x = x[:, 0]  # B H W C
-    elif to_shape.frames is not None:
-        x = x[:, :: from_shape.frames // to_shape.frames]  # B T' H W C
+    if from_shape.frames is not None:
+        x = _fewer_frames(x, from_shape.frames // (to_shape.frames or 1), frame)  # B T' H W C
+        x = x[:, 0] if to_shape.frames is None else x
     ratio = from_shape.size // to_shape.size
     if ratio == 1:
         return x
@@ -129,17 +140,20 @@ def downsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str =
     return ops.reshape(x, _batched_shape(to_shape, channels))
 
 
-def build_pyramid(x: Any, shapes: Sequence[LevelShape], kind: str = "area") -> dict[str, Any]:
+def build_pyramid(
+    x: Any, shapes: Sequence[LevelShape], kind: str = "area", frame: str = "first"
+) -> dict[str, Any]:
     """Downsample to all levels at once.
 
     `"area"` goes from level to level, which equals the one shot from the top because means of
     means over equal blocks are means; `"bilinear"` samples every level from the top, because there
-    the two differ.
+    the two differ, and so do the `"middle"` frames of groups.
 
     Args:
         x: data of the highest level, (B, H, W, C) or (B, T, H, W, C).
         shapes: the levels, ascending.
         kind: `"area"` or `"bilinear"`.
+        frame: `"first"`, `"middle"` or `"average"`, see `downsample`.
 
     Returns:
         Level name -> tensor, ascending; the last one is `x`.
@@ -163,25 +177,33 @@ def build_pyramid(x: Any, shapes: Sequence[LevelShape], kind: str = "area") -> d
     levels = [_as_level(x, top)]
     for lower, upper in zip(reversed(shapes[:-1]), reversed(shapes[1:]), strict=True):
         _check_order(lower, upper)
-        source = (levels[0], upper) if kind == "area" else (levels[-1], top)
-        levels.insert(0, downsample(*source, lower, kind))
+        stepwise = kind == "area" and frame != "middle"
+        source = (levels[0], upper) if stepwise else (levels[-1], top)
+        levels.insert(0, downsample(*source, lower, kind, frame))
     return {shape.name: level for shape, level in zip(shapes, levels, strict=True)}
 
 
-def upsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "nearest") -> Any:
+def upsample(
+    x: Any,
+    from_shape: LevelShape,
+    to_shape: LevelShape,
+    kind: str = "nearest",
+    frame: str = "first",
+) -> Any:
     """Enlarge an image or a clip to a higher level.
 
     In space, `"nearest"` repeats pixels and `"bilinear"` interpolates between pixel centres
-    (half-pixel convention, edges held). In time, both undo "every (T / T')-th frame from the first
-    on", so that the frames that were kept return unchanged: `"nearest"` holds each until the next,
-    `"bilinear"` interpolates linearly between them and holds the last. An image is repeated over
-    all frames of a clip.
+    (half-pixel convention, edges held). In time, `"nearest"` holds each frame for its group and
+    `"bilinear"` interpolates linearly between the places that the frames were taken from, holding
+    the ends: frames that were kept return unchanged. An image is repeated over all frames of a
+    clip.
 
     Args:
         x: (B, h, w, C) or (B, T', h, w, C), floating point.
         from_shape: the level of `x`.
         to_shape: the level wanted; its size and frames must be multiples of those of `from_shape`.
         kind: `"nearest"` or `"bilinear"`.
+        frame: how the level below was made, see `downsample`.
 
     Returns:
         (B, H, W, C) or (B, T, H, W, C) in the dtype of `x`.
@@ -197,6 +219,7 @@ def upsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "
     [0.0, 1.0, 3.0, 4.0]
     """
     checks.one_of("kind", kind, UPSAMPLING)
+    checks.one_of("frame", frame, FRAMES)
     _check_order(from_shape, to_shape)
     x = _as_level(x, from_shape)
     channels = x.shape[-1]
@@ -213,9 +236,19 @@ def upsample(x: Any, from_shape: LevelShape, to_shape: LevelShape, kind: str = "
         x = ops.repeat(x[:, None], to_shape.frames, axis=1)  # B T H W C
     elif from_shape.frames != to_shape.frames:
         stretch = to_shape.frames // from_shape.frames
-        offsets = np.arange(stretch) / stretch if kind == "bilinear" else np.zeros(stretch)
-        x = _interpolate(x, offsets, axis=1)
+        place = {"first": 0.0, "middle": stretch // 2, "average": (stretch - 1) / 2}[frame]
+        offsets = (np.arange(stretch) - place) / stretch
+        x = _interpolate(x, offsets if kind == "bilinear" else np.zeros(stretch), axis=1)
     return x
+
+
+def _fewer_frames(x: Any, group: int, frame: str) -> Any:
+    """One frame for every group of `group` frames of (B, T, H, W, C)."""
+    if frame == "average" and group > 1:
+        height, width, channels = x.shape[2:]
+        x = ops.reshape(x, (-1, x.shape[1] // group, group, height, width, channels))
+        return ops.mean(x, axis=2)
+    return x[:, (group // 2 if frame == "middle" else 0) :: group]
 
 
 def _interpolate(x: Any, offsets: np.ndarray, axis: int) -> Any:

@@ -51,6 +51,7 @@ def prepare_group(
     shapes: Sequence[LevelShape],
     spec: NestedUNetSpec,
     downsample: str,
+    frame: str = "first",
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """Turn a group into the data of its levels and its conditions.
 
@@ -59,6 +60,7 @@ def prepare_group(
         shapes: the group's levels, ascending.
         spec: the network.
         downsample: how lower levels are made.
+        frame: which frame of a group stands for it at a level with fewer.
 
     Returns:
         (x0 by level name, float32 in [-1, 1]; conditions by key).
@@ -86,7 +88,7 @@ def prepare_group(
             fix="cast the data in the pipeline",
             dtype=tf.as_dtype(data.dtype).name,
         )
-    return build_pyramid(data, shapes, downsample), cast_conditions(group, spec)
+    return build_pyramid(data, shapes, downsample, frame), cast_conditions(group, spec)
 
 
 def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str]) -> dict:

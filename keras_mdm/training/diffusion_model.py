@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import losses, pyramid, schedules, thresholding, upsample
+from keras_mdm.diffusion import losses, pyramid, schedules, thresholding
 from keras_mdm.models import NestedUNet, cut
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.ema import ExponentialMovingAverage
@@ -52,6 +52,8 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         times: `"uniform"`, one independent time per sample; or `"stratified"`, one from each of as
             many equal intervals as the global batch has samples.
         downsample: how the data of lower levels is made, `"area"` or `"bilinear"`.
+        frame: which frame of a group of frames stands for it at a level with fewer: `"first"`,
+            `"middle"` or `"average"`.
         residual: outer levels predict relative to a Wiener estimate around the picture below.
             `True` needs `measure_residual` before training; a dict gives the standard deviation of
             the detail by level name.
@@ -109,6 +111,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
         loss_weighting: str | Mapping[str, Any] = "none",
         times: str = "uniform",
         downsample: str = "area",
+        frame: str = "first",
         residual: bool | Mapping[str, float] = False,
         threshold: str = "dynamic",
         guidance_shares: Mapping[str, float] | None = None,
@@ -154,6 +157,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             prediction=prediction,
             use_residual=bool(residual),
             signal_scale=scale,
+            frame=checks.one_of("frame", frame, pyramid.FRAMES),
         )
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
         self.level_weights = check_level_weights(level_weights, unet.levels)
@@ -366,7 +370,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             for below, shape in zip(self.process.shapes, self.process.shapes[1:], strict=False):
                 if shape.name in squares:
                     count = int(x0[shape.name].shape[0])  # in a mixed batch the first rows
-                    u = upsample(x0[below.name][:count], below, shape, kind="bilinear")
+                    u = self.process.enlarged(x0[below.name][:count], below, shape)
                     mean = float(tf.reduce_mean(tf.square(x0[shape.name] - u)))
                     squares[shape.name] += count * mean
                     rows[shape.name] += count
@@ -409,6 +413,7 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
             "loss_weighting": self.loss_weighting,
             "times": self.times,
             "downsample": self.downsample,
+            "frame": self.process.frame,
             "residual": self.process.use_residual,
             "threshold": self.threshold,
             "guidance_shares": self.guidance_shares,

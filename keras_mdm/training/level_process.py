@@ -31,6 +31,8 @@ class LevelProcess:
             unless given.
         divide_targets: compare predictions with the divided data. Without it a v target is that of
             the undivided data, which only reproduces the official loss of a plain network.
+        frame: which frame of a group stands for it at a level with fewer: `"first"`, `"middle"` or
+            `"average"`.
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1; for the scale Chen 2023 (arXiv
     2301.10972), section 2.1.
@@ -42,6 +44,7 @@ class LevelProcess:
     use_residual: bool = False
     signal_scale: Mapping[str, float] = dataclasses.field(default_factory=dict)
     divide_targets: bool = True
+    frame: str = "first"
 
     @classmethod
     def create(
@@ -53,6 +56,7 @@ class LevelProcess:
         prediction: str,
         use_residual: bool,
         signal_scale: Mapping[str, float] | None = None,
+        frame: str = "first",
     ) -> "LevelProcess":
         """Shift `schedule` for every level by its ratio to the innermost one."""
         shapes = tuple(LevelShape.parse(level) for level in levels)
@@ -60,7 +64,8 @@ class LevelProcess:
             shape.name: schedule.shifted(level_shift(shape, shapes[0]), shift_power)
             for shape in shapes
         }
-        return cls(shapes, schedules, prediction, use_residual, dict(signal_scale or {}))
+        scale = dict(signal_scale or {})
+        return cls(shapes, schedules, prediction, use_residual, scale, frame=frame)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -77,6 +82,11 @@ class LevelProcess:
             schedules={name: self.schedules[name] for name in names},
             signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
         )
+
+    def enlarged(self, x: tf.Tensor, below: LevelShape, shape: LevelShape) -> tf.Tensor:
+        """A picture or clip of the level below in the size of a level, as its detail is added to
+        it."""
+        return upsample(x, below, shape, kind="bilinear", frame=self.frame)
 
     def divided(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Data as the process sees it: divided by the scale of its level."""
@@ -121,7 +131,7 @@ class LevelProcess:
             if self.use_residual and below is not None:
                 picture = tf.clip_by_value(x0[below.name], -1.0, 1.0)[: tf.shape(z[name])[0]]
                 # The level below is trained by its own loss, not through the one above.
-                u = tf.stop_gradient(upsample(picture, below, shape, kind="bilinear"))
+                u = tf.stop_gradient(self.enlarged(picture, below, shape))
                 s = residual_std[name]
                 prediction = prediction + residual.wiener_v(z[name], u, alpha, sigma, s)
             predictions[name] = prediction

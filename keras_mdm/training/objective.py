@@ -42,7 +42,8 @@ class ObjectiveMixin:
     def _prepare_group(self, level: str, group: Mapping[str, Any]) -> tuple[dict, dict]:
         count = self.unet.levels.index(level) + 1
         shapes = self.process.shapes[:count]
-        return batches.prepare_group(group, shapes, self.unet.spec, self.downsample)
+        kinds = {"downsample": self.downsample, "frame": self.process.frame}
+        return batches.prepare_group(group, shapes, self.unet.spec, **kinds)
 
     def level_losses(
         self,

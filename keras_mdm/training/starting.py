@@ -145,7 +145,7 @@ def init_levels(
 ) -> dict[str, tf.Tensor]:
     """Pictures of the highest level, in [-1, 1], with those of all levels below."""
     top = as_pictures(name, images, process.shapes[-1], channels, count)
-    return build_pyramid(top, process.shapes, kind)
+    return build_pyramid(top, process.shapes, kind, process.frame)
 
 
 def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Tensor]:
@@ -188,7 +188,7 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
     found[top.name] = level
     for lower in process.shapes[-2::-1]:
         # An average is 0 only where all its parts are.
-        kept = downsample(found[top.name], top, lower, "area")
+        kept = downsample(found[top.name], top, lower, "area", process.frame)
         found[lower.name] = tf.cast(kept > 0.0, tf.float32)
     return {shape.name: found[shape.name] for shape in process.shapes}
 

@@ -102,6 +102,36 @@ def test_upsampling_in_time_keeps_the_frames_that_were_kept(rng):
         np.testing.assert_array_equal(clip, np.repeat(picture[:, None], 8, axis=1))
 
 
+KEPT = {"first": ([0, 4], 0), "middle": ([2, 6], 4)}
+
+
+@pytest.mark.parametrize("frame", ["first", "middle", "average"])
+def test_a_frame_stands_for_its_group(rng, frame):
+    image, two, eight = LevelShape(None, 4), LevelShape(2, 4), LevelShape(8, 8)
+    clip = rng.standard_normal((2, 8, 8, 8, 3))
+    pyramid = build_pyramid(clip, [image, two, LevelShape(8, 4), eight], frame=frame)
+    small = downsample(clip, eight, LevelShape(8, 4))
+    if frame == "average":
+        expected = small.numpy().reshape(2, 2, 4, 4, 4, 3).mean(axis=2), small.numpy().mean(axis=1)
+    else:
+        frames, single = KEPT[frame]
+        expected = small.numpy()[:, frames], small.numpy()[:, single]
+    np.testing.assert_allclose(pyramid["2x4"], expected[0], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(pyramid["4"], expected[1], rtol=0, atol=1e-15)
+    # What was kept, or averaged, returns from the clip that is made of it.
+    for kind in ("nearest", "bilinear"):
+        back = upsample(pyramid["2x4"], two, LevelShape(8, 4), kind, frame)
+        again = downsample(back, LevelShape(8, 4), two, frame=frame)
+        if (kind, frame) != ("bilinear", "average"):  # the ends are held: not their average
+            np.testing.assert_allclose(again, pyramid["2x4"], rtol=0, atol=1e-15)
+    # A clip that changes evenly is rebuilt between the places of its frames.
+    ramp = np.broadcast_to(np.arange(8.0)[None, :, None, None, None], (1, 8, 4, 4, 3))
+    low = downsample(ramp, LevelShape(8, 4), two, frame=frame)
+    line = np.array(upsample(low, two, LevelShape(8, 4), "bilinear", frame))[0, :, 0, 0, 0]
+    place = {"first": 0, "middle": 2, "average": 1.5}[frame]
+    np.testing.assert_allclose(line, np.clip(np.arange(8), place, place + 4), atol=1e-12)
+
+
 @pytest.mark.parametrize("kinds", [("area", "nearest"), ("bilinear", "bilinear")])
 def test_in_a_graph_with_an_unknown_batch(rng, kinds):
     shapes = [TINY, LevelShape(2, 4), LevelShape(4, 8)]

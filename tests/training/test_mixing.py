@@ -11,6 +11,7 @@ from keras_mdm.data import image_text_dataset, mixed_dataset
 from keras_mdm.optimizers import SGD, Adam
 from keras_mdm.training import batches
 from training.tiny_models import (
+    CLIP,
     PLAIN_INNER,
     TEXT_WIDTH,
     Record,
@@ -185,6 +186,33 @@ def test_levels_are_trained_on_the_samples_that_have_them():
     low = np.concatenate([alone["16"]["8"], alone["8"]["8"]])
     np.testing.assert_allclose(logs["loss_8"], np.mean(low), rtol=1e-5)
     np.testing.assert_allclose(logs["loss"], expected + np.mean(low), rtol=1e-5)
+
+
+def test_images_and_clips_train_together():
+    """A group of images trains the image level only, which clips train too."""
+    rng = np.random.default_rng(0)
+    model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER, CLIP]))
+    model.compile(optimizer=SGD(0.0, clip_norm=None))
+    clips = rng.integers(0, 256, (2, 4, 8, 8, 3)).astype("uint8")
+    images = rng.integers(0, 256, (3, 8, 8, 3)).astype("uint8")
+
+    def logs(clips, images):
+        batch = {
+            "8": {"image": images, "sample": np.array([1, 3, 5])},
+            "4x8": {"video": clips, "sample": np.array([0, 2])},
+        }
+        model.optimizer.iterations.assign(0)  # the same times and noise
+        found = model.train_step(tf.nest.map_structure(tf.constant, batch))
+        return float(found["loss_8"]), float(found["loss_4x8"])
+
+    x0, _ = model.prepare({"8": {"image": images}, "4x8": {"video": clips}})
+    assert x0["4x8"].shape == (2, 4, 8, 8, 3) and x0["8"].shape == (5, 8, 8, 3)
+    np.testing.assert_allclose(x0["8"][:2], clips[:, 0] / 127.5 - 1.0, atol=1e-6)
+    low, high = logs(clips, images)
+    other_low, same_high = logs(clips, images[::-1])
+    # Clips have the first rows: what the images are does not reach their level's loss.
+    assert same_high == pytest.approx(high, rel=1e-6) and other_low != pytest.approx(low, rel=1e-4)
+    assert model.unet.trained_alone == ("8", "4x8")
 
 
 def test_a_batch_of_one_group_is_a_plain_batch():
