@@ -7,7 +7,7 @@ sees what it would have seen, at no cost, and the number of replicas does not ma
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages
 
-_KEYS = ("image", "text", "text_mask", "label", "sample")
+_KEYS = ("image", "text", "text_mask", "pooled", "label", "sample")
 
 
 def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
@@ -120,6 +120,8 @@ def image_text_dataset(
     text_mask: np.ndarray | None = None,
     labels: np.ndarray | None = None,
     *,
+    pooled: np.ndarray | None = None,
+    micro: Mapping[str, np.ndarray] | None = None,
     batch_size: int,
     seed: int,
     first_step: int = 0,
@@ -133,15 +135,19 @@ def image_text_dataset(
         text: token states (n, L, D), for example of `encode_cached`.
         text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
         labels: int (n,), -1 for unconditional; by default those of the record.
+        pooled: (n, P), one vector per prompt, for networks that take it.
+        micro: micro-conditions by name, (n,) each, such as scores or original sizes; NaN where one
+            is not known.
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch, for resuming.
-        keys: which of "image", "text", "text_mask", "label", "sample" a batch holds; by default all
-            that are known.
+        keys: which of "image", "text", "text_mask", "pooled", "label", the micro-conditions and
+            "sample" a batch holds; by default all that are known.
 
     Returns:
         A dataset of dicts: "image" uint8 (B, S, S, 3), "text" (B, L, D) and "text_mask" (B, L) in
-        the dtypes of the arguments, "label" int32 (B,), "sample" int64 (B,), the position.
+        the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,), micro-conditions float32
+        (B,), "sample" int64 (B,), the position.
 
     Raises:
         ValueError: when the arrays do not belong together or a key is unknown.
@@ -157,12 +163,15 @@ def image_text_dataset(
         labels = images.labels if labels is None else labels
         images = images.largest
     columns = {"image": images, "text": text, "text_mask": text_mask, "label": labels}
+    columns["pooled"] = pooled
     columns = {key: np.asarray(value) for key, value in columns.items() if value is not None}
-    _check(columns)
+    micro = {key: np.asarray(value, "float32") for key, value in (micro or {}).items()}
+    _check(columns, micro)
+    columns |= micro
     if "label" in columns:
         columns["label"] = columns["label"].astype(np.int32)
     wanted = tuple(keys) if keys is not None else (*columns, "sample")
-    checks.known_keys("keys", wanted, _KEYS)
+    checks.known_keys("keys", wanted, (*_KEYS, *micro))
     checks.required_keys("the data", (*columns, "sample"), wanted)
     # One copy in TensorFlow's memory, captured by the map below rather than embedded in its graph.
     with tf.device("CPU"):
@@ -176,7 +185,7 @@ def image_text_dataset(
     return order.map(gather).prefetch(tf.data.AUTOTUNE)
 
 
-def _check(columns: dict[str, np.ndarray]) -> None:
+def _check(columns: dict[str, np.ndarray], micro: dict[str, np.ndarray]) -> None:
     image = columns["image"]
     if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or not len(image):
         raise checks.error(
@@ -199,9 +208,14 @@ def _check(columns: dict[str, np.ndarray]) -> None:
         fits = fits and columns["text_mask"].shape == columns["text"].shape[:2]
     if "label" in columns:
         fits = fits and columns["label"].ndim == 1
+    if "pooled" in columns:
+        fits = fits and columns["pooled"].ndim == 2
+    shapes |= {key: array.shape for key, array in micro.items()}
+    fits = fits and all(array.shape == (len(image),) for array in micro.values())
     if not fits:
         raise checks.error(
-            "the arrays must be images (n, S, S, 3), text (n, L, D), text_mask (n, L), labels (n,)",
+            "the arrays must be images (n, S, S, 3), text (n, L, D), text_mask (n, L), pooled "
+            "(n, P), labels and micro-conditions (n,)",
             fix="encode the captions of these pictures, in their order",
             **shapes,
         )

@@ -136,3 +136,18 @@ def test_what_does_not_fit_is_named(change, message):
     given = {"images": images, "text": text, "text_mask": mask, "labels": labels}
     with pytest.raises(ValueError, match=message):
         image_text_dataset(**({"batch_size": 4, "seed": 0} | given | change))
+
+
+def test_batches_hold_pooled_vectors_and_micro_conditions():
+    images = np.arange(5, dtype="uint8")[:, None, None, None] * np.ones((1, 4, 4, 3), "uint8")
+    extra = {
+        "pooled": np.arange(10.0, dtype="float32").reshape(5, 2),
+        "micro": {"score": np.array([0.0, 0.1, 0.2, 0.3, np.nan])},
+    }
+    batch = next(iter(image_text_dataset(images, batch_size=5, seed=1, **extra)))
+    order = batch["image"][:, 0, 0, 0].numpy()
+    np.testing.assert_array_equal(batch["pooled"], extra["pooled"][order])
+    np.testing.assert_array_equal(batch["score"], extra["micro"]["score"][order].astype("float32"))
+    for wrong in ({"pooled": np.zeros(5)}, {"micro": {"score": np.zeros(4)}}):
+        with pytest.raises(ValueError, match="Received: .*To fix it: "):
+            image_text_dataset(images, batch_size=2, seed=0, **wrong)
