@@ -269,6 +269,19 @@ def test_saved_model_without_conditions(tmp_path):
     assert_equal(found, plain.generate(num_images=2, steps=2, seed=4, progress=False))
 
 
+def test_saved_model_with_another_sampler(tmp_path):
+    plain = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]))
+    export_saved_model(plain, tmp_path / "export", sampler="unipc", grid="karras")
+    served = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    scalars = {"steps": tf.constant(5), "guidance_scale": tf.constant(1.0)}
+    found = served(num_images=tf.constant(2), seed=tf.constant(4, tf.int64), **scalars)
+    options = {"num_images": 2, "steps": 5, "seed": 4, "progress": False}
+    assert_equal(
+        {name: value.numpy() for name, value in found.items()},
+        plain.generate(sampler="unipc", grid="karras", **options),
+    )
+
+
 def test_export_refuses_a_full_directory_and_leaves_nothing_half_done(model, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
