@@ -88,7 +88,7 @@ def load_emoji(
     checks.one_of("split", split, ("all", "train", "validation"))
     record = asset(STYLES[style])
     directory = asset_path(record.name, cache_dir=cache_dir)
-    chosen = _choose(read_catalogue(directory), concepts)
+    chosen = choose_concepts(read_catalogue(directory), concepts)
     if not chosen:
         raise checks.error(
             "the selection must hold at least one concept",
@@ -119,10 +119,15 @@ def load_emoji(
     return data if keep.all() else data.take(keep)
 
 
-def _choose(
+def choose_concepts(
     catalogue: Sequence[Concept], concepts: None | int | str | Sequence[str]
 ) -> list[Concept]:
-    """Return the chosen concepts in the order of the catalogue."""
+    """Return the chosen concepts in the order of the catalogue.
+
+    Args:
+        catalogue: the concepts to choose from.
+        concepts: as in `load_emoji`.
+    """
     if concepts is None:
         return list(catalogue)
     if checks.is_int(concepts):

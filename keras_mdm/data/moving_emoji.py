@@ -1,0 +1,214 @@
+"""Moving emoji: clips of drawings with a named motion, for text to video without a download."""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_mdm import checks
+from keras_mdm.assets import asset, cache_root
+from keras_mdm.assets import path as asset_path
+from keras_mdm.assets.attribution import write_attribution
+from keras_mdm.assets.table import Asset
+from keras_mdm.data.base import area_average, check_sizes
+from keras_mdm.data.catalogue import STYLES, Concept, read_catalogue
+from keras_mdm.data.emoji import choose_concepts
+from keras_mdm.data.motions import MOTIONS, moved, pose_of
+from keras_mdm.data.rasterise import draw
+from keras_mdm.files import write_atomically
+
+_log = logging.getLogger(__name__)
+
+# Part of the cache key: raise it whenever a pixel may come out different.
+RULE_VERSION = 1
+
+# Frames are drawn at a multiple of their size that is at least this, and averaged.
+_DRAWN_AT_LEAST = 128
+
+# One pair of drawing and motion in so many is held out, by a hash of the pair.
+HELD_OUT = 8
+
+
+@dataclass(frozen=True)
+class MovingEmoji:
+    """Clips in memory.
+
+    Attributes:
+        clips: size in pixels to uint8 (n, T, size, size, 3), on white.
+        captions: one caption per clip, the drawing's name and the motion: "pizza turning".
+        names: the drawing of each clip.
+        motions: the motion of each clip.
+        attribution: the line to show wherever clips made from this data are published.
+    """
+
+    clips: dict[int, np.ndarray]
+    captions: tuple[str, ...]
+    names: tuple[str, ...]
+    motions: tuple[str, ...]
+    attribution: str
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this data from other data: number of clips, and a SHA-256 of captions and the
+        clips at the lowest resolution."""
+        digest = hashlib.sha256("\0".join(self.captions).encode())
+        digest.update(np.ascontiguousarray(self.clips[min(self.clips)]).tobytes())
+        return {"clips": len(self), "sha256": digest.hexdigest()}
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "MovingEmoji":
+        """Return a record with these rows only, in this order.
+
+        Args:
+            rows: positions, or one boolean per clip.
+        """
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        return MovingEmoji(
+            {size: clips[rows] for size, clips in self.clips.items()},
+            *(
+                tuple(column[row] for row in rows)
+                for column in (self.captions, self.names, self.motions)
+            ),
+            self.attribution,
+        )
+
+
+def load_moving_emoji(
+    sizes: int | Sequence[int] = (16, 32),
+    *,
+    frames: int = 8,
+    style: str = "twemoji",
+    concepts: None | int | str | Sequence[str] = 50,
+    motions: Sequence[str] = tuple(MOTIONS),
+    split: str = "all",
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> MovingEmoji:
+    """Load clips of emoji drawings that move, at one or several sizes.
+
+    Every drawing is shown with every motion. The clips are drawn the first time and read from the
+    cache afterwards.
+
+    Args:
+        sizes: heights and widths in pixels.
+        frames: length of the clips.
+        style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
+        concepts: which drawings, as in `load_emoji`; an integer is that many of its list "simple".
+        motions: names of motions, see `motions.MOTIONS`.
+        split: "all", "train" or "validation". One pair of drawing and motion in eight is held out,
+            so that both are known from other pairs.
+        cache_dir: as in `keras_mdm.assets.cache_root`.
+        progress: show a bar while drawing.
+
+    Returns:
+        The clips, ordered by drawing and then by motion.
+
+    Raises:
+        ValueError: when the asset or a package is missing (the error names the command), or an
+            argument is not one of those above.
+
+    Example:
+
+    >>> data = load_moving_emoji((16, 32), frames=8)  # doctest: +SKIP
+    >>> data.clips[32].shape, data.captions[0]  # doctest: +SKIP
+    """
+    sizes = check_sizes("sizes", sizes)
+    checks.integer("frames", frames, minimum=2)
+    checks.one_of("style", style, tuple(STYLES))
+    checks.one_of("split", split, ("all", "train", "validation"))
+    if isinstance(motions, str) or not motions:
+        raise checks.error(
+            "`motions` must be a list of names", fix=f"choose of {list(MOTIONS)}", motions=motions
+        )
+    for motion in motions:
+        checks.one_of("motions", motion, tuple(MOTIONS))
+    record = asset(STYLES[style])
+    catalogue = read_catalogue(asset_path(record.name, cache_dir=cache_dir))
+    if checks.is_int(concepts):
+        chosen = choose_concepts(catalogue, "simple")
+        chosen = choose_concepts(chosen, min(concepts, len(chosen)))
+    else:
+        chosen = choose_concepts(catalogue, concepts)
+    pairs = [(concept, motion) for concept in chosen for motion in motions]
+    clips = _clips(
+        pairs, frames, sizes, record=record, directory=cache_root(cache_dir) / "moving-emoji",
+        progress=progress,
+    )  # fmt: skip
+    data = MovingEmoji(
+        clips=clips,
+        captions=tuple(f"{concept.name} {motion}" for concept, motion in pairs),
+        names=tuple(concept.name for concept, _ in pairs),
+        motions=tuple(motion for _, motion in pairs),
+        attribution=record.attribution,
+    )
+    if split == "all":
+        return data
+    held_out = np.array([is_held_out(concept.id, motion) for concept, motion in pairs], bool)
+    return data.take(held_out if split == "validation" else ~held_out)
+
+
+def is_held_out(concept: str, motion: str) -> bool:
+    """Whether a pair of drawing and motion belongs to the validation split.
+
+    Args:
+        concept: id of the drawing.
+        motion: name of the motion.
+    """
+    digest = hashlib.sha256(f"keras_mdm pairs 1:{concept}:{motion}".encode()).digest()
+    return digest[0] % HELD_OUT == 0
+
+
+def _clips(
+    pairs: Sequence[tuple[Concept, str]],
+    frames: int,
+    sizes: Sequence[int],
+    *,
+    record: Asset,
+    directory: Path,
+    progress: bool,
+) -> dict[int, np.ndarray]:
+    """The clips at all sizes, from the cache where they are there."""
+    # All sizes are averages of one drawing, as in the pyramid that is trained on.
+    drawn_at = sizes[-1] * max(2, -(-_DRAWN_AT_LEAST // sizes[-1]))
+    parts = [RULE_VERSION, drawn_at, frames, [source.sha256 for source in record.sources]]
+    parts += [[concept.file.name, motion] for concept, motion in pairs]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+    targets = {size: directory / f"{record.name}-{size}x{frames}-{key}.npz" for size in sizes}
+    clips = {size: _load(target) for size, target in targets.items()}
+    if all(array is not None for array in clips.values()):
+        return clips
+    clips = {size: np.empty((len(pairs), frames, size, size, 3), np.uint8) for size in sizes}
+    label = f"drawing {len(pairs)} clips, {', '.join(map(str, sizes))} px"
+    for row, (concept, motion) in enumerate(tqdm(pairs, desc=label, disable=not progress)):
+        svg = concept.file.read_text(encoding="utf-8")
+        poses = [pose_of(motion, frame, frames) for frame in range(frames)]
+        drawn = np.stack([draw(moved(svg, pose), drawn_at) for pose in poses])
+        for size in sizes:
+            clips[size][row] = area_average(drawn, size)
+    for size, target in targets.items():
+        array = clips[size]
+        write_atomically(target, lambda file, array=array: np.savez_compressed(file, clips=array))
+    write_attribution(directory, record, changes="moved and drawn as pixels on white")
+    return clips
+
+
+def _load(target: Path) -> np.ndarray | None:
+    if not target.is_file():
+        return None
+    try:
+        with np.load(target) as archive:
+            return archive["clips"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        _log.warning("drawing again, %s cannot be read: %s", target, problem)
+        return None
