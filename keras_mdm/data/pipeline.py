@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages
 
-_KEYS = ("image", "text", "text_mask", "pooled", "label", "sample")
+_KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "sample")
 
 
 def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
@@ -131,7 +131,8 @@ def image_text_dataset(
 
     Args:
         images: uint8 (n, S, S, 3), or a record such as `load_emoji` and `load_folder` return, of
-            which the largest size is used (training makes the smaller ones) and the labels.
+            which the largest size is used (training makes the smaller ones) and the labels; or
+            clips, uint8 (n, T, S, S, 3), which batches hold as "video".
         text: token states (n, L, D), for example of `encode_cached`.
         text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
         labels: int (n,), -1 for unconditional; by default those of the record.
@@ -141,13 +142,13 @@ def image_text_dataset(
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch, for resuming.
-        keys: which of "image", "text", "text_mask", "pooled", "label", the micro-conditions and
-            "sample" a batch holds; by default all that are known.
+        keys: which of "image" or "video", "text", "text_mask", "pooled", "label", the
+            micro-conditions and "sample" a batch holds; by default all that are known.
 
     Returns:
-        A dataset of dicts: "image" uint8 (B, S, S, 3), "text" (B, L, D) and "text_mask" (B, L) in
-        the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,), micro-conditions float32
-        (B,), "sample" int64 (B,), the position.
+        A dataset of dicts: "image" uint8 (B, S, S, 3) or "video" (B, T, S, S, 3), "text" (B, L, D)
+        and "text_mask" (B, L) in the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,),
+        micro-conditions float32 (B,), "sample" int64 (B,), the position.
 
     Raises:
         ValueError: when the arrays do not belong together or a key is unknown.
@@ -162,11 +163,13 @@ def image_text_dataset(
     if isinstance(images, CaptionedImages):
         labels = images.labels if labels is None else labels
         images = images.largest
-    columns = {"image": images, "text": text, "text_mask": text_mask, "label": labels}
+    images = np.asarray(images)
+    key = "video" if images.ndim == 5 else "image"
+    columns = {key: images, "text": text, "text_mask": text_mask, "label": labels}
     columns["pooled"] = pooled
     columns = {key: np.asarray(value) for key, value in columns.items() if value is not None}
     micro = {key: np.asarray(value, "float32") for key, value in (micro or {}).items()}
-    _check(columns, micro)
+    _check(images, columns, micro)
     columns |= micro
     if "label" in columns:
         columns["label"] = columns["label"].astype(np.int32)
@@ -181,15 +184,20 @@ def image_text_dataset(
         batch = {key: tf.gather(table, index) for key, table in tables.items()}
         return batch | ({"sample": position} if "sample" in wanted else {})
 
-    order = ordered_dataset(len(columns["image"]), batch_size, seed=seed, first_step=first_step)
+    order = ordered_dataset(len(images), batch_size, seed=seed, first_step=first_step)
     return order.map(gather).prefetch(tf.data.AUTOTUNE)
 
 
-def _check(columns: dict[str, np.ndarray], micro: dict[str, np.ndarray]) -> None:
-    image = columns["image"]
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3 or not len(image):
+def _check(image: np.ndarray, columns: dict[str, np.ndarray], micro: dict[str, np.ndarray]) -> None:
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (4, 5)
+        or image.shape[-1] != 3
+        or not image.size
+    ):
         raise checks.error(
-            "`images` must be uint8 (n, height, width, 3) with n of at least 1",
+            "`images` must be uint8 (n, height, width, 3), or clips (n, T, height, width, 3), with "
+            "n of at least 1",
             fix="convert the pictures, for example with load_folder",
             shape=image.shape,
             dtype=image.dtype.name,

@@ -151,3 +151,10 @@ def test_batches_hold_pooled_vectors_and_micro_conditions():
     for wrong in ({"pooled": np.zeros(5)}, {"micro": {"score": np.zeros(4)}}):
         with pytest.raises(ValueError, match="Received: .*To fix it: "):
             image_text_dataset(images, batch_size=2, seed=0, **wrong)
+
+
+def test_clips_are_batched_as_video():
+    clips = np.arange(3, dtype="uint8")[:, None, None, None, None] * np.ones((1, 2, 4, 4, 3), "u1")
+    batch = next(iter(image_text_dataset(clips, batch_size=3, seed=1)))
+    assert sorted(batch) == ["sample", "video"]
+    assert sorted(batch["video"][:, 0, 0, 0, 0].numpy().tolist()) == [0, 1, 2]
