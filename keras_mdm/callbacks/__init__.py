@@ -1,5 +1,6 @@
 """Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
 
+from keras_mdm.callbacks.clips import animated_grid, encode_gif
 from keras_mdm.callbacks.diagnostics import Diagnostics
 from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
 from keras_mdm.callbacks.images import SampleGrid, captioned_grid, image_grid
@@ -18,6 +19,8 @@ __all__ = [
     "StopOnSignal",
     "TensorBoardLogger",
     "Throughput",
+    "animated_grid",
     "captioned_grid",
+    "encode_gif",
     "image_grid",
 ]
