@@ -45,11 +45,15 @@ def assert_equal_but_for_rounding(one, other):
         assert 0 < np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(a - flat(start))
 
 
-def test_a_run_moves_to_two_replicas_and_back(whole, tmp_path, two_replicas):
-    for strategy, stop in ((None, (1, 1)), (two_replicas, (1, 3))):
+@pytest.mark.parametrize(
+    "back", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["there", "and back"]
+)
+def test_a_run_moves_to_two_replicas(whole, tmp_path, two_replicas, back):
+    for strategy, stop in ((None, (1, 1)), *([(two_replicas, (1, 3))] if back else ())):
         with pytest.raises(Stop):
             train(tmp_path, table=LAST, model=with_sgd, stop=stop, strategy=strategy)
-    assert_equal_but_for_rounding(whole, train(tmp_path, table=LAST, model=with_sgd))
+    last = None if back else two_replicas
+    assert_equal_but_for_rounding(whole, train(tmp_path, table=LAST, model=with_sgd, strategy=last))
 
 
 def test_two_steps_in_one_execution_on_two_replicas(whole, tmp_path, two_replicas):

@@ -129,7 +129,11 @@ def test_growth_takes_weights_moments_and_averages_over(whole):
     assert start[f"optimizer/updates/{new}"] == 0 and start[f"ema/start/{new}"] == 4
 
 
-@pytest.mark.parametrize("stop", [(1, 3), (1, 4), (2, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "stop",
+    [(1, 3), *(pytest.param(stop, marks=pytest.mark.slow) for stop in ((1, 4), (2, 3))), (2, 1)],
+    ids=str,
+)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, stop):
     with pytest.raises(Stop):
         train(tmp_path, stop=stop)
@@ -189,7 +193,11 @@ def test_a_short_dataset_is_an_error(tmp_path):
         train(tmp_path, table=phases()[:1], dataset=lambda p, s: make_dataset(p, s).take(3))
 
 
-@pytest.mark.parametrize("options", [{"freeze": ("8",)}, {"inner_learning_rate": 0.25}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"freeze": ("8",)}, pytest.param({"inner_learning_rate": 0.25}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_inner_levels_move_slower_or_not_at_all(tmp_path, options):
     ends = []
     for name, given in (("with", options), ("without", {})):

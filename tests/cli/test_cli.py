@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_mdm import training
+from keras_mdm import estimate, training
 from keras_mdm.cli import main as cli
 from keras_mdm.cli import sample
 from keras_mdm.diffusion import samplers, time_grids
@@ -108,7 +108,16 @@ def test_describe_prints_a_table(capsys):
     assert inner + outer == total
 
 
-def test_describe_says_what_training_would_cost(capsys):
+def test_describe_says_what_training_would_cost(capsys, monkeypatch):
+    real, known = estimate.estimate_training, {}
+
+    def once(phases, *given, **options):  # tracing takes long, and the second time says the same
+        key = repr(phases)
+        if key not in known:
+            known[key] = real(phases, *given, **options)
+        return known[key]
+
+    monkeypatch.setattr(estimate, "estimate_training", once)
     words = ["describe", "8", "16", "--classes", "10", "--width", "0.0625"]
     words += ["--phases", "8:100x8", "16:50x12", "--devices", "2", "--tflops", "0.001"]
     assert cli.main([*words, "--json"]) == 0

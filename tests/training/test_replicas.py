@@ -5,6 +5,9 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.optimizers import SGD, Adam
 from training.tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
@@ -15,9 +18,6 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
-
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.optimizers import SGD, Adam
 
 STEPS, ROWS = 4, 6
 CLIP_NORM = 0.3
@@ -119,6 +119,7 @@ def test_adam_with_clipping_and_weighted_loss_on_two_replicas_equals_one_device(
     assert np.all(np.array(compare(adam_alone, double)) < LIMITS), compare(adam_alone, double)
 
 
+@pytest.mark.slow  # with mixed batches: tests/test_continuing.py
 def test_two_steps_per_execution_on_two_replicas_equal_one(sgd_alone, two_replicas):
     double = Run(two_replicas, sgd, per_execution=2)
     assert len(double.losses) == STEPS // 2

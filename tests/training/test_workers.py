@@ -39,6 +39,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": paths}
 
 
+@pytest.mark.slow
 def test_phases_on_two_workers_equal_one_process(tmp_path):
     """Growth, checkpoints by the first worker alone, and a directory that another run can go on."""
     worker_program.train_phases(None, tmp_path / "one")
