@@ -172,6 +172,16 @@ def test_order_of_convergence_on_a_gaussian(name):
     assert errors[-1] < (1e-2 if ORDERS[name] == 1 else 5e-4)
 
 
+def test_sixteen_steps_of_second_order_beat_128_of_first():
+    x_1, errors = np.linspace(-2.0, 2.0, 5)[None], {}
+    exact = gaussian_flow(0.3, 0.5, 0.9, 0.1, x_1)
+    for name, count in (("unipc", 16), ("dpmpp_2m", 16), ("ddim", 128)):
+        run = (gaussian_denoiser(0.3, 0.5), {"1": COSINE}, np.linspace(0.9, 0.1, count + 1))
+        x, _ = samplers.run(SAMPLERS[name], *run, {"1": x_1})
+        errors[name] = np.max(np.abs(x["1"] - exact))
+    assert max(errors["unipc"], errors["dpmpp_2m"]) < errors["ddim"]
+
+
 # The same methods as the papers write them, one pixel at a time in plain float64.
 
 
