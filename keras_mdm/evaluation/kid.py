@@ -42,7 +42,8 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> KID:
         A `KID`; its `str` is 1000 times the value, as it is usually given.
 
     Raises:
-        ValueError: if there are fewer than three pictures, or the widths differ.
+        ValueError: if there are fewer than three pictures, the widths differ, or a feature is not
+            finite.
 
     Example:
 
@@ -61,6 +62,13 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> KID:
             fix="pass the features of more pictures, from one network",
             first=x.shape,
             second=y.shape,
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise checks.error(
+            "features must be finite",
+            fix="look at the pictures and at the network that made the features",
+            first=bool(np.isfinite(x).all()),
+            second=bool(np.isfinite(y).all()),
         )
     (own_x, sum_x), (own_y, sum_y) = _within(x), _within(y)
     across = _kernel(x, y)

@@ -30,6 +30,8 @@ def read_legacy(path: str | os.PathLike) -> Any:
     >>> state["_fc.weight"].shape
     (1000, 1280)
     """
+    if not Path(path).is_file():
+        raise _broken(path, "there is no such file")
     content = Path(path).read_bytes()
     storages: dict[str, np.ndarray | None] = {}
 

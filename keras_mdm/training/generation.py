@@ -143,6 +143,12 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         batch_size = checks.integer("batch_size", batch_size, minimum=1)
         return_steps = checks.integer("return_steps", return_steps, minimum=0)
         checks.one_of("output", output, OUTPUTS)
+        if callback is not None and not callable(callback):
+            raise checks.error(
+                "`callback` must be a function of (steps done, steps, estimates)",
+                fix="pass one, or leave it out",
+                callback=callback,
+            )
         guidance = guiding.resolve(
             self,
             guidance_scale,
@@ -310,7 +316,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         channels = self.unet.spec.in_channels
         rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
         if noise is not None:
-            checks.known_keys("noise", noise, self.unet.levels)
+            starting.check_by_level("noise", noise, self.unet.levels)
             noise = {name: value for name, value in noise.items() if name in process.levels}
             rows["noise"] = starting.check_noise(noise, level_shapes(process, channels), count)
         if (init_image is None) and (strength is not None or mask is not None):

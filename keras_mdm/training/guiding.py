@@ -95,7 +95,8 @@ def spread(scales: Mapping[str, float], levels: Sequence[str]) -> tuple[float, d
 
 
 def _interval(interval: Sequence[float]) -> tuple[float, float]:
-    if len(interval) != 2 or not interval[0] <= interval[1]:
+    pair = isinstance(interval, Sequence) and len(interval) == 2
+    if not pair or not all(map(checks.is_real, interval)) or interval[0] > interval[1]:
         raise checks.error(
             "`guidance_interval` must be (lowest, highest) time",
             fix="pass for example (0.2, 0.8), 0 being clean and 1 noise",

@@ -71,13 +71,7 @@ class PromptMixin:
         labels = conditions.get("label") if labels is None else labels
         if labels is not None:
             conditions["label"] = self._check_labels(labels)
-        for name, value in conditions.items():
-            if np.ndim(value) == 0:
-                raise checks.error(
-                    f"`{name}` must have one entry per picture",
-                    fix="pass an array whose first axis counts the pictures",
-                    **{name: value},
-                )
+        _check_rows(conditions)
         counts = {name: len(value) for name, value in conditions.items()}
         if num_images is not None:
             counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
@@ -114,6 +108,7 @@ class PromptMixin:
         if isinstance(negative, str):
             negative = [negative] * count
         found = self._given_conditions(negative, "negative_prompts")
+        _check_rows(found)
         if "label" in found:
             found["label"] = self._check_labels(found["label"])
         rows = {name: len(value) for name, value in found.items()}
@@ -211,3 +206,13 @@ class PromptMixin:
                 text_encoder=None,
             )
         return text.from_identity(self._encoder_identity)
+
+
+def _check_rows(conditions: Arrays) -> None:
+    for name, value in conditions.items():
+        if np.ndim(value) == 0:
+            raise checks.error(
+                f"`{name}` must have one entry per picture",
+                fix="pass an array whose first axis counts the pictures",
+                **{name: value},
+            )

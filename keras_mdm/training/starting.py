@@ -42,6 +42,17 @@ def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndar
     return np.asarray(seeds, "int64"), np.zeros(count, "int64")
 
 
+def check_by_level(name: str, value: Any, levels: Sequence[str]) -> None:
+    """Raise unless `value` maps names of levels to arrays."""
+    if not isinstance(value, Mapping):
+        raise checks.error(
+            f"`{name}` must map names of levels to arrays",
+            fix=f"pass a dict with keys of {list(levels)}",
+            **{name: type(value).__name__},
+        )
+    checks.known_keys(name, value, levels)
+
+
 def check_noise(
     noise: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int
 ) -> dict[str, np.ndarray]:
@@ -209,7 +220,7 @@ def held_levels(
         ValueError: if a level is unknown, or the highest one is held.
     """
     levels = process.levels
-    checks.known_keys("hold", hold, levels)
+    check_by_level("hold", hold, levels)
     if not hold or levels[-1] in hold:
         raise checks.error(
             "`hold` must name levels below the highest one that is drawn",

@@ -65,8 +65,9 @@ def test_the_floor_splits_one_set(rng):
         (np.zeros((2, 4)), np.zeros((5, 4))),
         (np.zeros((5, 4)), np.zeros((5, 3))),
         (np.zeros(5), np.zeros(5)),
+        (np.full((5, 4), np.nan), np.zeros((5, 4))),
     ],
-    ids=["few", "widths", "rank"],
+    ids=["few", "widths", "rank", "finite"],
 )
 def test_bad_input(sets):
     with pytest.raises(ValueError, match="Received: .*To fix it: "):
