@@ -27,7 +27,7 @@ install: $(INSTALLED)
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[emoji,dev]'
+		--constraint constraints.txt --editable '.[emoji,video,dev]'
 	touch $@
 
 clean:

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from keras_mdm.cli import assets, cut, describe, export, import_, launch, sample
+from keras_mdm.cli import assets, cut, describe, export, import_, launch, prepare, sample
 
-COMMANDS = (describe, import_, sample, cut, export, assets, launch)
+COMMANDS = (describe, import_, sample, cut, export, assets, prepare, launch)
 ERROR = 2
 
 

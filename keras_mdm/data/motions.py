@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_mdm import checks
 
 
@@ -69,6 +71,27 @@ def pose_of(motion: str, frame: int, frames: int) -> Pose:
             "`frame` must be below `frames`", fix="count from 0", frame=frame, frames=frames
         )
     return MOTIONS[motion](frame / (frames - 1))
+
+
+def track_of(motion: str, frames: int) -> np.ndarray:
+    """Return how a motion goes, in the form in which `evaluation.motion.track` measures it.
+
+    Args:
+        motion: a key of `MOTIONS`.
+        frames: length T of the clip.
+
+    Returns:
+        float64 (T, 4), relative to the first frame: right, down, logarithm of the scale, clockwise
+        turn in radians.
+
+    Example:
+
+    >>> track_of("moving right", 3).round(2)[:, 0].tolist()
+    [0.0, 0.24, 0.48]
+    """
+    poses = [pose_of(motion, frame, frames) for frame in range(frames)]
+    rows = [(p.x, p.y, math.log(p.scale), math.radians(p.angle)) for p in poses]
+    return np.array(rows) - np.array(rows[0])
 
 
 def moved(svg: str, pose: Pose) -> str:

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.diffusion import residual
+from keras_mdm.optimizers import Adam
 from training.tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
@@ -13,10 +17,6 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
-
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.diffusion import residual
-from keras_mdm.optimizers import Adam
 
 
 def make_model(*, scramble=True, **options):

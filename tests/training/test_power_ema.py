@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from training.test_mixing import as_dataset, mixed_batch
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import SGD
 from keras_mdm.training import checkpoints, power_ema
 from keras_mdm.training.power_ema import PowerEMA, combine, exponent_of, inner_product, reconstruct
 from keras_mdm.training.snapshot import restore_snapshot, save_snapshot
+from training.test_mixing import as_dataset, mixed_batch
+from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, arrays, outer, tiny_unet
 
 
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.25])

@@ -5,11 +5,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from training.tiny_models import PLAIN_INNER, Record, arrays, as_dataset, make_batch, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import Adam
 from keras_mdm.training.learning_rates import Warmup
+from training.tiny_models import PLAIN_INNER, Record, arrays, as_dataset, make_batch, tiny_unet
 
 
 def test_training_goes_on_from_the_file_as_if_it_had_not_been_saved(tmp_path):

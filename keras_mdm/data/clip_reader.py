@@ -1,0 +1,291 @@
+"""One clip out of one video file: which frames, and their pixels.
+
+Frames are counted as the file holds them, never by the clock: files with a variable frame rate give
+exact frames too. The packets are read once without decoding, which tells the times of all frames;
+then the decoder starts at the last key frame before the clip and stops after its last frame.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+
+VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
+ANIMATION_EXTENSIONS = (".gif", ".webp")
+STARTS = ("fixed", "random")
+
+
+class UnusableVideo(ValueError):
+    """A file that gives no clip; the message says why."""
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """Which frames of a video make its clip, and what is done to them.
+
+    The defaults are the paper's: one clip of 16 frames, every fourth frame, at a place that stays
+    the same for a video, mirrored at random, centre crop.
+
+    Args:
+        size: height and width in pixels.
+        frames: length of the clip; `None` for a single picture, the first frame of the clip.
+        stride: distance of two frames of the clip in frames of the video.
+        start: "fixed" takes the place from a hash of the video's key, so that a video has one clip;
+            "random" draws another one each time.
+        flip: mirror half of the clips, at random.
+        span: frames that a picture's clip would have, so that `frames=None` gives exactly the first
+            frame of the clip of `frames=span`.
+
+    Example:
+
+    >>> ClipRule(64).picture().frames is None
+    True
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
+    """
+
+    size: int
+    frames: int | None = 16
+    stride: int = 4
+    start: str = "fixed"
+    flip: bool = True
+    span: int | None = None
+
+    def __post_init__(self):
+        checks.integer("size", self.size, minimum=1)
+        if self.frames is not None:
+            frames = checks.integer("frames", self.frames, minimum=2)
+            if frames & (frames - 1):
+                raise checks.error(
+                    "`frames` must be a power of two",
+                    fix="clip levels halve their frames down to one: pass 8, 16 or 32",
+                    frames=frames,
+                )
+        checks.integer("stride", self.stride, minimum=1)
+        checks.one_of("start", self.start, STARTS)
+        if self.span is not None:
+            checks.integer("span", self.span, minimum=1)
+
+    def picture(self, size: int | None = None) -> "ClipRule":
+        """The rule for the first frame of the same clips, in another size if wanted."""
+        return ClipRule(
+            size or self.size, None, self.stride, self.start, self.flip, self.span or self.frames
+        )
+
+    @property
+    def reach(self) -> int:
+        """Frames of a video from the first to the last one of its clip."""
+        return ((self.frames or self.span or 1) - 1) * self.stride + 1
+
+    def wanted(self, count: int, place: float) -> range:
+        """Numbers of the frames that make the clip.
+
+        Args:
+            count: number of frames of the video.
+            place: in [0, 1), where in the video.
+
+        Raises:
+            UnusableVideo: if the video is too short.
+        """
+        if count < self.reach:
+            raise UnusableVideo(
+                f"has {count} frames, {self.reach} are needed for {self.frames or self.span} at a "
+                f"stride of {self.stride}"
+            )
+        first = int(place * (count - self.reach + 1))
+        return range(first, first + ((self.frames or 1) - 1) * self.stride + 1, self.stride)
+
+
+def fixed_place(key: str) -> float:
+    """Where in a video its one clip begins, in [0, 1): a hash of the key."""
+    digest = hashlib.sha256(f"keras_mdm clip 1:{key}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def read_clip(
+    file: str | os.PathLike, rule: ClipRule, *, place: float, mirror: bool = False
+) -> np.ndarray:
+    """Read the clip of one file.
+
+    Args:
+        file: a video that FFmpeg decodes, or an animated GIF or WebP.
+        rule: which frames, and their size.
+        place: in [0, 1), where in the video the clip begins.
+        mirror: flip left and right.
+
+    Returns:
+        uint8 (T, size, size, 3), or (size, size, 3) if the rule's `frames` is `None`.
+
+    Raises:
+        UnusableVideo: if the file is missing, broken, too short, or holds no pictures.
+        ValueError: if PyAV is not installed.
+
+    Example:
+
+    >>> read_clip("horse.mp4", ClipRule(64), place=0.0).shape  # doctest: +SKIP
+    (16, 64, 64, 3)
+    """
+    path = Path(file)
+    read = _read_animation if path.suffix.lower() in ANIMATION_EXTENSIONS else _read_video
+    clip = np.stack(read(path, rule, place))
+    if mirror:
+        clip = clip[:, :, ::-1]
+    return np.ascontiguousarray(clip if rule.frames is not None else clip[0])
+
+
+def cover(width: float, height: float, size: int) -> tuple[int, int]:
+    """Width and height, in whole pixels, at which the shorter side is `size`."""
+    scale = size / min(width, height)
+    return max(size, round(width * scale)), max(size, round(height * scale))
+
+
+def _centre(picture: np.ndarray, size: int) -> np.ndarray:
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    return picture[top : top + size, left : left + size]
+
+
+# Video files
+
+
+def _read_video(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
+    with _opened(path) as (container, stream):
+        times = _frame_times(container, stream)
+        wanted = [times[number] for number in rule.wanted(len(times), place)]
+        convert = _converter(stream, rule.size)
+        found = {}
+        # Some containers seek to a later frame than they were asked for: then from the beginning.
+        for start in (wanted[0], min(0, times[0])):
+            container.seek(start, stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if not found and frame.pts is not None and frame.pts > wanted[0]:
+                    break
+                if frame.pts in wanted and frame.pts not in found:
+                    found[frame.pts] = convert(frame)
+                    if len(found) == len(wanted):
+                        return [found[time] for time in wanted]
+            if found:
+                break
+    raise UnusableVideo(f"only {len(found)} of {len(wanted)} frames can be decoded")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream."""
+    av = require_av()
+    with _problems_of_files(av.error.FFmpegError):
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                kinds = sorted({stream.type for stream in container.streams})
+                raise UnusableVideo(f"holds no pictures, only {', '.join(kinds) or 'nothing'}")
+            stream = container.streams.video[0]
+            # Clips are decoded beside each other; more threads for one of them only wait.
+            stream.codec_context.thread_count = 1
+            yield container, stream
+
+
+def _frame_times(container: Any, stream: Any) -> list[int]:
+    """Presentation times of all frames in order, from the packets, which are not decoded."""
+    times = [packet.pts for packet in container.demux(stream) if packet.size]
+    if None in times:  # as in old AVI files: only the decoder knows
+        container.seek(0)
+        times = [frame.pts for frame in container.decode(stream) if frame.pts is not None]
+    return sorted(set(times))
+
+
+def _converter(stream: Any, size: int) -> Callable[[Any], np.ndarray]:
+    """Function from a decoded frame to the centre square of its RGB pixels."""
+    scaler = require_av().video.reformatter.VideoReformatter()
+    shape = float(stream.sample_aspect_ratio or 1.0)  # pixels that are not square
+
+    def convert(frame: Any) -> np.ndarray:
+        width, height = cover(frame.width * shape, frame.height, size)
+        # Averages of areas where it shrinks, as the levels below are made, and no ringing.
+        kind = "AREA" if min(frame.width, frame.height) > size else "BICUBIC"
+        small = scaler.reformat(frame, width, height, "rgb24", interpolation=kind)
+        picture = _centre(small.to_ndarray(), size)
+        turns = round((frame.rotation or 0) / 90) % 4
+        return np.rot90(picture, turns) if turns else picture
+
+    return convert
+
+
+def count_frames(file: str | os.PathLike) -> int:
+    """Number of frames of a video file or an animation, without decoding.
+
+    Args:
+        file: the file.
+
+    Raises:
+        UnusableVideo: if it cannot be read.
+    """
+    path = Path(file)
+    if path.suffix.lower() in ANIMATION_EXTENSIONS:
+        with _animation(path) as picture:
+            return getattr(picture, "n_frames", 1)
+    with _opened(path) as (container, stream):
+        return len(_frame_times(container, stream))
+
+
+def require_av() -> Any:
+    """PyAV, or the error that says how to install it."""
+    try:
+        import av
+    except ImportError as missing:
+        raise checks.error(
+            "video files need the package av (PyAV)",
+            fix="run `pip install keras-mdm[video]`",
+            missing=missing.name,
+        ) from missing
+    return av
+
+
+# Animated pictures
+
+
+def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
+    with _animation(path) as picture:
+        count = getattr(picture, "n_frames", 1)
+        frames = []
+        for number in rule.wanted(count, place):
+            picture.seek(number)
+            frames.append(_on_white(picture, rule.size))
+        return frames
+
+
+@contextlib.contextmanager
+def _animation(path: Path) -> Iterator[Any]:
+    from PIL import Image
+
+    with _problems_of_files(SyntaxError, EOFError, Image.DecompressionBombError):
+        with Image.open(path) as picture:
+            yield picture
+
+
+def _on_white(picture: Any, size: int) -> np.ndarray:
+    from PIL import Image
+
+    shown = picture.convert("RGBA")
+    white = Image.new("RGBA", shown.size, "white")
+    shown = Image.alpha_composite(white, shown).convert("RGB")
+    shrinks = min(shown.size) > size
+    kind = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    return _centre(np.asarray(shown.resize(cover(*shown.size, size), kind)), size)
+
+
+@contextlib.contextmanager
+def _problems_of_files(*more: type[Exception]) -> Iterator[None]:
+    """Whatever is wrong with a file is one kind of error with one short message."""
+    try:
+        yield
+    except UnusableVideo:
+        raise
+    except (OSError, ValueError, IndexError, *more) as problem:
+        text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        raise UnusableVideo(f"cannot be read: {text}") from problem

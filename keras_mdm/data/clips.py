@@ -1,0 +1,174 @@
+"""Endless batches of clips out of files, decoded in parallel, a pure function of the step."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.data.clip_reader import ClipRule
+from keras_mdm.data.pipeline import ordered_dataset
+
+
+class ClipSource(Protocol):
+    """What batches of clips are made from: `VideoFiles`, `ClipShards`, or your own.
+
+    Attributes:
+        captions: one text per record.
+    """
+
+    captions: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def check(self, rule: ClipRule) -> None:
+        """Raise if the records cannot give clips of a rule."""
+        ...
+
+    def read_usable(
+        self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
+    ) -> tuple[np.ndarray, int]:
+        """Return the clip of a record, or of the next one that gives one, and which it is."""
+        ...
+
+
+class Encoder(Protocol):
+    """The part of a text encoder that batches need; see `keras_mdm.text.TextEncoder`."""
+
+    width: int
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def clip_dataset(
+    source: ClipSource,
+    rule: ClipRule,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    text: tuple[np.ndarray, np.ndarray] | None = None,
+    encoder: Encoder | None = None,
+    parallel_reads: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
+    """Return endless training batches of clips, or of their first frames.
+
+    The order is that of `ordered_dataset`, the mirroring and random places follow from the position
+    in it: a run that resumes sees what it would have seen. A record that gives no clip is replaced
+    by the next one that does, always the same, and listed in the source's `skipped`.
+
+    Args:
+        source: where the clips come from.
+        rule: which frames of a video, and their size.
+        batch_size: samples per step, over all replicas.
+        seed: decides the order, the mirroring and, with `start="random"`, the places.
+        first_step: the step of the first batch, for resuming.
+        text: states (n, L, D) and mask (n, L) of all captions, for example of `encode_cached`.
+        encoder: encodes the captions of every batch instead, for sets whose states do not fit into
+            memory.
+        parallel_reads: clips decoded at a time.
+
+    Returns:
+        A dataset of dicts: "video" uint8 (B, T, S, S, 3), or "image" (B, S, S, 3) for a rule
+        without frames, "text" (B, L, D) and "text_mask" (B, L) if asked for, "sample" int64 (B,).
+
+    Raises:
+        ValueError: if an argument is out of range, or the source cannot give clips of the rule.
+
+    Example:
+
+    ```python
+    videos = find_videos("clips")
+    batches = clip_dataset(videos, ClipRule(64), batch_size=8, seed=0, encoder=MiniLM())
+    ```
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
+    """
+    seed = checks.seed(seed)
+    source.check(rule)
+    if text is not None and encoder is not None:
+        raise checks.error(
+            "captions are either encoded already or encoded here",
+            fix="pass text or encoder",
+            text=True,
+            encoder=type(encoder).__name__,
+        )
+    if text is not None and not len(text[0]) == len(text[1]) == len(source):
+        raise checks.error(
+            "`text` must hold one row per record",
+            fix="encode source.captions",
+            states=len(text[0]),
+            mask=len(text[1]),
+            records=len(source),
+        )
+
+    def read(row: int, position: int) -> tuple[np.ndarray, np.int64]:
+        place = fraction(seed, "place", position) if rule.start == "random" else None
+        mirror = rule.flip and fraction(seed, "mirror", position) < 0.5
+        clip, found = source.read_usable(int(row), rule, place=place, mirror=mirror)
+        return clip, np.int64(found)
+
+    shape = (*(() if rule.frames is None else (rule.frames,)), rule.size, rule.size, 3)
+    key = "image" if rule.frames is None else "video"
+
+    def decode(row: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        clip, found = tf.numpy_function(read, (row, position), (tf.uint8, tf.int64))
+        clip.set_shape(shape)
+        found.set_shape(())
+        return {key: clip, "row": found, "sample": position}
+
+    dataset = ordered_dataset(len(source), batch_size, seed=seed, first_step=first_step).unbatch()
+    dataset = dataset.map(decode, num_parallel_calls=parallel_reads, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    # Captions after the batch: an encoder is called once for all of them.
+    add_text = _texts(source.captions, text, encoder)
+    return dataset.map(add_text, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE)
+
+
+def fraction(seed: int, purpose: str, position: int) -> float:
+    """A number in [0, 1) that follows from seed, purpose and position.
+
+    Args:
+        seed: seed of the run.
+        purpose: what it is for.
+        position: place in the stream of samples.
+    """
+    digest = hashlib.sha256(f"{seed} {purpose} {int(position)}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
+
+
+def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
+    """Function that replaces the rows of a batch by the states of their captions."""
+
+    def drop(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {key: value for key, value in batch.items() if key != "row"}
+
+    if text is not None:
+        with tf.device("CPU"):
+            states, mask = tf.constant(text[0]), tf.constant(text[1])
+
+        def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            rows = batch["row"]
+            return drop(batch) | {
+                "text": tf.gather(states, rows),
+                "text_mask": tf.gather(mask, rows),
+            }
+
+        return gather
+    if encoder is None:
+        return drop
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = encoder.encode([captions[row] for row in rows])
+        return tuple(np.asarray(value, np.float32) for value in found)
+
+    def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        states, mask = tf.numpy_function(encode, (batch["row"],), (tf.float32, tf.float32))
+        count = batch["row"].shape[0]
+        states.set_shape((count, None, encoder.width))
+        mask.set_shape((count, None))
+        return drop(batch) | {"text": states, "text_mask": mask}
+
+    return encoded

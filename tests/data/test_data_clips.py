@@ -1,0 +1,227 @@
+"""Folders of videos: what is found, in which order it comes, what happens to broken files."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.videos import SIZE, number_of, write_video
+from keras_mdm.data import (
+    ClipRule,
+    ClipShards,
+    clip_dataset,
+    find_videos,
+    open_clips,
+    prepare_clips,
+    skipped_clips,
+)
+from keras_mdm.data.clip_reader import fixed_place
+
+pytest.importorskip("av")
+RULE = ClipRule(SIZE, frames=4, stride=2)
+COUNTS = {"a": 40, "b": 60, "sub/c": 80, "sub/d": 50, "e": 70}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "sub").mkdir()
+    for name, count in COUNTS.items():
+        write_video(folder / f"{name}.mp4", count)
+        (folder / f"{name}.txt").write_text(f"the  number\n{name}")
+    return folder
+
+
+@pytest.fixture
+def broken(videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "broken")
+    (folder / "b.mp4").write_bytes(b"no video")
+    write_video(folder / "sub" / "d.mp4", 6)  # seven are needed
+    return folder
+
+
+class Letters:
+    """An encoder whose states are the codes of letters."""
+
+    width = 1
+
+    def encode(self, texts):
+        longest = max(map(len, texts))
+        codes = np.array([[ord(c) for c in text.ljust(longest)] for text in texts], "float32")
+        return codes[..., None], np.array([[c != " " for c in t.ljust(longest)] for t in texts])
+
+
+def batches(source, count, **options):
+    given = {"batch_size": 3, "seed": 7, "encoder": Letters(), **options}
+    taken = clip_dataset(source, given.pop("rule", RULE), **given).take(count)
+    return list(taken.as_numpy_iterator())
+
+
+def captions(batch):
+    return ["".join(map(chr, row[:, 0].astype(int))).rstrip() for row in batch["text"]]
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)
+
+
+def test_text_files_beside_the_videos(videos):
+    source = find_videos(videos)
+    assert list(source.files) == ["a.mp4", "b.mp4", "e.mp4", "sub/c.mp4", "sub/d.mp4"]
+    assert source.captions[3] == "the number sub/c" and not source.skipped
+    assert find_videos(videos, captions="names").captions[3] == "c"
+    assert source.identity != find_videos(videos, captions="names").identity
+
+
+def test_tables(videos, tmp_path):
+    table = tmp_path / "webvid.csv"
+    table.write_text(
+        'videoid,contentUrl,duration,page_dir,name\nc,x,PT1S,sub,"Three, ""sea"""\nd,x,PT1S,sub,\n'
+    )
+    source = find_videos(videos, captions=table)
+    assert source.files == ["sub/c.mp4"] and source.captions == ['Three, "sea"']
+    assert source.skipped == (("sub/d.mp4", "has no caption"),)
+    table.write_text("caption,other,file\nA letter,1,a.mp4\nToo short a row\n")
+    source = find_videos(videos, captions=table)
+    assert source.files == ["a.mp4"] and source.captions == ["A letter"]
+    assert len(source.skipped) == 1
+    table.write_text("file,text\na.mp4,A letter\n")
+    with pytest.raises(ValueError, match=r"caption missing"):
+        find_videos(videos, captions=table)
+    table.write_text("videoid,name\n1,A letter\n")
+    with pytest.raises(ValueError, match=r"page_dir missing"):
+        find_videos(videos, captions=table)
+
+
+def test_every_video_once_per_epoch_with_its_one_clip(videos):
+    source = find_videos(videos)
+    seen = batches(source, 10)  # six epochs of five, batches straddle them
+    assert [*np.concatenate([batch["sample"] for batch in seen])] == list(range(30))
+    names = [caption for batch in seen for caption in captions(batch)]
+    for epoch in range(6):
+        assert sorted(names[5 * epoch : 5 * epoch + 5]) == sorted(source.captions)
+    assert names[:5] != names[5:10]
+    mirrored = 0
+    for batch in seen:
+        assert batch["video"].shape == (3, 4, SIZE, SIZE, 3) and batch["video"].dtype == np.uint8
+        for clip, caption in zip(batch["video"], captions(batch), strict=True):
+            name = caption.removeprefix("the number ")
+            first = int(fixed_place(name) * (COUNTS[name] - 6))
+            plain = [number_of(picture) for picture in clip]
+            flipped = [number_of(picture[:, ::-1]) for picture in clip]
+            wanted = list(range(first, first + 7, 2))
+            assert wanted in (plain, flipped)
+            mirrored += plain != wanted
+    assert 5 <= mirrored <= 25
+
+
+def test_resume_sees_what_it_would_have_seen(videos):
+    source = find_videos(videos)
+    rule = ClipRule(SIZE, frames=4, stride=2, start="random")
+    whole = batches(source, 6, rule=rule)
+    again = batches(source, 2, rule=rule, first_step=4, parallel_reads=1)
+    assert all(same(*pair) for pair in zip(whole[4:], again, strict=True))
+    other = batches(source, 6, rule=rule, seed=8)
+    assert not all(same(*pair) for pair in zip(whole, other, strict=True))
+    starts = {number_of(clip[0]) for batch in whole for clip in batch["video"]}
+    assert len(starts) > len(COUNTS) + 2  # more than one place in a video
+
+
+def test_pictures_are_the_first_frames_of_the_same_clips(videos):
+    source = find_videos(videos)
+    clips, pictures = batches(source, 2), batches(source, 2, rule=RULE.picture())
+    for clip, picture in zip(clips, pictures, strict=True):
+        np.testing.assert_array_equal(picture["image"], clip["video"][:, 0])
+        np.testing.assert_array_equal(picture["text"], clip["text"])
+
+
+def test_states_in_memory(videos):
+    source = find_videos(videos)
+    states, mask = Letters().encode(source.captions)
+    here = batches(source, 2, encoder=None, text=(states, mask.astype("float32")))
+    there = batches(source, 2)
+    assert captions(here[0]) == captions(there[0])
+
+
+def test_broken_files_are_replaced_counted_and_listed(broken):
+    source = find_videos(broken)
+    first = batches(source, 10)
+    names = [caption for batch in first for caption in captions(batch)]
+    # The next good one stands in for each: e after b, a after d.
+    assert {name: names.count(f"the number {name}") for name in ("a", "e", "sub/c")} == {
+        "a": 12,
+        "e": 12,
+        "sub/c": 6,
+    }
+    assert [entry.file for entry in source.skipped] == ["b.mp4", "sub/d.mp4"]
+    assert "7 are needed" in source.skipped[1].reason
+    again = batches(find_videos(broken), 10)
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
+
+
+def test_nothing_but_broken_files_is_an_error(broken):
+    source = find_videos(broken)
+    with pytest.raises(Exception, match="of 5 videos in a row none gives a clip"):
+        batches(source, 1, rule=ClipRule(SIZE, frames=64, stride=8))
+
+
+def test_shards_hold_the_same_clips(broken, tmp_path):
+    source = find_videos(broken)
+    target = tmp_path / "shards"
+    shards = prepare_clips(source, target, rule=RULE, clips_per_shard=2, progress=False)
+    assert shards.captions == ["the number a", "the number e", "the number sub/c"]
+    assert [entry.file for entry in skipped_clips(target)] == ["b.mp4", "sub/d.mp4"]
+    for row, name in enumerate(("a", "e", "sub/c")):
+        clip, found = shards.read_usable(row, RULE, place=None, mirror=False)
+        exact = source.read(source.files.index(f"{name}.mp4"), RULE, place=None, mirror=False)
+        assert found == row and np.abs(clip.astype(int) - exact).mean() < 1.5  # JPEG
+    opened = open_clips(target)
+    assert opened.identity == shards.identity
+    small = batches(opened, 2, rule=ClipRule(SIZE // 2, frames=4, stride=2))
+    assert small[0]["video"].shape == (3, 4, SIZE // 2, SIZE // 2, 3)
+    picture = batches(opened, 1, rule=RULE.picture())[0]
+    np.testing.assert_array_equal(picture["image"], batches(opened, 1)[0]["video"][:, 0])
+    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+        batches(opened, 1, rule=ClipRule(SIZE, frames=4, stride=4))
+
+
+def test_preparing_goes_on_where_it_was_stopped(videos, tmp_path):
+    source, target = find_videos(videos), tmp_path / "shards"
+    prepare_clips(source, target, rule=RULE, clips_per_shard=2, progress=False)
+    before = {file.name: file.read_bytes() for file in target.iterdir()}
+    kept = (target / "clips-00000.array_record").stat().st_mtime_ns
+    for name in ("manifest.json", "clips-00001.json", "skipped.csv"):
+        (target / name).unlink()
+    (target / "clips-00001.partial").write_bytes(b"half a shard")
+    with pytest.raises(ValueError, match="must hold prepared clips"):
+        ClipShards(target)
+    prepare_clips(source, target, rule=RULE, clips_per_shard=2, progress=False)
+    assert {file.name: file.read_bytes() for file in target.iterdir()} == before
+    assert (target / "clips-00000.array_record").stat().st_mtime_ns == kept
+    with pytest.raises(ValueError, match="same videos and rule"):
+        prepare_clips(source, target, rule=ClipRule(8), progress=False)
+
+
+def test_pictures_of_animations_count_as_videos(tmp_path):
+    pictures = [Image.fromarray(np.full((8, 8, 3), 10 * n, np.uint8)) for n in range(9)]
+    pictures[0].save(tmp_path / "grey.webp", save_all=True, append_images=pictures[1:])
+    source = find_videos(tmp_path, captions="names")
+    assert source.captions == ["grey"]
+    clip, _ = source.read_usable(0, ClipRule(8, frames=4, stride=2), place=0.0, mirror=False)
+    assert np.abs(clip.mean(axis=(1, 2, 3)) - 20 * np.arange(4)).max() < 4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda folder: find_videos(folder / "missing"),
+        lambda folder: find_videos(folder),
+        lambda folder: find_videos(folder, captions=folder / "missing.csv"),
+        lambda folder: open_clips(folder),
+    ],
+)
+def test_bad_input(call, tmp_path):
+    (tmp_path / "no_caption.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="Received: .*To fix it: "):
+        call(tmp_path)
