@@ -58,6 +58,7 @@ __all__ = [
     "optimizers",
     "presets",
     "text",
+    "video",
 ]
 
 # Where the public names live; a name that is not here is a module of its own.

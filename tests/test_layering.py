@@ -33,9 +33,11 @@ ALLOWED = {
         "tensorboard",
         "PIL",
         "tqdm",
+        "av",
     },
     "export": {"training", "diffusion", "keras", "tensorflow"},
     "latents": {"tensorflow"},
+    "video": {"training", "diffusion.pyramid"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli", "describe", "estimate", "progressive"}

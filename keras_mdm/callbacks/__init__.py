@@ -1,10 +1,11 @@
 """Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
 
-from keras_mdm.callbacks.clips import animated_grid, encode_gif
+from keras_mdm.callbacks.clips import animated_grid, encode_gif, encode_mp4, write_clip
 from keras_mdm.callbacks.diagnostics import Diagnostics
 from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
-from keras_mdm.callbacks.images import SampleGrid, captioned_grid, image_grid
+from keras_mdm.callbacks.images import captioned_grid, contact_sheet, image_grid
 from keras_mdm.callbacks.progress import ProgressBar
+from keras_mdm.callbacks.sample_grid import SampleGrid
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.callbacks.tensorboard import EventWriter, TensorBoardLogger
 from keras_mdm.callbacks.throughput import Throughput
@@ -21,6 +22,9 @@ __all__ = [
     "Throughput",
     "animated_grid",
     "captioned_grid",
+    "contact_sheet",
     "encode_gif",
+    "encode_mp4",
     "image_grid",
+    "write_clip",
 ]

@@ -1,20 +1,13 @@
-"""Pictures drawn during training: grids, captions, and the callback that writes them."""
+"""Pictures of pictures: grids, captions, contact sheets."""
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_mdm import checks
-from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.files import write_atomically
-
-if TYPE_CHECKING:
-    from keras_mdm.callbacks.tensorboard import EventWriter
 
 
 def image_grid(images: np.ndarray, columns: int | None = None, *, gap: int = 2) -> np.ndarray:
@@ -103,6 +96,54 @@ def captioned_grid(
     return np.asarray(canvas)
 
 
+def contact_sheet(
+    clips: np.ndarray,
+    prompts: Sequence[str],
+    *,
+    size: int | None = None,
+    font_size: int = 14,
+    gap: int = 4,
+) -> np.ndarray:
+    """One row per clip, its caption on the left, time to the right.
+
+    Args:
+        clips: uint8 (B, T, H, W, 3).
+        prompts: B captions; long ones are wrapped.
+        size: side of every frame; the clips' own unless given.
+        font_size: height of the letters in pixels.
+        gap: width of the white lines.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Example:
+
+    >>> contact_sheet(np.zeros((2, 4, 32, 32, 3), "uint8"), ["a", "b"], gap=0).shape[0]
+    64
+    """
+    clips = _as_uint8(clips)
+    if clips.ndim != 5 or len(clips) != len(prompts):
+        raise checks.error(
+            "there must be one clip (T, H, W, 3) per prompt",
+            fix="pass what `generate` returned for a clip level, and its prompts",
+            shape=clips.shape,
+            prompts=len(prompts),
+        )
+    size = size or clips.shape[2]
+    large = np.stack([[_enlarge(frame, size) for frame in clip] for clip in clips])
+    pictures = image_grid(large, gap=gap)
+    font = ImageFont.load_default(size=font_size)
+    column = 9 * font_size
+    canvas = Image.new("RGB", (column + gap + pictures.shape[1], pictures.shape[0]), "white")
+    canvas.paste(Image.fromarray(pictures), (column + gap, 0))
+    draw = ImageDraw.Draw(canvas)
+    for row, prompt in enumerate(prompts):
+        text = "\n".join(wrap_text(prompt, column, font))
+        middle = row * (size + gap) + size // 2
+        draw.multiline_text((0, middle), text, fill="black", font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
 def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """Break a text into lines of at most `width` pixels, between words and, if need be, inside."""
     lines, line = [], ""
@@ -128,64 +169,6 @@ def encode_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="png")
     return buffer.getvalue()
-
-
-class SampleGrid(StepCallback):
-    """Generate pictures now and then; write PNG files and, if wanted, TensorBoard images.
-
-    Args:
-        generate_fn: function without arguments that gives {level: uint8 (B, H, W, 3)}.
-        prompts: the captions of the B pictures, or `None` for plain grids only.
-        directory: receives `step-0000500_64.png` per level and, with prompts,
-            `step-0000500_all.png`.
-        every: generate when a multiple of this many steps is reached.
-        writer: an `EventWriter`, such as `TensorBoardLogger(...).writer`.
-        initial_step: see `StepCallback`.
-
-    Example:
-
-    ```python
-    draw = lambda: model.generate(prompts, steps=25, seed=0)
-    callbacks = [SampleGrid(draw, prompts, "runs/x/samples", every=1000, writer=logger.writer)]
-    ```
-    """
-
-    chief_only = True
-
-    def __init__(
-        self,
-        generate_fn: Callable[[], Mapping[str, np.ndarray]],
-        prompts: Sequence[str] | None,
-        directory: str | Path,
-        every: int,
-        writer: "EventWriter | None" = None,
-        *,
-        initial_step: int = 0,
-    ):
-        super().__init__(initial_step=initial_step)
-        self.generate_fn = generate_fn
-        self.prompts = None if prompts is None else list(prompts)
-        self.directory = Path(directory)
-        self.every = checks.integer("every", every, minimum=1)
-        self.writer = writer
-
-    def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
-        if self.crossed(self.every, previous_step):
-            self.write()
-
-    def write(self) -> list[Path]:
-        """Generate and write now; gives the paths of the files."""
-        images = {level: np.asarray(batch) for level, batch in self.generate_fn().items()}
-        grids = {level: image_grid(batch) for level, batch in images.items()}
-        if self.prompts is not None:
-            grids["all"] = captioned_grid(images, self.prompts)
-        paths = []
-        for name, grid in grids.items():
-            path = self.directory / f"step-{self.step:07d}_{name}.png"
-            paths.append(write_atomically(path, encode_png(grid)))
-            if self.writer is not None:
-                self.writer.image(self.step, f"samples/{name}", grid)
-        return paths
 
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:

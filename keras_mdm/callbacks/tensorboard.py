@@ -13,6 +13,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from keras_mdm import checks, distribute
+from keras_mdm.callbacks.clips import encode_gif
 from keras_mdm.callbacks.images import encode_png
 from keras_mdm.callbacks.steps import StepCallback, shown_values
 
@@ -55,9 +56,19 @@ class EventWriter:
 
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
         """Write one (H, W, 3) uint8 picture."""
-        height, width, _ = picture.shape
-        # The plugin's tensor: width, height, then the encoded pictures, all as byte strings.
-        content = [str(width).encode(), str(height).encode(), encode_png(picture)]
+        self._encoded(step, tag, *picture.shape[:2], encode_png(picture))
+
+    def clip(
+        self, step: int, tag: str, frames: np.ndarray, *, frames_per_second: float = 8.0
+    ) -> None:
+        """Write one (T, H, W, 3) uint8 clip, which plays among the pictures."""
+        content = encode_gif(frames, frames_per_second=frames_per_second)
+        self._encoded(step, tag, *np.shape(frames)[1:3], content)
+
+    def _encoded(self, step: int, tag: str, height: int, width: int, encoded: bytes) -> None:
+        # The plugin's tensor: width, height, then the encoded pictures, all as byte strings. It
+        # serves them as what they are, GIF files too.
+        content = [str(width).encode(), str(height).encode(), encoded]
         tensor = make_tensor_proto(np.array(content, dtype=object))
         metadata = image_metadata.create_summary_metadata("", "", converted_to_tensor=True)
         self._add(step, [(tag, tensor, metadata)])

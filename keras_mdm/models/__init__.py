@@ -1,6 +1,15 @@
 """Networks: specifications, presets, the functional builder."""
 
+from keras_mdm.models.frames import with_frames
 from keras_mdm.models.nested_unet import NestedUNet, build_nested_unet, cut, grow
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
-__all__ = ["LevelSpec", "NestedUNet", "NestedUNetSpec", "build_nested_unet", "cut", "grow"]
+__all__ = [
+    "LevelSpec",
+    "NestedUNet",
+    "NestedUNetSpec",
+    "build_nested_unet",
+    "cut",
+    "grow",
+    "with_frames",
+]

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.diffusion import losses, pyramid, schedules, thresholding
-from keras_mdm.models import NestedUNet, cut
+from keras_mdm.models import NestedUNet
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
+from keras_mdm.training.derived import DerivedMixin
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
@@ -26,7 +27,9 @@ PREDICTIONS = ("v", "eps", "x0")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, DistributedTrainer):
+class MatryoshkaDiffusion(
+    GenerationMixin, DerivedMixin, ObjectiveMixin, StepMixin, DistributedTrainer
+):
     """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
@@ -295,51 +298,6 @@ class MatryoshkaDiffusion(GenerationMixin, ObjectiveMixin, StepMixin, Distribute
 
     def _computes_in_float16(self) -> bool:
         return self.unet.policy.compute_dtype == "float16"
-
-    def cut(self, level: str) -> "MatryoshkaDiffusion":
-        """Take the inner levels up to `level` as a model of its own, to save, export or train on.
-
-        The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
-        was measured are copied. It is not compiled.
-
-        Args:
-            level: name of the level that becomes the highest one.
-
-        Returns:
-            A `MatryoshkaDiffusion`.
-
-        Raises:
-            ValueError: if the model has no such level.
-
-        Example:
-
-        >>> model.cut("64").save("model-64.keras")
-        """
-        unet = cut(self.unet, level)
-        config = {k: v for k, v in self.get_config().items() if k != "unet"}
-        for name in ("level_weights", "guidance_shares", "signal_scale"):
-            if isinstance(config[name], Mapping):
-                config[name] = {k: v for k, v in config[name].items() if k in unet.levels}
-        starts = dict(zip((v.path for v in self.ema.variables), self.ema.starts, strict=True))
-        kept = [variable.path for variable in unet.trainable_variables]
-        if config["ema_starts"] is not None:
-            config["ema_starts"] = [starts[path] for path in kept]
-        smaller = self._around(unet, config)
-        smaller.downsample = self.downsample
-        for name, std in smaller.residual_std.items():
-            std.assign(self.residual_std[name].value)
-        for name, null in smaller.null_condition.items():
-            null.assign(self._null[name].value)
-        for mine, other in (
-            (self.ema, smaller.ema),
-            *((ema, smaller.power_emas[name]) for name, ema in self.power_emas.items()),
-        ):
-            pairs = zip(mine.variables, mine.averages, strict=True)
-            averages = {variable.path: average.value for variable, average in pairs}
-            for variable, average in zip(other.variables, other.averages, strict=True):
-                average.assign(averages[variable.path])
-        smaller.text_encoder = self.text_encoder
-        return smaller
 
     # Residual output
 

@@ -1,0 +1,77 @@
+"""A clip network for longer clips, of the same parts."""
+
+import dataclasses
+
+from keras_mdm import checks
+from keras_mdm.models.nested_unet import NestedUNet
+from keras_mdm.models.specs import LevelSpec
+
+
+def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
+    """Connect the parts of a network again for clips of another length.
+
+    Nothing that is learned depends on the number of frames: convolutions over time see three of
+    them, attention over time all. All levels get the same multiple, so that each still stands for
+    the same stretch of time of the one above: a picture inside becomes several, the first frame of
+    each stretch. The weights are copied.
+
+    Args:
+        unet: a network with a clip level.
+        frames: of the highest level, a multiple of those that it has.
+
+    Returns:
+        A `NestedUNet`.
+
+    Raises:
+        ValueError: if there is no clip level, the number is no multiple, or adapters that lay
+            frames out as a square do not get a square number of them.
+
+    Example:
+
+    >>> unet = build_nested_unet([LevelSpec(8, channels=(32, 64)), (4, 8)])
+    >>> with_frames(unet, 8).levels
+    ('2x8', '8x8')
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A, figure 10.
+    """
+    frames = checks.integer("frames", frames, minimum=1)
+    top = unet.spec.levels[-1].frames
+    if top is None:
+        raise checks.error(
+            "the highest level must be one of clips",
+            fix="grow a clip level around the network first",
+            levels=unet.levels,
+        )
+    factor, rest = divmod(frames, top)
+    if rest or not factor:
+        raise checks.error(
+            f"`frames` must be a multiple of the {top} frames that the network has",
+            fix=f"pass {top * max(1, round(frames / top))}; of longer clips the first frames can "
+            "be used",
+            frames=frames,
+        )
+    if factor > 1 and any(level.tiled_adapters for level in unet.spec.levels):
+        raise checks.error(
+            "adapters that lay frames out as a square picture know one number of frames",
+            fix="use overlapping windows (keras_mdm.video.extend) for longer clips",
+            frames=frames,
+        )
+    levels = tuple(_stretched(level, factor) for level in unet.spec.levels)
+    spec = dataclasses.replace(unet.spec, levels=levels)
+    longer = NestedUNet(spec, dtype=unet.policy, name=unet.name)
+    for mine, other in zip(unet.parts.values(), longer.parts.values(), strict=True):
+        for old, new in zip(mine.variables, other.variables, strict=True):
+            new.assign(old.value)
+    alone = dict(zip(unet.levels, longer.levels, strict=True))
+    if unet.trained_alone is not None:
+        longer.trained_alone = tuple(alone[name] for name in unet.trained_alone)
+    return longer
+
+
+def _stretched(level: LevelSpec, factor: int) -> LevelSpec:
+    if factor == 1:
+        return level
+    changes = {"frames": (level.frames or 1) * factor}
+    if level.changes_time:
+        changes["resolutions"] = tuple(frames * factor for frames in level.resolutions)
+    return dataclasses.replace(level, **changes)

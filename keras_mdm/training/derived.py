@@ -1,0 +1,107 @@
+"""Models made of a trained one: its inner levels alone, or its levels with other frames."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from keras_mdm.models import NestedUNet, cut, with_frames
+
+
+class DerivedMixin:
+    """What a `MatryoshkaDiffusion` can be turned into."""
+
+    def cut(self, level: str) -> Self:
+        """Take the inner levels up to `level` as a model of its own, to save, export or train on.
+
+        The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
+        was measured are copied. It is not compiled.
+
+        Args:
+            level: name of the level that becomes the highest one.
+
+        Returns:
+            A `MatryoshkaDiffusion`.
+
+        Raises:
+            ValueError: if the model has no such level.
+
+        Example:
+
+        >>> model.cut("64").save("model-64.keras")
+        """
+        unet = cut(self.unet, level)
+        paths = {variable.path: variable.path for variable in unet.trainable_variables}
+        return self._derived(unet, {name: name for name in unet.levels}, paths)
+
+    def with_frames(self, frames: int) -> Self:
+        """Make a model of longer clips out of the same parts, without training.
+
+        The levels are connected again for a multiple of the frames, see `models.with_frames`: the
+        convolutions and the attention over time, which no frame count is built into, run over more
+        of them, and pictures inside become several pictures, each the first frame of its stretch.
+        Weights and averages are copied. How well a model does at lengths that it was not trained
+        for is another question: look at the clips, and train on if need be.
+
+        Args:
+            frames: of the highest level; a multiple of those that the model has.
+
+        Returns:
+            A `MatryoshkaDiffusion`, not compiled.
+
+        Raises:
+            ValueError: if the model has no clip level, or the number is no multiple.
+
+        Example:
+
+        >>> model.with_frames(32).generate(["a pizza turning"])["32x64"].shape
+        (1, 32, 64, 64, 3)
+        """
+        unet = with_frames(self.unet, frames)
+        pairs = [
+            (old.path, new.path)
+            for (_, mine), (_, other) in zip(
+                self.unet.parts.items(), unet.parts.items(), strict=True
+            )
+            for old, new in zip(mine.variables, other.variables, strict=True)
+        ]
+        renamed = dict(zip(self.unet.levels, unet.levels, strict=True))
+        return self._derived(unet, renamed, dict(pairs))
+
+    def _derived(
+        self, unet: NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]
+    ) -> Self:
+        """The model around another network that has some of this one's weights.
+
+        Args:
+            unet: the network, weights in place.
+            levels: new name of every level that stays.
+            paths: new path of every variable that stays.
+        """
+        config = {k: v for k, v in self.get_config().items() if k != "unet"}
+        for name in ("level_weights", "guidance_shares", "signal_scale"):
+            if isinstance(config[name], Mapping):
+                config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
+        starts = dict(zip((v.path for v in self.ema.variables), self.ema.starts, strict=True))
+        old_path = {new: old for old, new in paths.items()}
+        kept = [old_path[variable.path] for variable in unet.trainable_variables]
+        if config["ema_starts"] is not None:
+            config["ema_starts"] = [starts[path] for path in kept]
+        model = self._around(unet, config)
+        model.downsample = self.downsample
+        for old, new in levels.items():
+            if new in model.residual_std:
+                model.residual_std[new].assign(self.residual_std[old].value)
+        for name, null in model.null_condition.items():
+            null.assign(self.null_condition[name].value)
+        _copy_averages(self.ema, model.ema, kept)
+        for name, ema in self.power_emas.items():
+            _copy_averages(ema, model.power_emas[name], kept)
+        model.text_encoder = self.text_encoder
+        return model
+
+
+def _copy_averages(source: Any, target: Any, paths: list[str]) -> None:
+    """Copy the averages of the variables at `paths` to those of `target`, in its order."""
+    pairs = zip(source.variables, source.averages, strict=True)
+    averages = {variable.path: average.value for variable, average in pairs}
+    for path, average in zip(paths, target.averages, strict=True):
+        average.assign(averages[path])
