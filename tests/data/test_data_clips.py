@@ -1,6 +1,8 @@
 """Folders of videos: what is found, in which order it comes, what happens to broken files."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,6 +136,27 @@ def test_pictures_are_the_first_frames_of_the_same_clips(videos):
     for clip, picture in zip(clips, pictures, strict=True):
         np.testing.assert_array_equal(picture["image"], clip["video"][:, 0])
         np.testing.assert_array_equal(picture["text"], clip["text"])
+
+
+LIVE = """
+import numpy as np
+from keras_mdm.data import ClipRule, clip_dataset
+
+class Source:
+    captions = ["a"] * 9
+    def __len__(self): return 9
+    def check(self, rule): pass
+    def read_usable(self, row, rule, *, place, mirror):
+        return np.random.default_rng(0).integers(0, 9, (4, 64, 64, 3)).astype("uint8"), row
+
+batches = iter(clip_dataset(Source(), ClipRule(64, frames=4), batch_size=64, seed=0))
+print(next(batches)["video"].shape)
+"""
+
+
+def test_a_process_ends_while_its_pipeline_reads_ahead():
+    done = subprocess.run([sys.executable, "-c", LIVE], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "(64, 4, 64, 64, 3)" in done.stdout
 
 
 def test_states_in_memory(videos):
