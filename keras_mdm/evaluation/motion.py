@@ -5,7 +5,7 @@ the size its root mean square radius, and the turn the shift that matches the pi
 sampled on circles around its centre, with that of the next.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,7 +129,7 @@ def _turn(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def recognise(
-    tracks: np.ndarray, motions: Mapping[str, np.ndarray], asked: tuple[str, ...]
+    tracks: np.ndarray, motions: Mapping[str, np.ndarray], asked: Sequence[str]
 ) -> Recognised:
     """Name the motion of every clip: the nearest of the given ones.
 
@@ -177,3 +177,47 @@ def recognise(
     return Recognised(
         tuple(names[row] for row in distance.argmin(axis=1)), (flat * own).sum(axis=-1) / length
     )
+
+
+def summary(found: Recognised, asked: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Shares and amounts by motion, and of all clips together.
+
+    Args:
+        found: from `recognise`.
+        asked: the motion that each clip should show.
+
+    Returns:
+        dict by motion, and "all", of "clips", "recognised" (share whose nearest motion is the asked
+        one) and "amount" (mean).
+    """
+    right = np.array([name == wanted for name, wanted in zip(found.names, asked, strict=True)])
+    rows = {"all": np.ones(len(asked), bool)}
+    rows |= {name: np.array([wanted == name for wanted in asked]) for name in sorted(set(asked))}
+    return {
+        name: {
+            "clips": int(mask.sum()),
+            "recognised": float(right[mask].mean()),
+            "amount": float(found.amounts[mask].mean()),
+        }
+        for name, mask in rows.items()
+    }
+
+
+def table(summaries: Mapping[str, Mapping[str, Mapping]], motions: Sequence[str]) -> str:
+    """Summaries side by side as lines of text: share recognised, and mean amount.
+
+    Args:
+        summaries: by title.
+        motions: order of the columns.
+    """
+    width = max(len(title) for title in summaries)
+    columns = ("all", *motions)
+    lines = ["share recognised (mean amount, 1 = as asked)"]
+    lines.append(" " * width + "".join(f"  {name:>13}" for name in columns))
+    for title, rows in summaries.items():
+        cells = [
+            f"{rows[name]['recognised']:.2f} ({rows[name]['amount']:.2f})" if name in rows else "-"
+            for name in columns
+        ]
+        lines.append(f"{title:<{width}}" + "".join(f"  {cell:>13}" for cell in cells))
+    return "\n".join(lines)

@@ -1,0 +1,257 @@
+"""Training of a text-to-video model on clips in memory or on videos in files."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import keras_mdm as mdm
+from keras_mdm.data import ClipRule, MovingEmoji
+from keras_mdm.data.motions import MOTIONS, track_of
+from keras_mdm.evaluation import motion
+
+# Of more captions than this the states do not fit into memory: they are encoded as they come.
+CAPTIONS_IN_MEMORY = 20_000
+SHOWN = 8
+MEASURED = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large a training is.
+
+    Args:
+        phases: keyword arguments of `Phase`, with the steps of a run at scale 1.
+        network: options of `build_nested_unet`.
+        process: options of `MatryoshkaDiffusion`.
+        guided_levels: so many levels, from the innermost, get guidance.
+        sampling: options of `generate`.
+        tokens: length of a prompt.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between drawings.
+    """
+
+    phases: Sequence[Mapping[str, Any]]
+    network: Mapping[str, Any]
+    process: Mapping[str, Any]
+    guided_levels: int
+    sampling: Mapping[str, Any]
+    tokens: int
+    checkpoint_every: int
+    sample_every: int
+
+
+class Clips:
+    """The data of a run: batches per level, captions, and what tells it from other data."""
+
+    def __init__(self, arguments: argparse.Namespace, top: str, encoder: Any):
+        self.encoder, self.seed = encoder, arguments.seed
+        shape = mdm.diffusion.LevelShape.parse(top)
+        if arguments.data or arguments.animated_emoji:
+            self.rule = ClipRule(shape.size, shape.frames, arguments.stride, arguments.clips)
+            self.source = (
+                mdm.data.load_animated_emoji(minimum_frames=self.rule.reach)
+                if arguments.animated_emoji
+                else mdm.data.open_clips(arguments.data, captions=arguments.captions)
+            )
+            kind = "animated emoji" if arguments.animated_emoji else f"clips of {arguments.data}"
+            print(f"{len(self.source)} {kind}: {shape.frames} frames, every {arguments.stride}.")
+        else:
+            # All sizes of the levels at once; they come from one drawing.
+            sizes = sorted({16, shape.size})
+            self.source = mdm.data.load_moving_emoji(sizes, frames=shape.frames, split="train")
+            print(
+                f"Small run on the embedded default: {len(self.source)} clips of Twemoji drawings "
+                "(CC BY 4.0, Twitter and contributors) that move, far below the paper's scale"
+            )
+        self.captions = self.source.captions
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged."""
+        rule = {} if self.in_memory else {"rule": dataclasses.asdict(self.rule)}
+        return {**self.source.identity, **rule}
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the clips are arrays."""
+        return isinstance(self.source, MovingEmoji)
+
+    def encode(self) -> dict[str, Any]:
+        """The states of all captions, or the encoder if there are too many."""
+        if len(self.captions) > CAPTIONS_IN_MEMORY:
+            return {"encoder": self.encoder}
+        return {"text": mdm.text.encode_cached(self.encoder, list(self.captions))}
+
+    def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
+        """Make the function that gives the batches of a phase from a step on."""
+        captions = self.encode()
+
+        def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+            groups = {
+                level: self._group(level, captions, rows, first_step)
+                for level, rows in phase.groups.items()
+            }
+            return mdm.data.mixed_dataset(groups)
+
+        return make_dataset
+
+    def _group(
+        self, level: str, captions: Mapping[str, Any], rows: int, first_step: int
+    ) -> tf.data.Dataset:
+        """Batches of one level; an image level sees the first frames."""
+        shape = mdm.diffusion.LevelShape.parse(level)
+        given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
+        if self.in_memory:
+            clips = self.source.clips[shape.size]
+            clips = clips if shape.frames else np.ascontiguousarray(clips[:, 0])
+            return mdm.data.image_text_dataset(clips, *captions["text"], **given)
+        rule = dataclasses.replace(self.rule, size=shape.size)
+        rule = rule if shape.frames else rule.picture()
+        return mdm.data.clip_dataset(self.source, rule, **captions, **given)
+
+    def report(self) -> None:
+        """Name the files that gave no clip."""
+        skipped = getattr(self.source, "skipped", ())
+        if skipped:
+            print(f"{len(skipped)} files gave no clip:")
+        for file, reason in skipped[:20]:
+            print(f"  {file}: {reason}")
+
+
+def train(arguments: argparse.Namespace, scale: Scale) -> None:
+    """Train, draw, measure and export; or with --dry-run print what would be done.
+
+    Args:
+        arguments: of the recipe.
+        scale: how large.
+    """
+    keras.config.set_dtype_policy(arguments.dtype)
+    # First of all: several workers have to connect before anything else touches TensorFlow.
+    strategy = None if arguments.dry_run else mdm.distribute.strategy()
+    phases = common.scaled(scale.phases, arguments.steps_scale)
+    encoder = (
+        mdm.text.FlanT5(arguments.text_encoder, length=scale.tokens)
+        if arguments.text_encoder
+        else mdm.text.MiniLM(length=scale.tokens)
+    )
+    data = Clips(arguments, phases[-1].level_names[-1], encoder)
+
+    def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
+        return mdm.build_nested_unet(
+            phase.levels, text_width=encoder.width, seed=arguments.seed, **scale.network
+        )
+
+    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
+        model = mdm.MatryoshkaDiffusion(
+            make_unet(phase),
+            text_encoder=encoder,
+            guidance_shares=dict.fromkeys(phase.level_names[scale.guided_levels :], 0.0),
+            seed=arguments.seed,
+            **scale.process,
+        )
+        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
+        model.compile(optimizer, micro_batches=arguments.micro_batches)
+        return model
+
+    if arguments.dry_run:
+        common.print_run(
+            arguments,
+            phases,
+            data=data.identity,
+            text_encoder=encoder.identity,
+            process=scale.process,
+            sampling=scale.sampling,
+        )
+        rows = mdm.estimate.estimate_training(phases, make_unet, text_tokens=encoder.length)
+        print(mdm.estimate.table(rows))
+        return
+    prompts = prompts_of(data)
+    model = mdm.fit_progressively(
+        phases,
+        make_model,
+        data.datasets(),
+        run_dir=arguments.run_dir,
+        fresh=arguments.fresh,
+        data=data.identity,
+        strategy=strategy,
+        callbacks=common.sample_grids(prompts, every=scale.sample_every, **scale.sampling),
+        checkpoint_every=scale.checkpoint_every,
+        arguments=vars(arguments),
+    )
+    if mdm.distribute.is_chief():  # of several workers one draws and exports
+        show(model, data, prompts, Path(arguments.run_dir), scale.sampling)
+
+
+def prompts_of(data: Clips) -> list[str]:
+    """Captions to draw: of the moving drawings one per motion, else some at random."""
+    rows = np.random.default_rng(0).permutation(len(data.captions))
+    if data.in_memory:
+        first = {data.source.motions[row]: row for row in reversed(rows)}
+        rows = [first[name] for name in MOTIONS if name in first]
+    return [data.captions[row] for row in rows[:SHOWN]]
+
+
+def show(
+    model: mdm.MatryoshkaDiffusion,
+    data: Clips,
+    prompts: Sequence[str],
+    run_dir: Path,
+    sampling: Mapping[str, Any],
+) -> None:
+    """Draw the prompts, measure, export, and say where everything is."""
+    clips = model.generate(list(prompts), **sampling)
+    top = model.unet.levels[-1]
+    for level, batch in clips.items():
+        for number, prompt in enumerate(prompts):
+            stem = run_dir / "clips" / f"{number}-{'-'.join(prompt.split())[:50]}_{level}"
+            if batch.ndim == 5:
+                for ending in (".gif", ".mp4"):
+                    mdm.callbacks.write_clip(stem.with_name(stem.name + ending), batch[number])
+    page = run_dir / "prompts.gif"
+    frames = mdm.callbacks.animated_grid(clips, prompts, size=max(96, clips[top].shape[-2]))
+    mdm.callbacks.write_clip(page, frames)
+    sheet = run_dir / "contact_sheet.png"
+    size = max(64, clips[top].shape[-2])
+    Image.fromarray(mdm.callbacks.contact_sheet(clips[top], prompts, size=size)).save(sheet)
+    if data.in_memory:
+        measure(model, data.source, run_dir, sampling)
+    export = run_dir / "saved_model"
+    if not export.exists():
+        mdm.export_saved_model(model, export)
+    data.report()
+    print(f"\nClips        {page}, and one by one in {run_dir / 'clips'}\nContact sheet {sheet}")
+    print(f"TensorBoard  tensorboard --logdir {run_dir / 'logs'}")
+    print(f"Model        {run_dir / 'model.keras'}\nSavedModel   {export}")
+
+
+def measure(
+    model: mdm.MatryoshkaDiffusion,
+    trained: MovingEmoji,
+    run_dir: Path,
+    sampling: Mapping[str, Any],
+) -> None:
+    """Draw trained pairs of drawing and motion, and pairs held out, and follow the drawings."""
+    top = mdm.diffusion.LevelShape.parse(model.unet.levels[-1])
+    sizes = sorted(trained.clips)
+    held_out = mdm.data.load_moving_emoji(sizes, frames=top.frames, split="validation")
+    rows = np.random.default_rng(1).permutation(len(trained))[:MEASURED]
+    motions = {name: track_of(name, top.frames) for name in MOTIONS}
+    table = {}
+    for title, data in (("trained pairs", trained.take(rows)), ("held-out pairs", held_out)):
+        made = model.generate(list(data.captions), **{**sampling, "seed": 1})
+        for level in model.unet.levels[1:]:
+            shape = mdm.diffusion.LevelShape.parse(level)
+            for kind, clips in ((level, made[level]), ("drawings", data.clips[shape.size])):
+                found = motion.recognise(motion.track(clips), motions, data.motions)
+                table[f"{title}, {kind}"] = motion.summary(found, data.motions)
+    (run_dir / "motion.json").write_text(json.dumps(table, indent=1))
+    print(motion.table(table, tuple(MOTIONS)))
