@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training.tiny_models import CLIP, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, tiny_unet
 
-from keras_mdm import LevelSpec, MatryoshkaDiffusion, video
+from keras_mdm import LevelSpec, MatryoshkaDiffusion, export_saved_model, video
 from keras_mdm.models import with_frames
 
 PROMPTS = ["a b", "c"]
@@ -127,6 +128,22 @@ def test_a_model_with_other_frames_has_its_averages(model):
     assert longer.generate(PROMPTS, **QUICK)["8x8"].shape == (2, 8, 8, 8, 3)
     same = model.with_frames(4).generate(PROMPTS, **QUICK)
     np.testing.assert_array_equal(same["4x8"], model.generate(PROMPTS, **QUICK)["4x8"])
+
+
+def test_the_export_serves_clips(model, tmp_path):
+    served = tf.saved_model.load(str(export_saved_model(model, tmp_path / "export")))
+    text, mask = FakeEncoder().encode(PROMPTS)
+    found = served.signatures["serving_default"](
+        text=tf.constant(text),
+        text_mask=tf.constant(mask),
+        steps=tf.constant(3),
+        guidance_scale=tf.constant(2.0),
+        seed=tf.constant(5, tf.int64),
+    )
+    expected = model.generate(PROMPTS, **QUICK)
+    assert found["4x8"].shape == (2, 4, 8, 8, 3) and found["4x8"].dtype == tf.uint8
+    for level, clips in expected.items():
+        assert np.abs(found[level].numpy().astype(int) - clips).max() <= 1  # one rounding apart
 
 
 def image_model():

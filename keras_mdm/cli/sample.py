@@ -34,7 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "sample",
         help="draw pictures with a trained model",
         description="Draws one picture per prompt or label at all levels of a model. Writes a PNG "
-        "file per picture and level (the frames of a clip side by side), and grid.png with all.",
+        "file per picture and level (the frames of a clip side by side), and grid.png with all. "
+        "Clips are written as GIF files too, and grid.gif plays all of them.",
     )
     parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
@@ -66,6 +67,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         default="ema",
         help="ema (default), raw, or a power-function average of the model such as ema_0.05",
     )
+    parser.add_argument(
+        "--clips",
+        choices=("gif", "mp4"),
+        default="gif",
+        help="what clips are written as (%(default)s; mp4 needs PyAV)",
+    )
+    parser.add_argument("--fps", type=float, default=8.0, help="frames per second (%(default)g)")
     parser.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR")
     parser.set_defaults(run=run)
     return parser
@@ -111,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         weights=args.weights,
     )
-    for path in write(images, captions, args.out):
+    paths = write(images, captions, args.out)
+    for path in paths + play(images, captions, args.out, ending=args.clips, speed=args.fps):
         print(path)
     return 0
 
@@ -189,6 +198,43 @@ def write(
     for name, picture in pictures.items():
         (directory / name).write_bytes(encode_png(picture))
     return [directory / name for name in pictures]
+
+
+def play(
+    images: Mapping[str, "np.ndarray"],
+    captions: Sequence[str],
+    directory: Path,
+    *,
+    ending: str,
+    speed: float,
+) -> list[Path]:
+    """Write the clips among what was drawn as files that play, and a grid of all.
+
+    Args:
+        images: as in `write`.
+        captions: B texts.
+        directory: where to.
+        ending: "gif" or "mp4".
+        speed: frames per second.
+
+    Returns:
+        The paths; none for pictures.
+    """
+    from keras_mdm.callbacks.clips import animated_grid, write_clip
+
+    clips = {
+        f"{index:03d}-{slug(caption)}_{level}": batch[index]
+        for index, caption in enumerate(captions)
+        for level, batch in images.items()
+        if batch.ndim == 5
+    }
+    if clips:
+        size = max(96, *(batch.shape[-2] for batch in images.values()))
+        clips[Path(GRID_FILE).stem] = animated_grid(images, captions, size=size)
+    return [
+        write_clip(directory / f"{name}.{ending}", frames, frames_per_second=speed)
+        for name, frames in clips.items()
+    ]
 
 
 def slug(caption: str) -> str:

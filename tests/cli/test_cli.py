@@ -209,6 +209,12 @@ def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
     picture = np.asarray(Image.open(strip))
     np.testing.assert_array_equal(picture[:, :4], clip[0, 0])
     np.testing.assert_array_equal(picture[:, -4:], clip[0, 1])
+    drawn = {"4": clip[:, 0], "2x4": clip}
+    paths = sample.play(drawn, ["a / b"], tmp_path, ending="gif", speed=5.0)
+    assert [path.name for path in paths] == ["000-a-b_2x4.gif", "grid.gif"]
+    with Image.open(paths[0]) as gif:
+        assert gif.n_frames == 2 and gif.info["duration"] == 200
+    assert sample.play({"4": clip[:, 0]}, ["a"], tmp_path, ending="mp4", speed=5.0) == []
 
 
 def test_sample_errors(class_file, tmp_path, capsys):
