@@ -52,9 +52,10 @@ class Scale:
 class Clips:
     """The data of a run: batches per level, captions, and what tells it from other data."""
 
-    def __init__(self, arguments: argparse.Namespace, top: str, encoder: Any):
+    def __init__(self, arguments: argparse.Namespace, levels: Sequence[str], encoder: Any):
         self.encoder, self.seed = encoder, arguments.seed
-        shape = mdm.diffusion.LevelShape.parse(top)
+        shapes = [mdm.diffusion.LevelShape.parse(level) for level in levels]
+        shape = shapes[-1]
         if arguments.data or arguments.animated_emoji:
             self.rule = ClipRule(shape.size, shape.frames, arguments.stride, arguments.clips)
             self.source = (
@@ -66,7 +67,7 @@ class Clips:
             print(f"{len(self.source)} {kind}: {shape.frames} frames, every {arguments.stride}.")
         else:
             # All sizes of the levels at once; they come from one drawing.
-            sizes = sorted({16, shape.size})
+            sizes = sorted({level.size for level in shapes})
             self.source = mdm.data.load_moving_emoji(sizes, frames=shape.frames, split="train")
             print(
                 f"Small run on the embedded default: {len(self.source)} clips of Twemoji drawings "
@@ -143,7 +144,7 @@ def train(arguments: argparse.Namespace, scale: Scale) -> None:
         if arguments.text_encoder
         else mdm.text.MiniLM(length=scale.tokens)
     )
-    data = Clips(arguments, phases[-1].level_names[-1], encoder)
+    data = Clips(arguments, phases[-1].level_names, encoder)
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         return mdm.build_nested_unet(
