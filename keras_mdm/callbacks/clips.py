@@ -1,6 +1,7 @@
 """Clips that play: GIF and mp4 files of what `generate` returned."""
 
 import io
+import tempfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -122,16 +123,18 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
     height, width = (side + side % 2 for side in frames.shape[1:3])
     edges = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
     frames = np.pad(frames, edges, mode="edge")
-    buffer = io.BytesIO()
-    # The index in front, so that browsers begin before they have the whole file.
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(speed).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": str(quality)}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    # The index goes in front, so that browsers begin before they have the whole file. For that the
+    # encoder reads again what it wrote: a buffer would not do.
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "clip.mp4"
+        with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=Fraction(speed).limit_denominator(1000))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": str(quality)}
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return file.read_bytes()
 
 
 def write_clip(
