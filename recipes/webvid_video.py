@@ -7,7 +7,7 @@ stop at a lower level (section 3.3). The picture is the first frame of the clip 
                     without arguments                   with --data DIR
     levels          16, 8x16, 8x32 (frames x pixels)    64, 16x64, 16x256
     batches         32, 12, 9                           2048, 512, 128
-    steps           500, 520, 300                       500K, 500K, 300K
+    steps           450, 430, 260                       500K, 500K, 300K
     data            50 Twemoji drawings (CC BY 4.0)     WebVid-10M: videos with captions, or clips
                     in 8 motions, an eighth of the      that `keras-mdm prepare` made of them; 16
                     pairs held out                      frames, every 4th, mirrored at random
@@ -44,10 +44,10 @@ SMALL_LEVELS = [
 ]
 SMALL = text_to_video.Scale(
     phases=[
-        {**text_to_image.INNER_PHASE, "levels": SMALL_LEVELS[:1], "steps": 500},
+        {**text_to_image.INNER_PHASE, "levels": SMALL_LEVELS[:1], "steps": 450},
         {
             "levels": SMALL_LEVELS[:2],
-            "steps": 520,
+            "steps": 430,
             "batch_size": 12,
             "learning_rate": 1.5e-3,
             "warmup_steps": 60,
@@ -56,7 +56,7 @@ SMALL = text_to_video.Scale(
         },
         {
             "levels": SMALL_LEVELS,
-            "steps": 300,
+            "steps": 260,
             "batch_size": 9,
             "learning_rate": 2e-3,
             "warmup_steps": 40,
