@@ -14,9 +14,6 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
-from keras_mdm.data import ClipRule, MovingEmoji
-from keras_mdm.data.motions import MOTIONS, track_of
-from keras_mdm.evaluation import motion
 
 # Of more captions than this the states do not fit into memory: they are encoded as they come.
 CAPTIONS_IN_MEMORY = 20_000
@@ -57,7 +54,9 @@ class Clips:
         shapes = [mdm.diffusion.LevelShape.parse(level) for level in levels]
         shape = shapes[-1]
         if arguments.data or arguments.animated_emoji:
-            self.rule = ClipRule(shape.size, shape.frames, arguments.stride, arguments.clips)
+            self.rule = mdm.data.ClipRule(
+                shape.size, shape.frames, arguments.stride, arguments.clips
+            )
             self.source = (
                 mdm.data.load_animated_emoji(minimum_frames=self.rule.reach)
                 if arguments.animated_emoji
@@ -84,7 +83,7 @@ class Clips:
     @property
     def in_memory(self) -> bool:
         """Whether the clips are arrays."""
-        return isinstance(self.source, MovingEmoji)
+        return isinstance(self.source, mdm.data.MovingEmoji)
 
     def encode(self) -> dict[str, Any]:
         """The states of all captions, or the encoder if there are too many."""
@@ -197,7 +196,7 @@ def prompts_of(data: Clips) -> list[str]:
     rows = np.random.default_rng(0).permutation(len(data.captions))
     if data.in_memory:
         first = {data.source.motions[row]: row for row in reversed(rows)}
-        rows = [first[name] for name in MOTIONS if name in first]
+        rows = [first[name] for name in mdm.data.MOTIONS if name in first]
     return [data.captions[row] for row in rows[:SHOWN]]
 
 
@@ -236,7 +235,7 @@ def show(
 
 def measure(
     model: mdm.MatryoshkaDiffusion,
-    trained: MovingEmoji,
+    trained: mdm.data.MovingEmoji,
     run_dir: Path,
     sampling: Mapping[str, Any],
 ) -> None:
@@ -245,14 +244,16 @@ def measure(
     sizes = sorted(trained.clips)
     held_out = mdm.data.load_moving_emoji(sizes, frames=top.frames, split="validation")
     rows = np.random.default_rng(1).permutation(len(trained))[:MEASURED]
-    motions = {name: track_of(name, top.frames) for name in MOTIONS}
+    motions = {name: mdm.data.track_of(name, top.frames) for name in mdm.data.MOTIONS}
     table = {}
     for title, data in (("trained pairs", trained.take(rows)), ("held-out pairs", held_out)):
         made = model.generate(list(data.captions), **{**sampling, "seed": 1})
         for level in model.unet.levels[1:]:
             shape = mdm.diffusion.LevelShape.parse(level)
             for kind, clips in ((level, made[level]), ("drawings", data.clips[shape.size])):
-                found = motion.recognise(motion.track(clips), motions, data.motions)
-                table[f"{title}, {kind}"] = motion.summary(found, data.motions)
+                found = mdm.evaluation.motion.recognise(
+                    mdm.evaluation.motion.track(clips), motions, data.motions
+                )
+                table[f"{title}, {kind}"] = mdm.evaluation.motion.summary(found, data.motions)
     (run_dir / "motion.json").write_text(json.dumps(table, indent=1))
-    print(motion.table(table, tuple(MOTIONS)))
+    print(mdm.evaluation.motion.table(table, tuple(mdm.data.MOTIONS)))

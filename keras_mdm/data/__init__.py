@@ -9,12 +9,14 @@ from keras_mdm.data.clips import ClipSource, clip_dataset
 from keras_mdm.data.emoji import EmojiData, load_emoji
 from keras_mdm.data.folder import FolderData, load_folder
 from keras_mdm.data.mixing import mixed_dataset
+from keras_mdm.data.motions import MOTIONS, track_of
 from keras_mdm.data.moving_emoji import MovingEmoji, load_moving_emoji
 from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
 from keras_mdm.data.videos import VideoFiles, find_videos
 
 __all__ = [
+    "MOTIONS",
     "SIMPLE_CONCEPTS",
     "CaptionedImages",
     "ClipRule",
@@ -45,4 +47,5 @@ __all__ = [
     "record_index",
     "skipped_clips",
     "styled_caption",
+    "track_of",
 ]
