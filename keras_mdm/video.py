@@ -169,6 +169,12 @@ def _continue(
 
 def _clip_level(model: MatryoshkaDiffusion, options: dict) -> LevelShape:
     """The highest level of a model, which must be one of clips."""
+    if not isinstance(model, MatryoshkaDiffusion):
+        raise checks.error(
+            "`model` must be a MatryoshkaDiffusion",
+            fix="load one with keras.saving.load_model",
+            model=type(model).__name__,
+        )
     for name in ("init_image", "mask", "hold", "strength", "return_steps", "stop_at"):
         if options.get(name) is not None:
             raise checks.error(

@@ -154,6 +154,7 @@ def image_model():
     "call",
     [
         lambda model: video.animate(image_model(), np.zeros((8, 8, 3), "uint8"), ["a"]),
+        lambda model: video.animate(None, np.zeros((8, 8, 3), "uint8"), ["a"]),
         lambda model: video.animate(model, np.zeros((8, 9, 3), "uint8"), ["a"]),
         lambda model: video.animate(model, np.zeros((8, 8, 3), "uint8"), ["a"], strength=0.5),
         lambda model: video.extend(model, ["a"], frames=9, overlap=4),

@@ -111,7 +111,8 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
         ValueError: if the frames have another form, or PyAV is not installed.
     """
     frames, speed = _check(frames, frames_per_second, fastest=240.0)
-    quality = checks.integer("quality", quality, minimum=0)
+    if checks.integer("quality", quality, minimum=0) > 51:
+        raise checks.error("`quality` must be at most 51", fix="pass 14 or so", quality=quality)
     try:
         import av
     except ImportError as missing:

@@ -129,7 +129,7 @@ def contact_sheet(
             shape=clips.shape,
             prompts=len(prompts),
         )
-    size = size or clips.shape[2]
+    size = clips.shape[2] if size is None else checks.integer("size", size, minimum=1)
     large = np.stack([[_enlarge(frame, size) for frame in clip] for clip in clips])
     pictures = image_grid(large, gap=gap)
     font = ImageFont.load_default(size=font_size)

@@ -70,6 +70,8 @@ class ClipRule:
                 )
         checks.integer("stride", self.stride, minimum=1)
         checks.one_of("start", self.start, STARTS)
+        if not isinstance(self.flip, bool):
+            raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
         if self.span is not None:
             checks.integer("span", self.span, minimum=1)
 
@@ -132,6 +134,8 @@ def read_clip(
     >>> read_clip("horse.mp4", ClipRule(64), place=0.0).shape  # doctest: +SKIP
     (16, 64, 64, 3)
     """
+    if not 0.0 <= checks.real("place", place, minimum=0.0, maximum=1.0) < 1.0:
+        raise checks.error("`place` must be below 1", fix="pass 0 for the beginning", place=place)
     path = Path(file)
     read = _read_animation if path.suffix.lower() in ANIMATION_EXTENSIONS else _read_video
     clip = np.stack(read(path, rule, place))

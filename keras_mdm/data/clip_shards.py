@@ -71,7 +71,13 @@ def prepare_clips(
             start=rule.start,
             frames=rule.frames,
         )
+    if workers is not None:
+        checks.integer("workers", workers, minimum=1)
     target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise checks.error(
+            "`directory` must be a folder", fix="choose another name", directory=str(directory)
+        )
     target.mkdir(parents=True, exist_ok=True)
     plan = {
         "format": _FORMAT,
@@ -299,7 +305,14 @@ def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:
     Args:
         directory: the folder with the shards.
     """
-    with (Path(directory) / "skipped.csv").open(encoding="utf-8", newline="") as table:
+    file = Path(directory) / "skipped.csv"
+    if not file.is_file():
+        raise checks.error(
+            "the folder must hold prepared clips",
+            fix="run `keras-mdm prepare VIDEOS FOLDER`",
+            directory=str(directory),
+        )
+    with file.open(encoding="utf-8", newline="") as table:
         return [Skipped(row["file"], row["reason"]) for row in csv.DictReader(table)]
 
 

@@ -88,7 +88,7 @@ def clip_dataset(
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
     """
     seed = checks.seed(seed)
-    source.check(rule)
+    _check(source, rule, text)
     if text is not None and encoder is not None:
         raise checks.error(
             "captions are either encoded already or encoded here",
@@ -126,6 +126,24 @@ def clip_dataset(
     # Captions after the batch: an encoder is called once for all of them.
     add_text = _texts(source.captions, text, encoder)
     return dataset.map(add_text, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE)
+
+
+def _check(source: Any, rule: Any, text: Any) -> None:
+    if not hasattr(source, "read_usable") or not hasattr(source, "captions"):
+        raise checks.error(
+            "`source` must be a source of clips",
+            fix="pass what open_clips, find_videos or load_animated_emoji returned",
+            source=source,
+        )
+    if not isinstance(rule, ClipRule):
+        raise checks.error("`rule` must be a ClipRule", fix="pass ClipRule(64)", rule=rule)
+    if text is not None and not (isinstance(text, tuple) and len(text) == 2):
+        raise checks.error(
+            "`text` must be a pair of states and mask",
+            fix="pass what encode_cached returned",
+            text=type(text).__name__,
+        )
+    source.check(rule)
 
 
 def fraction(seed: int, purpose: str, position: int) -> float:

@@ -10,6 +10,7 @@ from keras_mdm.callbacks import (
     animated_grid,
     contact_sheet,
     encode_gif,
+    encode_mp4,
     write_clip,
 )
 
@@ -44,6 +45,8 @@ def test_levels_with_fewer_frames_hold_theirs():
         lambda: encode_gif(np.zeros((2, 8, 8, 3))),
         lambda: encode_gif(np.zeros((8, 8, 3), "uint8")),
         lambda: encode_gif(np.zeros((2, 8, 8, 3), "uint8"), frames_per_second=100),
+        lambda: encode_mp4(np.zeros((2, 8, 8, 3), "uint8"), quality=99),
+        lambda: contact_sheet(np.zeros((1, 2, 8, 8, 3), "uint8"), ["a"], size=-1),
         lambda: animated_grid({}, []),
         lambda: animated_grid(
             {"3x8": np.zeros((1, 3, 8, 8, 3), "uint8"), "4x8": np.zeros((1, 4, 8, 8, 3), "uint8")},

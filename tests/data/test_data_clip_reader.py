@@ -107,7 +107,9 @@ def test_files_that_give_no_clip(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"frames": 12}, {"frames": 1}, {"size": 0}, {"stride": 0}, {"start": "last"}], ids=str
+    "wrong",
+    [{"frames": 12}, {"frames": 1}, {"size": 0}, {"stride": 0}, {"start": "last"}, {"flip": 1}],
+    ids=str,
 )
 def test_bad_rules(wrong):
     with pytest.raises(ValueError, match="Received: .*To fix it: "):

@@ -12,6 +12,7 @@ from data.videos import SIZE, number_of, write_video
 from keras_mdm.data import (
     ClipRule,
     ClipShards,
+    VideoFiles,
     clip_dataset,
     find_videos,
     open_clips,
@@ -22,6 +23,7 @@ from keras_mdm.data.clip_reader import fixed_place
 
 pytest.importorskip("av")
 RULE = ClipRule(SIZE, frames=4, stride=2)
+VIDEOS = VideoFiles("nowhere", ["a.mp4"], ["a"])
 COUNTS = {"a": 40, "b": 60, "sub/c": 80, "sub/d": 50, "e": 70}
 
 
@@ -246,6 +248,12 @@ def test_pictures_of_animations_count_as_videos(tmp_path):
         lambda folder: find_videos(folder),
         lambda folder: find_videos(folder, captions=folder / "missing.csv"),
         lambda folder: open_clips(folder),
+        lambda folder: skipped_clips(folder),
+        lambda folder: clip_dataset(str(folder), RULE, batch_size=2, seed=0),
+        lambda folder: clip_dataset(VIDEOS, 64, batch_size=2, seed=0),
+        lambda folder: clip_dataset(VIDEOS, RULE, batch_size=2, seed=0, text=5),
+        lambda folder: prepare_clips(VIDEOS, folder / "no_caption.mp4", rule=RULE),
+        lambda folder: prepare_clips(VIDEOS, folder / "x", rule=RULE, workers=0),
     ],
 )
 def test_bad_input(call, tmp_path):
