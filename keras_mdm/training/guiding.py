@@ -22,6 +22,7 @@ class Guidance:
         rescale: share of the conditional output's deviation that the guided one gets.
         weak: (model, weights) to be guided away from, or `None` for the dropped condition.
         split: compute the halves one after the other.
+        reconstruction: weight of reconstruction guidance; 0 for none.
     """
 
     scale: float
@@ -30,6 +31,7 @@ class Guidance:
     rescale: float = 0.0
     weak: tuple[Any, str] | None = None
     split: bool = False
+    reconstruction: float = 0.0
 
     def steps(self, times: np.ndarray) -> tuple[int, int]:
         """First step that is guided, and the one after the last: those that begin inside of the
@@ -55,6 +57,8 @@ def resolve(
     autoguidance: Any,
     split: bool,
     conditional: bool,
+    reconstruction: float = 0.0,
+    anything_known: bool = False,
 ) -> Guidance:
     """Check the guidance that `generate` was asked for; arguments as there."""
     weak = None if autoguidance is None else _weaker(model, autoguidance)
@@ -78,6 +82,7 @@ def resolve(
         rescale=checks.real("guidance_rescale", rescale, minimum=0.0, maximum=1.0),
         weak=weak,
         split=bool(split),
+        reconstruction=_reconstruction(reconstruction, anything_known),
     )
 
 
@@ -92,6 +97,17 @@ def spread(scales: Mapping[str, float], levels: Sequence[str]) -> tuple[float, d
     if most == 1.0:
         return 1.0, {}
     return most, {level: (scale - 1.0) / (most - 1.0) for level, scale in scales.items()}
+
+
+def _reconstruction(weight: float, anything_known: bool) -> float:
+    weight = checks.real("reconstruction", weight, minimum=0.0)
+    if weight and not anything_known:
+        raise checks.error(
+            "reconstruction guidance needs something that is known of the pictures",
+            fix="pass mask with init_image, or hold; or leave `reconstruction` out",
+            reconstruction=weight,
+        )
+    return weight
 
 
 def _interval(interval: Sequence[float]) -> tuple[float, float]:

@@ -28,6 +28,7 @@ class SamplingPlan:
         split: compute the halves of guidance one after the other instead of in one batch.
         weak: (model, weights) of autoguidance, or `None` for classifier-free guidance.
         stop_at: the highest level that is computed; all of them unless given.
+        reconstructed: whether estimates are moved to where what is known would be found.
     """
 
     sampler: str = "ddim"
@@ -41,6 +42,7 @@ class SamplingPlan:
     split: bool = False
     weak: tuple[Any, str] | None = None
     stop_at: str | None = None
+    reconstructed: bool = False
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
@@ -112,6 +114,7 @@ def make_denoiser(
     rescale: Any = None,
     split: bool = False,
     known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
+    reconstruction: Any = None,
 ) -> Callable[[dict, tf.Tensor], dict]:
     """Make the function that the sampler's loop calls: estimates of the clean data at time t.
 
@@ -130,12 +133,16 @@ def make_denoiser(
         split: compute the two halves of guidance one after the other.
         known: pictures in [-1, 1] and masks (1 where they are not known) by level name: what is
             known replaces the estimate.
+        reconstruction: scalar w; before that, the estimates are moved along the slope of how badly
+            the network finds what is known, so that the rest follows from it. `None` to leave it
+            out: it takes a gradient through the network.
 
     Returns:
         function (x_t by level name, scalar t) -> x0 by level name.
 
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, on the network's output at
-    every level; Karras et al. 2024 (arXiv 2406.02507), equation 3, for the weaker network.
+    every level; Karras et al. 2024 (arXiv 2406.02507), equation 3, for the weaker network; Ho et
+    al. 2022 (arXiv 2204.03458), equation 7, for reconstruction guidance.
     """
     shares, known = shares or {}, known or {}
     limit = thresholding.get(threshold)
@@ -168,7 +175,7 @@ def make_denoiser(
             inputs = {name: tf.identity(value) for name, value in inputs.items()}
         return dict(network({**inputs, **without})), outputs
 
-    def denoise(x: dict, t: tf.Tensor) -> dict:
+    def estimate(x: dict, t: tf.Tensor) -> dict:
         base, outputs = outputs_of(x, t)
         if base is not None:
             scales = {
@@ -179,7 +186,28 @@ def make_denoiser(
                 for name, scale in scales.items()
             }
             outputs = guided if rescale is None else guidance.rescale(guided, outputs, rescale)
-        _, x0 = process.predictions(outputs, x, t, residual_std)
+        return process.predictions(outputs, x, t, residual_std)[1]
+
+    def pulled(x: dict, t: tf.Tensor) -> dict:
+        """Estimates, moved to where the network finds more of what is known."""
+        wanted = process.divided({name: picture for name, (picture, _) in known.items()})
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            x0 = estimate(x, t)
+            missed = tf.add_n(
+                [
+                    tf.reduce_sum((1.0 - mask) * tf.square(wanted[name] - x0[name]))
+                    for name, (_, mask) in known.items()
+                ]
+            )
+        slopes = tape.gradient(missed, x)
+        return {
+            name: x0[name] - 0.5 * reconstruction * process.amplitudes(name, t)[0] * slopes[name]
+            for name in x0
+        }
+
+    def denoise(x: dict, t: tf.Tensor) -> dict:
+        x0 = estimate(x, t) if reconstruction is None or not known else pulled(x, t)
         # Thresholds are about pictures, not about what the process divided them by.
         pictures = {name: limit(value) for name, value in process.multiplied(x0).items()}
         for name, (picture, mask) in known.items():

@@ -147,6 +147,7 @@ class SamplingMixin:
                 rows["known"],
                 tf.constant(guidance.scale, tf.float32),
                 tf.constant(guidance.rescale, tf.float32),
+                tf.constant(guidance.reconstruction, tf.float32),
                 rows["seeds"],
                 rows["samples"],
                 *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
@@ -170,7 +171,9 @@ class SamplingMixin:
                 return samplers.begin(samplers.get(plan.sampler, eta=plan.eta), x)
 
             @tf.function(reduce_retracing=True, autograph=False)
-            def run(state, conditions, without, known, scale, rescale, seeds, samples, *bounds):
+            def run(
+                state, conditions, without, known, scale, rescale, pull, seeds, samples, *bounds
+            ):
                 return self.sample_stretch(
                     plan,
                     state,
@@ -182,6 +185,7 @@ class SamplingMixin:
                     without=without,
                     known=known,
                     rescale=rescale,
+                    reconstruction=pull,
                 )
 
             known[plan] = (start, run)
@@ -202,6 +206,7 @@ class SamplingMixin:
         without: Mapping[str, tf.Tensor] | None = None,
         known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
         rescale: tf.Tensor | None = None,
+        reconstruction: tf.Tensor | None = None,
     ) -> samplers.State:
         """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
 
@@ -217,7 +222,8 @@ class SamplingMixin:
             stop: see `steps`.
             without: conditions to be guided away from; the dropped condition unless given.
             known: see `make_denoiser`.
-            rescale: scalar float32, used if the plan says so.
+            rescale: scalar float32, used if the plan says so; `reconstruction` likewise.
+            reconstruction: see `make_denoiser`.
 
         Returns:
             The state at the end.
@@ -248,6 +254,7 @@ class SamplingMixin:
             rescale=rescale if plan.rescaled else None,
             split=plan.split,
             known=known,
+            reconstruction=reconstruction if plan.reconstructed else None,
         )
         return run_steps(
             plan,
