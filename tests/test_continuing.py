@@ -56,6 +56,7 @@ def test_a_run_moves_to_two_replicas(whole, tmp_path, two_replicas, back):
     assert_equal_but_for_rounding(whole, train(tmp_path, table=LAST, model=with_sgd, strategy=last))
 
 
+@pytest.mark.slow
 def test_two_steps_in_one_execution_on_two_replicas(whole, tmp_path, two_replicas):
     """Mixed batches and checkpoints included."""
     calls = []

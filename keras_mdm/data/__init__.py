@@ -8,11 +8,23 @@ from keras_mdm.data.clip_shards import ClipShards, open_clips, prepare_clips, sk
 from keras_mdm.data.clips import ClipSource, clip_dataset
 from keras_mdm.data.emoji import EmojiData, load_emoji
 from keras_mdm.data.folder import FolderData, load_folder
+from keras_mdm.data.image_rule import ImageRule
+from keras_mdm.data.image_shards import ImagePreparation, prepare_images
+from keras_mdm.data.images import image_dataset
 from keras_mdm.data.mixing import mixed_dataset
 from keras_mdm.data.motions import MOTIONS, track_of
 from keras_mdm.data.moving_emoji import MovingEmoji, load_moving_emoji
 from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
+from keras_mdm.data.sharding import read_skipped
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
+from keras_mdm.data.sources.base import ImageSource, Record, Rows, Unusable, split
+from keras_mdm.data.sources.examples import ExampleImages
+from keras_mdm.data.sources.folder import FolderImages
+from keras_mdm.data.sources.opening import open_images
+from keras_mdm.data.sources.parquet import ParquetImages
+from keras_mdm.data.sources.table import TableImages
+from keras_mdm.data.sources.tar import TarImages
+from keras_mdm.data.sources.tfds import TfdsImages
 from keras_mdm.data.videos import VideoFiles, find_videos
 
 __all__ = [
@@ -23,15 +35,28 @@ __all__ = [
     "ClipShards",
     "ClipSource",
     "EmojiData",
+    "ExampleImages",
     "FolderData",
+    "FolderImages",
+    "ImagePreparation",
+    "ImageRule",
+    "ImageSource",
     "MovingEmoji",
+    "ParquetImages",
+    "Record",
+    "Rows",
     "Skipped",
+    "TableImages",
+    "TarImages",
+    "TfdsImages",
+    "Unusable",
     "UnusableVideo",
     "VideoFiles",
     "area_average",
     "clip_dataset",
     "count_frames",
     "find_videos",
+    "image_dataset",
     "image_text_dataset",
     "load_animated_emoji",
     "load_emoji",
@@ -39,13 +64,17 @@ __all__ = [
     "load_moving_emoji",
     "mixed_dataset",
     "open_clips",
+    "open_images",
     "ordered_dataset",
     "plain_caption",
     "positions",
     "prepare_clips",
+    "prepare_images",
     "read_clip",
+    "read_skipped",
     "record_index",
     "skipped_clips",
+    "split",
     "styled_caption",
     "track_of",
 ]

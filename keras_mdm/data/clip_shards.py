@@ -1,14 +1,11 @@
 """Clips prepared once: cut, resized and packed into files that are read at random."""
 
 import csv
-import hashlib
 import io
 import json
 import os
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped, area_average
 from keras_mdm.data.clip_reader import ClipRule, UnusableVideo
 from keras_mdm.data.videos import VideoFiles, digest_of, find_videos
-from keras_mdm.files import write_atomically
 
-MANIFEST = "manifest.json"
 # The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
 _QUALITY = 95
 _FORMAT = 1
@@ -73,126 +69,51 @@ def prepare_clips(
         )
     if workers is not None:
         checks.integer("workers", workers, minimum=1)
-    target = Path(directory)
-    if target.exists() and not target.is_dir():
-        raise checks.error(
-            "`directory` must be a folder", fix="choose another name", directory=str(directory)
-        )
-    target.mkdir(parents=True, exist_ok=True)
     plan = {
         "format": _FORMAT,
         "source": videos.identity,
         "rule": {key: value for key, value in asdict(rule).items() if key != "flip"},
         "clips_per_shard": clips_per_shard,
     }
-    _claim(target, plan)
+    target = sharding.claim(directory, plan)
     count = -(-len(videos) // clips_per_shard)
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         tqdm(total=len(videos), desc="preparing clips", unit="clip", disable=not progress) as bar,
     ):
+        shards = []
         for number in range(count):
             rows = range(number * clips_per_shard, min((number + 1) * clips_per_shard, len(videos)))
-            if not _shard(target, number).with_suffix(".json").is_file():
-                _write_shard(target, number, videos, rows, rule, pool, bar)
-            else:
-                bar.update(len(rows))
-    shards = [
-        json.loads(_shard(target, number).with_suffix(".json").read_text())
-        for number in range(count)
-    ]
-    skipped = [Skipped(*entry) for shard in shards for entry in shard.pop("skipped")]
-    skipped += [entry for entry in videos.skipped if entry not in skipped]
-    total = sum(shard["records"] for shard in shards)
-    if not total:
-        raise checks.error(
-            "at least one video must give a clip",
-            fix="see why they were skipped; a smaller stride or fewer frames take shorter videos",
-            skipped=[tuple(entry) for entry in skipped[:5]],
-        )
-    _write_csv(target / "skipped.csv", ("file", "reason"), skipped)
-    manifest = {**plan, "records": total, "skipped": len(skipped), "shards": shards}
-    write_atomically(target / MANIFEST, json.dumps(manifest, indent=1))
+            shards.append(_write_shard(_shard(target, number), videos, rows, rule, pool, bar))
+            bar.update(rows.stop - bar.n)  # shards of an earlier call
+    sharding.finish(target, plan, shards, videos.skipped, "video")
     return ClipShards(target)
 
 
-def _claim(target: Path, plan: dict[str, Any]) -> None:
-    """Note what the directory is for, or raise if it is for something else."""
-    note = target / "plan.json"
-    if note.is_file():
-        known = json.loads(note.read_text())
-        different = {
-            key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]
-        }
-        if different:
-            raise checks.error(
-                "the directory must be empty, or hold shards of the same videos and rule",
-                fix="choose another directory, or remove this one",
-                directory=str(target),
-                different=different,
-            )
-        return
-    if any(target.iterdir()):
-        raise checks.error(
-            "the directory must be empty, or hold shards that an earlier call began",
-            fix="choose another directory",
-            directory=str(target),
-        )
-    write_atomically(note, json.dumps(plan, indent=1))
-
-
 def _write_shard(
-    target: Path,
-    number: int,
+    file: Path,
     videos: VideoFiles,
     rows: range,
     rule: ClipRule,
     pool: ThreadPoolExecutor,
     bar: tqdm,
-) -> None:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
+) -> dict[str, Any]:
     def work(row: int) -> bytes | Skipped:
         try:
             return _strip(videos.read(row, rule, place=None, mirror=False))
         except UnusableVideo as problem:
             return Skipped(videos.files[row], str(problem))
 
-    file = _shard(target, number)
-    partial = file.with_suffix(".partial")
-    # One record per group: a clip is read alone, and JPEG does not compress further.
-    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
-    records, skipped = [], []
-    for row, result in zip(rows, _in_order(pool, work, rows), strict=True):
+    def done(result: bytes | Skipped) -> None:
         bar.update()
         if isinstance(result, Skipped):
-            skipped.append(result)
             bar.set_postfix_str(f"{result.file}: {result.reason}"[:60])
-            continue
-        writer.write(result)
-        records.append((videos.key(row), videos.captions[row]))
-    writer.close()
-    _write_csv(file.with_suffix(".csv"), ("key", "caption"), records)
-    os.replace(partial, file)
-    note = {
-        "file": file.name,
-        "records": len(records),
-        "sha256": _hash(file),
-        "skipped": [tuple(entry) for entry in skipped],
-    }
-    # Last: where it is, the shard is complete.
-    write_atomically(file.with_suffix(".json"), json.dumps(note))
 
+    def complete(kept: list[int]) -> None:
+        records = [(videos.key(row), videos.captions[row]) for row in kept]
+        sharding.write_csv(file.with_suffix(".csv"), ("key", "caption"), records)
 
-def _in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterator[Any]:
-    """Results in the order of `rows`, a few of them under way at a time, never all in memory."""
-    waiting: deque[Future] = deque()
-    for row in rows:
-        waiting.append(pool.submit(work, row))
-        if len(waiting) > 4 * (os.cpu_count() or 1):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    return sharding.write_shard(file, work, rows, pool, done, complete)
 
 
 class ClipShards:
@@ -214,14 +135,14 @@ class ClipShards:
 
     def __init__(self, directory: str | os.PathLike):
         self.root = Path(directory)
-        if not (self.root / MANIFEST).is_file():
+        if not (self.root / sharding.MANIFEST).is_file():
             raise checks.error(
                 "the folder must hold prepared clips",
                 fix="run `keras-mdm prepare VIDEOS FOLDER`; a run that was cut off goes on",
-                missing=MANIFEST,
+                missing=sharding.MANIFEST,
                 directory=str(directory),
             )
-        manifest = json.loads((self.root / MANIFEST).read_text())
+        manifest = json.loads((self.root / sharding.MANIFEST).read_text())
         self.rule = ClipRule(**manifest["rule"], flip=False)
         self._files = [self.root / shard["file"] for shard in manifest["shards"]]
         missing = [file.name for file in self._files if not file.is_file()]
@@ -294,7 +215,7 @@ def open_clips(directory: str | os.PathLike, **options: Any) -> "ClipShards | Vi
         directory: either.
         **options: of `find_videos`.
     """
-    if (Path(directory) / MANIFEST).is_file():
+    if (Path(directory) / sharding.MANIFEST).is_file():
         return ClipShards(directory)
     return find_videos(directory, **options)
 
@@ -305,15 +226,7 @@ def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:
     Args:
         directory: the folder with the shards.
     """
-    file = Path(directory) / "skipped.csv"
-    if not file.is_file():
-        raise checks.error(
-            "the folder must hold prepared clips",
-            fix="run `keras-mdm prepare VIDEOS FOLDER`",
-            directory=str(directory),
-        )
-    with file.open(encoding="utf-8", newline="") as table:
-        return [Skipped(row["file"], row["reason"]) for row in csv.DictReader(table)]
+    return sharding.read_skipped(directory)
 
 
 def _shard(target: Path, number: int) -> Path:
@@ -335,16 +248,3 @@ def _frames(strip: bytes, size: int) -> np.ndarray:
 
     with Image.open(io.BytesIO(strip)) as picture:
         return np.asarray(picture).reshape(-1, size, size, 3)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    buffer = io.StringIO(newline="")
-    table = csv.writer(buffer)
-    table.writerow(header)
-    table.writerows(rows)
-    write_atomically(path, buffer.getvalue().encode("utf-8"))
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

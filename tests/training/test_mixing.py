@@ -144,6 +144,7 @@ def test_the_comparison_notices_micro_batches_that_are_summed(monkeypatch):
     assert np.all(differences(whole, Run(micro_batches=4)) > 100 * LIMITS)
 
 
+@pytest.mark.slow
 def test_the_comparison_notices_groups_that_share_their_noise(two_replicas, monkeypatch):
     whole = Run()
     monkeypatch.setattr(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import schedules
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.sampling import make_denoiser
+from training.tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 SIZE = 2 * 2 * 3
 TIME, WEIGHT = 0.4, 3.0

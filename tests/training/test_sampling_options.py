@@ -177,6 +177,7 @@ def test_what_is_not_needed_is_not_computed(model):
     assert rows_computed(model, stop_at="8")[0] == {"8": 24, "16": 0}
 
 
+@pytest.mark.slow
 def test_an_interval_guides_the_steps_inside_of_it(model):
     assert_equal(draw(model), draw(model, guidance_interval=(0.0, 1.0)))
     assert_equal(draw(model, guidance_interval=(0.8, 0.9)), draw(model, guidance_scale=1.0))
@@ -245,6 +246,7 @@ def test_autoguidance_needs_no_condition():
     assert largest(guided, plain.generate(**options)) > 1
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_the_device(model, two_replicas):
     """On the second device, and with variables mirrored on both."""
     options = {"sampler": "ddpm", "output": "float32"}

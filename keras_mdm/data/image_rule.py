@@ -1,0 +1,151 @@
+"""From the bytes of a picture file to the square that a model is trained on."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.sources.base import Unusable
+
+CROPS = ("center", "random")
+RANGES = ("symmetric", "release")
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """What is done to a picture.
+
+    It is turned upright, put on white where it is transparent, converted to 8-bit RGB, resized with
+    antialiasing until its shorter side fits, and cropped to a square.
+
+    Args:
+        size: height and width in pixels.
+        crop: "center", as in the paper, or "random", another place each time.
+        flip: mirror half of the pictures, at random; off in the paper.
+        pixel_range: "symmetric" leaves uint8, which training maps to [-1, 1]; "release" gives
+            float32 (x - 127) / 128, what the released models were trained with.
+        max_pixels: larger pictures are skipped before they are decoded.
+
+    Example:
+
+    >>> ImageRule(256).size
+    256
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D.
+    """
+
+    size: int
+    crop: str = "center"
+    flip: bool = False
+    pixel_range: str = "symmetric"
+    max_pixels: int = 64_000_000
+
+    def __post_init__(self):
+        checks.integer("size", self.size, minimum=1)
+        checks.one_of("crop", self.crop, CROPS)
+        checks.one_of("pixel_range", self.pixel_range, RANGES)
+        checks.integer("max_pixels", self.max_pixels, minimum=1)
+        if not isinstance(self.flip, bool):
+            raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
+
+
+def decode(
+    data: bytes,
+    rule: ImageRule,
+    *,
+    place: tuple[float, float] | None = None,
+    mirror: bool = False,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decode one picture.
+
+    Args:
+        data: the bytes of the file.
+        rule: what is done to it.
+        place: where the square is cut, down and across, in [0, 1); the middle unless given.
+        mirror: flip left and right.
+
+    Returns:
+        uint8 (size, size, 3), and (height, width) before it was resized, upright.
+
+    Raises:
+        Unusable: if the bytes are no picture, are damaged, or hold too many pixels.
+    """
+    picture = open_picture(data, rule.max_pixels)
+    try:
+        upright = to_rgb(picture)
+        square = cut_square(upright, rule.size, place)
+    # What Pillow raises depends on the format and on what is wrong with the bytes.
+    except Exception as problem:
+        raise Unusable(_reason(problem)) from problem
+    pixels = np.asarray(square)
+    return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
+
+
+def open_picture(data: bytes, max_pixels: int) -> Any:
+    """Open a picture without decoding it.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: the most it may have.
+
+    Raises:
+        Unusable: if the bytes are no picture, or hold too many pixels.
+    """
+    from PIL import Image
+
+    if not data:
+        raise Unusable("is empty")
+    try:
+        picture = Image.open(io.BytesIO(data))
+    except Exception as problem:
+        if isinstance(problem, Image.UnidentifiedImageError):
+            raise Unusable("is not a picture") from problem
+        raise Unusable(_reason(problem)) from problem
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise Unusable(f"has {width} x {height} pixels, more than {max_pixels}")
+    return picture
+
+
+def to_rgb(picture: Any) -> Any:
+    """Turn a picture upright, put it on white, and convert it to 8-bit RGB."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16-bit greys; Pillow's own conversion clips them to white instead of scaling.
+        values = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
+        picture = Image.fromarray(np.round(values).astype(np.uint8))
+    if picture.mode != "RGB" and picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def cut_square(picture: Any, size: int, place: tuple[float, float] | None = None) -> Any:
+    """Resize a picture until its shorter side fits, and crop it to a square."""
+    from PIL import Image
+
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    if place is not None:
+        top, left = int((height - size + 1) * place[0]), int((width - size + 1) * place[1])
+    if (width, height) != picture.size:
+        # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
+        filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
+        picture = picture.resize((width, height), filter_)
+    else:
+        picture.load()
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _reason(problem: Exception) -> str:
+    from PIL import Image
+
+    if isinstance(problem, Image.DecompressionBombError):
+        return "has far too many pixels"
+    return str(problem) or type(problem).__name__

@@ -1,0 +1,217 @@
+"""Pictures prepared once: cropped, resized and packed into files that are read at random."""
+
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from keras_mdm import checks
+from keras_mdm.data import sharding
+from keras_mdm.data.base import Skipped
+from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_rgb
+from keras_mdm.data.images import usable_captions
+from keras_mdm.data.sources.base import ImageSource, Unusable
+from keras_mdm.data.sources.examples import ExampleImages
+from keras_mdm.data.sources.opening import open_images
+
+_FORMAT = 1
+# Pillow's names, and what is passed to its writers. JPEG without chroma subsampling: at 64 pixels
+# colours would bleed.
+FORMATS = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}
+
+
+class ImagePreparation:
+    """What is to be prepared, cut into shards that can be written in any order, anywhere.
+
+    Args:
+        source: pictures, or a path for `open_images`. A path can be sent to other machines.
+        directory: receives the shards and `manifest.json`.
+        size: height and width of the squares.
+        image_format: "jpeg" (quality 95), "png" or "webp" (both lossless).
+        records_per_shard: records of the source per shard.
+        captions: whether a record needs a caption.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource | str | os.PathLike,
+        directory: str | os.PathLike,
+        *,
+        size: int = 256,
+        image_format: str = "jpeg",
+        records_per_shard: int = 8192,
+        captions: bool = False,
+        **options: Any,
+    ):
+        self.path, self._source = None, source
+        if isinstance(source, str | os.PathLike):
+            self.path, self._source = os.fspath(source), None
+        self._options = options
+        self.rule = ImageRule(size)
+        self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))
+        self.records_per_shard = checks.integer("records_per_shard", records_per_shard, minimum=1)
+        self.captions = bool(captions)
+        self.directory = Path(directory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.path is None:
+            raise checks.error(
+                "only a source that is named by a path can be sent to other processes",
+                fix="pass the path instead of the opened source",
+                source=type(self._source).__name__,
+            )
+        return {**self.__dict__, "_source": None}
+
+    @property
+    def source(self) -> ImageSource:
+        """The pictures, opened where they are needed."""
+        if self._source is None:
+            self._source = open_images(self.path, **self._options)
+        return self._source
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What decides what the shards hold."""
+        return {
+            "format": _FORMAT,
+            "source": self.source.identity,
+            "size": self.rule.size,
+            "image_format": self.image_format,
+            "records_per_shard": self.records_per_shard,
+            "captions": self.captions,
+            "label_names": list(self.source.label_names),
+        }
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return -(-len(self.source) // self.records_per_shard)
+
+    def write(self, number: int, pool: ThreadPoolExecutor, done: Any = lambda result: None) -> dict:
+        """Write one shard, unless it is there; return its note.
+
+        Args:
+            number: which, from 0.
+            pool: threads that work.
+            done: called after each record with its bytes or the `Skipped`.
+        """
+        first = number * self.records_per_shard
+        rows = range(first, min(first + self.records_per_shard, len(self.source)))
+        file = self.directory / f"images-{number:05d}.array_record"
+        return sharding.write_shard(file, self._example, rows, pool, done)
+
+    def _example(self, row: int) -> bytes | Skipped:
+        try:
+            record = self.source.read(row)
+            captions = usable_captions(record) if self.captions or record.captions else []
+            data, size = self._square(record.data)
+        except Unusable as problem:
+            return Skipped(self.source.name(row), str(problem))
+        return encode_example(data, captions, record.label, record.key,
+                              record.original_size or size)  # fmt: skip
+
+    def _square(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
+        picture = open_picture(data, self.rule.max_pixels)
+        buffer = io.BytesIO()
+        try:
+            upright = to_rgb(picture)
+            square = cut_square(upright, self.rule.size)
+            square.save(buffer, self.image_format, **FORMATS[self.image_format])
+        except Exception as problem:
+            raise Unusable(str(problem) or type(problem).__name__) from problem
+        return buffer.getvalue(), upright.size[::-1]
+
+    def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:
+        """Write the manifest and open what was prepared."""
+        sharding.finish(self.directory, self.plan, shards, self.source.skipped, "picture")
+        return open_prepared(self.directory)
+
+
+def prepare_images(
+    source: ImageSource | str | os.PathLike,
+    directory: str | os.PathLike,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> ExampleImages:
+    """Crop, resize and encode all pictures of a source, and pack them into shards.
+
+    A shard is an ArrayRecord file of `tf.train.Example` messages (`image`, `caption`, `label`,
+    `key`, `original_height`, `original_width`), written completely or not at all: the same call
+    again goes on with the shards that are missing. Records that cannot be used are left out,
+    counted, and listed in `skipped.csv`.
+
+    Args:
+        source: pictures, or a path for `open_images`.
+        directory: receives the shards and `manifest.json`.
+        workers: threads; the number of cores unless given.
+        progress: show a bar.
+        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions.
+
+    Returns:
+        The shards, open.
+
+    Raises:
+        ValueError: if the folder holds other shards, or no picture can be used.
+
+    Example:
+
+    >>> prepare_images("pictures", "shards", size=256)  # doctest: +SKIP
+    """
+    if workers is not None:
+        checks.integer("workers", workers, minimum=1)
+    job = ImagePreparation(source, directory, **options)
+    sharding.claim(directory, job.plan)
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(
+            total=len(job.source),
+            desc="preparing pictures",
+            unit="picture",
+            disable=None if progress else True,
+        ) as bar,
+    ):
+        shards = []
+        for number in range(job.count):
+            shards.append(job.write(number, pool, lambda result: bar.update()))
+            bar.update(min((number + 1) * job.records_per_shard, len(job.source)) - bar.n)
+    return job.finish(shards)
+
+
+def open_prepared(directory: str | os.PathLike, **options: Any) -> ExampleImages:
+    """Open what `prepare_images` has written.
+
+    Args:
+        directory: the folder with `manifest.json`.
+        **options: of `ExampleImages`.
+
+    Raises:
+        ValueError: if there is no manifest, or a shard is missing.
+    """
+    return open_images(directory, **options)
+
+
+def encode_example(
+    image: bytes, captions: list[str], label: int, key: str, size: tuple[int, int]
+) -> bytes:
+    """Return one record as the bytes of a `tf.train.Example`."""
+    from tensorflow.core.example.example_pb2 import Example
+
+    found = Example()
+    feature = found.features.feature
+    feature["image"].bytes_list.value.append(image)
+    feature["key"].bytes_list.value.append(key.encode("utf-8", "surrogateescape"))
+    if captions:
+        feature["caption"].bytes_list.value.extend(text.encode("utf-8") for text in captions)
+    if label >= 0:
+        feature["label"].int64_list.value.append(label)
+    for name, value in zip(("original_height", "original_width"), size, strict=True):
+        feature[name].int64_list.value.append(value)
+    return found.SerializeToString()

@@ -1,0 +1,222 @@
+"""Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.data.clips import fraction
+from keras_mdm.data.image_rule import ImageRule, decode
+from keras_mdm.data.order import WindowOrder
+from keras_mdm.data.pipeline import record_index
+from keras_mdm.data.python_calls import call_python
+from keras_mdm.data.sources.base import ImageSource, Record, Unusable
+
+# Records per call into Python: entering it costs about a tenth of what decoding one takes.
+_CHUNK = 16
+# Longer captions are taken for something else than a caption.
+MAX_CAPTION = 4000
+
+
+class Encoder(Protocol):
+    """The part of a text encoder that batches need; see `keras_mdm.text.TextEncoder`."""
+
+    width: int
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def image_dataset(
+    source: ImageSource,
+    rule: ImageRule,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    encoder: Encoder | None = None,
+    labels: bool = False,
+    original_size: str | None = None,
+    window: int = 8,
+    parallel_reads: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
+    """Return endless training batches of pictures, with texts or classes.
+
+    The order is a pure function of seed and position p = step * batch_size + j: every epoch is a
+    permutation of all records, batches straddle epochs, and a run that resumes at a step sees what
+    it would have seen, at no cost. Sources that have to be read in shards are permuted within
+    `window` shards at a time. Mirrors, random crops and the choice among captions follow from the
+    position as well. A record that cannot be used is replaced by the next one that can, always the
+    same, and listed in `source.skipped`.
+
+    Args:
+        source: where the pictures come from, see `open_images`.
+        rule: what is done to them.
+        batch_size: samples per step, over all replicas.
+        seed: decides the order and all choices.
+        first_step: the step of the first batch, for resuming.
+        encoder: encodes the captions of every batch; see `keras_mdm.text.open_embeddings` for
+            captions that are encoded already. Without one there is no text.
+        labels: whether batches hold classes.
+        original_size: name of a micro-condition that receives the shorter side of the picture
+            before it was resized; none unless given.
+        window: shards that are mixed, for sources that are read in shards.
+        parallel_reads: groups of records decoded at a time.
+
+    Returns:
+        A dataset of dicts: "image" uint8 (B, S, S, 3), or float32 if the rule says so; "text"
+        (B, L, D) and "text_mask" (B, L) with an encoder; "label" int32 (B,) if asked for; the
+        micro-condition float32 (B,); "sample" int64 (B,), the position.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    ```python
+    source = keras_mdm.data.open_images("my_pictures")
+    batches = image_dataset(source, ImageRule(64), batch_size=8, seed=0, encoder=MiniLM())
+    ```
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D.
+    """
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    first_step = checks.integer("first_step", first_step, minimum=0)
+    seed = checks.seed(seed)
+    _check(source, rule)
+    if labels and not source.label_names:
+        raise checks.error(
+            "the data must have classes",
+            fix="put the pictures into a folder per class, or leave labels out",
+            labels=labels,
+        )
+    load = _loader(source, rule, seed, texts=encoder is not None)
+    dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
+
+    def decode_group(rows: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
+        kinds = (dtype, tf.int32, tf.float32, tf.string)
+        pictures, classes, sides, captions = call_python(load, (rows, positions), kinds)
+        pictures.set_shape((None, rule.size, rule.size, 3))
+        for value in (classes, sides, captions):
+            value.set_shape((None,))
+        group = {"image": pictures, "sample": positions}
+        if labels:
+            group["label"] = classes
+        if original_size is not None:
+            group[original_size] = sides
+        return group | ({"caption": captions} if encoder is not None else {})
+
+    dataset = _order(source, seed, first_step * batch_size, window)
+    dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
+    dataset = dataset.rebatch(batch_size, drop_remainder=True)
+    if encoder is not None:
+        # After the batch: an encoder is called once for all of its captions.
+        dataset = dataset.map(_encoding(encoder), num_parallel_calls=1)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _check(source: Any, rule: Any) -> None:
+    if not hasattr(source, "usable") or not hasattr(source, "read"):
+        raise checks.error(
+            "`source` must be a source of pictures",
+            fix="pass what open_images returned, or your own ImageSource",
+            source=type(source).__name__,
+        )
+    if not isinstance(rule, ImageRule):
+        raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
+    if not len(source):
+        raise checks.error("there must be records", fix="check the data", records=0)
+
+
+def _order(source: ImageSource, seed: int, first: int, window: int) -> tf.data.Dataset:
+    """Groups of (row, position), without end."""
+    last = np.iinfo(np.int64).max - _CHUNK
+    starts = tf.data.Dataset.range(first, last, _CHUNK)
+    number = len(source)
+    if source.shard_sizes is not None:
+        order = WindowOrder(source.shard_sizes, seed=seed, window=window)
+
+    def rows(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        positions = start + tf.range(_CHUNK, dtype=tf.int64)
+        if source.shard_sizes is None:
+            return record_index(positions, number, seed), positions
+        found = call_python(order.rows, (positions,), tf.int64)
+        found.set_shape((_CHUNK,))
+        return found, positions
+
+    return starts.map(rows)
+
+
+def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool) -> Any:
+    """Function (rows, positions) -> pictures, classes, shorter sides before, captions."""
+
+    def one(row: int, position: int) -> tuple[np.ndarray, int, float, bytes]:
+        place = None
+        if rule.crop == "random":
+            place = fraction(seed, "down", position), fraction(seed, "across", position)
+        mirror = rule.flip and fraction(seed, "mirror", position) < 0.5
+
+        def make(candidate: int) -> tuple[np.ndarray, int, float, bytes]:
+            record = source.read(candidate)
+            caption = b""
+            if texts:
+                captions = usable_captions(record)
+                chosen = int(fraction(seed, "caption", position) * len(captions))
+                caption = captions[chosen].encode("utf-8", "replace")
+            pixels, size = decode(record.data, rule, place=place, mirror=mirror)
+            return pixels, record.label, float(min(record.original_size or size)), caption
+
+        return source.usable(row, make)[0]
+
+    def load(rows: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = [one(int(row), int(p)) for row, p in zip(rows, positions, strict=True)]
+        pictures, classes, sides, captions = zip(*found, strict=True)
+        pictures = np.stack(pictures)
+        if rule.pixel_range == "release":
+            pictures = (pictures.astype(np.float32) - 127.0) / 128.0
+        # Bytes of one length would lose what they end in: objects.
+        return (
+            pictures,
+            np.asarray(classes, np.int32),
+            np.asarray(sides, np.float32),
+            np.asarray(captions, object),
+        )
+
+    return load
+
+
+def usable_captions(record: Record) -> list[str]:
+    """The captions of a record that are captions, in one line each.
+
+    Raises:
+        Unusable: if there is none.
+    """
+    found, reason = [], "has no caption"
+    for caption in record.captions:
+        if "\0" in caption:
+            reason = "has a caption with a NUL character"
+        elif len(caption) > MAX_CAPTION:
+            reason = f"has a caption of {len(caption)} characters, more than {MAX_CAPTION}"
+        elif line := " ".join(caption.split()):
+            found.append(line)
+    if not found:
+        raise Unusable(reason)
+    return found
+
+
+def _encoding(encoder: Encoder) -> Any:
+    """Function that replaces the captions of a batch by their states."""
+
+    def encode(captions: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = encoder.encode([caption.decode("utf-8") for caption in captions.tolist()])
+        return tuple(np.asarray(value, np.float32) for value in found)
+
+    def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        captions = batch["caption"]
+        states, mask = call_python(encode, (captions,), (tf.float32, tf.float32))
+        states.set_shape((captions.shape[0], None, encoder.width))
+        mask.set_shape((captions.shape[0], None))
+        rest = {key: value for key, value in batch.items() if key != "caption"}
+        return rest | {"text": states, "text_mask": mask}
+
+    return encoded

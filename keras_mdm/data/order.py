@@ -1,0 +1,70 @@
+"""Which record comes when, where shards have to be read as a whole."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_mdm import checks
+
+
+class WindowOrder:
+    """An endless order that visits a few shards at a time, a pure function of the position.
+
+    Every epoch takes the shards in another order, a window of them at a time, and the records of a
+    window in another order. So a reader that keeps a window and the next one in memory reads every
+    shard once per epoch.
+
+    Args:
+        shard_sizes: records per shard.
+        seed: decides the order.
+        window: shards that are mixed.
+
+    Example:
+
+    >>> order = WindowOrder([2, 3, 2], seed=0, window=2)
+    >>> sorted(order.rows(np.arange(7)).tolist())
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], *, seed: int, window: int = 8):
+        self._sizes = np.asarray(shard_sizes, np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._total = int(self._sizes.sum())
+        self._seed = checks.seed(seed)
+        self._window = checks.integer("window", window, minimum=1)
+        # A batch may straddle two epochs, and two windows; threads may be a little ahead.
+        self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
+        self._permuted = functools.lru_cache(maxsize=8)(self._make_window)
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Return which records stand at some positions of the endless sequence.
+
+        Args:
+            positions: int64 (B,).
+
+        Returns:
+            int64 (B,).
+        """
+        return np.fromiter((self._row(int(position)) for position in positions), np.int64)
+
+    def _row(self, position: int) -> int:
+        epoch, place = divmod(position, self._total)
+        _, ends = self._epoch(epoch)
+        window = int(np.searchsorted(ends, place, side="right"))
+        begin = int(ends[window - 1]) if window else 0
+        return int(self._permuted(epoch, window)[place - begin])
+
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the shards, and where each window ends."""
+        shards = np.random.default_rng([self._seed, epoch]).permutation(len(self._sizes))
+        sums = np.cumsum(self._sizes[shards])
+        last = np.append(np.arange(self._window, len(shards), self._window), len(shards)) - 1
+        return shards, sums[last]
+
+    def _make_window(self, epoch: int, window: int) -> np.ndarray:
+        shards = self._epoch(epoch)[0][window * self._window : (window + 1) * self._window]
+        rows = np.concatenate(
+            [np.arange(self._starts[s], self._starts[s] + self._sizes[s]) for s in shards]
+        )
+        return np.random.default_rng([self._seed, epoch, window + 1]).permutation(rows)

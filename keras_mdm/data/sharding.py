@@ -1,0 +1,187 @@
+"""Shards that are written completely or not at all, with a note each, and a manifest at the end."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+from keras_mdm.files import write_atomically
+
+MANIFEST = "manifest.json"
+SKIPPED = "skipped.csv"
+
+
+def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
+    """Note what a folder is for, and return it.
+
+    Args:
+        directory: made if it is not there.
+        plan: plain values that decide what the shards hold.
+
+    Raises:
+        ValueError: if the folder is for something else, or holds other files.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise checks.error(
+            "`directory` must be a folder", fix="choose another name", directory=str(directory)
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    note, plan = target / "plan.json", json.loads(json.dumps(plan))
+    if note.is_file():
+        known = json.loads(note.read_text())
+        different = {
+            key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]
+        }
+        if different:
+            raise checks.error(
+                "the directory must be empty, or hold shards of the same data and rule",
+                fix="choose another directory, or remove this one",
+                directory=str(target),
+                different=different,
+            )
+    elif any(target.iterdir()):
+        raise checks.error(
+            "the directory must be empty, or hold shards that an earlier call began",
+            fix="choose another directory",
+            directory=str(target),
+        )
+    else:
+        write_atomically(note, json.dumps(plan, indent=1))
+    return target
+
+
+def write_shard(
+    file: Path,
+    work: Callable[[int], bytes | Skipped],
+    rows: range,
+    pool: ThreadPoolExecutor,
+    done: Callable[[bytes | Skipped], None] = lambda result: None,
+    complete: Callable[[list[int]], None] = lambda kept: None,
+) -> dict[str, Any]:
+    """Write one ArrayRecord file and its note, unless the note is there.
+
+    Args:
+        file: the shard.
+        work: function of a row that makes its bytes, or says why there are none.
+        rows: what goes into it.
+        pool: threads that work.
+        done: called after each row, in order.
+        complete: called with the rows that were written, before the note is.
+
+    Returns:
+        The note: file, records, sha256, skipped.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    note = note_of(file)
+    if note.is_file():
+        return json.loads(note.read_text())
+    partial = file.with_suffix(".partial")
+    # One record per group: it is read alone, and what is compressed already does not compress.
+    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    kept, skipped = [], []
+    for row, result in zip(rows, in_order(pool, work, rows), strict=True):
+        if isinstance(result, Skipped):
+            skipped.append(tuple(result))
+        else:
+            writer.write(result)
+            kept.append(row)
+        done(result)
+    writer.close()
+    complete(kept)
+    with partial.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    os.replace(partial, file)
+    found = {"file": file.name, "records": len(kept), "sha256": digest, "skipped": skipped}
+    # Last: where it is, the shard is complete.
+    write_atomically(note, json.dumps(found))
+    return found
+
+
+def note_of(file: Path) -> Path:
+    """The note beside a shard."""
+    return file.with_suffix(".json")
+
+
+def in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterator[Any]:
+    """Results in the order of `rows`, a few of them under way at a time, never all in memory."""
+    waiting: deque[Future] = deque()
+    for row in rows:
+        waiting.append(pool.submit(work, row))
+        if len(waiting) > 4 * (os.cpu_count() or 1):
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def finish(
+    target: Path,
+    plan: dict[str, Any],
+    shards: Sequence[dict[str, Any]],
+    left_out: Sequence[Skipped],
+    what: str,
+) -> dict[str, Any]:
+    """Write the manifest and the list of what was skipped.
+
+    Args:
+        target: the folder.
+        plan: what `claim` was given.
+        shards: notes of all shards, in order.
+        left_out: what was skipped before.
+        what: what a record is called in the error.
+
+    Raises:
+        ValueError: if all shards are empty.
+    """
+    skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
+    skipped += [entry for entry in left_out if entry not in skipped]
+    total = sum(shard["records"] for shard in shards)
+    if not total:
+        raise checks.error(
+            f"at least one {what} must be usable",
+            fix="see why they were skipped",
+            skipped=[tuple(entry) for entry in skipped[:5]],
+        )
+    write_csv(target / SKIPPED, ("file", "reason"), skipped)
+    rows = [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards]
+    manifest = {**plan, "records": total, "skipped": len(skipped), "shards": rows}
+    write_atomically(target / MANIFEST, json.dumps(manifest, indent=1))
+    return manifest
+
+
+def read_skipped(directory: str | os.PathLike) -> list[Skipped]:
+    """What was left out when shards were prepared, and why.
+
+    Args:
+        directory: the folder with the shards.
+
+    Raises:
+        ValueError: if it holds no prepared shards.
+    """
+    file = Path(directory) / SKIPPED
+    if not file.is_file():
+        raise checks.error(
+            "the folder must hold prepared shards",
+            fix="run `keras-mdm prepare SOURCE FOLDER`",
+            directory=str(directory),
+        )
+    with file.open(encoding="utf-8", newline="") as table:
+        return [Skipped(row["file"], row["reason"]) for row in csv.DictReader(table)]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table, completely or not at all."""
+    buffer = io.StringIO(newline="")
+    table = csv.writer(buffer)
+    table.writerow(header)
+    table.writerows(rows)
+    write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))

@@ -1,0 +1,251 @@
+"""What every source of pictures is: so many records, each read by its number."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+
+Made = TypeVar("Made")
+
+# Share of unusable records above which a data set is called broken.
+MAX_SKIPPED = 0.01
+# The share is taken of at least so many records, or one of ten would be too many.
+_LEAST = 1000
+# What stands in for an unusable record is looked for among so many that follow it.
+_TRIES = 64
+
+
+class Unusable(ValueError):
+    """A record that gives nothing to train on; the message says why."""
+
+
+class Record(NamedTuple):
+    """One record as it is stored.
+
+    Attributes:
+        key: what names it within its source.
+        data: the bytes of a picture file: JPEG, PNG, WebP or whatever else Pillow reads.
+        captions: texts that describe it; may be empty.
+        label: its class, -1 for none.
+        original_size: (height, width) before it was prepared; `None` if it is as it was.
+    """
+
+    key: str
+    data: bytes
+    captions: tuple[str, ...] = ()
+    label: int = -1
+    original_size: tuple[int, int] | None = None
+
+
+class ImageSource(ABC):
+    """Pictures in files: folders, tables, tar shards, record files, data sets of TFDS.
+
+    A source of your own needs `__len__` and `read`. Reading happens in several threads at once.
+
+    Attributes:
+        label_names: names of the classes, empty if there are none.
+        shard_sizes: records per shard where a shard has to be read as a whole; they are then
+            shuffled within a few shards at a time. `None` where every record can be read alone.
+
+    Args:
+        left_out: files that were found unusable before.
+        max_skipped: share of unusable records, of those seen, above which reading stops.
+
+    Raises:
+        ValueError: if too much was left out.
+
+    Example:
+
+    >>> class Squares(ImageSource):
+    ...     def __len__(self):
+    ...         return 10
+    ...
+    ...     def read(self, row):
+    ...         return Record(str(row), png_of(row), ("a square",))
+    """
+
+    label_names: tuple[str, ...] = ()
+    shard_sizes: Sequence[int] | None = None
+
+    def __init__(self, left_out: Sequence[Skipped] = (), max_skipped: float = MAX_SKIPPED):
+        self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
+        self._left_out = tuple(left_out)
+        self._unusable: dict[int, str] = {}
+        self._reads = 0
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, row: int) -> Record:
+        """Read one record.
+
+        Args:
+            row: its number, from 0.
+
+        Raises:
+            Unusable: if it gives nothing.
+        """
+
+    def name(self, row: int) -> str:
+        """What a record is called in lists of what was skipped."""
+        return f"record {row}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged."""
+        return {"records": len(self)}
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out from the start, and what turned out to be unusable so far."""
+        with self._lock:
+            found = sorted(self._unusable.items())
+        return self._left_out + tuple(Skipped(self.name(row), why) for row, why in found)
+
+    def usable(self, row: int, make: Callable[[int], Made]) -> tuple[Made, int]:
+        """Make something of a record, or of the next one after it that can be used.
+
+        So a broken file never stops a run, and what stands in for it is always the same. It is
+        listed in `skipped` and not opened again.
+
+        Args:
+            row: number of the record.
+            make: function of a number; raises `Unusable`.
+
+        Returns:
+            What `make` returned, and the number it was made of.
+
+        Raises:
+            ValueError: if too large a share is unusable, or many in a row are.
+        """
+        for candidate in range(row, row + min(_TRIES, len(self))):
+            candidate %= len(self)
+            if candidate in self._unusable:
+                continue
+            try:
+                made = make(candidate)
+            except Unusable as problem:
+                self._count(candidate, str(problem))
+                continue
+            self._reads += 1  # a rough count will do
+            return made, candidate
+        raise checks.error(
+            f"of {min(_TRIES, len(self))} records in a row none can be used",
+            fix="look at the data with `keras-mdm data`",
+            first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
+        )
+
+    def _count(self, row: int, reason: str) -> None:
+        with self._lock:
+            self._unusable[row] = reason
+        self.check_share(self._reads + len(self._unusable))
+
+    def check_share(self, seen: int | None = None) -> None:
+        """Raise if more than `max_skipped` of the records are unusable.
+
+        Args:
+            seen: how many were looked at so far; all of them unless given.
+        """
+        count, total = len(self._unusable) + len(self._left_out), len(self) + len(self._left_out)
+        seen = total if seen is None else seen + len(self._left_out)
+        # Of the first few, one is a large share; a small set is judged as a whole.
+        of = min(total, max(seen, _LEAST))
+        if count > self.max_skipped * of:
+            first = [f"{file}: {reason}" for file, reason in self.skipped[:3]]
+            raise checks.error(
+                f"at most {self.max_skipped:.2%} of the records may be unusable",
+                fix="look at the data with `keras-mdm data`, or raise max_skipped",
+                unusable=f"{count} of {of}",
+                first=first,
+            )
+
+
+class Rows(ImageSource):
+    """Some records of a source, for example one part of a split.
+
+    Args:
+        source: where they come from.
+        rows: their numbers, ascending.
+    """
+
+    def __init__(self, source: ImageSource, rows: np.ndarray):
+        super().__init__(max_skipped=source.max_skipped)
+        if not len(rows):
+            raise checks.error(
+                "a part of the data must hold at least one record",
+                fix="use a larger share, or all of the data",
+                records=len(source),
+            )
+        self.source = source
+        self.rows = np.asarray(rows, np.uint32 if len(source) < 2**32 else np.int64)
+        self.label_names = source.label_names
+        if source.shard_sizes is not None:
+            ends = np.searchsorted(self.rows, np.cumsum(source.shard_sizes))
+            self.shard_sizes = np.diff(ends, prepend=0)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, row: int) -> Record:
+        """Read one record; see `ImageSource.read`."""
+        return self.source.read(int(self.rows[row]))
+
+    def name(self, row: int) -> str:
+        """What a record is called in its source."""
+        return self.source.name(int(self.rows[row]))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """That of the source, and which part."""
+        return {**self.source.identity, "part": [len(self), int(self.rows.sum(dtype=np.uint64))]}
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """As of the source, with what was left out there."""
+        return self.source._left_out + super().skipped
+
+
+def split(source: ImageSource, part: str, *, share: float = 1e-3) -> ImageSource:
+    """Return the training or the validation part of a source.
+
+    Which part a record belongs to follows from a hash of its number: records that are added later
+    do not move the others.
+
+    Args:
+        source: all of the data.
+        part: `"train"`, `"validation"` or `"all"`.
+        share: of the records that are for validation, about.
+
+    Returns:
+        The part.
+
+    Raises:
+        ValueError: if a part would be empty.
+
+    Example:
+
+    >>> train = split(source, "train")
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D: one of 1000 pairs of CC12M.
+    """
+    checks.one_of("part", part, ("train", "validation", "all"))
+    share = checks.real("share", share, minimum=0.0, maximum=1.0)
+    if part == "all":
+        return source
+    chosen = _hashes(len(source)) < np.uint64(min(share * 2.0**64, 2.0**64 - 2048))
+    return Rows(source, np.flatnonzero(chosen if part == "validation" else ~chosen))
+
+
+def _hashes(count: int) -> np.ndarray:
+    """Well-mixed 64-bit numbers of 0..count-1: the SplitMix64 finalizer."""
+    state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,223 @@
+"""Files of tf.train.Example records: TFRecord and ArrayRecord, as TFDS and `prepare` write them."""
+
+import os
+import struct
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.digests import digest
+from keras_mdm.data.sources.index_cache import Index, index_files
+
+# What features are called, the first that is there counts.
+IMAGE = ("image", "image/encoded", "jpg", "png", "webp", "image_bytes", "image_raw")
+CAPTION = (
+    *("caption", "captions", "captions/text", "caption/text", "text", "image/caption", "txt"),
+    "prompt",
+)
+LABEL = ("label", "image/class/label", "class", "cls")
+KEY = ("key", "__key__", "file_name", "image/filename", "image_id", "id")
+SIZE = ("original_height", "original_width")
+
+
+class ExampleImages(ImageSource):
+    """Records of ArrayRecord or TFRecord files that are `tf.train.Example` messages.
+
+    Args:
+        files: paths; all of one kind, told by their names: `.array_record` or `.tfrecord`.
+        image: name of the feature with the bytes of a picture; one of the usual ones is looked for
+            unless given.
+        caption: likewise for captions, one or several; none if there is no such feature.
+        label: likewise for the number of the class.
+        ranges: (first record, one after the last) to use of each file; all unless given.
+        label_names: names of the classes.
+        max_skipped: see `ImageSource`.
+        cache_dir: where indexes of TFRecord files are kept, as in `keras_mdm.assets.cache_root`.
+        progress: show a bar while files are indexed.
+
+    Raises:
+        ValueError: if there are no files or records, or the first one has no picture.
+
+    Example:
+
+    >>> source = ExampleImages(sorted(Path("shards").glob("*.array_record")))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike],
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        label: str | None = None,
+        ranges: Sequence[tuple[int, int]] | None = None,
+        label_names: Sequence[str] = (),
+        max_skipped: float = MAX_SKIPPED,
+        cache_dir: str | os.PathLike | None = None,
+        progress: bool = True,
+    ):
+        paths = [os.fspath(file) for file in files]
+        file_bytes.require_files(paths, "record file")
+        options = {"cache_dir": cache_dir, "progress": progress}
+        kind = _ArrayRecords if "array_record" in os.path.basename(paths[0]) else _TFRecords
+        self._files = kind(paths, **options)
+        counts = self._files.counts
+        self._ranges = [(0, count) for count in counts] if ranges is None else list(ranges)
+        self._ends = np.cumsum([last - first for first, last in self._ranges])
+        super().__init__((), max_skipped)
+        self.paths, self.label_names = paths, tuple(label_names)
+        if not len(self):
+            raise checks.error(
+                "the files must hold records", fix="check the files", files=paths[:3], records=0
+            )
+        self._names = self._choose(image, caption, label)
+
+    def _choose(self, image: str | None, caption: str | None, label: str | None) -> dict:
+        """Names of the features to use, looked for in the first records."""
+        found: set[str] = set()
+        for row in range(min(8, len(self))):
+            try:
+                found |= set(self._features(row))
+            except Unusable:
+                continue
+        wanted = {"image": image, "caption": caption, "label": label}
+        usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL, "key": KEY}
+        chosen = {
+            part: wanted.get(part) or next((name for name in names if name in found), None)
+            for part, names in usual.items()
+        }
+        for part, name in chosen.items():
+            if (part == "image" or wanted.get(part)) and name not in found:
+                raise checks.error(
+                    f"the records must have a feature for `{part}`",
+                    fix=f"pass {part}=, the name of the feature",
+                    looked_for=name or usual[part],
+                    features=sorted(found),
+                )
+        return chosen
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _place(self, row: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._ends, row, side="right"))
+        first, last = self._ranges[file]
+        return file, row - int(self._ends[file]) + last
+
+    def name(self, row: int) -> str:
+        """File, and which of its records."""
+        file, record = self._place(row)
+        return f"{os.path.basename(self.paths[file])}: record {record}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Number of records, and a SHA-256 of files, their sizes and ranges."""
+        sizes = [file_bytes.file_size(path) for path in self.paths]
+        names = map(os.path.basename, self.paths)
+        return {"records": len(self), "sha256": digest(names, sizes, self._ranges)}
+
+    def _features(self, row: int) -> Any:
+        from tensorflow.core.example.example_pb2 import Example
+
+        file, record = self._place(row)
+        try:
+            return Example.FromString(self._files.read(file, record)).features.feature
+        # The reader and the parser have errors of their own.
+        except Exception as problem:
+            raise Unusable(f"cannot be read: {problem}") from problem
+
+    def read(self, row: int) -> Record:
+        """Read one record; see `ImageSource.read`."""
+        features = self._features(row)
+
+        def values(part: str | None) -> list:
+            if part is None or part not in features:
+                return []
+            feature = features[part]
+            kind = feature.WhichOneof("kind")
+            return list(getattr(feature, kind).value) if kind else []
+
+        data = values(self._names["image"])
+        if not data or not isinstance(data[0], bytes):
+            raise Unusable("has no bytes of a picture")
+        label = values(self._names["label"])
+        key = values(self._names["key"])
+        size = [value for name in SIZE for value in values(name)]
+        return Record(
+            _text(key[0]) if key else self.name(row),
+            data[0],
+            tuple(_text(caption) for caption in values(self._names["caption"])),
+            int(label[0]) if label else -1,
+            tuple(map(int, size)) if len(size) == 2 else None,
+        )
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class _ArrayRecords:
+    """Records of ArrayRecord files, which have an index of their own."""
+
+    def __init__(self, paths: Sequence[str], **_):
+        self._paths, self._readers, self._lock = paths, {}, threading.Lock()
+        self.counts = []
+        for number, path in enumerate(paths):
+            if not file_bytes.exists(path) or not file_bytes.file_size(path):
+                raise checks.error(
+                    "all record files must be there and not empty",
+                    fix="copy the missing files, or write them again",
+                    missing=path,
+                )
+            self.counts.append(self._reader(number).num_records())
+
+    def read(self, file: int, record: int) -> bytes:
+        return self._reader(file).read([record])[0]
+
+    def _reader(self, file: int) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        with self._lock:
+            if file not in self._readers:
+                # Records are read at random: reading ahead would be for nothing.
+                self._readers[file] = ArrayRecordReader(
+                    self._paths[file], options="readahead_buffer_size:0"
+                )
+            return self._readers[file]
+
+
+class _TFRecords:
+    """Records of TFRecord files, at places that are found once and cached."""
+
+    def __init__(self, paths: Sequence[str], **options: Any):
+        found = index_files(paths, _index, kind="tfrecord", **options)
+        self._places = [index["place"] for index in found]
+        self._sizes = [index["size"] for index in found]
+        self.counts = [len(places) for places in self._places]
+        self._bytes = file_bytes.FileBytes(paths)
+
+    def read(self, file: int, record: int) -> bytes:
+        place, size = int(self._places[file][record]), int(self._sizes[file][record])
+        return self._bytes.read(file, place, size)
+
+
+def _index(path: str) -> Index:
+    """Place and size of every record of a TFRecord file; what is cut off at the end is left out."""
+    places, sizes = [], []
+    total, position = file_bytes.file_size(path), 0
+    with file_bytes.open_file(path) as file:
+        while position + 12 <= total:
+            file.seek(position)
+            (size,) = struct.unpack("<Q", file.read(12)[:8])
+            # Length and its checksum before, the checksum of the content after.
+            if position + 16 + size > total:
+                break
+            places.append(position + 12)
+            sizes.append(size)
+            position += 16 + size
+    return {"place": np.asarray(places, np.uint64), "size": np.asarray(sizes, np.uint32)}

@@ -1,0 +1,127 @@
+"""Pieces of files, read by place from many threads; here or wherever TensorFlow can read."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from keras_mdm import checks
+
+# Open files are kept, up to a number that every system allows.
+_OPEN_FILES = 256
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path is a URL such as gs://bucket/file."""
+    return "://" in os.fspath(path)
+
+
+def open_file(path: str | os.PathLike) -> Any:
+    """Open a file for reading bytes."""
+    if not is_remote(path):
+        return open(path, "rb")
+    import tensorflow as tf
+
+    return tf.io.gfile.GFile(os.fspath(path), "rb")
+
+
+def file_size(path: str | os.PathLike) -> int:
+    """Size of a file in bytes."""
+    if not is_remote(path):
+        return os.stat(path).st_size
+    import tensorflow as tf
+
+    return tf.io.gfile.stat(os.fspath(path)).length
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether there is such a file or folder."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    import tensorflow as tf
+
+    return tf.io.gfile.exists(os.fspath(path))
+
+
+def join(root: str | os.PathLike, name: str) -> str:
+    """The path of a file of a folder."""
+    return f"{os.fspath(root).rstrip('/')}/{name}" if is_remote(root) else os.path.join(root, name)
+
+
+def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
+    """(path relative to the root with forward slashes, sorted names of the files) of every folder,
+    in order; hidden ones are left out."""
+    if is_remote(root):
+        import tensorflow as tf
+
+        steps = tf.io.gfile.walk(os.fspath(root))
+    else:
+        steps = os.walk(root)
+    base = os.fspath(root).rstrip("/" if is_remote(root) else os.sep)
+    for folder, folders, names in steps:
+        # In place: a walk from the top goes where this list says.
+        folders[:] = sorted(name.rstrip("/") for name in folders if not name.startswith("."))
+        inside = os.fspath(folder)[len(base) :].strip("/\\").replace(os.sep, "/")
+        if any(part.startswith(".") for part in PurePosixPath(inside).parts):
+            continue
+        yield inside, sorted(name for name in names if not name.startswith("."))
+
+
+class FileBytes:
+    """Reads pieces of a list of files.
+
+    Args:
+        paths: the files.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = list(paths)
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Read a piece of one file.
+
+        Args:
+            number: which file.
+            offset: where the piece begins.
+            size: how long it is.
+
+        Raises:
+            OSError: if the file cannot be read, or ends before.
+        """
+        path = self.paths[number]
+        if is_remote(path):
+            with open_file(path) as file:  # the file system below reads ahead and caches
+                file.seek(offset)
+                found = file.read(size)
+        else:
+            found = os.pread(self._handle(number).fileno(), size, offset)
+        if len(found) != size:
+            raise OSError(f"{os.path.basename(path)} ends before byte {offset + size}")
+        return found
+
+    def _handle(self, number: int) -> Any:
+        with self._lock:
+            if number not in self._open:
+                self._open[number] = open(self.paths[number], "rb")
+                if len(self._open) > _OPEN_FILES:
+                    # Closed when the last thread that reads from it lets go of it.
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
+            return self._open[number]
+
+
+def require_files(paths: Sequence[str], what: str) -> None:
+    """Raise unless there are files."""
+    if not paths:
+        raise checks.error(
+            f"there must be at least one {what}",
+            fix="check the path",
+            files=list(paths),
+        )

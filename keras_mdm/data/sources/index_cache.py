@@ -1,0 +1,75 @@
+"""What was found out about a large file, kept so that it is found out once."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from keras_mdm.assets.cache import cache_root
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.files import write_atomically
+
+# Of a change in what is kept.
+_FORMAT = 1
+
+Index = dict[str, np.ndarray]
+
+
+def index_files(
+    paths: Sequence[str],
+    make: Callable[[str], Index],
+    *,
+    kind: str,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> list[Index]:
+    """Return the index of every file, made where it is not known yet.
+
+    Args:
+        paths: the files.
+        make: function of a path.
+        kind: what the index is of; part of what it is kept under, with path, size and time of the
+            file.
+        cache_dir: as in `keras_mdm.assets.cache_root`.
+        progress: show a bar.
+    """
+    from tqdm import tqdm
+
+    folder = cache_root(cache_dir) / "index"
+
+    def work(path: str) -> Index:
+        target = folder / f"{kind}-{_stamp(path)}.npz"
+        found = _load(target)
+        if found is None:
+            found = make(path)
+            write_atomically(target, lambda file: np.savez(file, **found))
+        return found
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(
+            pool.map(work, paths),
+            total=len(paths),
+            desc=f"reading {kind} indexes",
+            unit="file",
+            disable=None if progress else True,
+        )
+        return list(bar)
+
+
+def _stamp(path: str) -> str:
+    size, changed = file_bytes.file_size(path), 0
+    if not file_bytes.is_remote(path):
+        path, changed = os.path.abspath(path), os.stat(path).st_mtime_ns
+    return hashlib.sha256(f"{_FORMAT} {path} {size} {changed}".encode()).hexdigest()[:32]
+
+
+def _load(file: Path) -> Index | None:
+    try:
+        with np.load(file) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,147 @@
+"""Parquet files with the bytes of pictures, such as the data sets of Hugging Face."""
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.digests import digest
+from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
+
+# Groups of rows in memory: two windows of the order, and one that is read ahead.
+_GROUPS = 24
+
+
+class ParquetImages(ImageSource):
+    """Records of Parquet files; a group of rows is read as a whole and kept for a while.
+
+    Args:
+        files: paths.
+        image: name of the column with the bytes of a picture, or with `{bytes, path}`; one of the
+            usual ones is looked for unless given.
+        caption: likewise for captions, a text or a list; none if there is no such column.
+        label: likewise for the number of the class.
+        max_skipped: see `ImageSource`.
+
+    Raises:
+        ValueError: if there are no files or records, or no column of pictures.
+
+    Example:
+
+    >>> source = ParquetImages(sorted(Path("data").glob("*.parquet")))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | os.PathLike],
+        *,
+        image: str | None = None,
+        caption: str | None = None,
+        label: str | None = None,
+        max_skipped: float = MAX_SKIPPED,
+    ):
+        import pyarrow.parquet
+
+        paths = [os.fspath(file) for file in files]
+        file_bytes.require_files(paths, "Parquet file")
+        super().__init__((), max_skipped)
+        self._groups, self.shard_sizes, columns = [], [], None
+        for path in paths:
+            try:
+                with file_bytes.open_file(path) as file:
+                    meta = pyarrow.parquet.ParquetFile(file).metadata
+            except Exception as problem:
+                raise checks.error(
+                    "all files must be Parquet files",
+                    fix="copy or write the file again",
+                    file=path,
+                    reason=str(problem).partition("\n")[0],
+                ) from problem
+            columns = columns or [meta.schema.column(n).path for n in range(meta.num_columns)]
+            for group in range(meta.num_row_groups):
+                self._groups.append((path, group))
+                self.shard_sizes.append(meta.row_group(group).num_rows)
+        self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
+        if not self.shard_sizes or not self._ends[-1]:
+            raise checks.error(
+                "the files must hold records", fix="check the files", files=paths[:3], records=0
+            )
+        top = {column.partition(".")[0] for column in columns}
+        wanted = {"image": image, "caption": caption, "label": label}
+        usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL}
+        self._names = {
+            part: wanted[part] or next((name for name in names if name in top), None)
+            for part, names in usual.items()
+        }
+        for part, name in self._names.items():
+            if (part == "image" or wanted[part]) and name not in top:
+                raise checks.error(
+                    f"the files must have a column for `{part}`",
+                    fix=f"pass {part}=, the name of the column",
+                    looked_for=name or usual[part],
+                    columns=sorted(top),
+                )
+        self._locks = [threading.Lock() for _ in range(8)]
+        self._kept = functools.lru_cache(maxsize=_GROUPS)(self._load)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _place(self, row: int) -> tuple[int, int]:
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        return group, row - (int(self._ends[group - 1]) if group else 0)
+
+    def name(self, row: int) -> str:
+        """File, group and row."""
+        group, place = self._place(row)
+        path, number = self._groups[group]
+        return f"{os.path.basename(path)}: row {place} of group {number}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Number of records, and a SHA-256 of files and the sizes of their groups."""
+        names = map(os.path.basename, self.paths)
+        return {"records": len(self), "sha256": digest(names, self.shard_sizes)}
+
+    def read(self, row: int) -> Record:
+        """Read one record; see `ImageSource.read`."""
+        group, place = self._place(row)
+        # One thread reads a group, the others wait for it.
+        with self._locks[group % len(self._locks)]:
+            try:
+                table = self._kept(group)
+            except Exception as problem:
+                raise Unusable(f"cannot be read: {problem}") from problem
+        values = {part: column[place].as_py() for part, column in table.items()}
+        data = values["image"]
+        data = data.get("bytes") if isinstance(data, dict) else data
+        if not data:
+            raise Unusable("has no bytes of a picture")
+        captions = values.get("caption") or ()
+        captions = captions if isinstance(captions, list) else (captions,)
+        label = values.get("label")
+        return Record(
+            self.name(row),
+            data,
+            tuple(str(caption) for caption in captions if caption),
+            -1 if label is None else int(label),
+        )
+
+    def _load(self, group: int) -> dict[str, Any]:
+        import pyarrow.parquet
+
+        path, number = self._groups[group]
+        wanted = [name for name in self._names.values() if name is not None]
+        with file_bytes.open_file(path) as file:
+            table = pyarrow.parquet.ParquetFile(file).read_row_group(number, columns=wanted)
+        return {
+            part: table.column(name).combine_chunks()
+            for part, name in self._names.items()
+            if name is not None
+        }

@@ -1,0 +1,210 @@
+"""A table that names picture files: CSV, TSV or JSON lines."""
+
+import csv
+import json
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.digests import digest
+from keras_mdm.data.sources.folder import read_whole
+
+ENDINGS = (".csv", ".tsv", ".jsonl")
+# What columns are called, the first that is there counts.
+FILE = ("file", "file_name", "filename", "path", "filepath", "image")
+CAPTION = ("caption", "captions", "text", "prompt", "title")
+LABEL = ("label", "class", "label_name")
+
+
+class TableImages(ImageSource):
+    """Pictures named by the rows of a CSV, TSV or JSON-lines file.
+
+    Of a row only its place in the table is kept in memory. Files are not looked for here: what is
+    missing is skipped when its turn comes.
+
+    Args:
+        table: the file. Its columns are a file (`file`, `file_name`, `path`), and may be a caption
+            (`caption`, `text`; in JSON a list of captions too) and a class (`label`, `class`),
+            named or numbered.
+        root: folder that the files are relative to; that of the table unless given.
+        max_skipped: see `ImageSource`.
+
+    Raises:
+        ValueError: if there is no such table, it has no column of files, or no rows.
+
+    Example:
+
+    >>> source = TableImages("pictures/metadata.jsonl")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        table: str | os.PathLike,
+        *,
+        root: str | os.PathLike | None = None,
+        max_skipped: float = MAX_SKIPPED,
+    ):
+        self.table = os.fspath(table)
+        ending = os.path.splitext(self.table)[1].lower()
+        checks.one_of("the ending of the table", ending, ENDINGS)
+        if not file_bytes.exists(self.table):
+            raise checks.error(
+                "`table` must be a file", fix="check its path", table=os.fspath(table)
+            )
+        self.root = os.path.dirname(self.table) if root is None else os.fspath(root)
+        self._delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
+        self._header: list[str] = []
+        places, sizes, labels = array("Q"), array("I"), array("i")
+        hashes, classes, left_out, numbers = array("q"), {}, [], array("I")
+        for number, (begin, end, row) in enumerate(self._rows()):
+            problem = row if isinstance(row, str) else _problem(row)
+            if problem:
+                left_out.append(Skipped(self._place(number), problem))
+                continue
+            places.append(begin)
+            sizes.append(end - begin)
+            numbers.append(number)
+            hashes.append(hash(_first(row, FILE)))
+            label = _first(row, LABEL)
+            labels.append(-1 if label in (None, "") else classes.setdefault(label, len(classes)))
+        again = repeated(np.frombuffer(hashes, np.int64))
+        left_out += [Skipped(self._place(numbers[n]), "names a file again") for n in again]
+        if not places:
+            raise checks.error(
+                "the table must list pictures",
+                fix="check its rows",
+                table=self.table,
+                left_out=left_out[:3],
+            )
+        kept = np.setdiff1d(np.arange(len(places)), again)
+        self._places = np.frombuffer(places, np.uint64)[kept]
+        self._sizes = np.frombuffer(sizes, np.uint32)[kept]
+        self.label_names, moved = number_classes(list(classes))
+        self._labels = moved[np.frombuffer(labels, np.int32)[kept]]
+        self._bytes = file_bytes.FileBytes([self.table])
+        self._digest = digest(self._places.tolist(), [file_bytes.file_size(self.table)])
+        super().__init__(left_out, max_skipped)
+        self.check_share()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def name(self, row: int) -> str:
+        """The file that a row names."""
+        return str(_first(self._row(row), FILE))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Number of records, and a SHA-256 of where the rows are."""
+        return {"records": len(self), "sha256": self._digest}
+
+    def read(self, row: int) -> Record:
+        """Read one picture; see `ImageSource.read`."""
+        found = self._row(row)
+        name = str(_first(found, FILE))
+        captions = _first(found, CAPTION)
+        captions = captions if isinstance(captions, list) else [captions]
+        return Record(
+            name,
+            read_whole(file_bytes.join(self.root, name)),
+            tuple(str(caption) for caption in captions if caption),
+            int(self._labels[row]),
+        )
+
+    def _row(self, row: int) -> dict[str, Any]:
+        raw = self._bytes.read(0, int(self._places[row]), int(self._sizes[row]))
+        return self._parse([raw.decode("utf-8", "replace")])
+
+    def _parse(self, lines: Sequence[str]) -> dict[str, Any]:
+        if self._delimiter is None:
+            try:
+                found = json.loads(lines[0])
+            except ValueError as problem:
+                raise Unusable(f"is not JSON: {problem}") from problem
+            if not isinstance(found, dict):
+                raise Unusable("is not a JSON object")
+            return found
+        values = next(csv.reader(lines, delimiter=self._delimiter), [])
+        return dict(zip(self._header, values, strict=False))
+
+    def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+        """(first byte, byte after the last, content or what is wrong with it) of every row."""
+        with file_bytes.open_file(self.table) as file:
+            position = 0
+
+            def lines() -> Iterator[str]:
+                nonlocal position
+                for line in file:
+                    position += len(line)
+                    yield line.decode("utf-8", "replace").replace("\0", "\ufffd")
+
+            if self._delimiter is None:
+                begin = 0
+                for line in lines():
+                    if line.strip():
+                        try:
+                            yield begin, position, self._parse([line])
+                        except Unusable as problem:
+                            yield begin, position, str(problem)
+                    begin = position
+                return
+            reader = csv.reader(lines(), delimiter=self._delimiter)
+            header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
+            self._header = header
+            if not set(FILE) & set(header):
+                raise checks.error(
+                    f"the table must have a column of files, called one of {', '.join(FILE)}",
+                    fix="rename the column, or write the header line",
+                    columns=header[:20],
+                    table=self.table,
+                )
+            begin = position
+            for values in reader:
+                if values:
+                    yield begin, position, dict(zip(header, values, strict=False))
+                begin = position
+
+    def _place(self, number: int) -> str:
+        return f"{os.path.basename(self.table)}, row {number}"
+
+
+def _problem(row: dict[str, Any]) -> str | None:
+    """What is wrong with a row, if anything."""
+    name = _first(row, FILE)
+    return None if name and isinstance(name, str) else "names no file"
+
+
+def _first(row: dict[str, Any], names: Sequence[str]) -> Any:
+    return next((row[name] for name in names if name in row), None)
+
+
+def repeated(hashes: np.ndarray) -> np.ndarray:
+    """Positions of what was there before, in order; hashes, as millions of names take too much."""
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
+    return np.sort(order[same])
+
+
+def number_classes(classes: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the classes, and the number of each; numbers keep theirs, names are sorted.
+
+    Args:
+        classes: names or numbers, each once.
+
+    Returns:
+        The names, and int32 numbers in the order of `classes` with -1 at the end, for none.
+    """
+    try:
+        numbers = [int(label) for label in classes]
+        names = tuple(map(str, range(max(numbers, default=-1) + 1)))
+    except (TypeError, ValueError):
+        names = tuple(sorted(map(str, classes)))
+        numbers = [names.index(str(label)) for label in classes]
+    return names, np.asarray([*numbers, -1], np.int32)
