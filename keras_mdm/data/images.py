@@ -84,7 +84,7 @@ def image_dataset(
     first_step = checks.integer("first_step", first_step, minimum=0)
     seed = checks.seed(seed)
     _check(source, rule)
-    if labels and not source.label_names:
+    if labels and not has_labels(source):
         raise checks.error(
             "the data must have classes",
             fix="put the pictures into a folder per class, or leave labels out",
@@ -126,6 +126,24 @@ def _check(source: Any, rule: Any) -> None:
         raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
     if not len(source):
         raise checks.error("there must be records", fix="check the data", records=0)
+
+
+def has_labels(source: ImageSource) -> bool:
+    """Whether records have classes: named ones, or numbers in one of the first records."""
+    return bool(source.label_names) or any(record.label >= 0 for record in first_records(source, 8))
+
+
+def first_records(source: ImageSource, count: int) -> list[Record]:
+    """Up to `count` of the first records that can be read."""
+    found = []
+    for row in range(min(len(source), 4 * count)):
+        try:
+            found.append(source.read(row))
+        except Unusable:
+            continue
+        if len(found) == count:
+            break
+    return found
 
 
 def _order(source: ImageSource, seed: int, first: int, window: int) -> tf.data.Dataset:

@@ -72,7 +72,8 @@ class TfdsImages(ExampleImages):
             ) from problem
         instructions = chosen.file_instructions
         ranges = [
-            (int(part.skip), int(part.skip) + _count(part.takes, part.examples_in_shard, part.skip))
+            # A take of -1 is all that is left.
+            (part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard)
             for part in instructions
         ]
         features = _features(builder.info.features)
@@ -83,10 +84,6 @@ class TfdsImages(ExampleImages):
             **{**features, **options},
         )
         self.builder_name = f"{builder.info.full_name} {split}"
-
-
-def _count(take: int, total: int, skip: int) -> int:
-    return total - skip if take < 0 else take
 
 
 def _features(features: Any) -> dict[str, Any]:

@@ -1,0 +1,321 @@
+"""Every kind of source: what it reads, the order, resuming, and what is wrong with some."""
+
+import collections
+import itertools
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import sources
+from keras_mdm.data import (
+    ImageRule,
+    ImageSource,
+    Record,
+    Unusable,
+    image_dataset,
+    open_images,
+    split,
+)
+from keras_mdm.data.images import MAX_CAPTION
+
+BATCH = 5  # does not divide the twelve records, nor does the group of records read at a time
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    return sources.open_all(tmp_path_factory.mktemp("sources"))
+
+
+class Words:
+    """An encoder whose states are the numbers in the texts."""
+
+    width = 1
+
+    def encode(self, texts):
+        states = np.array([[[float(text.split()[-1])]] for text in texts])
+        return states, np.ones(states.shape[:2])
+
+
+def batches(source, count=None, **options):
+    options = {"batch_size": BATCH, "seed": 3, **options}
+    rule = options.pop("rule", ImageRule(sources.SIZE))
+    made = image_dataset(source, rule, **options)
+    return list(made.take(count)) if count else made
+
+
+@pytest.mark.parametrize("kind", sources.KINDS)
+def test_records(opened, kind):
+    source = opened[kind]
+    assert len(source) == sources.COUNT
+    found = {}
+    for row in range(len(source)):
+        record = source.read(row)
+        number = int(record.captions[0].split()[-1])
+        found[number] = record
+        batch = batches(source, 1, rule=ImageRule(sources.SIZE))[0]
+    assert sorted(found) == list(range(sources.COUNT))
+    assert [found[n].label for n in range(12)] == [sources.label(n) for n in range(12)]
+    if source.label_names:
+        assert source.label_names in (sources.CLASSES, ("0", "1"))
+    batch = batches(source, 1, labels=True, encoder=Words(), original_size="side")[0]
+    ids = sources.numbers(batch)
+    np.testing.assert_array_equal(batch["image"], [sources.pixels(n) for n in ids])
+    assert batch["text"][:, 0, 0].numpy().tolist() == ids
+    assert batch["label"].numpy().tolist() == [sources.label(n) for n in ids]
+    side = 90.0 if kind in ("array_record", "tfrecord") else sources.SIZE
+    assert batch["side"].numpy().tolist() == [side] * BATCH
+
+
+@pytest.mark.parametrize("kind", sources.KINDS)
+def test_every_record_once_per_epoch_and_resuming_anywhere(opened, kind):
+    steps = 12  # five epochs
+    rule = ImageRule(4, crop="random", flip=True)
+    whole = batches(opened[kind], steps, rule=rule)
+    positions = np.concatenate([batch["sample"] for batch in whole])
+    assert positions.tolist() == list(range(steps * BATCH))
+    ids = list(itertools.chain(*(sources.numbers({"image": batch["image"]}) for batch in
+                                 batches(opened[kind], steps))))  # fmt: skip
+    epochs = [ids[first : first + 12] for first in range(0, 60, 12)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 5  # another order each time
+    for step in (1, 4, 11):
+        (again,) = batches(opened[kind], 1, rule=rule, first_step=step)
+        for key in again:
+            np.testing.assert_array_equal(again[key], whole[step][key])
+    other = [n for batch in batches(opened[kind], 3, seed=4) for n in sources.numbers(batch)]
+    assert other != ids[:15]
+
+
+@pytest.mark.parametrize("kind", sources.KINDS)
+def test_replicas_share_every_batch_in_order(opened, kind, two_replicas):
+    made = batches(opened[kind], batch_size=6)
+    plain = [sources.numbers(batch) for batch in made.take(4)]
+    for ids, batch in zip(plain, two_replicas.experimental_distribute_dataset(made), strict=False):
+        parts = two_replicas.experimental_local_results(batch["image"])
+        assert [len(part) for part in parts] == [3, 3]
+        assert [n for part in parts for n in sources.numbers({"image": part})] == ids
+
+
+def test_folders_are_classes_and_names_are_captions(save, tmp_path):
+    for name in ("cats/black_cat.png", "cats/deep/er.png", "dogs/dog.png", ".hidden/no.png"):
+        save(name, sources.pixels(1))
+    (tmp_path / "pictures" / "dogs" / "dog.txt").write_text("\ufeffa dog\n\n the  dog \n")
+    (tmp_path / "pictures" / "empty").mkdir()
+    source = open_images(tmp_path / "pictures", max_skipped=0.5)
+    assert [source.name(row) for row in range(3)] == [
+        "cats/black_cat.png",
+        "cats/deep/er.png",
+        "dogs/dog.png",
+    ]
+    assert source.label_names == ("cats", "dogs")
+    records = [source.read(row) for row in range(3)]
+    assert [record.captions for record in records] == [
+        ("black cat",),
+        ("er",),
+        ("a dog", "the  dog"),
+    ]
+    assert [record.label for record in records] == [0, 0, 1]
+    assert source.skipped == (("empty/", "holds no pictures"),)
+
+
+def test_one_of_several_captions_by_the_position(save, tmp_path):
+    file = save("a.png", sources.pixels(1))
+    file.with_suffix(".txt").write_text("number 1\nnumber 2\nnumber 3\n")
+    source = open_images(tmp_path / "pictures")
+    chosen = [float(x) for batch in batches(source, 60, encoder=Words())
+              for x in batch["text"][:, 0, 0]]  # fmt: skip
+    counts = collections.Counter(chosen)
+    assert set(counts) == {1.0, 2.0, 3.0} and min(counts.values()) > 70  # of 300, by chance 100
+
+
+# Parts
+
+
+def test_a_split_takes_every_record_once_and_does_not_move_any():
+    class Many(ImageSource):
+        def __init__(self, count):
+            super().__init__()
+            self.count = count
+
+        def __len__(self):
+            return self.count
+
+        def read(self, row):
+            return Record(str(row), b"")
+
+    source = Many(100_000)
+    train, held = split(source, "train"), split(source, "validation")
+    keys = [part.read(row).key for part in (train, held) for row in range(len(part))]
+    assert sorted(map(int, keys)) == list(range(100_000))
+    assert 60 < len(held) < 150  # one of a thousand
+    more = split(Many(150_000), "validation")
+    assert set(held.rows) == {row for row in more.rows if row < 100_000}
+    assert split(source, "all") is source
+    assert train.identity != held.identity
+    with pytest.raises(ValueError, match="at least one record"):
+        split(Many(3), "validation")
+
+
+def test_parts_of_shards_stay_shards(opened):
+    part = split(opened["parquet"], "train", share=0.3)
+    assert sum(part.shard_sizes) == len(part) < 12
+    ids = [n for batch in batches(part, 3, batch_size=len(part)) for n in sources.numbers(batch)]
+    assert len(set(ids)) == len(part) and collections.Counter(ids).most_common(1)[0][1] == 3
+
+
+# What is wrong
+
+
+def broken_folder(save, tmp_path):
+    for number in range(12):
+        file = save(f"{number:02d}.png", sources.pixels(number))
+        file.with_suffix(".txt").write_text(sources.caption(number))
+    folder = tmp_path / "pictures"
+    (folder / "02.png").write_bytes(b"")
+    (folder / "04.png").write_bytes(sources.png(4)[:60])
+    (folder / "06.png").write_bytes(b"no picture at all")
+    (folder / "08.txt").write_text("a caption\0with NUL")
+    (folder / "10.txt").write_text("x" * 10_000)
+    return folder
+
+
+def test_what_cannot_be_used_is_replaced_counted_and_listed(save, tmp_path):
+    source = open_images(broken_folder(save, tmp_path), max_skipped=0.5)
+    found = batches(source, 12, encoder=Words())
+    ids = [n for batch in found for n in sources.numbers(batch)]
+    # The next one stands in, with its own caption.
+    assert collections.Counter(ids) == {0: 5, 1: 5} | dict.fromkeys((3, 5, 7, 9, 11), 10)
+    assert [x for batch in found for x in batch["text"][:, 0, 0].numpy().tolist()] == ids
+    reasons = dict(source.skipped)
+    assert list(reasons) == ["02.png", "04.png", "06.png", "08.png", "10.png"]
+    assert reasons["02.png"] == "is empty" and reasons["06.png"] == "is not a picture"
+    assert (
+        "NUL" in reasons["08.png"]
+        and f"10000 characters, more than {MAX_CAPTION}" in (reasons["10.png"])
+    )
+    again = batches(open_images(source.root, max_skipped=0.5), 12, encoder=Words())
+    assert [n for batch in again for n in sources.numbers(batch)] == ids
+    # Captions do not matter to a model without text.
+    plain = open_images(source.root, max_skipped=0.5)
+    batches(plain, 3)
+    assert len(plain.skipped) == 3
+
+
+def test_too_many_of_them_stop_the_run(save, tmp_path):
+    source = open_images(broken_folder(save, tmp_path))
+    with pytest.raises(tf.errors.OpError, match=r"at most 1\.00% of the records may be unusable"):
+        batches(source, 12)
+
+
+def test_huge_pictures_are_not_decoded(save, tmp_path):
+    save("a.png", np.zeros((300, 400, 3)))
+    save("b.png", sources.pixels(1))
+    source = open_images(tmp_path / "pictures", max_skipped=0.5)
+    batches(source, 2, rule=ImageRule(8, max_pixels=100_000))
+    assert source.skipped == (("a.png", "has 400 x 300 pixels, more than 100000"),)
+
+
+def test_tables_skip_what_they_name_wrongly(save, tmp_path):
+    for number in range(3):
+        save(f"{number}.png", sources.pixels(number))
+    table = tmp_path / "pictures" / "table.jsonl"
+    rows = [{"file": f"{n}.png", "caption": [f"a {n}", f"b {n}"]} for n in (0, 1, 1, 2, 7)]
+    lines = [json.dumps(row) for row in rows] + ["{not json", "[1]", '{"caption": "x"}', ""]
+    table.write_text("\n".join(lines))
+    source = open_images(tmp_path / "pictures", max_skipped=0.9)
+    assert len(source) == 4 and source.read(1).captions == ("a 1", "b 1")
+    with pytest.raises(Unusable, match="is missing"):
+        source.read(3)
+    reasons = [reason for _, reason in source.skipped]
+    assert len(reasons) == 4 and reasons[-1] == "names a file again"
+    assert source.skipped[0].file == "table.jsonl, row 5" and "not JSON" in reasons[0]
+    with pytest.raises(ValueError, match="may be unusable"):
+        open_images(tmp_path / "pictures")
+
+
+def test_a_table_may_hold_lines_in_quotes(save, tmp_path):
+    save("a.png", sources.pixels(1))
+    save("b.png", sources.pixels(2))
+    table = tmp_path / "pictures" / "t.csv"
+    table.write_text('file,caption\na.png,"two\nlines, ""quoted"""\nb.png,plain\n')
+    source = open_images(table)
+    assert source.read(0).captions == ('two\nlines, "quoted"',)
+    assert source.read(1).captions == ("plain",)
+
+
+def test_shards_that_are_cut_off_or_no_shards(tmp_path):
+    sources.write("tar", tmp_path / "tar")
+    whole = (tmp_path / "tar" / "00001.tar").read_bytes()
+    (tmp_path / "tar" / "00001.tar").write_bytes(whole[:3000])
+    (tmp_path / "tar" / "00002.tar").write_bytes(b"not a tar file" * 100)
+    with tarfile.open(tmp_path / "tar" / "00003.tar", "w") as tar:
+        for name in ("x.png", "x.png"):
+            file = tmp_path / name
+            file.write_bytes(sources.png(1))
+            tar.add(file, name)
+        (tmp_path / "y.txt").write_text("no picture")
+        tar.add(tmp_path / "y.txt", "y.txt")
+    options = {"cache_dir": tmp_path / "cache", "max_skipped": 0.9}
+    source = open_images(tmp_path / "tar", **options)
+    assert len(source) == 6  # four, one before the cut, one of two with the same name
+    listed = {entry.file.partition(": ")[2]: entry.reason for entry in source.skipped}
+    assert "cannot be read" in listed["the rest"] and listed["x.png"] == "is there before"
+    assert listed["y"] == "has no picture"
+    # Found once: the index is read from the cache, until the file changes.
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npz")}
+    assert len(before) == 4
+    open_images(tmp_path / "tar", **options)
+    assert before == {f: f.stat().st_mtime_ns for f in (tmp_path / "cache").rglob("*.npz")}
+    (tmp_path / "tar" / "00001.tar").write_bytes(whole)
+    assert len(open_images(tmp_path / "tar", **options)) == 9
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p / "nothing", "a folder, a file or tfds:NAME"),
+        (lambda p: p, "must hold pictures"),
+        (lambda p: (p / "a.csv").write_text("name,caption\nx,y\n") and p, "column of files"),
+        (lambda p: (p / "a.csv").write_text("file,caption\n") and p, "must list pictures"),
+        (lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
+         "one called metadata"),
+        (lambda p: (p / "a.tar").write_bytes(b"x" * 2000) and p, "must hold pictures"),
+        (lambda p: (p / "a.parquet").write_bytes(b"x" * 2000) and p, "must be Parquet files"),
+        (lambda p: (p / "a.tfrecord").write_bytes(b"") or p, "must hold records"),
+        (lambda p: (p / "a.array_record").write_bytes(b"") or p, "not empty"),
+        (lambda p: (p / "a.mp3").write_bytes(b"x") and p / "a.mp3", "a file named"),
+        (lambda p: "tfds:no_such_data_set", "such a data set"),
+        (lambda p: "tfds:mnist", "must be prepared on this machine"),
+    ],
+)  # fmt: skip
+def test_nothing_to_train_on_is_an_error_at_once(tmp_path, make, message, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("KERAS_MDM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=message):
+        open_images(make(tmp_path))
+
+
+def test_features_by_other_names(tmp_path):
+    root = sources.write("array_record", tmp_path / "records")
+    with pytest.raises(ValueError, match=r"feature for `image`.*looked_for='pixels'.*'image'"):
+        open_images(root, image="pixels")
+    assert open_images(root, caption="key").read(4).captions == ("4",)
+
+
+def test_arguments(opened):
+    source = opened["tar"]
+    for options, message in (
+        ({"rule": 8}, "must be an ImageRule"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"first_step": -1}, "first_step"),
+        ({"seed": -1}, "seed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            batches(source, 1, **options)
+    with pytest.raises(ValueError, match="must be a source of pictures"):
+        batches([1, 2], 1)
+    with pytest.raises(ValueError, match="max_skipped"):
+        open_images(source._bytes.paths[0], max_skipped=2)

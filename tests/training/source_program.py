@@ -1,0 +1,42 @@
+"""A short training from every kind of source; as a program, one of several workers."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def train(strategy, root, first_step=0):
+    """{kind: losses of the steps from `first_step` to 3}, each from the same weights."""
+    from data import sources
+
+    from keras_mdm import MatryoshkaDiffusion
+    from keras_mdm.data import ImageRule, image_dataset
+    from keras_mdm.optimizers import SGD
+    from training.tiny_models import INNER, Record, tiny_unet
+
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        model = MatryoshkaDiffusion(tiny_unet([INNER], num_classes=2, scramble=True), seed=3)
+        # So slow that every source sees the same weights, up to rounding.
+        model.compile(optimizer=SGD(1e-12))
+    found = {}
+    for kind, source in sources.opened(root).items():
+        record = Record()
+        options = {"batch_size": 4, "labels": True}
+        if first_step:  # noise and times follow from how many steps were taken
+            other = image_dataset(source, ImageRule(8), seed=2, **options)
+            model.fit(other, epochs=1, steps_per_epoch=first_step, verbose=0)
+        batches = image_dataset(source, ImageRule(8), seed=1, first_step=first_step, **options)
+        model.fit(batches, epochs=1, steps_per_epoch=3 - first_step, verbose=0, callbacks=[record])
+        found[kind] = [float(step["loss"]) for step in record.logs]
+    return found
+
+
+if __name__ == "__main__":
+    from keras_mdm import distribute
+
+    chosen = distribute.strategy()
+    losses = train(chosen, Path(sys.argv[1]))
+    index = chosen.cluster_resolver.task_id
+    np.savez(f"{sys.argv[1]}/worker-{index}.npz", **losses)

@@ -1,0 +1,57 @@
+"""Training from every kind of source: devices and workers see what one device sees, and so does a
+run that resumes."""
+
+import subprocess
+
+import numpy as np
+import pytest
+from data import sources
+
+from training import source_program
+from training.test_workers import command, environment
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    sources.open_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(root):
+    return source_program.train(None, root)
+
+
+def assert_close(found, expected, steps=slice(None)):
+    assert set(found) == set(expected) == set(sources.KINDS)
+    for kind in expected:
+        np.testing.assert_allclose(found[kind], expected[kind][steps], rtol=1e-4, err_msg=kind)
+
+
+def test_losses_tell_orders_apart(alone):
+    assert all(len(set(losses)) == 3 for losses in alone.values())
+    shuffled = {tuple(np.round(losses, 5)) for losses in alone.values()}
+    assert len(shuffled) > 3  # folder, tar, Parquet and TFDS hold the records in other orders
+
+
+def test_two_devices(root, alone, two_replicas):
+    assert_close(source_program.train(two_replicas, root), alone)
+
+
+def test_resuming(root, alone):
+    assert_close(source_program.train(None, root, first_step=2), alone, slice(2, None))
+
+
+def test_two_workers(root, alone):
+    done = subprocess.run(
+        command(source_program.__file__, root),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    for index in (0, 1):
+        with np.load(root / f"worker-{index}.npz") as found:
+            assert_close({kind: found[kind] for kind in found.files}, alone)
