@@ -50,6 +50,9 @@ def main() -> None:
             )
         if arguments.clips:
             result["memory"] = memory(videos, ClipRule(64), arguments.clips)
+    target = RESULTS / "video.json"
+    if not arguments.clips and target.is_file():  # that part is of another run
+        result["memory"] = json.loads(target.read_text())["memory"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "video.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {RESULTS / 'video.json'}")

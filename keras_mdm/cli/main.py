@@ -5,9 +5,20 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
-from keras_mdm.cli import assets, cut, describe, export, import_, launch, prepare, sample
+from keras_mdm.cli import (
+    assets,
+    cut,
+    data,
+    describe,
+    embed,
+    export,
+    import_,
+    launch,
+    prepare,
+    sample,
+)
 
-COMMANDS = (describe, import_, sample, cut, export, assets, prepare, launch)
+COMMANDS = (describe, import_, sample, cut, export, assets, data, prepare, embed, launch)
 ERROR = 2
 
 

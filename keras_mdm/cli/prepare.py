@@ -1,6 +1,7 @@
-"""`keras-mdm prepare`: the clips of a folder of videos, cut and packed for training."""
+"""`keras-mdm prepare`: pictures and clips, cut and packed for training."""
 
 import argparse
+from typing import Any
 
 from keras_mdm.cli.quiet import quiet_start
 
@@ -16,24 +17,58 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """
     parser = subparsers.add_parser(
         "prepare",
-        help="cut the clips out of a folder of videos and pack them into shards",
-        description="Decodes one clip per video, crops and resizes it, and packs the clips with "
-        "their captions into shards that training reads without decoding video. The same command "
-        "again goes on where it was stopped. Files that give no clip are counted and listed.",
+        help="crop, resize and pack pictures or clips into shards that are read fast",
+        description="Pictures are cropped, resized and encoded again; of videos one clip each is "
+        "cut out. Both are packed with their captions into shards that training reads at random. "
+        "The same command again goes on where it was stopped. What cannot be used is counted and "
+        "listed in skipped.csv.",
     )
-    parser.add_argument("source", metavar="VIDEOS", help="folder of videos")
-    parser.add_argument("out", metavar="OUT", help="folder for the shards")
-    parser.add_argument("--size", type=int, default=256, help="height and width (%(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="frames per clip (%(default)s)")
     parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of videos; or pictures as for `keras-mdm data`",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder for the shards")
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "pictures", "videos"),
+        default="auto",
+        help="what SOURCE holds; auto: videos if a file is one (%(default)s)",
+    )
+    parser.add_argument("--size", type=int, default=256, help="height and width (%(default)s)")
+    pictures = parser.add_argument_group("pictures")
+    pictures.add_argument(
+        "--format",
+        choices=("jpeg", "png", "webp"),
+        default="jpeg",
+        help="of the pictures in the shards: JPEG of quality 95, or lossless (%(default)s)",
+    )
+    pictures.add_argument(
+        "--records-per-shard", type=int, default=8192, help="records per shard (%(default)s)"
+    )
+    pictures.add_argument(
+        "--max-skipped",
+        type=float,
+        default=0.01,
+        help="share of broken records above which it stops (%(default)s)",
+    )
+    pictures.add_argument(
+        "--beam",
+        nargs=argparse.REMAINDER,
+        metavar="FLAG",
+        help="last: run as an Apache Beam pipeline with these flags, such as --runner=FlinkRunner",
+    )
+    clips = parser.add_argument_group("videos")
+    clips.add_argument("--frames", type=int, default=16, help="frames per clip (%(default)s)")
+    clips.add_argument(
         "--stride", type=int, default=4, help="every how manyth frame is taken (%(default)s)"
     )
-    parser.add_argument(
+    clips.add_argument(
         "--captions",
         help="CSV file with the columns file,caption or WebVid's; 'names' for the files' names; "
         "else the CSV file in the folder, or text files beside the videos",
     )
-    parser.add_argument(
+    clips.add_argument(
         "--clips-per-shard", type=int, default=1024, help="videos per shard (%(default)s)"
     )
     parser.set_defaults(run=run)
@@ -50,21 +85,40 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: if the folder holds no usable videos, or OUT is for other ones.
+        ValueError: if nothing can be used, too much cannot, or OUT is for something else.
     """
     with quiet_start():
         from keras_mdm import data
 
-    rule = data.ClipRule(args.size, args.frames, args.stride)
-    videos = data.find_videos(args.source, captions=args.captions)
-    shards = data.prepare_clips(videos, args.out, rule=rule, clips_per_shard=args.clips_per_shard)
-    skipped = data.skipped_clips(args.out)
+    kind = args.kind
+    if kind == "auto":
+        kind = "videos" if args.captions or data.holds_videos(args.source) else "pictures"
+    made = _clips(args, data) if kind == "videos" else _pictures(args, data)
+    skipped = data.read_skipped(args.out)
     for entry in skipped[:20]:
         print(f"skipped {entry.file}: {entry.reason}")
     if len(skipped) > 20:
         print(f"and {len(skipped) - 20} more, see {args.out}/skipped.csv")
-    print(
-        f"{len(shards)} clips of {rule.frames} x {rule.size} in {args.out}, "
-        f"{len(skipped)} files skipped"
-    )
+    print(f"{made} in {args.out}, {len(skipped)} skipped")
     return 0
+
+
+def _clips(args: argparse.Namespace, data: Any) -> str:
+    rule = data.ClipRule(args.size, args.frames, args.stride)
+    videos = data.find_videos(args.source, captions=args.captions)
+    shards = data.prepare_clips(videos, args.out, rule=rule, clips_per_shard=args.clips_per_shard)
+    return f"{len(shards)} clips of {rule.frames} x {rule.size}"
+
+
+def _pictures(args: argparse.Namespace, data: Any) -> str:
+    options = {
+        "size": args.size,
+        "image_format": args.format,
+        "records_per_shard": args.records_per_shard,
+        "max_skipped": args.max_skipped,
+    }
+    if args.beam is not None:
+        shards = data.prepare_with_beam(args.source, args.out, options=args.beam, **options)
+    else:
+        shards = data.prepare_images(args.source, args.out, **options)
+    return f"{len(shards)} pictures of {args.size}"

@@ -2,6 +2,7 @@
 
 from keras_mdm.data.animated_emoji import load_animated_emoji
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average
+from keras_mdm.data.beam import prepare_with_beam
 from keras_mdm.data.catalogue import plain_caption, styled_caption
 from keras_mdm.data.clip_reader import ClipRule, UnusableVideo, count_frames, read_clip
 from keras_mdm.data.clip_shards import ClipShards, open_clips, prepare_clips, skipped_clips
@@ -25,7 +26,7 @@ from keras_mdm.data.sources.parquet import ParquetImages
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
-from keras_mdm.data.videos import VideoFiles, find_videos
+from keras_mdm.data.videos import VideoFiles, find_videos, holds_videos
 
 __all__ = [
     "MOTIONS",
@@ -56,6 +57,7 @@ __all__ = [
     "clip_dataset",
     "count_frames",
     "find_videos",
+    "holds_videos",
     "image_dataset",
     "image_text_dataset",
     "load_animated_emoji",
@@ -70,6 +72,7 @@ __all__ = [
     "positions",
     "prepare_clips",
     "prepare_images",
+    "prepare_with_beam",
     "read_clip",
     "read_skipped",
     "record_index",

@@ -13,7 +13,7 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_rgb
 from keras_mdm.data.images import usable_captions
-from keras_mdm.data.sources.base import ImageSource, Unusable
+from keras_mdm.data.sources.base import LEAST, MAX_SKIPPED, ImageSource, Unusable
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.opening import open_images
 
@@ -33,6 +33,7 @@ class ImagePreparation:
         image_format: "jpeg" (quality 95), "png" or "webp" (both lossless).
         records_per_shard: records of the source per shard.
         captions: whether a record needs a caption.
+        max_skipped: share of unusable records above which preparing fails at its end.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -47,12 +48,12 @@ class ImagePreparation:
         image_format: str = "jpeg",
         records_per_shard: int = 8192,
         captions: bool = False,
-        **options: Any,
+        max_skipped: float = MAX_SKIPPED,
     ):
         self.path, self._source = None, source
         if isinstance(source, str | os.PathLike):
             self.path, self._source = os.fspath(source), None
-        self._options = options
+        self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
         self.rule = ImageRule(size)
         self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))
         self.records_per_shard = checks.integer("records_per_shard", records_per_shard, minimum=1)
@@ -72,7 +73,7 @@ class ImagePreparation:
     def source(self) -> ImageSource:
         """The pictures, opened where they are needed."""
         if self._source is None:
-            self._source = open_images(self.path, **self._options)
+            self._source = open_images(self.path, max_skipped=1.0)
         return self._source
 
     @property
@@ -127,8 +128,27 @@ class ImagePreparation:
             raise Unusable(str(problem) or type(problem).__name__) from problem
         return buffer.getvalue(), upright.size[::-1]
 
+    def check_share(self, shards: list[dict[str, Any]]) -> None:
+        """Raise if of the shards so far too large a share was skipped.
+
+        Args:
+            shards: their notes.
+        """
+        skipped = [entry for shard in shards for entry in shard["skipped"]]
+        count, total = len(skipped) + len(self.source.skipped), len(self.source)
+        seen = min(total, max(LEAST, len(shards) * self.records_per_shard))
+        if any(shard["records"] for shard in shards) and count > self.max_skipped * seen:
+            raise checks.error(
+                f"at most {self.max_skipped:.2%} of the records may be unusable",
+                fix="look at the data with `keras-mdm data`, or call it again with a higher "
+                "max_skipped, which goes on",
+                unusable=f"{count} of {seen}",
+                first=skipped[:3],
+            )
+
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:
         """Write the manifest and open what was prepared."""
+        self.check_share(shards)
         sharding.finish(self.directory, self.plan, shards, self.source.skipped, "picture")
         return open_prepared(self.directory)
 
@@ -181,6 +201,7 @@ def prepare_images(
         shards = []
         for number in range(job.count):
             shards.append(job.write(number, pool, lambda result: bar.update()))
+            job.check_share(shards)
             bar.update(min((number + 1) * job.records_per_shard, len(job.source)) - bar.n)
     return job.finish(shards)
 

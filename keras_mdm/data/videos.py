@@ -208,6 +208,29 @@ def find_videos(
     return VideoFiles(root, files, texts, skipped)
 
 
+def holds_videos(directory: str | os.PathLike) -> bool:
+    """Whether a folder holds a video file, or WebVid's table.
+
+    Animated pictures do not count: their endings are those of pictures as well.
+
+    Args:
+        directory: anything; what is no folder holds none.
+    """
+    for folder, folders, names in os.walk(directory):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(name.lower().endswith(clip_reader.VIDEO_EXTENSIONS) for name in names):
+            return True
+        for name in names if Path(folder) == Path(directory) else ():
+            if name.endswith(".csv") and "videoid" in _read_header(Path(folder) / name):
+                return True
+    return False
+
+
+def _read_header(table: Path) -> list[str]:
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return [name.strip() for name in next(csv.reader(file), [])]
+
+
 def digest_of(*columns: Sequence[str]) -> str:
     """A SHA-256 of columns of text."""
     digest = hashlib.sha256()

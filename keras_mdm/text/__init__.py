@@ -6,6 +6,7 @@ from keras_mdm.text.embedding_cache import encode_cached
 from keras_mdm.text.encoders import PooledTextEncoder, TextEncoder, from_identity
 from keras_mdm.text.flan_t5 import FlanT5
 from keras_mdm.text.minilm import MiniLM
+from keras_mdm.text.stored import StoredStates, embed
 
 __all__ = [
     "ClipText",
@@ -13,7 +14,9 @@ __all__ = [
     "FunctionEncoder",
     "MiniLM",
     "PooledTextEncoder",
+    "StoredStates",
     "TextEncoder",
+    "embed",
     "encode_cached",
     "from_identity",
 ]

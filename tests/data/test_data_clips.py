@@ -228,7 +228,7 @@ def test_preparing_goes_on_where_it_was_stopped(videos, tmp_path):
     prepare_clips(source, target, rule=RULE, clips_per_shard=2, progress=False)
     assert {file.name: file.read_bytes() for file in target.iterdir()} == before
     assert (target / "clips-00000.array_record").stat().st_mtime_ns == kept
-    with pytest.raises(ValueError, match="same videos and rule"):
+    with pytest.raises(ValueError, match="same data and rule"):
         prepare_clips(source, target, rule=ClipRule(8), progress=False)
 
 

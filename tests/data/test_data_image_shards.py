@@ -12,7 +12,7 @@ from data import sources
 from keras_mdm.data import ImageRule, image_dataset, open_images, prepare_images, read_skipped
 from keras_mdm.data.beam import prepare_with_beam
 
-OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png"}
+OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "max_skipped": 0.2}
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def folder(tmp_path):
 
 
 def prepare(folder, target, **options):
-    source = open_images(folder, max_skipped=0.2)
-    return prepare_images(source, target, progress=False, **{**OPTIONS, **options})
+    return prepare_images(open_images(folder), target, progress=False, **{**OPTIONS, **options})
 
 
 def content(target):
@@ -91,6 +90,14 @@ def test_nothing_usable_is_an_error(tmp_path):
         prepare(tmp_path / "pictures", tmp_path / "shards", image_format="bmp")
 
 
+def test_too_much_that_is_broken_stops_it_and_a_higher_share_goes_on(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"at most 1\.00%.*unusable='1 of 12'.*first/04"):
+        prepare(folder, tmp_path / "shards", max_skipped=0.01)
+    with pytest.raises(ValueError, match="keras-mdm prepare"):
+        read_skipped(tmp_path / "shards")
+    assert len(prepare(folder, tmp_path / "shards")) == 11
+
+
 def test_a_shard_that_is_missing_is_named(folder, tmp_path):
     prepare(folder, tmp_path / "shards")
     (tmp_path / "shards" / "images-00001.array_record").unlink()
@@ -101,13 +108,13 @@ def test_a_shard_that_is_missing_is_named(folder, tmp_path):
 def test_beam_writes_the_same_shards(folder, tmp_path):
     pytest.importorskip("apache_beam")
     prepare(folder, tmp_path / "here")
-    made = prepare_with_beam(folder, tmp_path / "beam", **OPTIONS, max_skipped=0.2)
+    made = prepare_with_beam(folder, tmp_path / "beam", **OPTIONS)
     assert len(made) == 11
     assert content(tmp_path / "beam") == content(tmp_path / "here")
     # Again: what is there is not written again.
     (tmp_path / "beam" / "manifest.json").unlink()
     kept = (tmp_path / "beam" / "images-00001.array_record").stat().st_mtime_ns
-    prepare_with_beam(folder, tmp_path / "beam", **OPTIONS, max_skipped=0.2)
+    prepare_with_beam(folder, tmp_path / "beam", **OPTIONS)
     assert content(tmp_path / "beam") == content(tmp_path / "here")
     assert (tmp_path / "beam" / "images-00001.array_record").stat().st_mtime_ns == kept
 

@@ -15,7 +15,7 @@ Made = TypeVar("Made")
 # Share of unusable records above which a data set is called broken.
 MAX_SKIPPED = 0.01
 # The share is taken of at least so many records, or one of ten would be too many.
-_LEAST = 1000
+LEAST = 1000
 # What stands in for an unusable record is looked for among so many that follow it.
 _TRIES = 64
 
@@ -156,7 +156,7 @@ class ImageSource(ABC):
         count, total = len(self._unusable) + len(self._left_out), len(self) + len(self._left_out)
         seen = total if seen is None else seen + len(self._left_out)
         # Of the first few, one is a large share; a small set is judged as a whole.
-        of = min(total, max(seen, _LEAST))
+        of = min(total, max(seen, LEAST))
         if count > self.max_skipped * of:
             first = [f"{file}: {reason}" for file, reason in self.skipped[:3]]
             raise checks.error(

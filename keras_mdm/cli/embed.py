@@ -1,0 +1,62 @@
+"""`keras-mdm embed`: the captions of a data set, encoded once."""
+
+import argparse
+
+from keras_mdm.cli.quiet import quiet_start
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the `embed` command to the subparsers of `keras-mdm`.
+
+    Args:
+        subparsers: what `ArgumentParser.add_subparsers` returned.
+
+    Returns:
+        The parser of the command; its defaults set `run`.
+    """
+    parser = subparsers.add_parser(
+        "embed",
+        help="encode the captions of a data set once, for training",
+        description="Encodes all captions with a frozen text encoder and packs their states into "
+        "files, in half precision and without padding. The size is estimated before. The same "
+        "command again goes on where it was stopped, and adds captions that are new.",
+    )
+    parser.add_argument("source", metavar="DATA", help="the data set, as for `keras-mdm data`")
+    parser.add_argument("out", metavar="OUT", help="folder for the states")
+    parser.add_argument(
+        "--text-encoder",
+        metavar="DIR",
+        help="folder of a FLAN-T5 encoder; all-MiniLM-L6-v2 unless given",
+    )
+    parser.add_argument(
+        "--length", type=int, default=128, help="most tokens of a caption (%(default)s)"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `keras-mdm embed` and print what came of it.
+
+    Args:
+        args: the parsed arguments of `add_parser`.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: if the data holds no captions, or OUT is for another encoder.
+    """
+    with quiet_start():
+        from keras_mdm import data, text
+        from keras_mdm.data import overview
+
+    source = data.open_images(args.source, max_skipped=1.0)
+    encoder = (
+        text.FlanT5(args.text_encoder, length=args.length)
+        if args.text_encoder
+        else text.MiniLM(length=args.length)
+    )
+    stored = text.embed(encoder, overview.captions_of(source), args.out, total=len(source))
+    print(f"states of {len(stored)} texts in {args.out}")
+    return 0

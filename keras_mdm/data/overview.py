@@ -1,0 +1,194 @@
+"""What is in a source of pictures: counts, sizes, captions, classes, what is broken."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+from keras_mdm.data.image_rule import ImageRule, decode
+from keras_mdm.data.images import usable_captions
+from keras_mdm.data.sharding import in_order
+from keras_mdm.data.sources.base import ImageSource, Unusable
+
+# Shorter sides are counted between these.
+_SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)
+
+
+@dataclass
+class Overview:
+    """What was found in the records that were looked at.
+
+    Attributes:
+        records: number of records of the source.
+        looked_at: number of records that were read and decoded.
+        sides: how many pictures have a shorter side below the next of 64, 128, ..., by the bound.
+        caption_lengths: characters of every caption.
+        captions_per_record: how many records have so many captions.
+        labels: how many records each class has, by its number.
+        bytes_per_record: mean size of a picture file.
+        broken: records that cannot be used, and why.
+    """
+
+    records: int
+    looked_at: int = 0
+    sides: Counter = field(default_factory=Counter)
+    caption_lengths: list[int] = field(default_factory=list)
+    captions_per_record: Counter = field(default_factory=Counter)
+    labels: Counter = field(default_factory=Counter)
+    bytes_per_record: float = 0.0
+    broken: list[Skipped] = field(default_factory=list)
+
+
+def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True) -> Overview:
+    """Read and decode records of a source, evenly spread over it.
+
+    Args:
+        source: what to look at.
+        limit: so many records at most; all if `None`.
+        progress: show a bar.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: if `limit` is not positive.
+
+    Example:
+
+    >>> look(open_images("my_pictures")).sides  # doctest: +SKIP
+    """
+    from tqdm import tqdm
+
+    if limit is not None:
+        checks.integer("limit", limit, minimum=1)
+    count = len(source) if limit is None else min(limit, len(source))
+    rows = np.linspace(0, len(source) - 1, count).astype(np.int64)
+    found = Overview(len(source), count, broken=list(source.skipped))
+    rule, sizes = ImageRule(8), 0
+
+    def work(row: int) -> tuple:
+        try:
+            record = source.read(int(row))
+            _, size = decode(record.data, rule)
+            captions = usable_captions(record) if record.captions else []
+        except Unusable as problem:
+            return (Skipped(source.name(int(row)), str(problem)),)
+        return record.original_size or size, captions, record.label, len(record.data)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = in_order(pool, work, rows)
+        for result in tqdm(
+            results, total=count, desc="looking at records", disable=None if progress else True
+        ):
+            if len(result) == 1:
+                found.broken.append(result[0])
+                continue
+            size, captions, label, length = result
+            found.sides[next(side for side in _SIDES if min(size) < side)] += 1
+            found.caption_lengths += map(len, captions)
+            found.captions_per_record[len(captions)] += 1
+            found.labels[label] += 1
+            sizes += length
+    found.bytes_per_record = sizes / max(1, sum(found.sides.values()))
+    return found
+
+
+def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
+    """Return an overview as a page of text.
+
+    Args:
+        found: from `look`.
+        label_names: names of the classes.
+    """
+    usable = sum(found.sides.values())
+    lines = [
+        f"{found.records} records, looked at {found.looked_at}; "
+        f"{found.bytes_per_record / 1000:.1f} kB per picture"
+    ]
+    lines += ["", "shorter side in pixels"]
+    bounds = list(zip(_SIDES[:-1], _SIDES[1:], strict=True))
+    for low, high in bounds:
+        count = found.sides[high]
+        name = f"{low} and more" if high == _SIDES[-1] else f"{low} to {high - 1}"
+        lines.append(f"  {name:>14} {count:8} {'#' * round(40 * count / max(1, usable))}")
+    lines += ["", "captions per record"]
+    for number, count in sorted(found.captions_per_record.items()):
+        lines.append(f"  {number:>14} {count:8}")
+    if found.caption_lengths:
+        marks = np.percentile(found.caption_lengths, [0, 50, 90, 99, 100]).astype(int)
+        names = ("least", "median", "90 %", "99 %", "most")
+        told = ", ".join(f"{name} {mark}" for name, mark in zip(names, marks, strict=True))
+        lines.append(f"  characters: {told}")
+    classes = {label: count for label, count in found.labels.items() if label >= 0}
+    if classes:
+        lines += ["", f"{len(label_names) or len(classes)} classes"]
+        for label, count in sorted(classes.items(), key=lambda item: -item[1])[:10]:
+            name = label_names[label] if label < len(label_names) else str(label)
+            lines.append(f"  {name[:30]:>30} {count:8}")
+        if len(classes) > 10:
+            lines.append(f"  and {len(classes) - 10} more")
+    lines += ["", f"{len(found.broken)} records or files that cannot be used"]
+    lines += [f"  {file}: {reason}" for file, reason in found.broken[:20]]
+    if len(found.broken) > 20:
+        lines.append(f"  and {len(found.broken) - 20} more")
+    return "\n".join(lines)
+
+
+def captions_of(source: ImageSource) -> Iterator[str]:
+    """All captions of a source as batches will hold them, in order; unusable records give none.
+
+    Args:
+        source: read once, in several threads, never all in memory.
+    """
+
+    def work(row: int) -> list[str]:
+        try:
+            return usable_captions(source.read(row))
+        except Unusable:
+            return []
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for captions in in_order(pool, work, range(len(source))):
+            yield from captions
+
+
+def examples(
+    source: ImageSource, sizes: list[int], count: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return pictures as training sees them, with their captions or classes.
+
+    Args:
+        source: where they come from.
+        sizes: sizes of the levels.
+        count: how many pictures, fewer if fewer can be used.
+
+    Returns:
+        uint8 (n, S, S, 3) by level name, and n texts.
+    """
+    pictures: dict[str, list] = {str(size): [] for size in sorted(sizes)}
+    texts: list[str] = []
+    for row in np.random.default_rng(0).permutation(len(source))[: 4 * count]:
+        if len(texts) == count:
+            break
+        try:
+            record = source.read(int(row))
+            squares = [decode(record.data, ImageRule(int(size)))[0] for size in pictures]
+        except Unusable:
+            continue
+        for square, level in zip(squares, pictures.values(), strict=True):
+            level.append(square)
+        names = source.label_names
+        label = names[record.label] if 0 <= record.label < len(names) else f"class {record.label}"
+        texts.append(record.captions[0] if record.captions else label)
+    if not texts:
+        raise checks.error(
+            "at least one record must be usable",
+            fix="see the list of what is broken",
+            records=len(source),
+        )
+    return {level: np.stack(squares) for level, squares in pictures.items()}, texts

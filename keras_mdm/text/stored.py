@@ -1,0 +1,289 @@
+"""Token states beside the data: encoded once, packed without padding, read at random."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.files import write_atomically
+from keras_mdm.text.encoders import TextEncoder
+
+_FORMAT = 1
+_PLAN, _INDEX = "plan.json", "index.npz"
+# Texts per call of the encoder.
+_CALL = 32
+# Texts that the size of everything is estimated from.
+_SAMPLE = 256
+
+
+class StoredStates:
+    """States that `embed` has written, in place of the encoder that made them.
+
+    A text is found by its SHA-256; of each the index takes 24 bytes. The states stay on disk.
+
+    Attributes:
+        width: D, the width of a token's state.
+        length: the most tokens of a text.
+        identity: that of the encoder.
+        pads: false: as many tokens are returned as the longest text of a call has.
+
+    Args:
+        directory: the folder that `embed` was given.
+
+    Raises:
+        ValueError: if there are no states, or a file is missing.
+
+    Example:
+
+    >>> stored = StoredStates("cc12m/embeddings")  # doctest: +SKIP
+    >>> states, mask = stored.encode(["a red apple"])  # doctest: +SKIP
+    """
+
+    pads = False
+
+    def __init__(self, directory: str | os.PathLike):
+        root = Path(directory)
+        if not (root / _INDEX).is_file():
+            raise checks.error(
+                "the folder must hold states of texts",
+                fix="run `keras-mdm embed DATA FOLDER`; a run that was cut off goes on",
+                directory=str(directory),
+                missing=_INDEX,
+            )
+        plan = json.loads((root / _PLAN).read_text())
+        self.identity, self.width, self.length = plan["encoder"], plan["width"], plan["length"]
+        with np.load(root / _INDEX) as index:
+            self._hashes, self._begins = index["hash"], index["begin"]
+            self._counts, shards = index["count"], index["shard"]
+        self._ends = np.cumsum(shards)
+        self._files = [_part(root, number) for number in range(len(shards))]
+        missing = [file.name for file in self._files if not file.is_file()]
+        if missing:
+            raise checks.error(
+                "all files of states must be there",
+                fix="copy the missing files, or run `keras-mdm embed` again",
+                missing=missing[:5],
+            )
+        # Mapped, not read: what is used often stays in the system's cache.
+        self._states = [np.load(file, mmap_mode="r") for file in self._files]
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the states of texts that were encoded before.
+
+        Args:
+            texts: n strings.
+
+        Returns:
+            States float32 (n, L, D), zero at padding, and their mask float32 (n, L); L is that of
+            the longest text.
+
+        Raises:
+            ValueError: if a text was not encoded.
+        """
+        rows = np.minimum(np.searchsorted(self._hashes, _hashes(texts)), len(self) - 1)
+        found = self._hashes[rows] == _hashes(texts)
+        if not found.all():
+            raise checks.error(
+                "all texts must have been encoded",
+                fix="run `keras-mdm embed` again on the data, with the captions that it has now",
+                text=texts[int(np.argmin(found))],
+            )
+        counts = self._counts[rows]
+        states = np.zeros((len(texts), int(counts.max()), self.width), np.float32)
+        for place, row in enumerate(rows):
+            begin = int(self._begins[row])
+            shard = int(np.searchsorted(self._ends, begin, side="right"))
+            begin -= int(self._ends[shard - 1]) if shard else 0
+            states[place, : counts[place]] = self._states[shard][begin : begin + counts[place]]
+        mask = np.arange(states.shape[1]) < counts[:, None]
+        return states, mask.astype(np.float32)
+
+
+def embed(
+    encoder: TextEncoder,
+    texts: Iterable[str],
+    directory: str | os.PathLike,
+    *,
+    total: int | None = None,
+    texts_per_file: int = 16384,
+    progress: bool = True,
+) -> StoredStates:
+    """Encode texts once and pack their states into files, in half precision, without padding.
+
+    Files are written completely or not at all; the same call again goes on with the texts that are
+    missing, and texts that come twice are encoded once. The size is estimated from the first texts
+    and checked against the free space before the work starts.
+
+    Args:
+        encoder: its identity is kept; states of another one are refused.
+        texts: read one after the other, never all in memory.
+        directory: receives the files.
+        total: how many texts there are, for the estimate and the bar; counted if it is a list.
+        texts_per_file: texts that a killed run can lose.
+        progress: show the estimate and a bar.
+
+    Returns:
+        The states, open.
+
+    Raises:
+        ValueError: if the folder is for another encoder, the states do not fit into half precision
+            or onto the disk, or there are no texts.
+
+    Example:
+
+    >>> embed(MiniLM(), ["a red apple", "a cat"], "embeddings")  # doctest: +SKIP
+    """
+    from tqdm import tqdm
+
+    texts_per_file = checks.integer("texts_per_file", texts_per_file, minimum=1)
+    root = Path(directory)
+    root.mkdir(parents=True, exist_ok=True)
+    plan = {
+        "format": _FORMAT,
+        "encoder": encoder.identity,
+        "width": encoder.width,
+        "length": encoder.length,
+    }
+    _claim(root, json.loads(json.dumps(plan)))
+    total = len(texts) if total is None and isinstance(texts, Sequence) else total
+    known, shards = _written(root)
+    stream = iter(texts)
+    first = list(itertools.islice(stream, _SAMPLE))
+    if not first:
+        raise checks.error("there must be texts", fix="check the data", texts=0)
+    if progress or total:
+        _estimate(encoder, first, total, root, progress)
+    wanted = _new(itertools.chain(first, stream), known)
+    disable = None if progress else True  # None: only on a terminal
+    with tqdm(total=total, desc="encoding texts", unit="text", disable=disable) as bar:
+        while group := list(itertools.islice(wanted, texts_per_file)):
+            _write(encoder, group, root, len(shards), bar)
+            known, shards = _written(root, known, shards)
+    hashes, begins, counts = _joined(root, shards)
+    columns = {"hash": hashes, "begin": begins, "count": counts, "shard": np.asarray(shards)}
+    write_atomically(root / _INDEX, lambda file: np.savez(file, **columns))
+    return StoredStates(root)
+
+
+def _claim(root: Path, plan: dict[str, Any]) -> None:
+    note = root / _PLAN
+    if not note.is_file():
+        write_atomically(note, json.dumps(plan, indent=1))
+        return
+    known = json.loads(note.read_text())
+    different = {key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]}
+    if different:
+        raise checks.error(
+            "the folder must be empty, or hold states of the same encoder",
+            fix="choose another folder, or remove this one",
+            directory=str(root),
+            different=different,
+        )
+
+
+def _part(root: Path, number: int) -> Path:
+    return root / f"states-{number:05d}.npy"
+
+
+def _written(
+    root: Path, known: set[int] | None = None, shards: list[int] | None = None
+) -> tuple[set[int], list[int]]:
+    """Hashes of the texts that are there, and tokens per file."""
+    known, shards = known if known is not None else set(), shards if shards is not None else []
+    while (keys := _part(root, len(shards)).with_suffix(".npz")).is_file():
+        with np.load(keys) as columns:
+            known.update(columns["hash"].tolist())
+            shards.append(int(columns["count"].sum()))
+    return known, shards
+
+
+def _new(texts: Iterator[str], known: set[int]) -> Iterator[str]:
+    """The texts that are not there yet, each once."""
+    for text in texts:
+        key = int(_hashes([text])[0])
+        if key not in known:
+            known.add(key)
+            yield text
+
+
+def _estimate(
+    encoder: TextEncoder, sample: Sequence[str], total: int | None, root: Path, show: bool
+) -> None:
+    tokens = sum(mask.sum() for _, mask in _encoded(encoder, sample[:_CALL]))
+    per_text = float(tokens) / len(sample[:_CALL])
+    size = per_text * encoder.width * 2
+    if show:
+        whole = f", {size * total / 1e9:.2f} GB for {total} texts" if total else ""
+        print(f"{per_text:.1f} tokens per text, {size / 1e3:.1f} kB{whole}", flush=True)
+    disk = os.statvfs(root)
+    free = disk.f_bavail * disk.f_frsize
+    if total and size * total > free:
+        raise checks.error(
+            "the states must fit onto the disk",
+            fix="choose a folder on another disk, or a shorter `length` of the encoder",
+            needed=f"{size * total / 1e9:.1f} GB",
+            free=f"{free / 1e9:.1f} GB",
+        )
+
+
+def _encoded(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(tokens (L, D), mask (L,)) of every text."""
+    for begin in range(0, len(texts), _CALL):
+        states, mask = encoder.encode(list(texts[begin : begin + _CALL]))
+        yield from zip(np.asarray(states), np.asarray(mask), strict=True)
+
+
+def _write(encoder: TextEncoder, texts: Sequence[str], root: Path, number: int, bar: Any) -> None:
+    pieces, counts = [], []
+    for states, mask in _encoded(encoder, texts):
+        kept = states[: int(np.count_nonzero(mask))]
+        if not np.all(mask[: len(kept)]):
+            raise checks.error(
+                "the mask of a text must be ones before zeros",
+                fix="have the encoder pad at the end",
+                mask=mask.tolist(),
+            )
+        largest = float(np.abs(kept).max(initial=0.0))
+        if not largest <= float(np.finfo(np.float16).max):  # Also catches NaN.
+            raise checks.error(
+                "states must be finite and fit into float16",
+                fix="scale the encoder's states to a standard deviation near 1",
+                largest=largest,
+            )
+        pieces.append(kept.astype(np.float16))
+        counts.append(len(kept))
+        bar.update()
+    joined = np.concatenate(pieces)
+    write_atomically(_part(root, number), lambda file: np.save(file, joined))
+    columns = {"hash": _hashes(texts), "count": np.asarray(counts, np.uint32)}
+    # Last: where it is, the part is complete.
+    keys = _part(root, number).with_suffix(".npz")
+    write_atomically(keys, lambda file: np.savez(file, **columns))
+
+
+def _joined(root: Path, shards: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes, places and numbers of tokens of all texts, sorted by hash."""
+    hashes, counts = [], []
+    for number in range(len(shards)):
+        with np.load(_part(root, number).with_suffix(".npz")) as columns:
+            hashes.append(columns["hash"])
+            counts.append(columns["count"])
+    hashes, counts = np.concatenate(hashes), np.concatenate(counts)
+    begins = np.cumsum(counts, dtype=np.uint64) - counts
+    order = np.argsort(hashes)
+    return hashes[order], begins[order], counts[order]
+
+
+def _hashes(texts: Sequence[str]) -> np.ndarray:
+    """64 bits of the SHA-256 of texts."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8").copy()

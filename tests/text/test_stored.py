@@ -1,0 +1,75 @@
+"""States beside the data: the encoder's own, in half precision, once per text, resumable."""
+
+import numpy as np
+import pytest
+
+from keras_mdm.text import StoredStates, embed
+from text.test_text_cache import Letters
+
+TEXTS = ["ab", "c", "abcd", "ab", "", "zebra"]
+
+
+def stored(encoder, texts, folder, **options):
+    return embed(encoder, texts, folder, progress=False, **options)
+
+
+def test_states_are_the_encoders_rounded_once(tmp_path):
+    encoder = Letters()
+    found = stored(encoder, TEXTS, tmp_path)
+    assert len(found) == 5 and encoder.seen[-5:] == ["ab", "c", "abcd", "", "zebra"]
+    for texts in (TEXTS, ["c"], ["abcd", "c", "c"]):
+        states, mask = found.encode(texts)
+        expected, expected_mask = Letters().encode(texts)
+        length = max(int(row.sum()) for row in expected_mask)
+        np.testing.assert_array_equal(mask, expected_mask[:, :length])
+        np.testing.assert_array_equal(states, expected[:, :length].astype("float16"))
+    assert (found.width, found.length, found.identity) == (3, 4, encoder.identity)
+    assert found.encode([""])[0].shape == (1, 0, 3)
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path):
+    texts = [f"{number:04d}" for number in range(50)]
+    stored(Letters(), texts, tmp_path / "whole", texts_per_file=8)
+
+    class Dies(Letters):
+        def encode(self, batch):
+            if any(text >= "0020" for text in batch) and len(batch) < 32:
+                raise RuntimeError("killed")
+            return super().encode(batch)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        stored(Dies(), texts, tmp_path / "cut", texts_per_file=8)
+    assert len(list((tmp_path / "cut").glob("states-*.npy"))) == 2
+    with pytest.raises(ValueError, match="must hold states"):
+        StoredStates(tmp_path / "cut")
+    again = Letters()
+    found = stored(again, texts, tmp_path / "cut", texts_per_file=8)
+    assert again.seen[32:] == texts[16:]  # behind those of the estimate
+    for file in (tmp_path / "whole").glob("states-*.npy"):
+        assert file.read_bytes() == (tmp_path / "cut" / file.name).read_bytes()
+    more = stored(Letters(), [*texts, "more"], tmp_path / "cut", texts_per_file=8)
+    assert len(more) == 51
+    np.testing.assert_array_equal(more.encode(texts)[0], found.encode(texts)[0])
+
+
+def test_the_size_is_told_before(tmp_path, capsys):
+    embed(Letters(), ["ab", "abcd"], tmp_path, progress=True)
+    assert capsys.readouterr().out.startswith("3.0 tokens per text, 0.0 kB, 0.00 GB for 2 texts")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: stored(Letters(length=3), ["a"], p), r"same encoder.*'length': \(4, 3\)"),
+        (lambda p: StoredStates(p).encode(["new"]), r"have been encoded.*text='new'"),
+        (lambda p: stored(Letters(), [], p), "must be texts"),
+        (lambda p: stored(Letters(scale=1e6), ["a"], p / "b"), "fit into float16"),
+        (lambda p: stored(Letters(), ["a"], p / "c", total=10**16), "fit onto the disk"),
+        (lambda p: stored(Letters(), ["a"], p, texts_per_file=0), "texts_per_file=0"),
+        (lambda p: (p / "states-00000.npy").unlink() or StoredStates(p), "must be there"),
+    ],
+)
+def test_one_clear_error(tmp_path, call, message):
+    stored(Letters(), ["a"], tmp_path)
+    with pytest.raises(ValueError, match=message):
+        call(tmp_path)
