@@ -1,25 +1,66 @@
 """What the recipes share: arguments, the embedded data set, pictures, the last page of a run."""
 
 import argparse
+import dataclasses
 import json
 import math
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
 
 
-def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large a training is.
+
+    Args:
+        phases: keyword arguments of `Phase`, with the steps of a run at scale 1.
+        network: options of `build_nested_unet`.
+        process: options of `MatryoshkaDiffusion`.
+        guided_levels: so many levels, from the innermost, get guidance.
+        sampling: options of `generate`.
+        tokens: length of a prompt; 0 for networks without text.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between drawings.
+    """
+
+    phases: Sequence[Mapping[str, Any]]
+    network: Mapping[str, Any]
+    process: Mapping[str, Any]
+    guided_levels: int
+    sampling: Mapping[str, Any]
+    tokens: int
+    checkpoint_every: int
+    sample_every: int
+
+
+# Appendix B, what all experiments share.
+PAPER_PHASE = {"learning_rate": 1e-4, "warmup_steps": 30_000, "downsample": "bilinear"}
+PAPER_EMA = 0.9999
+# Appendix C; the guidance of appendix F.
+PAPER_SAMPLING = {"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4}
+PAPER_PROMPTS = Path(__file__).parent / "paper_prompts.txt"
+
+
+def parser(
+    description: str,
+    *,
+    run_dir: str,
+    data: str = "directory of your own pictures instead of emoji",
+) -> argparse.ArgumentParser:
     """Make the argument parser with the options that all recipes have."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--data", help="directory of your own pictures instead of emoji")
+    made.add_argument("--data", help=data)
     made.add_argument("--run-dir", default=run_dir, help="directory of the run (%(default)s)")
     made.add_argument(
         "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
@@ -32,8 +73,23 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--fresh", action="store_true", help="begin anew; an earlier run is moved aside, not lost"
     )
+    made.add_argument(
+        "--strategy",
+        choices=("auto", "one"),
+        default="auto",
+        help="auto: all devices, and all workers of keras-mdm launch; one: a single device "
+        "(%(default)s)",
+    )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
     return made
+
+
+def strategy(arguments: argparse.Namespace) -> tf.distribute.Strategy | None:
+    """The strategy that was asked for; before anything else touches TensorFlow, as several workers
+    have to connect first."""
+    if arguments.dry_run or arguments.strategy == "one":
+        return None
+    return mdm.distribute.strategy()
 
 
 def positive(text: str) -> float:
@@ -85,13 +141,20 @@ def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **fact
 
 
 def sample_grids(
-    prompts: Sequence[str], *, every: int, **options: object
+    prompts: Sequence[str],
+    *,
+    every: int,
+    labels: Sequence[int] | None = None,
+    unconditional: bool = False,
+    **options: object,
 ) -> Callable[[mdm.PhaseContext], list]:
-    """Make the callback function that draws the prompts every n steps, to PNG and TensorBoard."""
+    """Make the callback function that draws the prompts every n steps, to PNG and TensorBoard; or
+    the classes that they name."""
 
     def callbacks(context: mdm.PhaseContext) -> list:
         def generate():
-            return context.model.generate(list(prompts), progress=False, **options)
+            given = None if unconditional or labels is not None else list(prompts)
+            return context.model.generate(given, labels=labels, progress=False, **options)
 
         return [
             mdm.callbacks.SampleGrid(
@@ -142,10 +205,18 @@ def prompt_fidelity(
 
 
 def write_page(
-    model: mdm.MatryoshkaDiffusion, prompts: Sequence[str], path: Path, **options: object
+    model: mdm.MatryoshkaDiffusion,
+    prompts: Sequence[str],
+    path: Path,
+    *,
+    labels: Sequence[int] | None = None,
+    unconditional: bool = False,
+    **options: object,
 ) -> Path:
-    """Draw the prompts at every level and write them as one picture, eight prompts a row."""
-    images = model.generate(list(prompts), **options)
+    """Draw the prompts, or the classes they name, at every level and write them as one picture,
+    eight a row."""
+    given = None if unconditional or labels is not None else list(prompts)
+    images = model.generate(given, labels=labels, **options)
     strips = []
     for first in range(0, len(prompts), 8):
         part = {level: pictures[first : first + 8] for level, pictures in images.items()}
@@ -167,3 +238,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except ValueError as problem:
         sys.exit(f"error: {problem}")
+    except tf.errors.OpError as problem:
+        # An error inside of a pipeline, wrapped: what was raised stands in one of its lines.
+        told = [line for line in str(problem).splitlines() if "ValueError: " in line]
+        if not told:
+            raise
+        sys.exit(f"error: {told[0].partition('ValueError: ')[2]}")

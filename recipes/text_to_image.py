@@ -59,8 +59,7 @@ def train(
         **checkpointing: options of `fit_progressively`.
     """
     keras.config.set_dtype_policy(arguments.dtype)
-    # First of all: several workers have to connect before anything else touches TensorFlow.
-    strategy = None if arguments.dry_run else mdm.distribute.strategy()
+    strategy = common.strategy(arguments)
     phases, training = common.scaled(phases, arguments.steps_scale), dict(training or {})
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)

@@ -21,31 +21,6 @@ SHOWN = 8
 MEASURED = 48
 
 
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How large a training is.
-
-    Args:
-        phases: keyword arguments of `Phase`, with the steps of a run at scale 1.
-        network: options of `build_nested_unet`.
-        process: options of `MatryoshkaDiffusion`.
-        guided_levels: so many levels, from the innermost, get guidance.
-        sampling: options of `generate`.
-        tokens: length of a prompt.
-        checkpoint_every: steps between checkpoints.
-        sample_every: steps between drawings.
-    """
-
-    phases: Sequence[Mapping[str, Any]]
-    network: Mapping[str, Any]
-    process: Mapping[str, Any]
-    guided_levels: int
-    sampling: Mapping[str, Any]
-    tokens: int
-    checkpoint_every: int
-    sample_every: int
-
-
 class Clips:
     """The data of a run: batches per level, captions, and what tells it from other data."""
 
@@ -127,7 +102,7 @@ class Clips:
             print(f"  {file}: {reason}")
 
 
-def train(arguments: argparse.Namespace, scale: Scale) -> None:
+def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     """Train, draw, measure and export; or with --dry-run print what would be done.
 
     Args:
@@ -135,8 +110,7 @@ def train(arguments: argparse.Namespace, scale: Scale) -> None:
         scale: how large.
     """
     keras.config.set_dtype_policy(arguments.dtype)
-    # First of all: several workers have to connect before anything else touches TensorFlow.
-    strategy = None if arguments.dry_run else mdm.distribute.strategy()
+    strategy = common.strategy(arguments)
     phases = common.scaled(scale.phases, arguments.steps_scale)
     encoder = (
         mdm.text.FlanT5(arguments.text_encoder, length=scale.tokens)

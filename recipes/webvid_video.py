@@ -42,7 +42,7 @@ SMALL_LEVELS = [
     ),
     mdm.LevelSpec(32, frames=8, channels=(16, 32), blocks=(1, 1), groups=16),
 ]
-SMALL = text_to_video.Scale(
+SMALL = common.Scale(
     phases=[
         {**text_to_image.INNER_PHASE, "levels": SMALL_LEVELS[:1], "steps": 450},
         {
@@ -75,17 +75,16 @@ SMALL = text_to_video.Scale(
 )
 
 PAPER_LEVELS = [64, (16, 64), (16, 256)]
-_DEFAULTS = {"learning_rate": 1e-4, "warmup_steps": 30_000, "downsample": "bilinear"}
-PAPER = text_to_video.Scale(
+PAPER = common.Scale(
     phases=[
-        {"levels": PAPER_LEVELS[:1], "steps": 500_000, "batch_size": 2048, **_DEFAULTS},
-        {"levels": PAPER_LEVELS[:2], "steps": 500_000, "batch_size": 512, **_DEFAULTS},
-        {"levels": PAPER_LEVELS, "steps": 300_000, "batch_size": 128, **_DEFAULTS},
+        {"levels": PAPER_LEVELS[:1], "steps": 500_000, "batch_size": 2048, **common.PAPER_PHASE},
+        {"levels": PAPER_LEVELS[:2], "steps": 500_000, "batch_size": 512, **common.PAPER_PHASE},
+        {"levels": PAPER_LEVELS, "steps": 300_000, "batch_size": 128, **common.PAPER_PHASE},
     ],
     network={},
-    process={**mdm.presets.diffusion("mdm_s64t16s256"), "ema_decay": 0.9999},
+    process={**mdm.presets.diffusion("mdm_s64t16s256"), "ema_decay": common.PAPER_EMA},
     guided_levels=3,
-    sampling={"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4},
+    sampling=common.PAPER_SAMPLING,
     tokens=128,
     checkpoint_every=1000,
     sample_every=10_000,
@@ -93,7 +92,7 @@ PAPER = text_to_video.Scale(
 
 
 def main() -> None:
-    parser = common.parser(__doc__, run_dir="runs/webvid_video")
+    parser = common.parser(__doc__, run_dir="runs/webvid_video", data="folder of videos or shards")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--captions", help="CSV file, or 'names' to take the files' names; see keras-mdm prepare"

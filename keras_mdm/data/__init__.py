@@ -15,6 +15,7 @@ from keras_mdm.data.images import image_dataset
 from keras_mdm.data.mixing import mixed_dataset
 from keras_mdm.data.motions import MOTIONS, track_of
 from keras_mdm.data.moving_emoji import MovingEmoji, load_moving_emoji
+from keras_mdm.data.overview import captions_of
 from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
 from keras_mdm.data.sharding import read_skipped
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
@@ -54,6 +55,7 @@ __all__ = [
     "UnusableVideo",
     "VideoFiles",
     "area_average",
+    "captions_of",
     "clip_dataset",
     "count_frames",
     "find_videos",

@@ -14,6 +14,7 @@ from keras_mdm import checks
 from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_reader import ClipRule, UnusableVideo
+from keras_mdm.data.sources.strings import Strings
 
 EXTENSIONS = clip_reader.VIDEO_EXTENSIONS + clip_reader.ANIMATION_EXTENSIONS
 # Columns of a CSV: the file and its caption, or WebVid-10M's.
@@ -271,14 +272,15 @@ def _from_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped
             file=table.name,
         )
     if webvid:
-        files = [
+        files = Strings(
             f"{page}/{video}.mp4"
             for page, video in zip(columns["page_dir"], columns["videoid"], strict=True)
-        ]
+        )
         captions = columns["name"]
     else:
         files, captions = columns["file"], columns["caption"]
-    kept, texts, skipped = [], [], []
+    # Ten million rows as Python strings would take some GB.
+    kept, texts, skipped = Strings(), Strings(), []
     for file, caption in zip(files, captions, strict=True):
         text = " ".join(caption.split())
         if text and file:
@@ -296,7 +298,7 @@ def _from_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped
     return kept, texts, skipped
 
 
-def _read_csv(table: Path) -> dict[str, list[str]]:
+def _read_csv(table: Path) -> dict[str, Sequence[str]]:
     if not table.is_file():
         raise checks.error(
             "`captions` must be a CSV file",
@@ -308,7 +310,7 @@ def _read_csv(table: Path) -> dict[str, list[str]]:
         rows = csv.reader(line.replace("\0", "") for line in file)
         header = [name.strip() for name in next(rows, [])]
         used = {name: header.index(name) for name in header if name in _USED}
-        columns: dict[str, list[str]] = {name: [] for name in used}
+        columns: dict[str, Strings] = {name: Strings() for name in used}
         for row in rows:
             for name, place in used.items():
                 columns[name].append(row[place] if place < len(row) else "")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from keras_mdm.models import NestedUNet, cut, with_frames
+from keras_mdm.training import checkpoints
 
 
 class DerivedMixin:
@@ -65,6 +66,43 @@ class DerivedMixin:
         ]
         renamed = dict(zip(self.unet.levels, unet.levels, strict=True))
         return self._derived(unet, renamed, dict(pairs))
+
+    def start_from(self, trained: Self) -> list[str]:
+        """Take the weights and averages of a trained model whose levels this one has.
+
+        What growth does between two phases, for models of different runs: the trained model's
+        levels are the inner ones of this model, or all of them.
+
+        Args:
+            trained: the model to begin with, such as `keras.saving.load_model` returned.
+
+        Returns:
+            Names of the weights that are new, with their initial values.
+
+        Raises:
+            ValueError: if a weight of the trained model has no place or another shape here.
+
+        Example:
+
+        >>> model.start_from(keras.saving.load_model("runs/cc12m_256/model.keras"))
+
+        Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
+        """
+        mine = {variable.path: variable for variable in self.unet.weights}
+        theirs = {variable.path: variable.value for variable in trained.unet.weights}
+        kept = {path: variable for path, variable in mine.items() if path in theirs}
+        checkpoints.assign(kept, theirs, what="trained model")
+        pairs = [(self.ema, trained.ema)]
+        pairs += [(e, trained.power_emas.get(n, trained.ema)) for n, e in self.power_emas.items()]
+        for ema, other in pairs:
+            averages = dict(zip((v.path for v in ema.variables), ema.averages, strict=True))
+            found = {
+                variable.path: average.value
+                for variable, average in zip(other.variables, other.averages, strict=True)
+            }
+            held = {path: average for path, average in averages.items() if path in found}
+            checkpoints.assign(held, found, what="averages")
+        return sorted(mine.keys() - theirs.keys())
 
     def _derived(
         self, unet: NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]

@@ -51,7 +51,7 @@ class ParquetImages(ImageSource):
         paths = [os.fspath(file) for file in files]
         file_bytes.require_files(paths, "Parquet file")
         super().__init__((), max_skipped)
-        self._groups, self.shard_sizes, columns = [], [], None
+        self._groups, self._meta, self.shard_sizes, columns = [], {}, [], None
         for path in paths:
             try:
                 with file_bytes.open_file(path) as file:
@@ -63,6 +63,7 @@ class ParquetImages(ImageSource):
                     file=path,
                     reason=str(problem).partition("\n")[0],
                 ) from problem
+            self._meta[path] = meta
             columns = columns or [meta.schema.column(n).path for n in range(meta.num_columns)]
             for group in range(meta.num_row_groups):
                 self._groups.append((path, group))
@@ -139,7 +140,8 @@ class ParquetImages(ImageSource):
         path, number = self._groups[group]
         wanted = [name for name in self._names.values() if name is not None]
         with file_bytes.open_file(path) as file:
-            table = pyarrow.parquet.ParquetFile(file).read_row_group(number, columns=wanted)
+            whole = pyarrow.parquet.ParquetFile(file, metadata=self._meta[path])
+            table = whole.read_row_group(number, columns=wanted)
         return {
             part: table.column(name).combine_chunks()
             for part, name in self._names.items()

@@ -1,0 +1,78 @@
+"""Memory that the index of many records takes; run by data.py --index, one source per process."""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+import types
+
+import numpy as np
+
+from keras_mdm.data.sources import examples, file_bytes, folder, table, tar
+
+
+def main() -> None:
+    name, count = sys.argv[1], int(sys.argv[2])
+    before = resident()
+    begun = time.perf_counter()
+    source = globals()[f"{name}_of"](count)
+    seconds = time.perf_counter() - begun
+    assert len(source) == count
+    print(
+        json.dumps(
+            {
+                "records": count,
+                "index_mb": round(resident() - before),
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "seconds": round(seconds, 1),
+            }
+        )
+    )
+
+
+def resident() -> float:
+    """Resident memory in MB, now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def folder_of(count: int) -> folder.FolderImages:
+    """A listing like ImageNet's: 1000 pictures to a folder."""
+    names = [[f"n{f:08d}_{n:06d}.JPEG" for n in range(1000)] for f in range(2)]
+    listing = ((f"n{f:08d}", names[f % 2]) for f in range(count // 1000))
+    folder.file_bytes = types.SimpleNamespace(**{**vars(file_bytes), "walk": lambda root: listing})
+    return folder.FolderImages("pictures")
+
+
+def table_of(count: int) -> table.TableImages:
+    """A CSV file with captions."""
+    path = f"{tempfile.mkdtemp()}/table.csv"
+    with open(path, "w") as file:
+        file.write("file,caption\n")
+        for number in range(count):
+            file.write(f"shard-{number // 10000:05d}/{number:09d}.jpg,a caption of some words\n")
+    return table.TableImages(path)
+
+
+def tar_of(count: int) -> tar.TarImages:
+    """Shards of 10,000 pictures, whose indexes are known."""
+    shards = -(-count // 10_000)
+    members = np.ones((10_000, 4, 2), np.uint32)
+    index = {"members": members, "bad_name": np.array([], str), "bad_reason": np.array([], str)}
+    tar.index_files = lambda paths, *_, **__: [{**index, "members": members.copy()} for _ in paths]
+    return tar.TarImages([f"{n:05d}.tar" for n in range(shards)])
+
+
+def tfrecord_of(count: int) -> examples.ExampleImages:
+    """Files of 10,000 records, whose indexes are known."""
+    examples.index_files = lambda paths, *_, **__: [
+        {"place": np.arange(10_000, dtype=np.uint64), "size": np.ones(10_000, np.uint32)}
+        for _ in paths
+    ]
+    examples.ExampleImages._choose = lambda *_: {}
+    return examples.ExampleImages([f"{n:05d}.tfrecord" for n in range(-(-count // 10_000))])
+
+
+if __name__ == "__main__":
+    main()

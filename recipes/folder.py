@@ -1,0 +1,115 @@
+"""Your own pictures, of any size and number, with or without captions.
+
+    python recipes/folder.py --data my_pictures
+    python recipes/folder.py --data my_pictures --condition class --levels 32 128
+    python recipes/folder.py --data shards --levels 64 256 --width 0.5 --steps 50000 30000
+
+Captions are the text files beside the pictures, the columns of a table, or the names of the files;
+classes are the sub-folders. One phase per level: the innermost alone, then with each next one
+around it, jointly on mixed-resolution batches.
+
+                    without arguments                   with --data SOURCE
+    levels          16, 64                              --levels (64, 256)
+    network         that of the emoji recipes           the paper's rule, --width times its channels
+    batches         32, 18                              --batches (64, 32, 16, ...)
+    steps           400, 250                            --steps (20000 a phase)
+    data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
+                    written into a plain folder first   tfds:NAME
+    text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
+    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 1000 steps of
+                    fall along half a cosine            warm-up, clip 2, EMA 0.9999
+    sampling        DPM-Solver++ 2M, 16 steps,          DPM-Solver++ 2M, 25 steps, guidance 4,
+                    guidance 3, static threshold        static threshold
+    hardware        2 CPU cores                         see --dry-run for memory and arithmetic
+
+No metric of the paper. Figures and times of what was run: recipes/README.md.
+"""
+
+import argparse
+from pathlib import Path
+
+import common
+import image_training
+from PIL import Image
+
+import keras_mdm as mdm
+
+SMALL_LEVELS = [image_training.text_to_image.INNER, image_training.small_level(64, 16)]
+SMALL = image_training.small(
+    image_training.small_phases(SMALL_LEVELS, (1, 2), (400, 250), (32, 18))
+)
+
+
+def own(arguments: argparse.Namespace) -> common.Scale:
+    """The scale that the arguments ask for."""
+    levels = arguments.levels or [64, 256]
+    count = len(levels)
+    batches = arguments.batches or [max(8, 64 // 2**n) for n in range(count)]
+    steps = arguments.steps or [20_000] * count
+    if not len(batches) == len(steps) == count:
+        raise ValueError(
+            f"there must be one number of steps and one batch size per level. Received: "
+            f"levels={levels}, steps={steps}, batches={batches}. To fix it: pass {count} of each"
+        )
+    phases = [
+        {
+            "levels": levels[: n + 1],
+            "steps": steps[n],
+            "batch_size": batches[n],
+            "learning_rate": arguments.learning_rate,
+            "warmup_steps": min(1000, steps[n] // 10),
+        }
+        for n in range(count)
+    ]
+    return image_training.small(
+        phases,
+        network={"width": arguments.width},
+        process={**mdm.presets.diffusion("mdm_s64s256"), "threshold": "static"},
+        guided_levels=count,
+        sampling={"sampler": "dpmpp_2m", "steps": 25, "guidance_scale": 4.0, "batch_size": 16},
+        checkpoint_every=500,
+        sample_every=2000,
+    )
+
+
+def write_emoji(folder: Path) -> Path:
+    """Write the drawings as a plain folder of pictures whose names are their captions."""
+    data = mdm.data.load_emoji((64,), concepts="simple", split="train")
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, caption in zip(data.largest, data.captions, strict=True):
+        Image.fromarray(picture).save(folder / f"{caption.replace(' ', '_')}.png")
+    print(
+        f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, Twitter and "
+        f"contributors) written to {folder}"
+    )
+    return folder
+
+
+def main() -> None:
+    parser = image_training.parser(__doc__, run_dir="runs/folder")
+    image_training.add_text(parser)
+    parser.add_argument(
+        "--condition", choices=("text", "class", "none"), default="text", help="(%(default)s)"
+    )
+    parser.add_argument("--levels", type=int, nargs="+", help="sizes, ascending")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the paper's channels")
+    parser.add_argument("--steps", type=int, nargs="+", help="of every phase")
+    parser.add_argument("--batches", type=int, nargs="+", help="batch size of every phase")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--crop", choices=("center", "random"), default="center")
+    arguments = parser.parse_args()
+    if arguments.data is None:
+        arguments.data = str(write_emoji(Path(arguments.run_dir).with_name("emoji_pictures")))
+        scale = SMALL
+    else:
+        scale = SMALL if arguments.scale == "small" else own(arguments)
+    if arguments.condition != "text":
+        network = {k: v for k, v in scale.network.items() if k != "text_blocks"}
+        scale = image_training.changed(scale, network=network, tokens=0)
+    image_training.train(
+        arguments, scale, condition=arguments.condition, rule={"crop": arguments.crop}
+    )
+
+
+if __name__ == "__main__":
+    common.run(main)
