@@ -65,6 +65,15 @@ def parser(
     made.add_argument(
         "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
     )
+    made.add_argument(
+        "--batch-scale",
+        type=positive,
+        default=1.0,
+        help="factor on the batches of all phases; those too small to mix resolutions do not",
+    )
+    made.add_argument(
+        "--no-samples", action="store_true", help="neither draw nor export at the end"
+    )
     made.add_argument("--seed", type=int, default=0)
     policies = ("float32", "mixed_bfloat16", "mixed_float16")
     made.add_argument(
@@ -126,11 +135,18 @@ def report_skipped(data: mdm.data.CaptionedImages) -> None:
             print(f"  {file}: {reason}")
 
 
-def scaled(phases: Sequence[dict], factor: float) -> list[mdm.Phase]:
-    """Make phases out of keyword arguments, all steps multiplied by `factor`."""
-    return [
-        mdm.Phase(**{**phase, "steps": max(1, round(phase["steps"] * factor))}) for phase in phases
-    ]
+def scaled(phases: Sequence[Mapping], arguments: argparse.Namespace) -> list[mdm.Phase]:
+    """Make phases out of keyword arguments, steps and batches multiplied as was asked for."""
+    made = []
+    for phase in phases:
+        batch = max(1, round(phase["batch_size"] * arguments.batch_scale))
+        steps = max(1, round(phase["steps"] * arguments.steps_scale))
+        changed = {**phase, "steps": steps, "batch_size": batch}
+        # The release's shares give the lowest of n levels one of 3^(n-1) samples.
+        if batch < phase["batch_size"] and batch < 3 ** (len(phase["levels"]) - 1):
+            changed["mixed"] = False
+        made.append(mdm.Phase(**changed))
+    return made
 
 
 def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **facts: object) -> None:

@@ -73,12 +73,15 @@ def small_phases(
     """
     first = {**text_to_image.INNER_PHASE, "levels": levels[: stages[0]]}
     phases = [{**first, "steps": steps[0], "batch_size": batches[0]}]
-    for stage, count, batch in zip(stages[1:], steps[1:], batches[1:], strict=True):
+    names = [mdm.Phase(levels[:n], steps=1, mixed=False).level_names[-1] for n in stages]
+    for n, stage in enumerate(stages[1:], start=1):
         phases.append(
             {
                 "levels": levels[:stage],
-                "steps": count,
-                "batch_size": batch,
+                "steps": steps[n],
+                "batch_size": batches[n],
+                # Levels that are added together are trained together.
+                "mixed": {names[n - 1]: 1 / 3, names[n]: 2 / 3},
                 "learning_rate": 3e-3,
                 "warmup_steps": 40,
                 "final_learning_rate": 0.05,
@@ -290,7 +293,7 @@ def train(
     """
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
-    phases = common.scaled(scale.phases, arguments.steps_scale)
+    phases = common.scaled(scale.phases, arguments)
     encoder = None
     if condition == "text":
         folder = getattr(arguments, "text_encoder", None)
@@ -360,9 +363,11 @@ def train(
         checkpoint_every=scale.checkpoint_every,
         arguments=vars(arguments),
     )
-    if mdm.distribute.is_chief():  # of several workers one draws and exports
+    if (
+        mdm.distribute.is_chief() and not arguments.no_samples
+    ):  # of several workers one draws and exports
         show(model, prompts, draw, Path(arguments.run_dir), paper_prompts=condition == "text")
-        data.report()
+    data.report()
 
 
 def shown(data: Pictures) -> tuple[list[str], list[int] | None]:

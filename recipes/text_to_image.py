@@ -60,7 +60,7 @@ def train(
     """
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
-    phases, training = common.scaled(phases, arguments.steps_scale), dict(training or {})
+    phases, training = common.scaled(phases, arguments), dict(training or {})
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)
 
@@ -114,7 +114,9 @@ def train(
         arguments=vars(arguments),
         **checkpointing,
     )
-    if mdm.distribute.is_chief():  # of several workers one draws and exports
+    if (
+        mdm.distribute.is_chief() and not arguments.no_samples
+    ):  # of several workers one draws and exports
         show(model, data, prompts, Path(arguments.run_dir))
 
 

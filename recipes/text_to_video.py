@@ -111,7 +111,7 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     """
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
-    phases = common.scaled(scale.phases, arguments.steps_scale)
+    phases = common.scaled(scale.phases, arguments)
     encoder = (
         mdm.text.FlanT5(arguments.text_encoder, length=scale.tokens)
         if arguments.text_encoder
@@ -161,7 +161,9 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         checkpoint_every=scale.checkpoint_every,
         arguments=vars(arguments),
     )
-    if mdm.distribute.is_chief():  # of several workers one draws and exports
+    if (
+        mdm.distribute.is_chief() and not arguments.no_samples
+    ):  # of several workers one draws and exports
         show(model, data, prompts, Path(arguments.run_dir), scale.sampling)
 
 

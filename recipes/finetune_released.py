@@ -1,0 +1,159 @@
+"""Fine-tune an imported model, such as those that the paper's authors released, on your pictures.
+
+    keras-mdm import vis_model_256x256.pth OUT.keras --config cc12m_256x256.yaml --size 256
+    python recipes/finetune_released.py --model OUT.keras --data my_pictures
+
+The released models were trained on pictures as (x - 127) / 128 and know a micro-condition `scale`,
+the size of the picture before it was resized; both are given to them here. Schedule, prediction,
+loss target and level weights are those of the model. All its levels are trained in one phase.
+
+                    without arguments                   with --model FILE --data SOURCE
+    model           a small network of the released     the imported one
+                    form with random weights, written
+                    and read in the authors' format
+    levels          16, 64                              those of the model
+    batch           18                                  --batch (64)
+    steps           400                                 --steps (10000)
+    data            251 Twemoji drawings (CC BY 4.0)    folder, shards, table, tfds:NAME
+    text            all-MiniLM-L6-v2, 32 tokens         the encoder of the model
+    optimizer       Adam (0.9, 0.99), 1.5e-3, clip 2    Adam (0.9, 0.99), 1e-5, clip 2, 500 steps of
+                                                        warm-up
+    sampling        DDIM, 25 steps, guidance 3          DDIM, 50 steps, guidance 7, the model's
+                                                        threshold
+    hardware        2 CPU cores                         see --dry-run; released files not run here
+
+Without --model nothing was learned before: the run only shows the way. No metric of the paper.
+Figures and times of what was run: recipes/README.md.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import common
+import folder
+import image_training
+import keras
+
+import keras_mdm as mdm
+
+MICRO = "scale"
+STAND_IN = {
+    "unet_config": {
+        "resolution_channels": [32, 32, 64],
+        "num_resnets_per_resolution": [1, 1, 1],
+        "attention_levels": [],
+        "num_attention_layers": [0, 0, 0],
+        "temporal_dim": 256,
+        "micro_conditioning": "scale:64",
+        "skip_mid_blocks": True,
+        "skip_cond_emb": True,
+        "masked_cross_attention": 0,
+        "inner_config": {
+            "resolution_channels": [64, 128, 192],
+            "num_resnets_per_resolution": [1, 1, 1],
+            "attention_levels": [1, 2],
+            "num_attention_layers": [0, 1, 1],
+            "temporal_dim": 256,
+            "conditioning_feature_dim": 384,
+            "conditioning_feature_proj_dim": 384,
+            "micro_conditioning": "scale:16",
+            "masked_cross_attention": 0,
+            "nesting": True,
+        },
+    },
+    "diffusion_config": {
+        "sampler_config": {
+            "num_diffusion_steps": 1000,
+            "schedule_type": "DEEPFLOYD",
+            "prediction_type": "V_PREDICTION",
+            "loss_target_type": "DDPM",
+            "threshold_function": "CLIP",
+            "schedule_shifted": True,
+            "schedule_shifted_power": 1,
+        },
+        "use_vdm_loss_weights": False,
+        "no_use_residual": True,
+    },
+}
+
+
+def write_stand_in(path: Path, seed: int) -> Path:
+    """Write a network of the released form with random weights as a file of the authors' format."""
+    inner = mdm.LevelSpec(
+        16,
+        channels=(64, 128, 192),
+        blocks=(1, 1, 1),
+        attention=(0, 1, 1),
+        mask_text=False,
+        attention_ffn=False,
+        micro_conditions={MICRO: 16.0},
+    )
+    outer = mdm.LevelSpec(
+        64, channels=(32, 32, 64), blocks=(1, 1, 1), micro_conditions={MICRO: 64.0}
+    )
+    unet = mdm.build_nested_unet(
+        [inner, outer], text_width=384, text_projection=384, text_blocks=0, seed=seed
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return mdm.interop.save_ml_mdm(unet, path)
+
+
+def main() -> None:
+    parser = image_training.parser(__doc__, run_dir="runs/finetune_released")
+    image_training.add_text(parser)
+    parser.add_argument("--model", metavar="FILE.keras", help="written by keras-mdm import")
+    parser.add_argument("--steps", type=int, help="optimizer steps (10000, 400 in small)")
+    parser.add_argument("--batch", type=int, help="batch size (64, 18 in small)")
+    parser.add_argument("--learning-rate", type=float, help="(1e-5, 1.5e-3 in small)")
+    arguments = parser.parse_args()
+    if bool(arguments.model) != bool(arguments.data):
+        parser.error("--model and --data belong together")
+    small = arguments.model is None
+    if small:
+        near = Path(arguments.run_dir)
+        arguments.data = str(folder.write_emoji(near.with_name("emoji_pictures")))
+        weights = write_stand_in(near.with_name("stand_in") / "vis_model_64x64.pth", arguments.seed)
+
+    def load(phase: mdm.Phase | None = None) -> mdm.MatryoshkaDiffusion:
+        if not small:
+            return keras.saving.load_model(arguments.model, compile=False)
+        return mdm.interop.load_ml_mdm_diffusion(
+            weights, config=STAND_IN, size=64, text_encoder=mdm.text.MiniLM(length=32)
+        )
+
+    def given(name: str, small_value: Any, value: Any) -> Any:
+        asked = getattr(arguments, name)
+        return (small_value if small else value) if asked is None else asked
+
+    model = load()
+    steps = given("steps", 400, 10_000)
+    phase = {
+        "levels": [mdm.diffusion.LevelShape.parse(name).size for name in model.unet.levels],
+        "steps": steps,
+        "batch_size": given("batch", 18, 64),
+        "learning_rate": given("learning_rate", 1.5e-3, 1e-5),
+        "warmup_steps": min(500, steps // 8),
+        "final_learning_rate": 0.1 if small else None,
+    }
+    scale = image_training.small(
+        [phase],
+        guided_levels=len(model.unet.levels),
+        sampling={
+            "steps": 25 if small else 50,
+            "guidance_scale": 3.0 if small else 7.0,
+            "batch_size": 16,
+        },
+        tokens=32 if small else 128,
+    )
+    known = {name for level in model.unet.spec.levels for name in level.micro_conditions}
+    image_training.train(
+        arguments,
+        scale,
+        load=load,
+        rule={"pixel_range": "release"},
+        original_size=MICRO if MICRO in known else None,
+    )
+
+
+if __name__ == "__main__":
+    common.run(main)
