@@ -7,41 +7,111 @@ import sys
 from pathlib import Path
 
 import pytest
+from data import sources
+
+from keras_mdm import Phase, assets
+from keras_mdm.data import ClipRule
 
 ROOT = Path(__file__).parents[1]
 PAPER = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text())
 
 
 @pytest.fixture
-def webvid(monkeypatch):
+def recipe(monkeypatch):
+    """Function that imports a recipe by its name."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("webvid_video")
+    return importlib.import_module
+
+
+@pytest.fixture
+def webvid(recipe):
+    return recipe("webvid_video")
+
+
+def check_shared(scale):
+    """What appendices B and C say of all experiments."""
+    default = PAPER["B_training"]["default"]
+    for phase in scale.phases:
+        made = Phase(**phase)
+        assert made.learning_rate == default["learning_rate"]
+        assert made.warmup_steps == default["learning_rate_warmup_steps"]
+        assert made.final_learning_rate is None and made.downsample == "bilinear"
+    assert scale.process["ema_decay"] == default["ema_decay"]
+    assert scale.process["prediction"] == PAPER["C_inference"]["prediction"]
+    assert scale.process["threshold"] == PAPER["C_inference"]["thresholding"]
+    assert scale.process["schedule"] == "cosine" and scale.sampling["sampling"] == "paper"
+
+
+def check_phases(scale, table):
+    phases = [Phase(**phase) for phase in scale.phases]
+    count = len(phases)
+    assert [phase.level_names[-1] for phase in phases] == table["target_resolutions"][:count]
+    assert [phase.batch_size for phase in phases] == table["batch_size"][:count]
+    assert [phase.steps for phase in phases] == table["training_steps"][:count]
+    return phases
+
+
+def test_imagenet_at_the_papers_scale(recipe):
+    module = recipe("imagenet_256")
+    phases = check_phases(module.PAPER, PAPER["B_training"]["progressive"]["imagenet"])
+    check_shared(module.PAPER)
+    assert phases[-1].level_names == ("64", "256")
+    assert [Phase(**phase).level_names for phase in module.SMALL.phases] == [("16",), ("16", "64")]
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "stages"),
+    [
+        ("cc12m_256", 2, [["64"], ["64", "256"]]),
+        ("cc12m_256", 3, [["64"], ["64", "128", "256"]]),
+        ("cc12m_1024", 3, [["64"], ["64", "256"], ["64", "256", "1024"]]),
+        ("cc12m_1024", 5, [["64"], ["64", "128", "256"], ["64", "128", "256", "512", "1024"]]),
+    ],
+)
+def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
+    small, paper = recipe(name).scales(levels)
+    table = PAPER["B_training"]["progressive"]["cc12m"]
+    phases = check_phases(paper, table)
+    check_shared(paper)
+    assert [list(phase.level_names) for phase in phases] == stages
+    assert paper.sampling["guidance_scale"] == 7.0
+    # In small: as many levels and phases, grown in the same stages, each with resolutions mixed.
+    made = [Phase(**phase) for phase in small.phases]
+    assert [len(phase.levels) for phase in made] == [len(stage) for stage in stages]
+    assert [len(phase.groups) for phase in made] == [1] + [2] * (len(made) - 1)
+    (last,) = recipe("image_training").last_phase(paper).phases
+    assert last["steps"] == table["training_steps"][len(stages) - 1]
+
+
+def test_the_papers_prompts(recipe):
+    texts = recipe("common").PAPER_PROMPTS.read_text().splitlines()
+    assert len(texts) == len(set(texts)) == 29
+    assert "a squirrel wearing a crown on stage" in texts and "" not in texts
+
+
+def test_batches_too_small_to_mix_are_not_mixed(recipe):
+    common = recipe("common")
+    words = ["--batch-scale", "1e-6", "--steps-scale", "1e-6"]
+    arguments = common.parser("x", run_dir="x").parse_args(words)
+    _, paper = recipe("cc12m_1024").scales(3)
+    phases = common.scaled(paper.phases, arguments)
+    assert [(phase.steps, phase.batch_size) for phase in phases] == [(1, 1)] * 3
+    assert [len(phase.groups) for phase in phases] == [1, 1, 1]
+    half = common.scaled(paper.phases, common.parser("x", run_dir="x").parse_args(
+        ["--batch-scale", "0.5"]))  # fmt: skip
+    assert [phase.batch_size for phase in half] == [1024, 512, 384]
+    assert len(half[2].groups) == 3
 
 
 def test_video_phases_at_the_papers_scale(webvid):
-    from keras_mdm import Phase
-
-    default = PAPER["B_training"]["default"]
-    table = PAPER["B_training"]["progressive"]["webvid"]
-    phases = [Phase(**phase) for phase in webvid.PAPER.phases]
-    assert [phase.level_names[-1] for phase in phases] == table["target_resolutions"]
-    assert [phase.batch_size for phase in phases] == table["batch_size"]
-    assert [phase.steps for phase in phases] == table["training_steps"]
-    for phase in phases:
-        assert phase.learning_rate == default["learning_rate"]
-        assert phase.warmup_steps == default["learning_rate_warmup_steps"]
-        assert phase.final_learning_rate is None
-    assert webvid.PAPER.process["ema_decay"] == default["ema_decay"]
-    assert webvid.PAPER.process["prediction"] == PAPER["C_inference"]["prediction"]
-    assert webvid.PAPER.process["threshold"] == PAPER["C_inference"]["thresholding"]
+    check_phases(webvid.PAPER, PAPER["B_training"]["progressive"]["webvid"])
+    check_shared(webvid.PAPER)
     # Three levels and phases in small as well.
     small = [Phase(**phase) for phase in webvid.SMALL.phases]
     assert [len(phase.levels) for phase in small] == [1, 2, 3]
 
 
 def test_the_clip_rule_is_the_papers(webvid):
-    from keras_mdm.data import ClipRule
-
     table, rule = PAPER["E_datasets"]["webvid"], ClipRule(256)
     assert (rule.frames, rule.stride, rule.flip) == (
         table["frames"],
@@ -51,11 +121,37 @@ def test_the_clip_rule_is_the_papers(webvid):
     assert rule.start == "fixed" and table["clips_per_video"] == 1
 
 
-def test_contradictions_are_one_line():
-    recipe = [sys.executable, str(ROOT / "recipes" / "webvid_video.py")]
-    for words, said in (
-        (["--data", "x", "--animated-emoji"], "exclude each other"),
-        (["--scale", "paper"], "pass --data DIR"),
-    ):
-        done = subprocess.run([*recipe, *words], capture_output=True, text=True)
-        assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("webvid_video", ["--data", "x", "--animated-emoji"], "exclude each other"),
+        ("webvid_video", ["--scale", "paper"], "pass --data DIR"),
+        ("cc12m_256", ["--scale", "paper"], "pass --data SOURCE"),
+        ("finetune_released", ["--data", "x"], "belong together"),
+    ],
+)
+def test_contradictions_are_one_line(name, words, said):
+    recipe = [sys.executable, str(ROOT / "recipes" / f"{name}.py")]
+    done = subprocess.run([*recipe, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_run_on_files_from_start_to_samples(tmp_path):
+    """A plain folder with a broken picture: it stops the run, unless that is accepted."""
+    if not assets.is_fetched("minilm"):
+        pytest.skip("needs `keras-mdm assets fetch minilm`")
+    folder = sources.write("folder", tmp_path / "pictures")
+    (folder / "first" / "00.png").write_bytes(b"")
+    words = [sys.executable, str(ROOT / "recipes" / "folder.py"), "--data", str(folder)]
+    words += ["--levels", "8", "16", "--width", "0.125", "--steps", "4", "1", "--batches", "3", "3"]
+    words += ["--run-dir", str(tmp_path / "run"), "--dtype", "float32"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "at most 1.00% of the records" in done.stderr
+    done = subprocess.run([*words, "--max-skipped", "0.1", "--fresh"], capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "first/00.png: is empty" in done.stdout
+    for name in ("samples.png", "paper_prompts.png", "model.keras", "saved_model"):
+        assert (tmp_path / "run" / name).exists()
