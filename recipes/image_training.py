@@ -162,6 +162,12 @@ class Pictures:
         if self.in_memory:
             self.source = common.load_data(None, sizes=sizes)
             self.captions = list(self.source.captions)
+            # Every drawing is a class: of kinds such as "food" no two drawings are alike.
+            self.source = dataclasses.replace(
+                self.source,
+                labels=np.arange(len(self.source), dtype=np.int32),
+                label_names=self.source.captions,
+            )
         else:
             whole = mdm.data.open_images(arguments.data, max_skipped=arguments.max_skipped)
             # One of a thousand pairs is for validation (appendix E); a small set keeps all.
@@ -373,9 +379,11 @@ def train(
 def shown(data: Pictures) -> tuple[list[str], list[int] | None]:
     """What is drawn: captions of the data, or names of classes and their numbers."""
     if data.condition == "class":
-        labels = list(range(len(data.label_names)))[:SHOWN]
-        labels = (labels * SHOWN)[:SHOWN]
-        return [data.label_names[label] for label in labels], labels
+        names = list(data.label_names)
+        if data.in_memory:
+            names = common.choose_prompts(data.source, text_to_image.PROMPTS, SHOWN)
+        names = (names * SHOWN)[:SHOWN]
+        return names, [data.label_names.index(name) for name in names]
     if data.condition == "none":
         return [], None
     if data.in_memory:

@@ -1,4 +1,4 @@
-"""Class-conditional ImageNet at 256, or in small on emoji by their kind: pictures from a class.
+"""Class-conditional ImageNet at 256, or in small on emoji: pictures of a class.
 
 Two levels, 64 and 256; the label is added to the time embedding, there is no cross-attention
 (appendix E). Phase 1 trains 64 alone, phase 2 both jointly on mixed-resolution batches.
@@ -7,8 +7,8 @@ Two levels, 64 and 256; the label is added to the time embedding, there is no cr
     levels          16, 64                              64, 256 (appendix A)
     batches         32, 18                              512, 256
     steps           500, 300                            300K, 500K
-    data            251 Twemoji drawings (CC BY 4.0)    ImageNet: a folder per class, shards of
-                    with their kind as class            `keras-mdm prepare`, or tfds:imagenet2012
+    data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
+                    each of them a class                `keras-mdm prepare`, or tfds:imagenet2012
     optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
     sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 2.5, dynamic
