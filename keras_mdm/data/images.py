@@ -13,8 +13,9 @@ from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.sources.base import ImageSource, Record, Unusable
 
-# Records per call into Python: entering it costs about a tenth of what decoding one takes.
-_CHUNK = 16
+# Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
+# does putting groups together into a batch.
+_GROUP = 64
 # Longer captions are taken for something else than a caption.
 MAX_CAPTION = 4000
 
@@ -96,19 +97,21 @@ def image_dataset(
     def decode_group(rows: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
         kinds = (dtype, tf.int32, tf.float32, tf.string)
         pictures, classes, sides, captions = call_python(load, (rows, positions), kinds)
-        pictures.set_shape((None, rule.size, rule.size, 3))
+        pictures.set_shape((group, rule.size, rule.size, 3))
         for value in (classes, sides, captions):
-            value.set_shape((None,))
-        group = {"image": pictures, "sample": positions}
+            value.set_shape((group,))
+        records = {"image": pictures, "sample": positions}
         if labels:
-            group["label"] = classes
+            records["label"] = classes
         if original_size is not None:
-            group[original_size] = sides
-        return group | ({"caption": captions} if encoder is not None else {})
+            records[original_size] = sides
+        return records | ({"caption": captions} if encoder is not None else {})
 
-    dataset = _order(source, seed, first_step * batch_size, window)
+    group = _group_size(batch_size)
+    dataset = _order(source, seed, first_step * batch_size, group, window)
     dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
-    dataset = dataset.rebatch(batch_size, drop_remainder=True)
+    if group != batch_size:
+        dataset = dataset.rebatch(batch_size, drop_remainder=True)
     if encoder is not None:
         # After the batch: an encoder is called once for all of its captions.
         dataset = dataset.map(_encoding(encoder), num_parallel_calls=1)
@@ -146,20 +149,27 @@ def first_records(source: ImageSource, count: int) -> list[Record]:
     return found
 
 
-def _order(source: ImageSource, seed: int, first: int, window: int) -> tf.data.Dataset:
+def _group_size(batch_size: int) -> int:
+    """Records that are decoded in one call: the batch, or a part of it, if possible a divisor."""
+    if batch_size <= _GROUP:
+        return batch_size
+    return next((n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0), _GROUP)
+
+
+def _order(source: ImageSource, seed: int, first: int, group: int, window: int) -> tf.data.Dataset:
     """Groups of (row, position), without end."""
-    last = np.iinfo(np.int64).max - _CHUNK
-    starts = tf.data.Dataset.range(first, last, _CHUNK)
+    last = np.iinfo(np.int64).max - group
+    starts = tf.data.Dataset.range(first, last, group)
     number = len(source)
     if source.shard_sizes is not None:
         order = WindowOrder(source.shard_sizes, seed=seed, window=window)
 
     def rows(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = start + tf.range(_CHUNK, dtype=tf.int64)
+        positions = start + tf.range(group, dtype=tf.int64)
         if source.shard_sizes is None:
             return record_index(positions, number, seed), positions
         found = call_python(order.rows, (positions,), tf.int64)
-        found.set_shape((_CHUNK,))
+        found.set_shape((group,))
         return found, positions
 
     return starts.map(rows)

@@ -21,7 +21,7 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.images import MAX_CAPTION
 
-BATCH = 5  # does not divide the twelve records, nor does the group of records read at a time
+BATCH = 5  # does not divide the twelve records
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,15 @@ def test_every_record_once_per_epoch_and_resuming_anywhere(opened, kind):
             np.testing.assert_array_equal(again[key], whole[step][key])
     other = [n for batch in batches(opened[kind], 3, seed=4) for n in sources.numbers(batch)]
     assert other != ids[:15]
+
+
+@pytest.mark.parametrize("batch_size", [64, 128, 97, 200])
+def test_batches_of_any_size_are_the_same_sequence(opened, batch_size):
+    whole = [n for b in batches(opened["tar"], 40, batch_size=12) for n in sources.numbers(b)]
+    found = batches(opened["tar"], 2, batch_size=batch_size)
+    assert [len(batch["image"]) for batch in found] == [batch_size] * 2
+    assert [n for b in found for n in sources.numbers(b)] == whole[: 2 * batch_size]
+    assert np.concatenate([b["sample"] for b in found]).tolist() == list(range(2 * batch_size))
 
 
 @pytest.mark.parametrize("kind", sources.KINDS)
