@@ -1,6 +1,6 @@
 """Fine-tune an imported model, such as those that the paper's authors released, on your pictures.
 
-    keras-mdm import vis_model_256x256.pth OUT.keras --config cc12m_256x256.yaml --size 256
+    keras-mdm import vis_model_256x256.pth cc12m_256x256.yaml OUT.keras --text-encoder flan-t5-xl
     python recipes/finetune_released.py --model OUT.keras --data my_pictures
 
 The released models were trained on pictures as (x - 127) / 128 and know a micro-condition `scale`,

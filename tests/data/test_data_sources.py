@@ -282,6 +282,39 @@ def test_shards_that_are_cut_off_or_no_shards(tmp_path):
     assert len(open_images(tmp_path / "tar", **options)) == 9
 
 
+@pytest.mark.parametrize("kind", ["tar", "array_record", "tfrecord", "parquet"])
+def test_a_file_that_cannot_be_read_is_skipped_and_listed(tmp_path, kind):
+    root = sources.write(kind, tmp_path / "all")
+    first = sorted(root.glob("*.*"))[0]
+    broken = first.with_name(first.name.replace("0000", "9", 1).replace("part-0", "part-9"))
+    broken = broken.with_name(broken.name.replace("all", "zz"))
+    broken.write_bytes(b"\x01" + first.read_bytes()[:20])
+    cached = {"cache_dir": tmp_path / "cache"} if kind in ("tar", "tfrecord") else {}
+    with pytest.raises(ValueError, match=r"at most 1\.00% of the files may be unreadable"):
+        open_images(root, **cached)
+    source = open_images(root, max_skipped=0.6, **cached)
+    assert len(source) == 12 and len(source.skipped) == 1
+    assert broken.name in source.skipped[0].file
+    ids = [n for batch in batches(source, 4, batch_size=12) for n in sources.numbers(batch)]
+    assert collections.Counter(ids) == dict.fromkeys(range(12), 4)
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "tar", "tfrecord", "parquet"])
+def test_files_that_only_tensorflow_can_reach(tmp_path, kind, opened):
+    """TensorFlow's file system in memory stands for buckets."""
+    root, target = sources.write(kind, tmp_path / kind), f"ram://sources/{kind}"
+    for file in root.rglob("*"):
+        if file.is_file():
+            path = f"{target}/{file.relative_to(root).as_posix()}"
+            tf.io.gfile.makedirs(path.rpartition("/")[0])
+            with tf.io.gfile.GFile(path, "wb") as copy:
+                copy.write(file.read_bytes())
+    cached = {"cache_dir": tmp_path / "cache"} if kind in ("tar", "tfrecord") else {}
+    found, here = open_images(f"{target}/", **cached), opened[kind]
+    assert [found.read(row)[1:] for row in range(12)] == [here.read(row)[1:] for row in range(12)]
+    assert len(batches(found, 1)) == 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -292,9 +325,11 @@ def test_shards_that_are_cut_off_or_no_shards(tmp_path):
         (lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
          "one called metadata"),
         (lambda p: (p / "a.tar").write_bytes(b"x" * 2000) and p, "must hold pictures"),
-        (lambda p: (p / "a.parquet").write_bytes(b"x" * 2000) and p, "must be Parquet files"),
+        (lambda p: (p / "a.parquet").write_bytes(b"x" * 2000) and p, "unreadable='1 of 1'"),
         (lambda p: (p / "a.tfrecord").write_bytes(b"") or p, "must hold records"),
-        (lambda p: (p / "a.array_record").write_bytes(b"") or p, "not empty"),
+        (lambda p: (p / "a.tfrecord").write_bytes(b"x" * 2000) and p, "from byte 0 on"),
+        (lambda p: (p / "a.array_record").write_bytes(b"") or p, "unreadable='1 of 1'"),
+        (lambda p: (p / "a.array_record").write_bytes(b"x" * 2000) and p, "unreadable='1 of 1'"),
         (lambda p: (p / "a.mp3").write_bytes(b"x") and p / "a.mp3", "a file named"),
         (lambda p: "tfds:no_such_data_set", "such a data set"),
         (lambda p: "tfds:mnist", "must be prepared on this machine"),

@@ -147,6 +147,21 @@ class ImageSource(ABC):
             self._unusable[row] = reason
         self.check_share(self._reads + len(self._unusable))
 
+    def check_shards(self, broken: Sequence[Skipped], total: int) -> None:
+        """Raise if more than `max_skipped` of the shards cannot be read, or none can.
+
+        Args:
+            broken: those that cannot.
+            total: number of all shards.
+        """
+        if len(broken) == total or len(broken) > self.max_skipped * total:
+            raise checks.error(
+                f"at most {self.max_skipped:.2%} of the files may be unreadable",
+                fix="copy or write these files again, or raise max_skipped",
+                unreadable=f"{len(broken)} of {total}",
+                first=[f"{file}: {reason}" for file, reason in broken[:3]],
+            )
+
     def check_share(self, seen: int | None = None) -> None:
         """Raise if more than `max_skipped` of the records are unusable.
 

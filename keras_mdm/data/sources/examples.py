@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
 from keras_mdm.data.sources.digests import digest
@@ -69,7 +70,8 @@ class ExampleImages(ImageSource):
         counts = self._files.counts
         self._ranges = [(0, count) for count in counts] if ranges is None else list(ranges)
         self._ends = np.cumsum([last - first for first, last in self._ranges])
-        super().__init__((), max_skipped)
+        super().__init__(self._files.broken, max_skipped)
+        self.check_shards(self._files.broken, len(paths))
         self.paths, self.label_names = paths, tuple(label_names)
         if not len(self):
             raise checks.error(
@@ -166,15 +168,25 @@ class _ArrayRecords:
 
     def __init__(self, paths: Sequence[str], **_):
         self._paths, self._readers, self._lock = paths, {}, threading.Lock()
-        self.counts = []
+        self.counts, self.broken = [], []
         for number, path in enumerate(paths):
-            if not file_bytes.exists(path) or not file_bytes.file_size(path):
+            if file_bytes.is_remote(path):
                 raise checks.error(
-                    "all record files must be there and not empty",
+                    "ArrayRecord files must be on this machine",
+                    fix="copy them, or mount the bucket",
+                    path=path,
+                )
+            if not file_bytes.exists(path):
+                raise checks.error(
+                    "all record files must be there",
                     fix="copy the missing files, or write them again",
                     missing=path,
                 )
-            self.counts.append(self._reader(number).num_records())
+            reader = self._reader(number)
+            if not reader.ok():  # it does not raise
+                name = os.path.basename(path)
+                self.broken.append(Skipped(name, "cannot be read: is no ArrayRecord file"))
+            self.counts.append(reader.num_records() if reader.ok() else 0)
 
     def read(self, file: int, record: int) -> bytes:
         return self._reader(file).read([record])[0]
@@ -199,6 +211,11 @@ class _TFRecords:
         self._places = [index["place"] for index in found]
         self._sizes = [index["size"] for index in found]
         self.counts = [len(places) for places in self._places]
+        self.broken = [
+            Skipped(os.path.basename(path), f"cannot be read from byte {int(index['end'])} on")
+            for path, index in zip(paths, found, strict=True)
+            if index["end"] != file_bytes.file_size(path)
+        ]
         self._bytes = file_bytes.FileBytes(paths)
 
     def read(self, file: int, record: int) -> bytes:
@@ -207,7 +224,8 @@ class _TFRecords:
 
 
 def _index(path: str) -> Index:
-    """Place and size of every record of a TFRecord file; what is cut off at the end is left out."""
+    """Place and size of every record of a TFRecord file; and the byte
+    from which on it is none."""
     places, sizes = [], []
     total, position = file_bytes.file_size(path), 0
     with file_bytes.open_file(path) as file:
@@ -220,4 +238,8 @@ def _index(path: str) -> Index:
             places.append(position + 12)
             sizes.append(size)
             position += 16 + size
-    return {"place": np.asarray(places, np.uint64), "size": np.asarray(sizes, np.uint32)}
+    return {
+        "place": np.asarray(places, np.uint64),
+        "size": np.asarray(sizes, np.uint32),
+        "end": np.asarray(position, np.uint64),
+    }

@@ -1,5 +1,6 @@
 """Pieces of files, read by place from many threads; here or wherever TensorFlow can read."""
 
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -11,6 +12,8 @@ from keras_mdm import checks
 
 # Open files are kept, up to a number that every system allows.
 _OPEN_FILES = 256
+# Bytes that are asked of a remote file at once.
+_BUFFER = 1 << 20
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -22,9 +25,45 @@ def open_file(path: str | os.PathLike) -> Any:
     """Open a file for reading bytes."""
     if not is_remote(path):
         return open(path, "rb")
-    import tensorflow as tf
+    return io.BufferedReader(_RemoteFile(os.fspath(path)), _BUFFER)
 
-    return tf.io.gfile.GFile(os.fspath(path), "rb")
+
+class _RemoteFile(io.RawIOBase):
+    """A file of TensorFlow's file systems as Python knows files; what TensorFlow opens lacks some of
+    it, and takes lines for something else."""
+
+    def __init__(self, path: str):
+        import tensorflow as tf
+
+        self._file = tf.io.gfile.GFile(path, "rb")
+        self._size = file_size(path)
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._place)
+        found = self._file.read(min(len(buffer), max(0, self._size - self._place)))
+        buffer[: len(found)] = found
+        self._place += len(found)
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def file_size(path: str | os.PathLike) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
 from keras_mdm.data.sources.digests import digest
@@ -50,26 +51,25 @@ class ParquetImages(ImageSource):
 
         paths = [os.fspath(file) for file in files]
         file_bytes.require_files(paths, "Parquet file")
-        super().__init__((), max_skipped)
-        self._groups, self._meta, self.shard_sizes, columns = [], {}, [], None
+        self._groups, self._meta, self.shard_sizes = [], {}, []
+        columns, broken = None, []
         for path in paths:
             try:
                 with file_bytes.open_file(path) as file:
                     meta = pyarrow.parquet.ParquetFile(file).metadata
             except Exception as problem:
-                raise checks.error(
-                    "all files must be Parquet files",
-                    fix="copy or write the file again",
-                    file=path,
-                    reason=str(problem).partition("\n")[0],
-                ) from problem
+                reason = str(problem).partition("\n")[0]
+                broken.append(Skipped(os.path.basename(path), f"cannot be read: {reason}"))
+                continue
             self._meta[path] = meta
             columns = columns or [meta.schema.column(n).path for n in range(meta.num_columns)]
             for group in range(meta.num_row_groups):
                 self._groups.append((path, group))
                 self.shard_sizes.append(meta.row_group(group).num_rows)
+        super().__init__(broken, max_skipped)
+        self.check_shards(broken, len(paths))
         self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
-        if not self.shard_sizes or not self._ends[-1]:
+        if not self._ends[-1]:
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )

@@ -23,6 +23,8 @@ _PICTURE = tuple(ending.lstrip(".") for ending in EXTENSIONS)
 # Parts of a record beside the picture, by the ending of the member.
 _PARTS = ("txt", "json", "cls")
 _COLUMNS = ("picture", *_PARTS)
+# What is behind a place from which on a shard cannot be read.
+_REST = "the rest"
 
 
 class TarImages(ImageSource):
@@ -78,6 +80,7 @@ class TarImages(ImageSource):
             map(os.path.basename, paths), counts, [self._members[:, :, 1].sum(dtype=np.uint64)]
         )
         super().__init__(left_out, max_skipped)
+        self.check_shards([bad for bad in left_out if bad.file.endswith(_REST)], len(paths))
         self.check_share()
 
     def __len__(self) -> int:
@@ -156,7 +159,7 @@ def _index(path: str) -> Index:
                 row[column] = member.offset_data // _BLOCK, member.size
     # What is before a cut is used; a file that is no tar gives nothing.
     except (tarfile.TarError, OSError, EOFError) as problem:
-        bad.append(("the rest", f"cannot be read: {problem}"))
+        bad.append((_REST, f"cannot be read: {problem}"))
     whole = {key: row for key, row in rows.items() if row[0, 0]}
     bad += [(key.lstrip("/"), "has no picture") for key in rows.keys() - whole.keys()]
     members = np.stack(list(whole.values())) if whole else np.zeros((0, len(_COLUMNS), 2))
