@@ -29,8 +29,7 @@ def open_file(path: str | os.PathLike) -> Any:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of TensorFlow's file systems as Python knows files; what TensorFlow opens lacks some of
-    it, and takes lines for something else."""
+    """A file of TensorFlow's file systems as Python knows files, which `GFile` is not quite."""
 
     def __init__(self, path: str):
         import tensorflow as tf
