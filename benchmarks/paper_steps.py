@@ -82,26 +82,23 @@ def step(name: str, data: str, recompute: list[str]) -> dict:
     optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
     kept = [level for level in recompute if level in phase.level_names]
     model.compile(optimizer, recompute=kept)
-    batches = iter(
-        mdm.data.image_dataset(
-            mdm.data.open_images(data),
-            mdm.data.ImageRule(int(phase.level_names[-1])),
-            batch_size=1,
-            seed=0,
-            encoder=encoder,
-            labels=levels is None,
-        )
+    batches = mdm.data.image_dataset(
+        mdm.data.open_images(data),
+        mdm.data.ImageRule(int(phase.level_names[-1])),
+        batch_size=1,
+        seed=0,
+        encoder=encoder,
+        labels=levels is None,
     )
     seconds = []
     for _ in range(2):
-        batch = next(batches)
         begun = time.perf_counter()
-        logs = model.train_on_batch(batch, return_dict=True)
+        logs = model.fit(batches, steps_per_epoch=1, verbose=0).history
         seconds.append(round(time.perf_counter() - begun, 1))
     return {
         "levels": phase.level_names,
         "parameters": int(unet.count_params()),
-        "loss": round(float(logs["loss"]), 3),
+        "loss": round(float(logs["loss"][0]), 3),
         "traced_step_s": seconds[0],
         "step_s": seconds[1],
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1),

@@ -11,6 +11,8 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average, check_sizes
+from keras_mdm.data.image_rule import ImageRule, decode
+from keras_mdm.data.sources.base import Unusable
 
 _log = logging.getLogger(__name__)
 
@@ -121,23 +123,15 @@ def _find(root: Path, extensions: Collection[str]) -> list[Path]:
 def _read_all(
     files: Sequence[Path], root: Path, size: int, progress: bool
 ) -> tuple[list[np.ndarray | None], list[Skipped]]:
-    from PIL import Image
     from tqdm import tqdm
 
-    skipped = []
+    skipped, rule = [], ImageRule(size)
 
     def work(file: Path) -> np.ndarray | Skipped:
         try:
-            return read_picture(file, size)
-        # What Pillow raises depends on the format and on what is wrong with the file.
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            EOFError,
-            Image.DecompressionBombError,
-        ) as problem:
-            reason = str(problem).replace(str(file), file.name) or type(problem).__name__
+            return decode(file.read_bytes(), rule)[0]
+        except (OSError, Unusable) as problem:
+            reason = str(problem).replace(str(file), file.name)
             return Skipped(file.relative_to(root).as_posix(), reason)
 
     rows = []
@@ -151,46 +145,6 @@ def _read_all(
                 skipped.append(result)
             rows.append(None if isinstance(result, Skipped) else result)
     return rows, skipped
-
-
-def read_picture(file: str | os.PathLike, size: int) -> np.ndarray:
-    """Read one picture as a square of 8-bit RGB.
-
-    Args:
-        file: PNG, JPEG, WebP or whatever else Pillow reads.
-        size: height and width of the result.
-
-    Returns:
-        uint8 (size, size, 3): upright, on white, resized by area and cropped to the centre.
-
-    Raises:
-        OSError: when the file is no picture or is damaged.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(file) as opened:
-        picture = _to_rgb(ImageOps.exif_transpose(opened))
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
-    filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
-    picture = picture.resize((width, height), filter_)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(picture.crop((left, top, left + size, top + size)))
-
-
-def _to_rgb(picture):
-    from PIL import Image
-
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # 16-bit greys; Pillow's own conversion clips them to white instead of scaling.
-        values = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
-        picture = Image.fromarray(np.round(values).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
 
 
 def caption_of(file: Path) -> str:
