@@ -56,6 +56,35 @@ def workers() -> int:
         ) from None
 
 
+def worker(*batch_sizes: int) -> tuple[int, int]:
+    """Return which of how many workers this process is, for pipelines that read only their part.
+
+    Args:
+        *batch_sizes: global batch sizes of the groups; unless all are multiples of the number of
+            replicas, each worker has to read whole batches, and the answer is (0, 1).
+
+    Returns:
+        (index, number) of the workers that `TF_CONFIG` names; (0, 1) without it.
+
+    Example:
+
+    >>> worker(512)
+    (0, 1)
+    """
+    count = workers()
+    if count == 1:
+        return 0, 1
+    # What `MultiWorkerMirroredStrategy` uses of a machine: all GPUs, or one CPU.
+    replicas = count * max(1, len(tf.config.list_physical_devices("GPU")))
+    if any(batch_size % replicas for batch_size in batch_sizes):
+        return 0, 1
+    written = json.loads(os.environ["TF_CONFIG"])
+    task = written.get("task", {})
+    chiefs = len(written["cluster"].get("chief", ()))
+    index = int(task.get("index", 0))
+    return (index if task.get("type") == "chief" else chiefs + index), count
+
+
 def is_chief(chosen: tf.distribute.Strategy | None = None) -> bool:
     """Whether this process is the one that writes: worker 0, or the only one.
 

@@ -202,8 +202,9 @@ class Pictures:
         text = self._text()
 
         def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+            worker = mdm.distribute.worker(*phase.groups.values())
             groups = {
-                level: self._group(int(level), text, rows, first_step)
+                level: self._group(int(level), text, rows, first_step, worker)
                 for level, rows in phase.groups.items()
             }
             return mdm.data.mixed_dataset(groups)
@@ -232,7 +233,9 @@ class Pictures:
             self.encoder, mdm.data.captions_of(self.source), folder, total=len(self.source)
         )
 
-    def _group(self, size: int, text: Any, rows: int, first_step: int) -> tf.data.Dataset:
+    def _group(
+        self, size: int, text: Any, rows: int, first_step: int, worker: tuple[int, int]
+    ) -> tf.data.Dataset:
         given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
         if self.in_memory:
             states, mask = text if text is not None else (None, None)
@@ -256,6 +259,7 @@ class Pictures:
             encoder=text,
             labels=self.condition == "class",
             original_size=self.original_size,
+            worker=worker,
             **given,
         )
 

@@ -1,5 +1,6 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +39,7 @@ def image_dataset(
     encoder: Encoder | None = None,
     labels: bool = False,
     original_size: str | None = None,
+    worker: tuple[int, int] = (0, 1),
     window: int = 8,
     parallel_reads: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
@@ -61,6 +63,10 @@ def image_dataset(
         labels: whether batches hold classes.
         original_size: name of a micro-condition that receives the shorter side of the picture
             before it was resized; none unless given.
+        worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
+            and decodes its own samples only. Batches hold its parts of as many steps as there are
+            workers, and are told to TensorFlow as shared out already. Replicas and workers must
+            divide `batch_size`. By default every worker reads whole batches and keeps its part.
         window: shards that are mixed, for sources that are read in shards.
         parallel_reads: groups of records decoded at a time.
 
@@ -91,6 +97,7 @@ def image_dataset(
             fix="put the pictures into a folder per class, or leave labels out",
             labels=labels,
         )
+    index, workers = _check_worker(worker, batch_size)
     load = _loader(source, rule, seed, texts=encoder is not None)
     dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
 
@@ -108,13 +115,23 @@ def image_dataset(
         return records | ({"caption": captions} if encoder is not None else {})
 
     group = _group_size(batch_size)
-    dataset = _order(source, seed, first_step * batch_size, group, window)
+    own = batch_size // workers
+
+    def positions(start: tf.Tensor) -> tf.Tensor:
+        place = start + tf.range(group, dtype=tf.int64)
+        return place // own * batch_size + index * own + place % own
+
+    dataset = _order(source, seed, first_step * own, group, window, positions)
     dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
     if group != batch_size:
         dataset = dataset.rebatch(batch_size, drop_remainder=True)
     if encoder is not None:
         # After the batch: an encoder is called once for all of its captions.
         dataset = dataset.map(_encoding(encoder), num_parallel_calls=1)
+    if workers > 1:
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        dataset = dataset.with_options(options)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -156,16 +173,35 @@ def _group_size(batch_size: int) -> int:
     return next((n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0), _GROUP)
 
 
-def _order(source: ImageSource, seed: int, first: int, group: int, window: int) -> tf.data.Dataset:
+def _check_worker(worker: Any, batch_size: int) -> tuple[int, int]:
+    pair = isinstance(worker, tuple) and len(worker) == 2 and all(map(checks.is_int, worker))
+    if not pair or not 0 <= worker[0] < worker[1] or batch_size % worker[1]:
+        raise checks.error(
+            "`worker` must be (index, number), the number a divisor of the batch size",
+            fix="pass keras_mdm.distribute.worker(), or leave it out",
+            worker=worker,
+            batch_size=batch_size,
+        )
+    return worker
+
+
+def _order(
+    source: ImageSource,
+    seed: int,
+    first: int,
+    group: int,
+    window: int,
+    positions_of: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.data.Dataset:
     """Groups of (row, position), without end."""
-    last = np.iinfo(np.int64).max - group
+    last = np.iinfo(np.int64).max // 2**20  # positions are up to that many times as large
     starts = tf.data.Dataset.range(first, last, group)
     number = len(source)
     if source.shard_sizes is not None:
         order = WindowOrder(source.shard_sizes, seed=seed, window=window)
 
     def rows(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = start + tf.range(group, dtype=tf.int64)
+        positions = positions_of(start)
         if source.shard_sizes is None:
             return record_index(positions, number, seed), positions
         found = call_python(order.rows, (positions,), tf.int64)

@@ -211,6 +211,9 @@ def _sharded(data: Any) -> Any:
     itself TensorFlow would rather share out files."""
     if not isinstance(data, tf.data.Dataset):
         return data
+    policy = tf.data.experimental.AutoShardPolicy
+    if data.options().experimental_distribute.auto_shard_policy == policy.OFF:
+        return data  # it holds this worker's part already
     options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.experimental_distribute.auto_shard_policy = policy.DATA
     return data.with_options(options)

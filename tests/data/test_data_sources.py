@@ -108,6 +108,24 @@ def test_replicas_share_every_batch_in_order(opened, kind, two_replicas):
         assert [n for part in parts for n in sources.numbers({"image": part})] == ids
 
 
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_workers_read_their_parts_and_nothing_else(opened, kind):
+    whole = [sources.numbers(b) for b in batches(opened[kind], 12, batch_size=6, first_step=1)]
+    parts = [
+        batches(opened[kind], 4, batch_size=6, first_step=1, worker=(index, 3))
+        for index in range(3)
+    ]
+    for index, part in enumerate(parts):
+        # A batch holds two samples of each of three steps.
+        own = [n for batch in part for n in sources.numbers(batch)]
+        assert own == [n for ids in whole for n in ids[2 * index : 2 * index + 2]]
+        places = np.concatenate([batch["sample"] for batch in part])
+        assert places[:4].tolist() == [6 + 2 * index, 7 + 2 * index, 12 + 2 * index, 13 + 2 * index]
+    for worker in ((3, 3), (0, 4), (-1, 2), 2):
+        with pytest.raises(ValueError, match="index, number"):
+            batches(opened[kind], batch_size=6, worker=worker)
+
+
 def test_folders_are_classes_and_names_are_captions(save, tmp_path):
     for name in ("cats/black_cat.png", "cats/deep/er.png", "dogs/dog.png", ".hidden/no.png"):
         save(name, sources.pixels(1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 
-def train(strategy, root, first_step=0):
+def train(strategy, root, first_step=0, worker=(0, 1)):
     """{kind: losses of the steps from `first_step` to 3}, each from the same weights."""
     from data import sources
 
@@ -23,7 +23,7 @@ def train(strategy, root, first_step=0):
     found = {}
     for kind, source in sources.opened(root).items():
         record = Record()
-        options = {"batch_size": 4, "labels": True}
+        options = {"batch_size": 4, "labels": True, "worker": worker}
         if first_step:  # noise and times follow from how many steps were taken
             other = image_dataset(source, ImageRule(8), seed=2, **options)
             model.fit(other, epochs=1, steps_per_epoch=first_step, verbose=0)
@@ -37,6 +37,9 @@ if __name__ == "__main__":
     from keras_mdm import distribute
 
     chosen = distribute.strategy()
-    losses = train(chosen, Path(sys.argv[1]))
     index = chosen.cluster_resolver.task_id
+    own = distribute.worker(4) if sys.argv[2] == "own" else (0, 1)
+    if own != ((index, 2) if sys.argv[2] == "own" else (0, 1)) or distribute.worker(5) != (0, 1):
+        sys.exit(f"worker {index} takes itself for {own}")
+    losses = train(chosen, Path(sys.argv[1]), worker=own)
     np.savez(f"{sys.argv[1]}/worker-{index}.npz", **losses)

@@ -43,9 +43,11 @@ def test_resuming(root, alone):
     assert_close(source_program.train(None, root, first_step=2), alone, slice(2, None))
 
 
-def test_two_workers(root, alone):
+@pytest.mark.parametrize("reads", ["own", pytest.param("whole", marks=pytest.mark.slow)])
+def test_two_workers(root, alone, reads):
+    """Each worker reads its own part of a batch, or all of it and TensorFlow shares it out."""
     done = subprocess.run(
-        command(source_program.__file__, root),
+        command(source_program.__file__, root, reads),
         env=environment(),
         capture_output=True,
         text=True,
