@@ -33,6 +33,30 @@ def train(strategy, root, first_step=0, worker=(0, 1)):
     return found
 
 
+def train_mixed(strategy, root, worker=(0, 1)):
+    """Losses of three steps on mixed-resolution batches, of groups of different sizes."""
+    from data import sources
+
+    from keras_mdm import MatryoshkaDiffusion
+    from keras_mdm.data import ImageRule, image_dataset, mixed_dataset
+    from keras_mdm.optimizers import SGD
+    from training.tiny_models import INNER, Record, outer, tiny_unet
+
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        unet = tiny_unet([INNER, outer(16)], num_classes=2, scramble=True)
+        model = MatryoshkaDiffusion(unet, seed=3)
+        model.compile(optimizer=SGD(0.1))
+    source, record = sources.opened(root)["folder"], Record()
+    groups = {
+        str(size): image_dataset(
+            source, ImageRule(size), batch_size=rows, seed=1, labels=True, worker=worker
+        )
+        for size, rows in ((8, 2), (16, 4))
+    }
+    model.fit(mixed_dataset(groups), epochs=1, steps_per_epoch=3, verbose=0, callbacks=[record])
+    return [float(step["loss"]) for step in record.logs]
+
+
 if __name__ == "__main__":
     from keras_mdm import distribute
 
@@ -42,4 +66,6 @@ if __name__ == "__main__":
     if own != ((index, 2) if sys.argv[2] == "own" else (0, 1)) or distribute.worker(5) != (0, 1):
         sys.exit(f"worker {index} takes itself for {own}")
     losses = train(chosen, Path(sys.argv[1]), worker=own)
+    if sys.argv[2] == "own":
+        losses["mixed"] = train_mixed(chosen, Path(sys.argv[1]), worker=distribute.worker(2, 4))
     np.savez(f"{sys.argv[1]}/worker-{index}.npz", **losses)

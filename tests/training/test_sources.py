@@ -56,4 +56,9 @@ def test_two_workers(root, alone, reads):
     assert done.returncode == 0, done.stdout[-3000:]
     for index in (0, 1):
         with np.load(root / f"worker-{index}.npz") as found:
-            assert_close({kind: found[kind] for kind in found.files}, alone)
+            losses = {kind: found[kind] for kind in found.files}
+            if reads == "own":
+                mixed = source_program.train_mixed(None, root)
+                np.testing.assert_allclose(losses.pop("mixed"), mixed, rtol=1e-4)
+                assert len(set(mixed)) == 3
+            assert_close(losses, alone)
