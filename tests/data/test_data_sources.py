@@ -20,6 +20,7 @@ from keras_mdm.data import (
     split,
 )
 from keras_mdm.data.images import MAX_CAPTION
+from keras_mdm.data.sources.strings import Strings
 
 BATCH = 5  # does not divide the twelve records
 
@@ -156,6 +157,23 @@ def test_one_of_several_captions_by_the_position(save, tmp_path):
               for x in batch["text"][:, 0, 0]]  # fmt: skip
     counts = collections.Counter(chosen)
     assert set(counts) == {1.0, 2.0, 3.0} and min(counts.values()) > 70  # of 300, by chance 100
+
+
+def test_short_texts_in_little_memory():
+    texts = [
+        "a.png",
+        "",
+        "\u00e9t\u00e9",
+        "sub/b.png",
+        "\udcff",
+    ]  # the last is a byte of a file name
+    found = Strings(texts[:3])
+    for text in texts[3:]:
+        found.append(text)
+    assert list(found) == texts and found == texts and found != texts[:4]
+    assert found[-1] == texts[-1] and "sub/b.png" in found
+    with pytest.raises(IndexError):
+        found[5]
 
 
 # Parts
