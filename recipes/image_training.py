@@ -274,8 +274,8 @@ class Pictures:
 
 def sample_captions(source: mdm.data.ImageSource) -> list[str]:
     """Captions of a few records, spread over the source."""
-    rows = np.unique(np.linspace(0, len(source) - 1, 4 * SHOWN).astype(int))
-    return list(mdm.data.captions_of(mdm.data.Rows(source, rows)))
+    rows = np.unique(np.linspace(0, len(source) - 1, SHOWN).astype(int))
+    return list(mdm.data.captions_of(mdm.data.Rows(source, rows)))[:SHOWN]
 
 
 def train(
