@@ -101,6 +101,13 @@ def strategy(arguments: argparse.Namespace) -> tf.distribute.Strategy | None:
     return mdm.distribute.strategy()
 
 
+def text_encoder(folder: str | None, tokens: int) -> mdm.text.TextEncoder:
+    """FLAN-T5 of a folder, or all-MiniLM-L6-v2 without one."""
+    if folder:
+        return mdm.text.FlanT5(folder, length=tokens)
+    return mdm.text.MiniLM(length=tokens)
+
+
 def positive(text: str) -> float:
     """A finite number above 0, for an option."""
     try:

@@ -306,9 +306,7 @@ def train(
     phases = common.scaled(scale.phases, arguments)
     encoder = None
     if condition == "text":
-        folder = getattr(arguments, "text_encoder", None)
-        kind = mdm.text.FlanT5 if folder else mdm.text.MiniLM
-        encoder = kind(*([folder] if folder else []), length=scale.tokens)
+        encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
     sizes = [int(name) for name in phases[-1].level_names]
     data = Pictures(arguments, sizes, condition, encoder, rule or {}, original_size)
     conditions = {

@@ -112,11 +112,7 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
     phases = common.scaled(scale.phases, arguments)
-    encoder = (
-        mdm.text.FlanT5(arguments.text_encoder, length=scale.tokens)
-        if arguments.text_encoder
-        else mdm.text.MiniLM(length=scale.tokens)
-    )
+    encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
     data = Clips(arguments, phases[-1].level_names, encoder)
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:

@@ -65,7 +65,7 @@ if __name__ == "__main__":
     own = distribute.worker(4) if sys.argv[2] == "own" else (0, 1)
     if own != ((index, 2) if sys.argv[2] == "own" else (0, 1)) or distribute.worker(5) != (0, 1):
         sys.exit(f"worker {index} takes itself for {own}")
-    losses = train(chosen, Path(sys.argv[1]), worker=own)
-    if sys.argv[2] == "own":
+    losses = train(chosen, Path(sys.argv[1]), first_step=int(sys.argv[3]), worker=own)
+    if sys.argv[2:] == ["own", "0"]:
         losses["mixed"] = train_mixed(chosen, Path(sys.argv[1]), worker=distribute.worker(2, 4))
     np.savez(f"{sys.argv[1]}/worker-{index}.npz", **losses)

@@ -39,15 +39,29 @@ def test_two_devices(root, alone, two_replicas):
     assert_close(source_program.train(two_replicas, root), alone)
 
 
+@pytest.mark.slow
+def test_resuming_on_two_devices(root, alone, two_replicas):
+    found = source_program.train(two_replicas, root, first_step=2)
+    assert_close(found, alone, slice(2, None))
+
+
 def test_resuming(root, alone):
     assert_close(source_program.train(None, root, first_step=2), alone, slice(2, None))
 
 
-@pytest.mark.parametrize("reads", ["own", pytest.param("whole", marks=pytest.mark.slow)])
-def test_two_workers(root, alone, reads):
-    """Each worker reads its own part of a batch, or all of it and TensorFlow shares it out."""
+@pytest.mark.parametrize(
+    ("reads", "first_step"),
+    [
+        ("own", 0),
+        pytest.param("own", 2, marks=pytest.mark.slow),
+        pytest.param("whole", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_two_workers(root, alone, reads, first_step):
+    """Each worker reads its own part of a batch, or all of it and TensorFlow shares it out; from
+    the start, or where a run resumes."""
     done = subprocess.run(
-        command(source_program.__file__, root, reads),
+        command(source_program.__file__, root, reads, first_step),
         env=environment(),
         capture_output=True,
         text=True,
@@ -57,8 +71,8 @@ def test_two_workers(root, alone, reads):
     for index in (0, 1):
         with np.load(root / f"worker-{index}.npz") as found:
             losses = {kind: found[kind] for kind in found.files}
-            if reads == "own":
+            if "mixed" in losses:
                 mixed = source_program.train_mixed(None, root)
                 np.testing.assert_allclose(losses.pop("mixed"), mixed, rtol=1e-4)
                 assert len(set(mixed)) == 3
-            assert_close(losses, alone)
+            assert_close(losses, alone, slice(first_step, None))

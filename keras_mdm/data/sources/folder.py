@@ -64,8 +64,7 @@ class FolderImages(ImageSource):
                 directory=self.root,
             )
         empty = [Skipped(f"{name}/", "holds no pictures") for name in sorted(seen - used - {""})]
-        super().__init__(empty, max_skipped=1.0)
-        self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
+        super().__init__(empty, max_skipped)
         self._folders, self._ends = folders, np.cumsum(counts)
         self._names = Strings(name for group in names for name in group)
         self._has_texts = bool(texts)
