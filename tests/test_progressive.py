@@ -140,6 +140,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(whole, tmp_path, stop):
     assert_same(train(tmp_path), whole[0])
 
 
+@pytest.mark.slow
 def test_a_torn_checkpoint_is_passed_over(whole, tmp_path):
     with pytest.raises(Stop):
         train(tmp_path, stop=(1, 4))

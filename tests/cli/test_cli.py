@@ -108,6 +108,7 @@ def test_describe_prints_a_table(capsys):
     assert inner + outer == total
 
 
+@pytest.mark.slow
 def test_describe_says_what_training_would_cost(capsys, monkeypatch):
     real, known = estimate.estimate_training, {}
 

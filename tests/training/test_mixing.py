@@ -101,7 +101,9 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=list(OPTIONS))
+@pytest.fixture(
+    scope="module", params=["text", pytest.param("class", marks=pytest.mark.slow), "weighted"]
+)
 def alone(request):
     return request.param, Run(optimizer=adam, **OPTIONS[request.param])
 

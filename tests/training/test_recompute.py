@@ -25,7 +25,9 @@ def step(levels, batch, recompute, dtype=None):
 
 
 @pytest.mark.parametrize(
-    ("recompute", "dtype"), [(True, "float32"), (["16"], "mixed_bfloat16")], ids=str
+    ("recompute", "dtype"),
+    [pytest.param(True, "float32", marks=pytest.mark.slow), (["16"], "mixed_bfloat16")],
+    ids=str,
 )
 def test_gradients_stay_the_same(recompute, dtype):
     batch = tf.nest.map_structure(tf.constant, mixed_batch(np.random.default_rng(0)))

@@ -168,6 +168,7 @@ def rows_computed(model, **options):
     return counted, images
 
 
+@pytest.mark.slow
 def test_what_is_not_needed_is_not_computed(model):
     assert rows_computed(model)[0] == {"8": 24, "16": 24}  # 4 steps, 3 pictures, 2 halves
     assert rows_computed(model, guidance_scale=1.0)[0] == {"8": 12, "16": 12}
