@@ -57,6 +57,9 @@ def main() -> None:
             print(name, result["index"][name])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory {peak / 2**20:.1f} GB")
+    target = RESULTS / "data.json"
+    if not arguments.index and target.is_file():  # that part is of another run
+        result["index"] = json.loads(target.read_text())["index"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "data.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -100,6 +100,7 @@ def test_another_network_or_process_is_refused(tmp_path):
     assert (tmp_path / "run.json").read_text().count("made_of") == before.count("made_of") == 1
 
 
+@pytest.mark.slow
 def test_a_level_trained_before_is_refused_in_the_next_phase(tmp_path):
     with pytest.raises(Stop):
         train(tmp_path, stop=(1, 4))  # the end of the first phase
@@ -115,6 +116,7 @@ def test_a_level_trained_before_is_refused_in_the_next_phase(tmp_path):
         train(tmp_path, model=other)
 
 
+@pytest.mark.slow
 def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
     run_dir, first = tmp_path / "run", phases()[:1]
     train(run_dir, table=first, data={"name": "a", "records": 10})

@@ -63,6 +63,7 @@ def test_rows_of_a_batch_reach_their_levels_only(unet):
     assert both == pytest.approx(3 * one, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_recomputation_costs_arithmetic_and_saves_memory(unet):
     flop, memory = trace_step(unet, {"16": 8})
     try:

@@ -480,6 +480,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error(tmp_path, monkeyp
         train(tmp_path, table=phases()[:1])
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(whole, tmp_path, monkeypatch):
     """And what is written is the state at its step, not what came after."""
     save, go_on, seen = checkpoints.save, threading.Event(), []

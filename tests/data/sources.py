@@ -165,6 +165,14 @@ def _tfds(root):
     """A data set that TFDS itself has generated and written."""
     import tensorflow_datasets as tfds
 
+    # A class is registered under its name, once per process.
+    with tfds.core.registered.skip_registration():
+        builder = _numbers(tfds)(data_dir=str(root))
+    builder.download_and_prepare()
+    return root
+
+
+def _numbers(tfds):
     class Numbers(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
@@ -186,6 +194,4 @@ def _tfds(root):
                 yield n, {"picture": pixels(n), "captions": [{"text": caption(n)}],
                           "kind": label(n)}  # fmt: skip
 
-    builder = Numbers(data_dir=str(root))
-    builder.download_and_prepare()
-    return root
+    return Numbers

@@ -86,6 +86,7 @@ def test_identity_follows_weights_and_length(parts, tmp_path):
     np.testing.assert_allclose(loaded.encode(["red"])[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_text_pooled_vector_and_class_together(parts):
     clip = ClipText(parts, length=8)
     unet = tiny_unet([INNER, outer(16)], text_width=16, pooled_width=16, num_classes=3)

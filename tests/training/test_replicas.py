@@ -101,6 +101,7 @@ def adam_alone():
     return Run(None, adam, weighting="vdm", sample=True)
 
 
+@pytest.mark.slow
 def test_sgd_on_two_replicas_equals_one_device(sgd_alone, two_replicas):
     double = Run(two_replicas, sgd)
     assert np.all(np.array(compare(sgd_alone, double)) < LIMITS), compare(sgd_alone, double)

@@ -192,6 +192,7 @@ def test_an_interval_guides_the_steps_inside_of_it(model):
     assert largest(found, draw(model, guidance_scale=1.0, **options)) > 0.02
 
 
+@pytest.mark.slow
 def test_multistep_methods_remember_across_the_interval(model):
     # Guidance by the conditional output itself changes nothing, whichever graph computes it.
     away = {"negative_prompts": PROMPTS, "sampler": "dpmpp_2m", "steps": 6}
