@@ -72,6 +72,7 @@ STAND_IN = {
             "schedule_shifted_power": 1,
         },
         "use_vdm_loss_weights": False,
+        "use_double_loss": True,  # or only the highest level is trained
         "no_use_residual": True,
     },
 }
