@@ -53,6 +53,12 @@ class ImagePreparation:
         self.path, self._source = None, source
         if isinstance(source, str | os.PathLike):
             self.path, self._source = os.fspath(source), None
+        elif not isinstance(source, ImageSource):
+            raise checks.error(
+                "`source` must be pictures, or a path",
+                fix="pass what open_images takes or returns",
+                source=source,
+            )
         self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
         self.rule = ImageRule(size)
         self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))

@@ -90,7 +90,7 @@ def image_dataset(
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     first_step = checks.integer("first_step", first_step, minimum=0)
     seed = checks.seed(seed)
-    _check(source, rule)
+    _check(source, rule, window, encoder, original_size)
     if labels and not has_labels(source):
         raise checks.error(
             "the data must have classes",
@@ -135,7 +135,7 @@ def image_dataset(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _check(source: Any, rule: Any) -> None:
+def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any) -> None:
     if not hasattr(source, "usable") or not hasattr(source, "read"):
         raise checks.error(
             "`source` must be a source of pictures",
@@ -146,6 +146,17 @@ def _check(source: Any, rule: Any) -> None:
         raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
     if not len(source):
         raise checks.error("there must be records", fix="check the data", records=0)
+    checks.integer("window", window, minimum=1)
+    if encoder is not None and not callable(getattr(encoder, "encode", None)):
+        raise checks.error(
+            "`encoder` must be a text encoder", fix="pass MiniLM() or StoredStates", encoder=encoder
+        )
+    if original_size is not None and not isinstance(original_size, str):
+        raise checks.error(
+            "`original_size` must be the name of a micro-condition",
+            fix='pass "scale", or None',
+            original_size=original_size,
+        )
 
 
 def has_labels(source: ImageSource) -> bool:

@@ -145,7 +145,15 @@ def embed(
     from tqdm import tqdm
 
     texts_per_file = checks.integer("texts_per_file", texts_per_file, minimum=1)
+    if isinstance(texts, str):
+        raise checks.error(
+            "`texts` must be several texts", fix="pass a list, also of one", texts=texts
+        )
     root = Path(directory)
+    if root.exists() and not root.is_dir():
+        raise checks.error(
+            "`directory` must be a folder", fix="choose another name", directory=str(directory)
+        )
     root.mkdir(parents=True, exist_ok=True)
     plan = {
         "format": _FORMAT,
@@ -158,6 +166,8 @@ def embed(
     known, shards = _written(root)
     stream = iter(texts)
     first = list(itertools.islice(stream, _SAMPLE))
+    if not all(isinstance(text, str) for text in first):
+        raise checks.error("`texts` must be strings", fix="pass captions", texts=first[:3])
     if not first:
         raise checks.error("there must be texts", fix="check the data", texts=0)
     if progress or total:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+from keras_mdm import checks
 from keras_mdm.models import NestedUNet, cut, with_frames
 from keras_mdm.training import checkpoints
 
@@ -88,6 +89,12 @@ class DerivedMixin:
 
         Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
         """
+        if not isinstance(trained, DerivedMixin):
+            raise checks.error(
+                "`trained` must be a MatryoshkaDiffusion",
+                fix="pass what keras.saving.load_model returned",
+                trained=type(trained).__name__,
+            )
         mine = {variable.path: variable for variable in self.unet.weights}
         theirs = {variable.path: variable.value for variable in trained.unet.weights}
         kept = {path: variable for path, variable in mine.items() if path in theirs}

@@ -100,7 +100,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 memory.
             reconstruction: weight of reconstruction guidance, with a mask or `hold`: moves what is
                 drawn to where the network itself finds what is known, so that it follows from it.
-                0 is off; a few units help, at about three times the time per step.
+                0 is off. It takes a gradient through the network at every step.
             seed: a number: equal seeds give equal pictures, and picture i does not depend on the
                 others. Or one per picture: each gives the first picture of that seed.
             noise: what to start from instead of the seed's noise, `(B, [T,] H, W, C)` by level

@@ -101,7 +101,7 @@ def test_too_much_that_is_broken_stops_it_and_a_higher_share_goes_on(folder, tmp
 def test_a_shard_that_is_missing_is_named(folder, tmp_path):
     prepare(folder, tmp_path / "shards")
     (tmp_path / "shards" / "images-00001.array_record").unlink()
-    with pytest.raises(ValueError, match="missing='[^']*images-00001"):
+    with pytest.raises(ValueError, match=r"missing=\['[^']*images-00001"):
         open_images(tmp_path / "shards")
 
 

@@ -62,8 +62,7 @@ class ExampleImages(ImageSource):
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
     ):
-        paths = [os.fspath(file) for file in files]
-        file_bytes.require_files(paths, "record file")
+        paths = file_bytes.require_files(files, "record file")
         options = {"cache_dir": cache_dir, "progress": progress}
         kind = _ArrayRecords if "array_record" in os.path.basename(paths[0]) else _TFRecords
         self._files = kind(paths, **options)
@@ -175,12 +174,6 @@ class _ArrayRecords:
                     "ArrayRecord files must be on this machine",
                     fix="copy them, or mount the bucket",
                     path=path,
-                )
-            if not file_bytes.exists(path):
-                raise checks.error(
-                    "all record files must be there",
-                    fix="copy the missing files, or write them again",
-                    missing=path,
                 )
             reader = self._reader(number)
             if not reader.ok():  # it does not raise

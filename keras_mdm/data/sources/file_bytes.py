@@ -155,11 +155,21 @@ class FileBytes:
             return self._open[number]
 
 
-def require_files(paths: Sequence[str], what: str) -> None:
-    """Raise unless there are files."""
-    if not paths:
+def require_files(files: Any, what: str) -> list[str]:
+    """Return paths as a list of strings, or raise unless they are files that are there."""
+    single = isinstance(files, str | os.PathLike) or not isinstance(files, Sequence)
+    if single or not files or not all(isinstance(file, str | os.PathLike) for file in files):
         raise checks.error(
-            f"there must be at least one {what}",
-            fix="check the path",
-            files=list(paths),
+            f"there must be a list of at least one {what}",
+            fix="pass a list of paths",
+            files=files,
         )
+    paths = [os.fspath(file) for file in files]
+    missing = [path for path in paths if not exists(path)]
+    if missing:
+        raise checks.error(
+            "all files must be there",
+            fix="copy the missing files, or write them again",
+            missing=missing[:3],
+        )
+    return paths

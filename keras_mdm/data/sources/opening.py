@@ -47,6 +47,12 @@ def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
 
     >>> open_images("cc12m")  # a folder of tar shards  # doctest: +SKIP
     """
+    if not isinstance(source, str | os.PathLike):
+        raise checks.error(
+            "the data must be a folder, a file or tfds:NAME",
+            fix="pass its path",
+            source=source,
+        )
     path = os.fspath(source)
     if path.startswith(TFDS):
         name, _, split = path.removeprefix(TFDS).partition(":")

@@ -49,8 +49,7 @@ class ParquetImages(ImageSource):
     ):
         import pyarrow.parquet
 
-        paths = [os.fspath(file) for file in files]
-        file_bytes.require_files(paths, "Parquet file")
+        paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
         columns, broken = None, []
         for path in paths:

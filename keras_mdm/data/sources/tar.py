@@ -58,8 +58,7 @@ class TarImages(ImageSource):
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
     ):
-        paths = [os.fspath(shard) for shard in shards]
-        file_bytes.require_files(paths, "tar shard")
+        paths = file_bytes.require_files(shards, "tar shard")
         found = index_files(paths, _index, kind="tar", cache_dir=cache_dir, progress=progress)
         left_out = []
         for path, index in zip(paths, found, strict=True):
