@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
     parser.add_argument("--batch", type=int, help="batch size of every case")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--recompute", nargs="*", default=[], help="levels whose activations are recomputed"
+    )
     parser.add_argument("--out", type=Path, help="JSON file; default: in benchmarks/results/")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -54,6 +57,7 @@ def main() -> None:
             "batch": args.batch or BATCH.get((mode, model), 1),
             "width": args.width,
             "repeats": args.repeats,
+            "recompute": args.recompute,
         }
         for model in args.models
         for mode in args.modes
@@ -64,7 +68,8 @@ def main() -> None:
     for case in cases:
         results.append(in_subprocess(case))
         print(row(results[-1]), flush=True)
-    default = f"step-{'-'.join(args.models)}-width-{args.width:g}.json"
+    recomputed = f"-recompute-{'-'.join(args.recompute)}" if args.recompute else ""
+    default = f"step-{'-'.join(args.models)}-width-{args.width:g}{recomputed}.json"
     out = args.out or Path(__file__).parent / "results" / default
     out.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine(), "matmul_size": MATMUL_SIZE, "cases": results}
@@ -83,7 +88,14 @@ def in_subprocess(case: dict) -> dict:
 
 
 def run_case(
-    *, model: str, mode: str, dtype: str, batch: int, width: float, repeats: int
+    *,
+    model: str,
+    mode: str,
+    dtype: str,
+    batch: int,
+    width: float,
+    repeats: int,
+    recompute: Sequence[str],
 ) -> dict[str, object]:
     """Measure one case in this process."""
     import tensorflow as tf
@@ -92,7 +104,10 @@ def run_case(
     from keras_mdm.models import presets
 
     unet = presets.build(model, width=width, dtype=dtype)
-    step = {"sample": sampling_step, "train": training_step}[mode](unet, model, batch)
+    if mode == "train":
+        step = training_step(unet, model, batch, recompute)
+    else:
+        step = sampling_step(unet, model, batch)
     square = tf.random.normal((MATMUL_SIZE, MATMUL_SIZE))
     square = tf.cast(square, MATMUL_DTYPES[dtype])
     product = tf.function(lambda: tf.reduce_max(tf.matmul(square, square)))
@@ -114,6 +129,7 @@ def run_case(
         "dtype": dtype,
         "batch": batch,
         "width": width,
+        "recompute": list(recompute),
         "gflop_per_image": WORK[mode] * gflop,
         "seconds_per_image": per_image,
         "gflops": achieved,
@@ -149,7 +165,7 @@ def sampling_step(unet, model: str, batch: int) -> Callable[[], None]:
     return step
 
 
-def training_step(unet, model: str, batch: int) -> Callable[[], None]:
+def training_step(unet, model: str, batch: int, recompute: Sequence[str]) -> Callable[[], None]:
     """One optimizer step of `fit`: gradients, clipping, Adam, moving average, metrics."""
     import tensorflow as tf
 
@@ -158,7 +174,7 @@ def training_step(unet, model: str, batch: int) -> Callable[[], None]:
     from keras_mdm.training import MatryoshkaDiffusion
 
     diffusion = MatryoshkaDiffusion(unet, **presets.diffusion(model))
-    diffusion.compile(optimizer=Adam(1e-4, clip_norm=2.0))
+    diffusion.compile(optimizer=Adam(1e-4, clip_norm=2.0), recompute=recompute)
     top = unet.spec.levels[-1]
     key = "image" if top.frames is None else "video"
     data = {

@@ -177,6 +177,13 @@ def _run_phases(
         directory = run.checkpoints(number)
         newest = checkpoints.newest_valid(directory)
         done = 0 if newest is None else checkpoints.step_of(newest)
+        if done > phase.steps:
+            raise checks.error(
+                f"phase {number} must not have made more steps than its {phase.steps}",
+                fix="remove the checkpoint if it is of another run, or choose another directory",
+                checkpoint=str(newest),
+                steps=done,
+            )
         if done == phase.steps and number < len(phases):
             levels_before = phase.level_names
             continue
@@ -242,12 +249,12 @@ def _train(
     """Make the steps of a phase that are left, and its last checkpoint."""
     phase, model, done = context.phase, context.model, context.initial_step
     directory = context.run.checkpoints(context.number)
-    writer = CheckpointWriter(
-        lambda step: prepare_snapshot(model, directory, step, {"phase": context.number}),
-        directory,
-        initial_step=done,
-        **checkpointing,
-    )
+
+    def prepare(step: int) -> Callable[[], Path]:
+        context.run.require_present()
+        return prepare_snapshot(model, directory, step, {"phase": context.number})
+
+    writer = CheckpointWriter(prepare, directory, initial_step=done, **checkpointing)
 
     def write_last(step: int) -> None:
         if chief:

@@ -112,7 +112,7 @@ def main() -> None:
     small = arguments.model is None
     if small:
         near = Path(arguments.run_dir)
-        arguments.data = str(folder.write_emoji(near.with_name("emoji_pictures")))
+        arguments.data = str(folder.write_emoji(near.with_name("emoji_pictures_64"), 64))
         weights = write_stand_in(near.with_name("stand_in") / "vis_model_64x64.pth", arguments.seed)
 
     def load(phase: mdm.Phase | None = None) -> mdm.MatryoshkaDiffusion:

@@ -3,16 +3,18 @@
     python recipes/folder.py --data my_pictures
     python recipes/folder.py --data my_pictures --condition class --levels 32 128
     python recipes/folder.py --data shards --levels 64 256 --width 0.5 --steps 50000 30000
+    python recipes/folder.py --data my_pictures --scale small --levels 64 128 256
 
 Captions are the text files beside the pictures, the columns of a table, or the names of the files;
 classes are the sub-folders. One phase per level: the innermost alone, then with each next one
 around it, jointly on mixed-resolution batches.
 
                     without arguments                   with --data SOURCE
-    levels          16, 64                              --levels (64, 256)
-    network         that of the emoji recipes           the paper's rule, --width times its channels
-    batches         32, 18                              --batches (64, 32, 16, ...)
-    steps           400, 250                            --steps (20000 a phase)
+    levels          --levels (16, 64)                   --levels (64, 256)
+    network         that of the emoji recipes           the paper's rule, --width times its
+                                                        channels; the left one: --scale small
+    batches         32, 18 (then 9)                     --batches (64, 32, 16, ...)
+    steps           400, 250 (then 150)                 --steps (20000 a phase)
     data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
                     written into a plain folder first   tfds:NAME
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
@@ -34,23 +36,42 @@ from PIL import Image
 
 import keras_mdm as mdm
 
-SMALL_LEVELS = [image_training.text_to_image.INNER, image_training.small_level(64, 16)]
-SMALL = image_training.small(
-    image_training.small_phases(SMALL_LEVELS, (1, 2), (400, 250), (32, 18))
-)
 
-
-def own(arguments: argparse.Namespace) -> common.Scale:
-    """The scale that the arguments ask for."""
-    levels = arguments.levels or [64, 256]
+def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, list]:
+    """Sizes, steps and batches, one of each per level."""
+    levels = arguments.levels or ([16, 64] if small else [64, 256])
     count = len(levels)
-    batches = arguments.batches or [max(8, 64 // 2**n) for n in range(count)]
-    steps = arguments.steps or [20_000] * count
+    if small:
+        default = [(400, 32), (250, 18)] + [(150, 9)] * count
+    else:
+        default = [(20_000, max(8, 64 // 2**n)) for n in range(count)]
+    steps = arguments.steps or [steps for steps, _ in default[:count]]
+    batches = arguments.batches or [batch for _, batch in default[:count]]
     if not len(batches) == len(steps) == count:
         raise ValueError(
             f"there must be one number of steps and one batch size per level. Received: "
             f"levels={levels}, steps={steps}, batches={batches}. To fix it: pass {count} of each"
         )
+    if sorted(set(levels)) != levels or levels[0] < 1:
+        raise ValueError(
+            f"sizes of levels must ascend. Received: levels={levels}. To fix it: sort them"
+        )
+    return levels, steps, batches
+
+
+def small(arguments: argparse.Namespace) -> common.Scale:
+    """The scale for two cores, with the levels that were asked for."""
+    sizes, steps, batches = per_level(arguments, small=True)
+    levels = [image_training.small_inner(sizes[0])]
+    levels += [image_training.small_level(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
+    stages = range(1, len(sizes) + 1)
+    return image_training.small(image_training.small_phases(levels, stages, steps, batches))
+
+
+def own(arguments: argparse.Namespace) -> common.Scale:
+    """The scale with networks of the paper's rule."""
+    levels, steps, batches = per_level(arguments, small=False)
+    count = len(levels)
     phases = [
         {
             "levels": levels[: n + 1],
@@ -72,9 +93,9 @@ def own(arguments: argparse.Namespace) -> common.Scale:
     )
 
 
-def write_emoji(folder: Path) -> Path:
+def write_emoji(folder: Path, size: int) -> Path:
     """Write the drawings as a plain folder of pictures whose names are their captions."""
-    data = mdm.data.load_emoji((64,), concepts="simple", split="train")
+    data = mdm.data.load_emoji((size,), concepts="simple", split="train")
     folder.mkdir(parents=True, exist_ok=True)
     for picture, caption in zip(data.largest, data.captions, strict=True):
         Image.fromarray(picture).save(folder / f"{caption.replace(' ', '_')}.png")
@@ -99,10 +120,11 @@ def main() -> None:
     parser.add_argument("--crop", choices=("center", "random"), default="center")
     arguments = parser.parse_args()
     if arguments.data is None:
-        arguments.data = str(write_emoji(Path(arguments.run_dir).with_name("emoji_pictures")))
-        scale = SMALL
-    else:
-        scale = SMALL if arguments.scale == "small" else own(arguments)
+        size = per_level(arguments, small=True)[0][-1]
+        folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
+        arguments.data = str(write_emoji(folder, size))
+        arguments.scale = arguments.scale or "small"
+    scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}
         scale = image_training.changed(scale, network=network, tokens=0)

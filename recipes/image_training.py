@@ -60,6 +60,21 @@ def small_level(size: int, inner: int, channels: int = 16) -> mdm.LevelSpec:
     )
 
 
+def small_inner(size: int) -> mdm.LevelSpec:
+    """An innermost level that two cores can train: that of the emoji recipes, above 16 pixels with
+    one thin block per further resolution around it."""
+    inner, extra = text_to_image.INNER, max(0, round(np.log2(size / 16)))
+    return dataclasses.replace(
+        inner,
+        size=size,
+        channels=(*(max(16, inner.channels[0] // 2 ** (extra - n)) for n in range(extra)),)
+        + tuple(inner.channels),
+        blocks=(1,) * extra + tuple(inner.blocks),
+        attention=(0,) * extra + tuple(inner.attention),
+        groups=16 if extra else inner.groups,
+    )
+
+
 def small_phases(
     levels: Sequence[Any], stages: Sequence[int], steps: Sequence[int], batches: Sequence[int]
 ) -> list[dict]:
@@ -325,18 +340,17 @@ def train(
         if load is not None:
             model = load(phase)
         else:
-            model = mdm.MatryoshkaDiffusion(
+            model = common.make_model(
                 make_unet(phase),
-                text_encoder=encoder,
-                guidance_shares=dict.fromkeys(phase.level_names[scale.guided_levels :], 0.0),
-                seed=arguments.seed,
-                **process,
+                phase,
+                arguments,
+                process,
+                encoder=encoder,
+                guided_levels=scale.guided_levels,
             )
         if start is not None and phase.level_names == phases[0].level_names:
             model.start_from(keras.saving.load_model(start))
-        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
-        model.compile(optimizer, micro_batches=arguments.micro_batches)
-        return model
+        return common.compiled(model, phase, micro_batches=arguments.micro_batches)
 
     if arguments.dry_run:
         common.print_run(
@@ -359,21 +373,17 @@ def train(
     draw = {**scale.sampling, **drawn}
     if condition == "none" or cond_dropout == 0.0:
         draw["guidance_scale"] = 1.0
-    model = mdm.fit_progressively(
+    model = common.fit(
         phases,
         make_model,
+        data,
         data.datasets(),
-        run_dir=arguments.run_dir,
-        fresh=arguments.fresh,
-        data=data.identity,
+        arguments,
         strategy=strategy,
         callbacks=sample_grids(prompts, scale.sample_every, draw),
         checkpoint_every=scale.checkpoint_every,
-        arguments=vars(arguments),
     )
-    if (
-        mdm.distribute.is_chief() and not arguments.no_samples
-    ):  # of several workers one draws and exports
+    if common.draws(arguments):
         show(model, prompts, draw, Path(arguments.run_dir), paper_prompts=condition == "text")
     data.report()
 

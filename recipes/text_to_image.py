@@ -70,19 +70,8 @@ def train(
         )
 
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        model = mdm.MatryoshkaDiffusion(
-            make_unet(phase),
-            text_encoder=encoder,
-            # Guidance decides what is drawn, and that is decided at the low level; at higher ones
-            # it would only blow up the difference of two estimates into a grain on flat areas.
-            guidance_shares=dict.fromkeys(phase.level_names[1:], 0.0),
-            seed=arguments.seed,
-            **process,
-        )
-        recompute = [name for name in training.get("recompute", ()) if name in phase.level_names]
-        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
-        model.compile(optimizer, **{**training, "recompute": recompute})
-        return model
+        model = common.make_model(make_unet(phase), phase, arguments, process, encoder=encoder)
+        return common.compiled(model, phase, **training)
 
     if arguments.dry_run:
         common.print_run(
@@ -102,21 +91,17 @@ def train(
         print(mdm.estimate.table(rows))
         return
     prompts = common.choose_prompts(data, PROMPTS, 32)
-    model = mdm.fit_progressively(
+    model = common.fit(
         phases,
         make_model,
+        data,
         datasets(data, encoder, seed=arguments.seed),
-        run_dir=arguments.run_dir,
-        fresh=arguments.fresh,
-        data=data.identity,
+        arguments,
         strategy=strategy,
         callbacks=common.sample_grids(prompts[:8], every=300, **SAMPLING),
-        arguments=vars(arguments),
         **checkpointing,
     )
-    if (
-        mdm.distribute.is_chief() and not arguments.no_samples
-    ):  # of several workers one draws and exports
+    if common.draws(arguments):
         show(model, data, prompts, Path(arguments.run_dir))
 
 

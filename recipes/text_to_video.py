@@ -121,16 +121,15 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         )
 
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        model = mdm.MatryoshkaDiffusion(
+        model = common.make_model(
             make_unet(phase),
-            text_encoder=encoder,
-            guidance_shares=dict.fromkeys(phase.level_names[scale.guided_levels :], 0.0),
-            seed=arguments.seed,
-            **scale.process,
+            phase,
+            arguments,
+            scale.process,
+            encoder=encoder,
+            guided_levels=scale.guided_levels,
         )
-        optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
-        model.compile(optimizer, micro_batches=arguments.micro_batches)
-        return model
+        return common.compiled(model, phase, micro_batches=arguments.micro_batches)
 
     if arguments.dry_run:
         common.print_run(
@@ -145,21 +144,17 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         print(mdm.estimate.table(rows))
         return
     prompts = prompts_of(data)
-    model = mdm.fit_progressively(
+    model = common.fit(
         phases,
         make_model,
+        data,
         data.datasets(),
-        run_dir=arguments.run_dir,
-        fresh=arguments.fresh,
-        data=data.identity,
+        arguments,
         strategy=strategy,
         callbacks=common.sample_grids(prompts, every=scale.sample_every, **scale.sampling),
         checkpoint_every=scale.checkpoint_every,
-        arguments=vars(arguments),
     )
-    if (
-        mdm.distribute.is_chief() and not arguments.no_samples
-    ):  # of several workers one draws and exports
+    if common.draws(arguments):
         show(model, data, prompts, Path(arguments.run_dir), scale.sampling)
 
 

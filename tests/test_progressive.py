@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,26 @@ def test_other_phases_are_refused(whole):
     table = [phases()[0], Phase(LEVELS, 5, batch_size=6)]
     with pytest.raises(ValueError, match=r"phase 2\.steps: 4 before, 5 now"):
         train(whole[1], table=table)
+
+
+def test_a_checkpoint_beyond_the_end_of_its_phase_is_refused(whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole[1], copy)
+    newest = checkpoints.newest_valid(copy / "checkpoints" / "phase-2")
+    newest.rename(newest.with_name("step-0000009"))
+    with pytest.raises(ValueError, match=r"steps than its 4.*step-0000009.*steps=9"):
+        train(copy)
+
+
+def test_a_removed_directory_does_not_come_back(tmp_path):
+    class Remove(StepCallback):
+        def on_step_end(self, previous_step, logs):
+            if self.step == 3:
+                shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(ValueError, match="must stay while it is trained"):
+        train(tmp_path / "run", table=phases()[:1], watch=lambda context: Remove())
+    assert not (tmp_path / "run").exists()
 
 
 def test_curves_are_written(whole):

@@ -1,5 +1,6 @@
 """The recipes' training at the paper's scale is what the paper's tables say."""
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -81,6 +82,22 @@ def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
     assert [len(phase.groups) for phase in made] == [1] + [2] * (len(made) - 1)
     (last,) = recipe("image_training").last_phase(paper).phases
     assert last["steps"] == table["training_steps"][len(stages) - 1]
+
+
+def test_a_folder_in_small_takes_any_levels(recipe):
+    folder = recipe("folder")
+    parsed = argparse.Namespace(levels=[64, 128, 256], steps=None, batches=None)
+    made = [Phase(**phase) for phase in folder.small(parsed).phases]
+    assert [phase.level_names for phase in made] == [
+        ("64",), ("64", "128"), ("64", "128", "256")]  # fmt: skip
+    inner, *outer = made[-1].levels
+    assert inner.channels == (16, 32, 64, 128, 256) and inner.attention == (0, 0, 0, 1, 1)
+    assert [level.channels for level in outer] == [(16, 32), (16, 32)]
+    parsed.levels = None
+    assert folder.small(parsed).phases[-1]["levels"][0] == recipe("text_to_image").INNER
+    parsed.steps = [1]
+    with pytest.raises(ValueError, match="one number of steps .*To fix it"):
+        folder.small(parsed)
 
 
 def test_the_papers_prompts(recipe):

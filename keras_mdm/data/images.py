@@ -12,7 +12,7 @@ from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.order import WindowOrder
 from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
-from keras_mdm.data.sources.base import ImageSource, Record, Unusable
+from keras_mdm.data.sources.base import ImageSource, Record, Unusable, require_source
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
 # does putting groups together into a batch.
@@ -58,7 +58,7 @@ def image_dataset(
         batch_size: samples per step, over all replicas.
         seed: decides the order and all choices.
         first_step: the step of the first batch, for resuming.
-        encoder: encodes the captions of every batch; see `keras_mdm.text.open_embeddings` for
+        encoder: encodes the captions of every batch; see `keras_mdm.text.StoredStates` for
             captions that are encoded already. Without one there is no text.
         labels: whether batches hold classes.
         original_size: name of a micro-condition that receives the shorter side of the picture
@@ -136,16 +136,9 @@ def image_dataset(
 
 
 def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any) -> None:
-    if not hasattr(source, "usable") or not hasattr(source, "read"):
-        raise checks.error(
-            "`source` must be a source of pictures",
-            fix="pass what open_images returned, or your own ImageSource",
-            source=type(source).__name__,
-        )
+    require_source(source)
     if not isinstance(rule, ImageRule):
         raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
-    if not len(source):
-        raise checks.error("there must be records", fix="check the data", records=0)
     checks.integer("window", window, minimum=1)
     if encoder is not None and not callable(getattr(encoder, "encode", None)):
         raise checks.error(

@@ -13,7 +13,7 @@ from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.sharding import in_order
-from keras_mdm.data.sources.base import ImageSource, Unusable
+from keras_mdm.data.sources.base import ImageSource, Unusable, require_source
 
 # Shorter sides are counted between these.
 _SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)
@@ -64,6 +64,7 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
     """
     from tqdm import tqdm
 
+    require_source(source)
     if limit is not None:
         checks.integer("limit", limit, minimum=1)
     count = len(source) if limit is None else min(limit, len(source))
@@ -144,8 +145,14 @@ def captions_of(source: ImageSource) -> Iterator[str]:
 
     Args:
         source: read once, in several threads, never all in memory.
-    """
 
+    Raises:
+        ValueError: if it is not a source of pictures.
+    """
+    return _captions(require_source(source))  # a generator would look at it later
+
+
+def _captions(source: ImageSource) -> Iterator[str]:
     def work(row: int) -> list[str]:
         try:
             return usable_captions(source.read(row))

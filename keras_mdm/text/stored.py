@@ -154,6 +154,12 @@ def embed(
         raise checks.error(
             "`directory` must be a folder", fix="choose another name", directory=str(directory)
         )
+    stream = iter(texts)
+    first = list(itertools.islice(stream, _SAMPLE))
+    if not all(isinstance(text, str) for text in first):
+        raise checks.error("`texts` must be strings", fix="pass captions", texts=first[:3])
+    if not first:
+        raise checks.error("there must be texts", fix="check the data", texts=0)
     root.mkdir(parents=True, exist_ok=True)
     plan = {
         "format": _FORMAT,
@@ -164,12 +170,6 @@ def embed(
     _claim(root, json.loads(json.dumps(plan)))
     total = len(texts) if total is None and isinstance(texts, Sequence) else total
     known, shards = _written(root)
-    stream = iter(texts)
-    first = list(itertools.islice(stream, _SAMPLE))
-    if not all(isinstance(text, str) for text in first):
-        raise checks.error("`texts` must be strings", fix="pass captions", texts=first[:3])
-    if not first:
-        raise checks.error("there must be texts", fix="check the data", texts=0)
     if progress or total:
         _estimate(encoder, first, total, root, progress)
     wanted = _new(itertools.chain(first, stream), known)

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from keras_mdm import checks
 from keras_mdm.files import write_atomically
@@ -42,6 +42,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._lock: IO | None = None
 
     @property
     def file(self) -> Path:
@@ -93,7 +94,25 @@ class RunDirectory:
             stream.truncate(0)
             stream.write(str(os.getpid()))
             stream.flush()
-            yield
+            self._lock = stream
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def require_present(self) -> None:
+        """Raise if the directory was removed since it was locked: what is written now would look
+        like a run of its own, or fall into a new one of the same name.
+
+        Raises:
+            ValueError: if it was.
+        """
+        if self._lock is not None and not os.fstat(self._lock.fileno()).st_nlink:
+            raise checks.error(
+                "the directory of a run must stay while it is trained",
+                fix="end the process before its directory is removed, and start the run again",
+                run_dir=str(self.path),
+            )
 
     def checkpoints(self, phase: int) -> Path:
         """Directory of the checkpoints of a phase; phases count from 1."""

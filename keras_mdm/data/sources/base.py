@@ -182,21 +182,45 @@ class ImageSource(ABC):
             )
 
 
+def require_source(source: Any) -> ImageSource:
+    """Return a source of pictures, or raise if it is something else or has no records."""
+    if not isinstance(source, ImageSource):
+        raise checks.error(
+            "`source` must be a source of pictures",
+            fix="pass what open_images returns, or derive from ImageSource",
+            source=source,
+        )
+    if not len(source):
+        raise checks.error("there must be records", fix="check the data", records=0)
+    return source
+
+
 class Rows(ImageSource):
     """Some records of a source, for example one part of a split.
 
     Args:
         source: where they come from.
         rows: their numbers, ascending.
+
+    Raises:
+        ValueError: if there are none, or the source does not have them.
     """
 
-    def __init__(self, source: ImageSource, rows: np.ndarray):
-        super().__init__(max_skipped=source.max_skipped)
-        if not len(rows):
+    def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray):
+        super().__init__(max_skipped=require_source(source).max_skipped)
+        rows = np.asarray(rows)
+        if not rows.size:
             raise checks.error(
                 "a part of the data must hold at least one record",
                 fix="use a larger share, or all of the data",
                 records=len(source),
+            )
+        ascending = rows.ndim == 1 and rows.dtype.kind in "iu" and not (rows[1:] <= rows[:-1]).any()
+        if not ascending or rows[0] < 0 or rows[-1] >= len(source):
+            raise checks.error(
+                f"`rows` must be ascending whole numbers from 0 to {len(source) - 1}",
+                fix="pass numbers of records of the source, each once",
+                rows=rows,
             )
         self.source = source
         self.rows = np.asarray(rows, np.uint32 if len(source) < 2**32 else np.int64)
@@ -252,6 +276,7 @@ def split(source: ImageSource, part: str, *, share: float = 1e-3) -> ImageSource
     """
     checks.one_of("part", part, ("train", "validation", "all"))
     share = checks.real("share", share, minimum=0.0, maximum=1.0)
+    require_source(source)
     if part == "all":
         return source
     chosen = _hashes(len(source)) < np.uint64(min(share * 2.0**64, 2.0**64 - 2048))
