@@ -156,6 +156,73 @@ def scaled(phases: Sequence[Mapping], arguments: argparse.Namespace) -> list[mdm
     return made
 
 
+def make_model(
+    unet: mdm.NestedUNet,
+    phase: mdm.Phase,
+    arguments: argparse.Namespace,
+    process: Mapping[str, Any],
+    *,
+    encoder: mdm.text.TextEncoder | None = None,
+    guided_levels: int = 1,
+) -> mdm.MatryoshkaDiffusion:
+    """Make the model of a phase, not yet compiled.
+
+    Args:
+        unet: its network.
+        phase: the phase.
+        arguments: of the recipe.
+        process: options of `MatryoshkaDiffusion`.
+        encoder: of the texts.
+        guided_levels: so many levels, from the innermost, get guidance. It decides what is drawn,
+            and that is decided at low levels; at higher ones of a small model it would only blow up
+            the difference of two estimates into a grain on flat areas.
+    """
+    return mdm.MatryoshkaDiffusion(
+        unet,
+        text_encoder=encoder,
+        guidance_shares=dict.fromkeys(phase.level_names[guided_levels:], 0.0),
+        seed=arguments.seed,
+        **process,
+    )
+
+
+def compiled(
+    model: mdm.MatryoshkaDiffusion, phase: mdm.Phase, **training: Any
+) -> mdm.MatryoshkaDiffusion:
+    """Compile a model with the optimizer of appendix B; `training` are options of `compile`, of
+    which `recompute` may name levels of later phases."""
+    recompute = [name for name in training.pop("recompute", ()) if name in phase.level_names]
+    optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
+    model.compile(optimizer, recompute=recompute, **training)
+    return model
+
+
+def fit(
+    phases: Sequence[mdm.Phase],
+    make_model: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion],
+    data: Any,
+    make_dataset: Callable[[mdm.Phase, int], tf.data.Dataset],
+    arguments: argparse.Namespace,
+    **options: Any,
+) -> mdm.MatryoshkaDiffusion:
+    """Train as the arguments say; `data` has an `identity`, `options` are `fit_progressively`'s."""
+    return mdm.fit_progressively(
+        phases,
+        make_model,
+        make_dataset,
+        run_dir=arguments.run_dir,
+        fresh=arguments.fresh,
+        data=data.identity,
+        arguments=vars(arguments),
+        **options,
+    )
+
+
+def draws(arguments: argparse.Namespace) -> bool:
+    """Whether this process draws and exports at the end: of several workers one does."""
+    return mdm.distribute.is_chief() and not arguments.no_samples
+
+
 def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **facts: object) -> None:
     """Print what a run resolves to, as JSON lines."""
     print(json.dumps({"arguments": vars(arguments), **facts}, default=str))
