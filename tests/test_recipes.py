@@ -153,6 +153,16 @@ def test_contradictions_are_one_line(name, words, said):
     assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
 
 
+def test_a_run_of_a_few_steps(tmp_path):
+    folder = sources.write("folder", tmp_path / "pictures")
+    words = [sys.executable, str(ROOT / "recipes" / "folder.py"), "--data", str(folder)]
+    words += ["--scale", "small", "--condition", "class", "--levels", "8", "16", "--no-samples"]
+    words += ["--steps", "1", "1", "--batches", "3", "3", "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "model.keras").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_run_on_files_from_start_to_samples(tmp_path):

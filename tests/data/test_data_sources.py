@@ -21,6 +21,7 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.images import MAX_CAPTION
 from keras_mdm.data.sources.strings import Strings
+from keras_mdm.data.sources.table import number_classes
 
 BATCH = 5  # does not divide the twelve records
 
@@ -383,6 +384,33 @@ def test_features_by_other_names(tmp_path):
     with pytest.raises(ValueError, match=r"feature for `image`.*looked_for='pixels'.*'image'"):
         open_images(root, image="pixels")
     assert open_images(root, caption="key").read(4).captions == ("4",)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("array_record", "caption"), ("parquet", "text")])
+def test_classes_that_are_no_numbers(tmp_path, kind, name):
+    source = open_images(sources.write(kind, tmp_path / kind), label=name)
+    with pytest.raises(Unusable, match="a class that is not a number: .*picture number 3"):
+        source.read(3)
+
+
+def test_numbers_of_classes():
+    names, numbers = number_classes(["b", "a"])
+    assert names == ("a", "b") and numbers.tolist() == [1, 0, -1]
+    names, numbers = number_classes(["2", "0"])
+    assert names == ("0", "1", "2") and numbers.tolist() == [2, 0, -1]
+    # Those of a catalogue would be a class each, with all below.
+    names, numbers = number_classes([987654321, 5])
+    assert names == ("5", "987654321") and numbers.tolist() == [1, 0, -1]
+    assert number_classes([])[0] == ()
+
+
+def test_a_member_with_other_json_gives_no_caption(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in (("a.json", b"[1, 2]"), ("a.png", sources.png(1))):
+            (tmp_path / name).write_bytes(content)
+            tar.add(tmp_path / name, name)
+    source = open_images(tmp_path / "a.tar", cache_dir=tmp_path / "cache")
+    assert source.read(0).captions == () and source.read(0).label == -1
 
 
 def test_arguments(opened):

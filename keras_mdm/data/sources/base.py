@@ -42,6 +42,20 @@ class Record(NamedTuple):
     original_size: tuple[int, int] | None = None
 
 
+def class_number(label: Any) -> int:
+    """Return the number of a class as it is stored, -1 for none.
+
+    Raises:
+        Unusable: if it is not a number.
+    """
+    if label is None:
+        return -1
+    try:
+        return int(label)
+    except (TypeError, ValueError) as problem:
+        raise Unusable(f"has a class that is not a number: {label!r}") from problem
+
+
 class ImageSource(ABC):
     """Pictures in files: folders, tables, tar shards, record files, data sets of TFDS.
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import Index, index_files
 
@@ -153,7 +153,7 @@ class ExampleImages(ImageSource):
             _text(key[0]) if key else self.name(row),
             data[0],
             tuple(_text(caption) for caption in values(self._names["caption"])),
-            int(label[0]) if label else -1,
+            class_number(label[0] if label else None),
             tuple(map(int, size)) if len(size) == 2 else None,
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
 
@@ -125,12 +125,11 @@ class ParquetImages(ImageSource):
             raise Unusable("has no bytes of a picture")
         captions = values.get("caption") or ()
         captions = captions if isinstance(captions, list) else (captions,)
-        label = values.get("label")
         return Record(
             self.name(row),
             data,
             tuple(str(caption) for caption in captions if caption),
-            -1 if label is None else int(label),
+            class_number(values.get("label")),
         )
 
     def _load(self, group: int) -> dict[str, Any]:

@@ -21,6 +21,8 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 CAPTION = ("caption", "captions", "text", "prompt", "title")
 LABEL = ("label", "class", "label_name")
+# Larger numbers are taken for names of classes: each below them would be a class as well.
+MAX_CLASSES = 100_000
 
 
 class TableImages(ImageSource):
@@ -193,7 +195,10 @@ def repeated(hashes: np.ndarray) -> np.ndarray:
 
 
 def number_classes(classes: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes, and the number of each; numbers keep theirs, names are sorted.
+    """Names of the classes, and the number of each.
+
+    Numbers keep theirs if they are small enough to number classes; names, and numbers such as
+    those of a catalogue, are sorted.
 
     Args:
         classes: names or numbers, each once.
@@ -203,8 +208,12 @@ def number_classes(classes: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]
     """
     try:
         numbers = [int(label) for label in classes]
-        names = tuple(map(str, range(max(numbers, default=-1) + 1)))
     except (TypeError, ValueError):
+        numbers = [-1]
+    if min(numbers, default=0) >= 0 and max(numbers, default=0) < MAX_CLASSES:
+        names = tuple(map(str, range(max(numbers, default=-1) + 1)))
+    else:
         names = tuple(sorted(map(str, classes)))
-        numbers = [names.index(str(label)) for label in classes]
+        places = {name: number for number, name in enumerate(names)}
+        numbers = [places[str(label)] for label in classes]
     return names, np.asarray([*numbers, -1], np.int32)

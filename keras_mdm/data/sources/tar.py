@@ -122,6 +122,8 @@ def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
             fields = json.loads(parts["json"])
         except ValueError:
             return ()
+        if not isinstance(fields, dict):
+            return ()
         found = next((fields[name] for name in CAPTION if fields.get(name)), ())
         return tuple(map(str, found)) if isinstance(found, list) else (str(found),) * bool(found)
     return ()
