@@ -1,4 +1,4 @@
-"""Two logical CPU devices for the tests of replicas, and the opt-in marks."""
+"""Two logical CPU devices for the tests of replicas, marks to opt in, graphs as they are traced."""
 
 import sys
 from pathlib import Path
@@ -19,6 +19,16 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
     parser.addoption("--gpu", action="store_true", help="also run tests that need a GPU")
     parser.addoption("--network", action="store_true", help="fetch assets that tests need")
+    parser.addoption(
+        "--optimize-graphs", action="store_true", help="let TensorFlow rewrite graphs, as in use"
+    )
+
+
+def pytest_configure(config):
+    # Rewriting a graph takes longer than tracing it, for tests that then make a few steps. What
+    # runs in processes of its own (workers, commands, recipes) is rewritten as in use.
+    off = not config.getoption("--optimize-graphs")
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
 
 
 def pytest_collection_modifyitems(config, items):

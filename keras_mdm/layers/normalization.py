@@ -3,16 +3,20 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_mdm import checks
 
 
 def _pool(per_channel, groups: int):
-    """Average `(B, C)` over the channels of each group, repeated back to `(B, C)`."""
-    channels = per_channel.shape[-1]
-    pooled = ops.mean(ops.reshape(per_channel, (-1, groups, channels // groups)), axis=-1)
-    return ops.repeat(pooled, channels // groups, axis=-1)
+    """Average `(B, 1, ..., C)` over the channels of each group, the same for all of them."""
+    *middle, channels = per_channel.shape[1:]
+    shares = ops.reshape(per_channel, (-1, groups, channels // groups))
+    # Times one instead of `ops.repeat`, which is twenty operations of TensorFlow to trace.
+    ones = np.ones((1, 1, channels // groups), np.float32)
+    pooled = ops.mean(shares, axis=-1, keepdims=True) * ones
+    return ops.reshape(pooled, (-1, *middle, channels))
 
 
 def _zero_after(tensor):
@@ -50,39 +54,41 @@ def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
     spread = (-1, *(1 for _ in axes), x.shape[-1])
     pixels = math.prod(x.shape[axis] for axis in axes)
 
-    def wide(per_channel, dtype):
-        return ops.cast(ops.reshape(per_channel, spread), dtype)
-
     @ops.custom_gradient
     def operation(x, gain, bias):
+        # All that follows is (B, 1, ..., C), to be spread over the pixels.
+        gain, bias = ops.reshape(gain, spread), ops.reshape(bias, spread)
         x32 = ops.cast(x, "float32")
-        mean = _pool(ops.mean(x32, axis=axes), groups)  # (B, C), constant inside a group
-        squares = ops.square(x32 - wide(mean, "float32"))
-        variance = _pool(ops.mean(squares, axis=axes), groups)
+        mean = _pool(ops.mean(x32, axis=axes, keepdims=True), groups)
+        squares = ops.square(x32 - mean)
+        variance = _pool(ops.mean(squares, axis=axes, keepdims=True), groups)
         scale = ops.rsqrt(variance + epsilon)
-        slope, offset = gain * scale, bias - gain * scale * mean
-        y = x * wide(slope, x.dtype) + wide(offset, x.dtype)
+        slope = gain * scale
+        offset = bias - slope * mean
+        y = x * ops.cast(slope, x.dtype) + ops.cast(offset, x.dtype)
 
         def gradient(*args, upstream=None):
             dy = args[0] if upstream is None else upstream
             if silu:
                 later = _zero_after(dy)
-                y = x * wide(slope + later, x.dtype) + wide(offset + later, x.dtype)
+                y = x * ops.cast(slope + later, x.dtype) + ops.cast(offset + later, x.dtype)
                 # The sigmoid of bfloat16 is slower than two casts.
                 gate = ops.cast(ops.sigmoid(ops.cast(y, "float32")), x.dtype)
                 # In this order each product can be written over what is no longer needed.
                 dy = (dy * gate) * (1.0 + (1.0 - gate) * y)
             dy32 = ops.cast(dy, "float32")
-            d_bias = ops.sum(dy32, axis=axes)
-            centred = ops.cast(x, "float32") - wide(mean + _zero_after(dy), "float32")
-            d_gain = scale * ops.sum(dy32 * centred, axis=axes)
+            d_bias = ops.sum(dy32, axis=axes, keepdims=True)
+            centred = ops.cast(x, "float32") - (mean + _zero_after(dy))
+            d_gain = scale * ops.sum(dy32 * centred, axis=axes, keepdims=True)
             # d normalised = dy * gain; its mean and its projection on x leave, per group.
             along_one = _pool(d_bias * gain, groups) / pixels
             along_x = scale * scale * _pool(d_gain * gain, groups) / pixels
-            dx = dy * wide(slope, x.dtype) - (
-                x * wide(along_x, x.dtype) + wide(scale * along_one - along_x * mean, x.dtype)
+            dx = dy * ops.cast(slope, x.dtype) - (
+                x * ops.cast(along_x, x.dtype)
+                + ops.cast(scale * along_one - along_x * mean, x.dtype)
             )
-            return dx, d_gain, d_bias
+            narrow = (-1, x.shape[-1])
+            return dx, ops.reshape(d_gain, narrow), ops.reshape(d_bias, narrow)
 
         return ops.silu(y) if silu else y, gradient
 

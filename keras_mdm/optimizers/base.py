@@ -209,12 +209,12 @@ class Optimizer(keras.optimizers.Optimizer):
         gradients, finite = self._clip([gradient for gradient, _ in pairs])
         updates = tf.convert_to_tensor(self._updates.value)
         rates = self._learning_rates(learning_rate, updates)
-        table = [
-            tf.unstack(tf.gather(column, rows))
-            for column in self.coefficients(
-                tf.where(finite, rates, 0.0), tf.cast(updates, tf.float64), finite
-            )
-        ]
+        table = self.coefficients(
+            tf.where(finite, rates, 0.0), tf.cast(updates, tf.float64), finite
+        )
+        if all(variable.dtype == tf.float32 for variable in variables):
+            table = [tf.cast(column, tf.float32) for column in table]  # at once, not one by one
+        table = [tf.unstack(tf.gather(column, rows)) for column in table]
         counted = np.zeros(len(self._trainable_variables), "int64")
         counted[rows] = 1
         self._updates.assign_add(counted * tf.cast(finite, tf.int64))
@@ -251,13 +251,13 @@ class Optimizer(keras.optimizers.Optimizer):
         self._count(finite)
         if self.clip_norm is not None:
             factor = factor * tf.minimum(1.0, self.clip_norm / (norm + CLIP_EPSILON))
-        unchanged = self.clip_norm is None and self.loss_scale is None
-
-        def kept() -> list[tf.Tensor]:
-            return [g if unchanged else g * tf.cast(factor, g.dtype) for g in gradients]
-
-        # Not a product with zero, which would keep NaN.
-        return tf.cond(finite, kept, lambda: [tf.zeros_like(g) for g in gradients]), finite
+        # Unlike a product with zero this one does not keep NaN; and a branch around all gradients
+        # would be six operations for each to trace.
+        factor = tf.where(finite, factor, 0.0)
+        return [
+            tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
+            for gradient in gradients
+        ], finite
 
     def _count(self, finite: tf.Tensor) -> None:
         """Count a skipped step, and adapt the loss scale."""

@@ -208,10 +208,11 @@ class StepMixin:
             loss, means, gradients = self._accumulate(step, drawn, variables, normalizer, replicas)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         self.optimizer.apply(gradients, variables)
-        norm, in_a_row = tf.linalg.global_norm(gradients), tf.zeros(())
         if isinstance(self.optimizer, Optimizer):
             norm = tf.convert_to_tensor(self.optimizer.gradient_norm)
             in_a_row = tf.cast(self.optimizer.skipped_in_a_row, tf.float32)
+        else:
+            norm, in_a_row = tf.linalg.global_norm(gradients), tf.zeros(())
         applied = tf.cast(tf.equal(in_a_row, 0.0), tf.float32)
         for ema in (self.ema, *self.power_emas.values()):
             ema.update(step, applied)
