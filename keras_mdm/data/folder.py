@@ -48,7 +48,8 @@ def load_folder(
 
     Every picture is turned upright, put on white where it is transparent, converted to 8-bit RGB,
     shrunk until its shorter side fits, and cropped to the centre square. Hidden files and folders
-    are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`.
+    are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`. A
+    picture has one caption here, all lines of its text; `FolderImages` takes each line for one.
 
     Args:
         directory: searched with its sub-folders.
