@@ -25,15 +25,17 @@ Figures and times of what was run: recipes/README.md.
 """
 
 import common
+import image_scales
 import image_training
+import text_to_image
 
 import keras_mdm as mdm
 
-INNER = image_training.text_to_image.INNER
+INNER = text_to_image.INNER
 INNERMOST = mdm.LevelSpec(
     8, channels=(128, 256), blocks=(1, 1), attention=(1, 1), heads=4, attention_ffn=False
 )
-small_level = image_training.small_level
+small_level = image_scales.small_level
 SMALL_LEVELS = {
     3: [INNER, small_level(32, 16, 32), small_level(64, 32)],
     5: [
@@ -52,13 +54,11 @@ STAGES = {3: (1, 2, 3), 5: (1, 3, 5)}
 def scales(levels: int) -> tuple[common.Scale, common.Scale]:
     """The small and the paper's scale with so many levels."""
     stages = STAGES[levels]
-    phases = image_training.small_phases(
-        SMALL_LEVELS[levels], stages, (400, 250, 150), (32, 18, 12)
-    )
-    paper = image_training.paper(
+    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (400, 250, 150), (32, 18, 12))
+    paper = image_scales.paper(
         PRESETS[levels], stages, (2048, 1024, 768), (500_000, 500_000, 100_000)
     )
-    return image_training.small(phases, guided_levels=2), paper
+    return image_scales.small(phases, guided_levels=2), paper
 
 
 def main() -> None:
@@ -71,9 +71,9 @@ def main() -> None:
         "--start", metavar="MODEL.keras", help="trained 256 model; only the last phase is left"
     )
     arguments = parser.parse_args()
-    scale = image_training.choose(parser, arguments, *scales(arguments.levels))
+    scale = image_scales.choose(parser, arguments, *scales(arguments.levels))
     if arguments.start:
-        scale = image_training.last_phase(scale)
+        scale = image_scales.last_phase(scale)
     image_training.train(arguments, scale, start=arguments.start)
 
 

@@ -27,12 +27,14 @@ Figures and times of what was run: recipes/README.md.
 """
 
 import common
+import image_scales
 import image_training
+import text_to_image
 
-INNER = image_training.text_to_image.INNER
+INNER = text_to_image.INNER
 SMALL_LEVELS = {
-    2: [INNER, image_training.small_level(64, 16)],
-    3: [INNER, image_training.small_level(32, 16, 32), image_training.small_level(64, 32)],
+    2: [INNER, image_scales.small_level(64, 16)],
+    3: [INNER, image_scales.small_level(32, 16, 32), image_scales.small_level(64, 32)],
 }
 PRESETS = {2: "mdm_s64s256", 3: "mdm_s64s128s256"}
 
@@ -40,9 +42,9 @@ PRESETS = {2: "mdm_s64s256", 3: "mdm_s64s128s256"}
 def scales(levels: int) -> tuple[common.Scale, common.Scale]:
     """The small and the paper's scale with so many levels."""
     stages = (1, levels)
-    phases = image_training.small_phases(SMALL_LEVELS[levels], stages, (500, 300), (32, 18))
-    paper = image_training.paper(PRESETS[levels], stages, (2048, 1024), (500_000, 500_000))
-    return image_training.small(phases), paper
+    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (500, 300), (32, 18))
+    paper = image_scales.paper(PRESETS[levels], stages, (2048, 1024), (500_000, 500_000))
+    return image_scales.small(phases), paper
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def main() -> None:
         "--levels", type=int, choices=(2, 3), default=2, help="number of levels (%(default)s)"
     )
     arguments = parser.parse_args()
-    scale = image_training.choose(parser, arguments, *scales(arguments.levels))
+    scale = image_scales.choose(parser, arguments, *scales(arguments.levels))
     image_training.train(arguments, scale)
 
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import common
 import folder
+import image_scales
 import image_training
 import keras
 
@@ -156,7 +157,7 @@ def main() -> None:
         "warmup_steps": min(500, steps // 8),
         "final_learning_rate": 0.1 if small else None,
     }
-    scale = image_training.small(
+    scale = image_scales.small(
         [phase],
         guided_levels=len(model.unet.levels),
         sampling={

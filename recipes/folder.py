@@ -31,6 +31,7 @@ import argparse
 from pathlib import Path
 
 import common
+import image_scales
 import image_training
 from PIL import Image
 
@@ -62,10 +63,10 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
 def small(arguments: argparse.Namespace) -> common.Scale:
     """The scale for two cores, with the levels that were asked for."""
     sizes, steps, batches = per_level(arguments, small=True)
-    levels = [image_training.small_inner(sizes[0])]
-    levels += [image_training.small_level(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
+    levels = [image_scales.small_inner(sizes[0])]
+    levels += [image_scales.small_level(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
     stages = range(1, len(sizes) + 1)
-    return image_training.small(image_training.small_phases(levels, stages, steps, batches))
+    return image_scales.small(image_scales.small_phases(levels, stages, steps, batches))
 
 
 def own(arguments: argparse.Namespace) -> common.Scale:
@@ -82,7 +83,7 @@ def own(arguments: argparse.Namespace) -> common.Scale:
         }
         for n in range(count)
     ]
-    return image_training.small(
+    return image_scales.small(
         phases,
         network={"width": arguments.width},
         process={**mdm.presets.diffusion("mdm_s64s256"), "threshold": "static"},
@@ -127,7 +128,7 @@ def main() -> None:
     scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}
-        scale = image_training.changed(scale, network=network, tokens=0)
+        scale = image_scales.changed(scale, network=network, tokens=0)
     image_training.train(
         arguments, scale, condition=arguments.condition, rule={"crop": arguments.crop}
     )

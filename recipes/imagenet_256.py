@@ -25,13 +25,15 @@ Figures and times of what was run: recipes/README.md.
 """
 
 import common
+import image_scales
 import image_training
+import text_to_image
 
-LEVELS = [image_training.text_to_image.INNER, image_training.small_level(64, 16)]
-SMALL = image_training.small(
-    image_training.small_phases(LEVELS, (1, 2), (500, 300), (32, 18)), network={}, tokens=0
+LEVELS = [text_to_image.INNER, image_scales.small_level(64, 16)]
+SMALL = image_scales.small(
+    image_scales.small_phases(LEVELS, (1, 2), (500, 300), (32, 18)), network={}, tokens=0
 )
-PAPER = image_training.paper(
+PAPER = image_scales.paper(
     "mdm_s64s256",
     (1, 2),
     (512, 256),
@@ -47,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     image_training.train(
         arguments,
-        image_training.choose(parser, arguments, SMALL, PAPER),
+        image_scales.choose(parser, arguments, SMALL, PAPER),
         condition="class",
         cond_dropout=0.0 if arguments.exact else 0.1,
     )

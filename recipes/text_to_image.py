@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import common
+import drawing
 import keras
 import tensorflow as tf
 
@@ -90,7 +91,7 @@ def train(
         )
         print(mdm.estimate.table(rows))
         return
-    prompts = common.choose_prompts(data, PROMPTS, 32)
+    prompts = drawing.choose_prompts(data, PROMPTS, 32)
     model = common.fit(
         phases,
         make_model,
@@ -98,7 +99,7 @@ def train(
         datasets(data, encoder, seed=arguments.seed),
         arguments,
         strategy=strategy,
-        callbacks=common.sample_grids(prompts[:8], every=300, **SAMPLING),
+        callbacks=drawing.sample_grids(prompts[:8], every=300, **SAMPLING),
         **checkpointing,
     )
     if common.draws(arguments):
@@ -135,8 +136,8 @@ def show(
     run_dir: Path,
 ) -> None:
     """Draw the prompts, measure, export, and say where everything is."""
-    page = common.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
-    print(common.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))
+    page = drawing.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
+    print(drawing.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))
     export = run_dir / "saved_model"
     if not export.exists():
         mdm.export_saved_model(model, export)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import drawing
 import keras
 import numpy as np
 import tensorflow as tf
@@ -151,7 +152,7 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         data.datasets(),
         arguments,
         strategy=strategy,
-        callbacks=common.sample_grids(prompts, every=scale.sample_every, **scale.sampling),
+        callbacks=drawing.sample_grids(prompts, every=scale.sample_every, **scale.sampling),
         checkpoint_every=scale.checkpoint_every,
     )
     if common.draws(arguments):

@@ -80,7 +80,7 @@ def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
     made = [Phase(**phase) for phase in small.phases]
     assert [len(phase.levels) for phase in made] == [len(stage) for stage in stages]
     assert [len(phase.groups) for phase in made] == [1] + [2] * (len(made) - 1)
-    (last,) = recipe("image_training").last_phase(paper).phases
+    (last,) = recipe("image_scales").last_phase(paper).phases
     assert last["steps"] == table["training_steps"][len(stages) - 1]
 
 

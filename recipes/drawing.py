@@ -1,0 +1,102 @@
+"""What the recipes draw: grids while they train, pages at the end, and how often it is right."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import keras_mdm as mdm
+
+
+def sample_grids(
+    prompts: Sequence[str],
+    *,
+    every: int,
+    labels: Sequence[int] | None = None,
+    unconditional: bool = False,
+    **options: object,
+) -> Callable[[mdm.PhaseContext], list]:
+    """Make the callback function that draws the prompts every n steps, to PNG and TensorBoard; or
+    the classes that they name."""
+
+    def callbacks(context: mdm.PhaseContext) -> list:
+        def generate():
+            given = None if unconditional or labels is not None else list(prompts)
+            return context.model.generate(given, labels=labels, progress=False, **options)
+
+        return [
+            mdm.callbacks.SampleGrid(
+                generate,
+                prompts,
+                context.run.samples,
+                every,
+                context.logger.writer,
+                initial_step=context.global_step,
+            )
+        ]
+
+    return callbacks
+
+
+def choose_prompts(data: mdm.data.CaptionedImages, wanted: Sequence[str], count: int) -> list[str]:
+    """The wanted captions that the data has, filled up with random ones."""
+    known = [caption for caption in wanted if caption in data.captions]
+    others = sorted(set(data.captions) - set(known))
+    random.Random(0).shuffle(others)
+    return (known + others)[:count]
+
+
+def prompt_fidelity(
+    model: mdm.MatryoshkaDiffusion,
+    data: mdm.data.CaptionedImages,
+    *,
+    count: int,
+    seed: int,
+    **options: object,
+) -> str:
+    """Draw random training prompts and look for each among the nearest training drawings."""
+    rows = np.random.default_rng(seed).permutation(len(data))[: min(count, len(data))]
+    prompts = [data.captions[row] for row in rows]
+    images = model.generate(prompts, seed=seed, **options)
+    lines = [f"{len(rows)} random training prompts; the asked drawing is among the nearest:"]
+    for level in model.unet.levels:
+        found = mdm.evaluation.retrieval.retrieval(
+            images[level], rows, data.largest, range(len(data))
+        )
+        shares = ", ".join(
+            f"top {k} {found.share[k]:.2f} +- {found.standard_error[k]:.2f} "
+            f"(chance {found.chance[k]:.3f})"
+            for k in found.share
+        )
+        lines.append(f"  level {level}: {shares}")
+    return "\n".join(lines)
+
+
+def write_page(
+    model: mdm.MatryoshkaDiffusion,
+    prompts: Sequence[str],
+    path: Path,
+    *,
+    labels: Sequence[int] | None = None,
+    unconditional: bool = False,
+    **options: object,
+) -> Path:
+    """Draw the prompts, or the classes they name, at every level and write them as one picture,
+    eight a row."""
+    given = None if unconditional or labels is not None else list(prompts)
+    images = model.generate(given, labels=labels, **options)
+    strips = []
+    for first in range(0, len(prompts), 8):
+        part = {level: pictures[first : first + 8] for level, pictures in images.items()}
+        shown = prompts[first : first + 8]
+        strips.append(mdm.callbacks.captioned_grid(part, shown, size=128))
+    width = max(strip.shape[1] for strip in strips)
+    strips = [
+        np.pad(strip, ((0, 8), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
+        for strip in strips
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(strips)).save(path)
+    return path

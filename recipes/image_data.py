@@ -1,0 +1,162 @@
+"""The pictures of a run: files, or in small the drawings in memory."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import tensorflow as tf
+
+import keras_mdm as mdm
+
+# The captions of a set up to this size are encoded once, at the start of the run.
+ENCODED_FIRST = 20_000
+SHOWN = 16
+
+
+class Pictures:
+    """The data of a run: batches per level, texts and classes, and what tells it from other data.
+
+    Args:
+        arguments: of the recipe.
+        sizes: sizes of all levels.
+        condition: "text", "class" or "none".
+        encoder: of the texts.
+        rule: options of `ImageRule`.
+        original_size: name of the micro-condition for the size before; none unless given.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        sizes: Sequence[int],
+        condition: str,
+        encoder: Any,
+        rule: Mapping[str, Any],
+        original_size: str | None,
+    ):
+        self.condition, self.encoder, self.seed = condition, encoder, arguments.seed
+        self.arguments, self.rule = arguments, {"flip": arguments.flip, **rule}
+        self.original_size = original_size
+        self.in_memory = arguments.data is None
+        if self.in_memory:
+            self.source = common.load_data(None, sizes=sizes)
+            self.captions = list(self.source.captions)
+            # Every drawing is a class: of kinds such as "food" no two drawings are alike.
+            self.source = dataclasses.replace(
+                self.source,
+                labels=np.arange(len(self.source), dtype=np.int32),
+                label_names=self.source.captions,
+            )
+        else:
+            whole = mdm.data.open_images(arguments.data, max_skipped=arguments.max_skipped)
+            # One of a thousand pairs is for validation (appendix E); a small set keeps all.
+            large = condition == "text" and len(whole) >= 10_000
+            self.source = mdm.data.split(whole, "train" if large else "all")
+            print(f"{len(self.source)} pictures of {arguments.data}")
+            self.captions = sample_captions(self.source) if condition == "text" else []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged."""
+        rule = {} if self.in_memory else {"rule": self.rule}
+        return {**self.source.identity, **rule, "condition": self.condition}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        if not self.label_names:
+            raise ValueError(
+                "the data must have named classes. Received: no names. To fix it: use a folder per "
+                "class or a data set of TFDS, or pass another --condition"
+            )
+        return len(self.label_names)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.source.label_names
+
+    def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
+        """Make the function that gives the batches of a phase from a step on."""
+        text = self._text()
+
+        def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+            worker = mdm.distribute.worker(*phase.groups.values())
+            groups = {
+                level: self._group(int(level), text, rows, first_step, worker)
+                for level, rows in phase.groups.items()
+            }
+            return mdm.data.mixed_dataset(groups)
+
+        return make_dataset
+
+    def _text(self) -> Any:
+        """What gives the states of captions: arrays, stored states, or the encoder itself."""
+        if self.condition != "text":
+            return None
+        if self.in_memory:
+            return mdm.text.encode_cached(self.encoder, self.captions)
+        if self.arguments.embeddings:
+            stored = mdm.text.StoredStates(self.arguments.embeddings)
+            if stored.identity != json.loads(json.dumps(self.encoder.identity)):
+                raise ValueError(
+                    "the stored states must be those of the run's text encoder. Received: "
+                    f"embeddings={stored.identity}, encoder={self.encoder.identity}. To fix it: "
+                    "pass --text-encoder, or embed again"
+                )
+            return stored
+        if len(self.source) > ENCODED_FIRST:
+            return self.encoder
+        folder = Path(self.arguments.run_dir) / "embeddings"
+        return mdm.text.embed(
+            self.encoder, mdm.data.captions_of(self.source), folder, total=len(self.source)
+        )
+
+    def _group(
+        self, size: int, text: Any, rows: int, first_step: int, worker: tuple[int, int]
+    ) -> tf.data.Dataset:
+        given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
+        if self.in_memory:
+            states, mask = text if text is not None else (None, None)
+            keys = {"text": ("text", "text_mask"), "class": ("label",), "none": ()}
+            micro = {self.original_size: np.full(len(self.source), size)}
+            return mdm.data.image_text_dataset(
+                self.source.images[size],
+                states,
+                mask,
+                self.source.labels,
+                micro=micro if self.original_size else None,
+                keys=[
+                    *("image", "sample", *keys[self.condition]),
+                    *([self.original_size] if self.original_size else ()),
+                ],
+                **given,
+            )
+        return mdm.data.image_dataset(
+            self.source,
+            mdm.data.ImageRule(size, **self.rule),
+            encoder=text,
+            labels=self.condition == "class",
+            original_size=self.original_size,
+            worker=worker,
+            **given,
+        )
+
+    def report(self) -> None:
+        """Name what could not be used."""
+        skipped = self.source.skipped
+        if skipped:
+            print(f"{len(skipped)} records were skipped:")
+        for file, reason in skipped[:20]:
+            print(f"  {file}: {reason}")
+
+
+def sample_captions(source: mdm.data.ImageSource) -> list[str]:
+    """Captions of a few records, spread over the source."""
+    rows = np.unique(np.linspace(0, len(source) - 1, SHOWN).astype(int))
+    return list(mdm.data.captions_of(mdm.data.Rows(source, rows)))[:SHOWN]

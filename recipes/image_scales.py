@@ -1,0 +1,137 @@
+"""How large the image recipes train: small on two cores, and as the paper did."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import common
+import numpy as np
+import text_to_image
+
+import keras_mdm as mdm
+
+SMALL_SAMPLING = {"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64}
+
+
+def small_level(size: int, inner: int, channels: int = 16) -> mdm.LevelSpec:
+    """An outer level that two cores can train: one block per resolution."""
+    steps = int(np.log2(size // inner)) + 1
+    return mdm.LevelSpec(
+        size,
+        channels=tuple(channels * 2**n for n in range(steps)),
+        blocks=(1,) * steps,
+        groups=16,
+    )
+
+
+def small_inner(size: int) -> mdm.LevelSpec:
+    """An innermost level that two cores can train: that of the emoji recipes, above 16 pixels with
+    one thin block per further resolution around it."""
+    inner, extra = text_to_image.INNER, max(0, round(np.log2(size / 16)))
+    return dataclasses.replace(
+        inner,
+        size=size,
+        channels=(*(max(16, inner.channels[0] // 2 ** (extra - n)) for n in range(extra)),)
+        + tuple(inner.channels),
+        blocks=(1,) * extra + tuple(inner.blocks),
+        attention=(0,) * extra + tuple(inner.attention),
+        groups=16 if extra else inner.groups,
+    )
+
+
+def small_phases(
+    levels: Sequence[Any], stages: Sequence[int], steps: Sequence[int], batches: Sequence[int]
+) -> list[dict]:
+    """Phases of a small run: the first one trains the innermost level, each later one adds.
+
+    Args:
+        levels: all levels, ascending.
+        stages: number of levels of every phase.
+        steps: steps of every phase.
+        batches: batch size of every phase.
+    """
+    first = {**text_to_image.INNER_PHASE, "levels": levels[: stages[0]]}
+    phases = [{**first, "steps": steps[0], "batch_size": batches[0]}]
+    names = [mdm.Phase(levels[:n], steps=1, mixed=False).level_names[-1] for n in stages]
+    for n, stage in enumerate(stages[1:], start=1):
+        phases.append(
+            {
+                "levels": levels[:stage],
+                "steps": steps[n],
+                "batch_size": batches[n],
+                # Levels that are added together are trained together.
+                "mixed": {names[n - 1]: 1 / 3, names[n]: 2 / 3},
+                "learning_rate": 3e-3,
+                "warmup_steps": 40,
+                "final_learning_rate": 0.05,
+                "inner_learning_rate": 0.12,
+            }
+        )
+    return phases
+
+
+def small(phases: Sequence[dict], **changes: Any) -> common.Scale:
+    """The scale of a small run; `changes` are its fields."""
+    fields = {
+        "network": {"text_blocks": 0},
+        "process": text_to_image.PROCESS,
+        "guided_levels": 1,
+        "sampling": SMALL_SAMPLING,
+        "tokens": 32,
+        "checkpoint_every": 200,
+        "sample_every": 300,
+    }
+    return common.Scale(phases=phases, **{**fields, **changes})
+
+
+def paper(
+    preset: str, stages: Sequence[int], batches: Sequence[int], steps: Sequence[int], **changes: Any
+) -> common.Scale:
+    """The scale of an experiment of the paper.
+
+    Args:
+        preset: the network, by its name in `mdm.presets`.
+        stages: number of levels of every phase.
+        batches: batch size of every phase.
+        steps: steps of every phase.
+        **changes: other fields.
+    """
+    levels = mdm.presets.PAPER[preset]
+    phases = [
+        {"levels": levels[:stage], "batch_size": batch, "steps": count, **common.PAPER_PHASE}
+        for stage, batch, count in zip(stages, batches, steps, strict=True)
+    ]
+    fields = {
+        "network": {},
+        "process": {**mdm.presets.diffusion(preset), "ema_decay": common.PAPER_EMA},
+        "guided_levels": len(levels),
+        "sampling": common.PAPER_SAMPLING,
+        "tokens": 128,
+        "checkpoint_every": 1000,
+        "sample_every": 10_000,
+    }
+    return common.Scale(phases=phases, **{**fields, **changes})
+
+
+def choose(
+    made: argparse.ArgumentParser,
+    arguments: argparse.Namespace,
+    small_scale: common.Scale,
+    paper_scale: common.Scale,
+) -> common.Scale:
+    """The scale that was asked for: the paper's with data, unless --scale says otherwise."""
+    if arguments.scale == "paper" and not arguments.data:
+        made.error("--scale paper needs pictures: pass --data SOURCE")
+    large = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
+    return paper_scale if large else small_scale
+
+
+def changed(scale: common.Scale, **fields: Any) -> common.Scale:
+    """A scale with some fields replaced."""
+    return dataclasses.replace(scale, **fields)
+
+
+def last_phase(scale: common.Scale) -> common.Scale:
+    """A scale that only trains the last phase."""
+    return changed(scale, phases=scale.phases[-1:])
