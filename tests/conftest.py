@@ -1,4 +1,4 @@
-"""Two logical CPU devices for the tests of replicas, marks to opt in, graphs as they are traced."""
+"""Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
 import sys
 from pathlib import Path
@@ -24,11 +24,20 @@ def pytest_addoption(parser):
     )
 
 
+# What TensorFlow does to a graph before it runs, all but what takes out unused operations: without
+# that one a graph takes three times the memory.
+_REWRITING = (
+    *("arithmetic_optimization", "common_subgraph_elimination", "constant_folding"),
+    *("dependency_optimization", "function_optimization", "layout_optimizer"),
+    *("loop_optimization", "memory_optimization", "remapping", "shape_optimization"),
+)
+
+
 def pytest_configure(config):
-    # Rewriting a graph takes longer than tracing it, for tests that then make a few steps. What
-    # runs in processes of its own (workers, commands, recipes) is rewritten as in use.
-    off = not config.getoption("--optimize-graphs")
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": off})
+    # Rewriting takes longer than tracing, for tests that then make a few steps. What runs in
+    # processes of its own (workers, commands, recipes) is rewritten as in use.
+    if not config.getoption("--optimize-graphs"):
+        tf.config.optimizer.set_experimental_options(dict.fromkeys(_REWRITING, False))
 
 
 def pytest_collection_modifyitems(config, items):
