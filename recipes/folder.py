@@ -55,7 +55,8 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
         )
     if sorted(set(levels)) != levels or levels[0] < 1:
         raise ValueError(
-            f"sizes of levels must ascend. Received: levels={levels}. To fix it: sort them"
+            f"sizes of levels must be positive and ascend. Received: levels={levels}. To fix it: "
+            "sort them"
         )
     return levels, steps, batches
 
@@ -120,11 +121,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--crop", choices=("center", "random"), default="center")
     arguments = parser.parse_args()
+    if arguments.scale == "paper" and not arguments.data:
+        parser.error("--scale paper needs pictures: pass --data SOURCE")
     if arguments.data is None:
         size = per_level(arguments, small=True)[0][-1]
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
         arguments.data = str(write_emoji(folder, size))
-        arguments.scale = arguments.scale or "small"
+        arguments.scale = "small"
     scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}

@@ -144,7 +144,9 @@ def test_the_clip_rule_is_the_papers(webvid):
         ("webvid_video", ["--data", "x", "--animated-emoji"], "exclude each other"),
         ("webvid_video", ["--scale", "paper"], "pass --data DIR"),
         ("cc12m_256", ["--scale", "paper"], "pass --data SOURCE"),
+        ("folder", ["--scale", "paper"], "pass --data SOURCE"),
         ("finetune_released", ["--data", "x"], "belong together"),
+        ("finetune_released", ["--cond-dropout", "2"], "must be in [0, 1)"),
     ],
 )
 def test_contradictions_are_one_line(name, words, said):

@@ -52,7 +52,7 @@ def class_number(label: Any) -> int:
         return -1
     try:
         return int(label)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         raise Unusable(f"has a class that is not a number: {label!r}") from problem
 
 
