@@ -60,7 +60,7 @@ def image_dataset(
         first_step: the step of the first batch, for resuming.
         encoder: encodes the captions of every batch; see `keras_mdm.text.StoredStates` for
             captions that are encoded already. Without one there is no text.
-        labels: whether batches hold classes.
+        labels: whether batches hold classes; records without one cannot be used then.
         original_size: name of a micro-condition that receives the shorter side of the picture
             before it was resized; none unless given.
         worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
@@ -93,12 +93,12 @@ def image_dataset(
     _check(source, rule, window, encoder, original_size)
     if labels and not has_labels(source):
         raise checks.error(
-            "the data must have classes",
+            "the data must have classes, named or numbered",
             fix="put the pictures into a folder per class, or leave labels out",
             labels=labels,
         )
     index, workers = _check_worker(worker, batch_size)
-    load = _loader(source, rule, seed, texts=encoder is not None)
+    load = _loader(source, rule, seed, texts=encoder is not None, labels=labels)
     dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
 
     def decode_group(rows: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -215,8 +215,9 @@ def _order(
     return starts.map(rows)
 
 
-def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool) -> Any:
+def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool) -> Any:
     """Function (rows, positions) -> pictures, classes, shorter sides before, captions."""
+    classes = len(source.label_names) or np.iinfo(np.int32).max
 
     def one(row: int, position: int) -> tuple[np.ndarray, int, float, bytes]:
         place = None
@@ -226,6 +227,8 @@ def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool) -> 
 
         def make(candidate: int) -> tuple[np.ndarray, int, float, bytes]:
             record = source.read(candidate)
+            if labels:
+                _require_class(record, classes)
             caption = b""
             if texts:
                 captions = usable_captions(record)
@@ -251,6 +254,13 @@ def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool) -> 
         )
 
     return load
+
+
+def _require_class(record: Record, classes: int) -> None:
+    if record.label < 0:
+        raise Unusable("has no class")
+    if record.label >= classes:
+        raise Unusable(f"has class {record.label}, but there are {classes}")
 
 
 def usable_captions(record: Record) -> list[str]:

@@ -173,6 +173,9 @@ class ClassEmbedding(keras.layers.Layer):
 
     def call(self, label):
         label = ops.cast(label, "int32")
+        # One class too many, as of labels that count from 1, must not pass for no class: it is
+        # moved behind the table, where the gather refuses it.
+        label = ops.where(label < self.num_classes, label, label + 1)
         row = ops.where(label < 0, ops.full_like(label, self.num_classes), label)
         return ops.take(self.table, row, axis=0)
 

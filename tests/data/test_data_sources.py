@@ -292,6 +292,37 @@ def test_a_table_may_hold_lines_in_quotes(save, tmp_path):
     assert source.read(1).captions == ("plain",)
 
 
+def test_a_row_that_is_too_long_for_a_table_is_left_out(save, tmp_path):
+    for name in "abc":
+        save(f"{name}.png", sources.pixels(1))
+    table = tmp_path / "pictures" / "t.csv"
+    table.write_text(f"file,caption\na.png,one\nb.png,{'x' * 200_000}\nc.png,three\n")
+    source = open_images(table, max_skipped=0.5)
+    assert [source.read(row).captions for row in range(2)] == [("one",), ("three",)]
+    assert source.skipped[0].file == "t.csv, row 1" and "cannot be read" in source.skipped[0].reason
+
+
+def test_a_member_that_is_too_large_is_left_out(tmp_path):
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(save_png(tmp_path / "x.png"), "x.png")
+    place = 512 * (1 + -(-(tmp_path / "x.png").stat().st_size // 512))
+    member = tarfile.TarInfo("y.jpg")
+    member.size = 2**32
+    with open(file, "r+b") as tar:
+        tar.seek(place)
+        tar.write(member.tobuf(tarfile.GNU_FORMAT))
+        tar.truncate(place + 512 + member.size + 1024)  # takes no space on the disk
+    source = open_images(file, max_skipped=0.5, cache_dir=tmp_path / "cache")
+    assert len(source) == 1
+    assert source.skipped == (("a.tar: y.jpg", "has 4294967296 bytes"),)
+
+
+def save_png(path):
+    path.write_bytes(sources.png(1))
+    return path
+
+
 def test_shards_that_are_cut_off_or_no_shards(tmp_path):
     sources.write("tar", tmp_path / "tar")
     whole = (tmp_path / "tar" / "00001.tar").read_bytes()
@@ -334,6 +365,39 @@ def test_a_file_that_cannot_be_read_is_skipped_and_listed(tmp_path, kind):
     assert broken.name in source.skipped[0].file
     ids = [n for batch in batches(source, 4, batch_size=12) for n in sources.numbers(batch)]
     assert collections.Counter(ids) == dict.fromkeys(range(12), 4)
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+def test_a_record_that_was_changed_on_disk_is_skipped(tmp_path, kind):
+    root = sources.write(kind, tmp_path / kind)
+    file = sorted(root.glob("*.*record*"))[0]
+    content = bytearray(file.read_bytes())
+    content[content.index(b"picture number 1") + 3] ^= 1  # not a part of the picture: it decodes
+    file.write_bytes(content)
+    cached = {"cache_dir": tmp_path / "cache"} if kind == "tfrecord" else {}
+    source = open_images(root, max_skipped=0.1, **cached)
+    ids = [n for batch in batches(source, 2, batch_size=12) for n in sources.numbers(batch)]
+    assert len(source) == 12 and collections.Counter(ids)[1] == 0
+    assert [("checksum" in why or "hash" in why) for _, why in source.skipped] == [True]
+
+
+def test_a_length_that_was_changed_ends_a_file(tmp_path):
+    root = sources.write("tfrecord", tmp_path / "records")
+    file = sorted(root.glob("*.tfrecord*"))[0]
+    content = bytearray(file.read_bytes())
+    second = 16 + int.from_bytes(content[:8], "little")
+    content[second] ^= 1  # one byte more or less would read on somewhere else
+    file.write_bytes(content)
+    source = open_images(root, max_skipped=0.6, cache_dir=tmp_path / "cache")
+    assert source.skipped[0].reason == f"cannot be read from byte {second} on"
+    assert len(source) == 7  # one of six, and the other file
+
+
+def test_other_files_called_manifest_are_no_manifest(save, tmp_path):
+    for content in ("{not json", "[1]", '{"icons": ["a.png"]}'):
+        save("a.png", sources.pixels(1))
+        (tmp_path / "pictures" / "manifest.json").write_text(content)
+        assert len(open_images(tmp_path / "pictures")) == 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "tar", "tfrecord", "parquet"])
@@ -389,8 +453,26 @@ def test_features_by_other_names(tmp_path):
 @pytest.mark.parametrize(("kind", "name"), [("array_record", "caption"), ("parquet", "text")])
 def test_classes_that_are_no_numbers(tmp_path, kind, name):
     source = open_images(sources.write(kind, tmp_path / kind), label=name)
-    with pytest.raises(Unusable, match="a class that is not a number: .*picture number 3"):
-        source.read(3)
+    assert source.read(3).label == -1
+    assert len(batches(source, 1)) == 1  # they do not matter without classes
+    with pytest.raises(ValueError, match="the data must have classes, named or numbered"):
+        batches(source, 1, labels=True)
+
+
+def test_records_without_a_class_of_the_data_cannot_be_used(save, tmp_path):
+    for number in range(4):
+        save(f"{number}.png", sources.pixels(number))
+    table = tmp_path / "pictures" / "t.jsonl"
+    rows = [{"file": f"{n}.png", "label": label} for n, label in enumerate(["a", "b", [1], None])]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    source = open_images(tmp_path / "pictures", max_skipped=0.5)
+    found = [x for batch in batches(source, 4, labels=True) for x in batch["label"].numpy()]
+    assert set(found) == {0, 1}
+    assert source.skipped == (("2.png", "has no class"), ("3.png", "has no class"))
+    source = open_images(tmp_path / "pictures", max_skipped=0.9)
+    source.label_names = ("a",)
+    batches(source, 4, labels=True)
+    assert source.skipped[0] == ("1.png", "has class 1, but there are 1")
 
 
 def test_numbers_of_classes():

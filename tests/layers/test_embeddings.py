@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_mdm.layers import ClassEmbedding, LevelEmbedding, MicroConditioning, TimeEmbedding
 from keras_mdm.layers.embeddings import sinusoid
@@ -86,6 +87,9 @@ def test_no_class_is_the_last_row():
     assert table.shape == (6, 16)
     labels = np.array([-1, 0, 4], "int32")
     np.testing.assert_array_equal(layer(labels), table[[5, 0, 4]])
+    for beyond in (5, 6):  # 5 would be the row without a class
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not in"):
+            layer(np.array([0, beyond], "int32"))
 
 
 def test_level_embedding_is_the_sum_of_its_parts():

@@ -43,17 +43,12 @@ class Record(NamedTuple):
 
 
 def class_number(label: Any) -> int:
-    """Return the number of a class as it is stored, -1 for none.
-
-    Raises:
-        Unusable: if it is not a number.
-    """
-    if label is None:
-        return -1
+    """Return the number of a class as it is stored; -1 for none, and for what is no number."""
     try:
-        return int(label)
-    except (TypeError, ValueError, OverflowError) as problem:
-        raise Unusable(f"has a class that is not a number: {label!r}") from problem
+        number = int(label)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+    return number if 0 <= number < 2**31 else -1
 
 
 class ImageSource(ABC):

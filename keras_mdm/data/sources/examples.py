@@ -213,20 +213,32 @@ class _TFRecords:
 
     def read(self, file: int, record: int) -> bytes:
         place, size = int(self._places[file][record]), int(self._sizes[file][record])
-        return self._bytes.read(file, place, size)
+        data = self._bytes.read(file, place, size + 4)
+        if not _holds(data):
+            raise OSError("the content does not match its checksum")
+        return data[:-4]
+
+
+def _holds(data: bytes) -> bool:
+    """Whether the last four bytes are the checksum of the others, as TFRecord masks it."""
+    import google_crc32c
+
+    found = google_crc32c.value(data[:-4])
+    rotated = (found >> 15 | found << 17) & 0xFFFFFFFF
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == int.from_bytes(data[-4:], "little")
 
 
 def _index(path: str) -> Index:
-    """Place and size of every record of a TFRecord file; and the byte
-    from which on it is none."""
+    """Place and size of every record of a TFRecord file; and the byte from which on it is none."""
     places, sizes = [], []
     total, position = file_bytes.file_size(path), 0
     with file_bytes.open_file(path) as file:
         while position + 12 <= total:
             file.seek(position)
-            (size,) = struct.unpack("<Q", file.read(12)[:8])
             # Length and its checksum before, the checksum of the content after.
-            if position + 16 + size > total:
+            header = file.read(12)
+            (size,) = struct.unpack("<Q", header[:8])
+            if position + 16 + size > total or not _holds(header):
                 break
             places.append(position + 12)
             sizes.append(size)

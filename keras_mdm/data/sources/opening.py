@@ -76,8 +76,8 @@ def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
         )
     if not file_bytes.is_remote(path) and (Path(path) / "dataset_info.json").is_file():
         return TfdsImages(path, **options)
-    manifest = file_bytes.join(path, "manifest.json")
-    if file_bytes.exists(manifest):
+    manifest = _manifest(path)
+    if manifest is not None:
         return _prepared(path, manifest, options)
     for endings, kind in _KINDS:
         files = sorted_files(path, endings)
@@ -87,18 +87,29 @@ def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
     return TableImages(table, **options) if table else FolderImages(path, **options)
 
 
-def _prepared(folder: str, manifest: str, options: dict[str, Any]) -> ExampleImages:
+def _manifest(folder: str) -> dict[str, Any] | None:
+    """What `prepare_images` wrote about a folder; `None` for other files of that name."""
+    path = file_bytes.join(folder, "manifest.json")
+    if not file_bytes.exists(path):
+        return None
+    try:
+        with file_bytes.open_file(path) as file:
+            listed = json.loads(file.read())
+    except ValueError:
+        return None
+    return listed if isinstance(listed, dict) and "shards" in listed else None
+
+
+def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) -> ExampleImages:
     """The shards that a manifest of `prepare_images` lists."""
-    with file_bytes.open_file(manifest) as file:
-        listed = json.loads(file.read())
-    if "label_names" not in listed:
+    if "label_names" not in manifest:
         raise checks.error(
             "the folder must hold pictures",
             fix="prepared clips are opened with open_clips",
             source=folder,
         )
-    files = [file_bytes.join(folder, shard["file"]) for shard in listed["shards"]]
-    return ExampleImages(files, label_names=listed["label_names"], **options)
+    files = [file_bytes.join(folder, shard["file"]) for shard in manifest["shards"]]
+    return ExampleImages(files, label_names=manifest["label_names"], **options)
 
 
 def _is_folder(path: str) -> bool:

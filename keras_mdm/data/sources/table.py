@@ -75,7 +75,8 @@ class TableImages(ImageSource):
             numbers.append(number)
             hashes.append(hash(_first(row, FILE)))
             label = _first(row, LABEL)
-            labels.append(-1 if label in (None, "") else classes.setdefault(label, len(classes)))
+            named = isinstance(label, str | int) and label != ""
+            labels.append(classes.setdefault(label, len(classes)) if named else -1)
         again = repeated(np.frombuffer(hashes, np.int64))
         left_out += [Skipped(self._place(numbers[n]), "names a file again") for n in again]
         if not places:
@@ -167,10 +168,15 @@ class TableImages(ImageSource):
                     columns=header[:20],
                     table=self.table,
                 )
-            begin = position
-            for values in reader:
-                if values:
-                    yield begin, position, dict(zip(header, values, strict=False))
+            begin, values = position, []
+            while values is not None:
+                try:
+                    values = next(reader, None)
+                    if values:
+                        yield begin, position, dict(zip(header, values, strict=False))
+                except csv.Error as problem:  # such as a quote that is never closed
+                    yield begin, position, f"cannot be read: {problem}"
+                    values = []
                 begin = position
 
     def _place(self, number: int) -> str:

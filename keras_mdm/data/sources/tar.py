@@ -11,7 +11,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import EXTENSIONS
 from keras_mdm.data.sources.index_cache import Index, index_files
@@ -110,7 +110,7 @@ class TarImages(ImageSource):
                 except OSError as problem:
                     raise Unusable(f"cannot be read: {problem}") from problem
         return Record(
-            f"{shard}:{row}", parts["picture"], _captions(parts), _label(parts.get("cls"))
+            f"{shard}:{row}", parts["picture"], _captions(parts), class_number(parts.get("cls"))
         )
 
 
@@ -129,13 +129,6 @@ def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
     return ()
 
 
-def _label(text: bytes | None) -> int:
-    try:
-        return int(text) if text else -1
-    except ValueError:
-        return -1
-
-
 def _index(path: str) -> Index:
     """Places of the members of one shard, by record, in the order of the pictures."""
     rows: dict[str, np.ndarray] = {}
@@ -151,6 +144,9 @@ def _index(path: str) -> Index:
                 ending = ending.lower()
                 part = "picture" if ending in _PICTURE else ending
                 if part not in _COLUMNS or not stem:
+                    continue
+                if member.size >= 2**32:
+                    bad.append((member.name, f"has {member.size} bytes"))
                     continue
                 column = _COLUMNS.index(part)
                 row = rows.setdefault(f"{folder}/{stem}", np.zeros((len(_COLUMNS), 2), np.uint32))
