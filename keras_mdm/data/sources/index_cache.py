@@ -14,7 +14,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.files import write_atomically
 
 # Of a change in what is kept.
-_FORMAT = 1
+_FORMAT = 2
 
 Index = dict[str, np.ndarray]
 
