@@ -9,7 +9,7 @@ or takes it from --start MODEL.keras, a model of cc12m_256.py.
     phases          16 / 16, 32 / all;                  64 / 64, 256 / all;
                     8 / 8 to 32 / all                   64 / 64 to 256 / all
     batches         32, 18, 12                          2048, 1024, 768
-    steps           400, 250, 150                       500K, 500K, 100K
+    steps           800, 300, 200                       500K, 500K, 100K
     data            251 Twemoji drawings (CC BY 4.0)    CC12M, prepared with --size 1024
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2; 128 tokens
@@ -54,7 +54,7 @@ STAGES = {3: (1, 2, 3), 5: (1, 3, 5)}
 def scales(levels: int) -> tuple[common.Scale, common.Scale]:
     """The small and the paper's scale with so many levels."""
     stages = STAGES[levels]
-    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (400, 250, 150), (32, 18, 12))
+    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (800, 300, 200), (32, 18, 12))
     paper = image_scales.paper(
         PRESETS[levels], stages, (2048, 1024, 768), (500_000, 500_000, 100_000)
     )

@@ -8,7 +8,7 @@ thousand pairs is left for validation (appendix E).
     levels          16, 64; with --levels 3             64, 256; with --levels 3
                     16, 32, 64                          64, 128, 256 (appendix A)
     batches         32, 18                              2048, 1024
-    steps           500, 300                            500K, 500K
+    steps           900, 400                            500K, 500K
     data            251 Twemoji drawings (CC BY 4.0)    CC12M: tar shards of img2dataset, or what
                                                         `keras-mdm prepare` made of them
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
@@ -42,7 +42,7 @@ PRESETS = {2: "mdm_s64s256", 3: "mdm_s64s128s256"}
 def scales(levels: int) -> tuple[common.Scale, common.Scale]:
     """The small and the paper's scale with so many levels."""
     stages = (1, levels)
-    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (500, 300), (32, 18))
+    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (900, 400), (32, 18))
     paper = image_scales.paper(PRESETS[levels], stages, (2048, 1024), (500_000, 500_000))
     return image_scales.small(phases), paper
 

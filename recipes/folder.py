@@ -14,7 +14,7 @@ around it, jointly on mixed-resolution batches.
     network         that of the emoji recipes           the paper's rule, --width times its
                                                         channels; the left one: --scale small
     batches         32, 18 (then 9)                     --batches (64, 32, 16, ...)
-    steps           400, 250 (then 150)                 --steps (20000 a phase)
+    steps           800, 400 (then 200)                 --steps (20000 a phase)
     data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
                     written into a plain folder first   tfds:NAME
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
@@ -43,7 +43,7 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
     levels = arguments.levels or ([16, 64] if small else [64, 256])
     count = len(levels)
     if small:
-        default = [(400, 32), (250, 18)] + [(150, 9)] * count
+        default = [(800, 32), (400, 18)] + [(200, 9)] * count
     else:
         default = [(20_000, max(8, 64 // 2**n)) for n in range(count)]
     steps = arguments.steps or [steps for steps, _ in default[:count]]

@@ -152,7 +152,8 @@ class ClassEmbedding(keras.layers.Layer):
     TensorShape([2, 64])
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E; Ho and Salimans 2022
-    (arXiv 2207.12598) for the row without a class.
+    (arXiv 2207.12598) for the row without a class; Dhariwal and Nichol 2021 (arXiv 2105.05233),
+    ADM, for the initial values.
     """
 
     def __init__(self, num_classes: int, width: int, *, seed: int = 0, **kwargs):
@@ -163,11 +164,13 @@ class ClassEmbedding(keras.layers.Layer):
         self.seed = seed
 
     def build(self, label_shape):
+        # Unit variance, as in ADM: classes are told apart from the first step on. With 0.02 as in
+        # DiT the class is far weaker than the time at first, and short runs never learn it.
         self.table = self.add_weight(
             name="table",
             shape=(self.num_classes + 1, self.width),
             initializer=keras.initializers.RandomNormal(
-                stddev=0.02, seed=derive_seed(self.seed, "table")
+                stddev=1.0, seed=derive_seed(self.seed, "table")
             ),
         )
 
