@@ -233,7 +233,7 @@ def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, lab
             if texts:
                 captions = usable_captions(record)
                 chosen = int(fraction(seed, "caption", position) * len(captions))
-                caption = captions[chosen].encode("utf-8", "replace")
+                caption = captions[chosen].encode("utf-8")
             pixels, size = decode(record.data, rule, place=place, mirror=mirror)
             return pixels, record.label, float(min(record.original_size or size)), caption
 
@@ -276,7 +276,8 @@ def usable_captions(record: Record) -> list[str]:
         elif len(caption) > MAX_CAPTION:
             reason = f"has a caption of {len(caption)} characters, more than {MAX_CAPTION}"
         elif line := " ".join(caption.split()):
-            found.append(line)
+            # JSON may hold halves of characters, which no file and no tensor can.
+            found.append(line.encode("utf-8", "replace").decode("utf-8"))
     if not found:
         raise Unusable(reason)
     return found

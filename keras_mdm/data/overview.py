@@ -190,7 +190,9 @@ def examples(
         for square, level in zip(squares, pictures.values(), strict=True):
             level.append(square)
         names = source.label_names
-        label = names[record.label] if 0 <= record.label < len(names) else f"class {record.label}"
+        label = f"class {record.label}" if record.label >= 0 else record.key
+        if 0 <= record.label < len(names):
+            label = names[record.label]
         texts.append(record.captions[0] if record.captions else label)
     if not texts:
         raise checks.error(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from keras_mdm.files import write_atomically
 
 MANIFEST = "manifest.json"
 SKIPPED = "skipped.csv"
+_PARTIAL = ".partial"
 
 
 def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
@@ -85,7 +87,8 @@ def write_shard(
     note = note_of(file)
     if note.is_file():
         return json.loads(note.read_text())
-    partial = file.with_suffix(".partial")
+    # A name of its own: a runner may have two workers write the same shard at once.
+    partial = file.with_suffix(f".{uuid.uuid4().hex}{_PARTIAL}")
     # One record per group: it is read alone, and what is compressed already does not compress.
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     kept, skipped = [], []
@@ -100,6 +103,7 @@ def write_shard(
     complete(kept)
     with partial.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        os.fsync(stream.fileno())
     os.replace(partial, file)
     found = {"file": file.name, "records": len(kept), "sha256": digest, "skipped": skipped}
     # Last: where it is, the shard is complete.
@@ -130,7 +134,7 @@ def finish(
     left_out: Sequence[Skipped],
     what: str,
 ) -> dict[str, Any]:
-    """Write the manifest and the list of what was skipped.
+    """Write the manifest and the list of what was skipped; remove what killed calls have left.
 
     Args:
         target: the folder.
@@ -151,6 +155,8 @@ def finish(
             fix="see why they were skipped",
             skipped=[tuple(entry) for entry in skipped[:5]],
         )
+    for left in target.glob(f"*{_PARTIAL}"):
+        left.unlink(missing_ok=True)
     write_csv(target / SKIPPED, ("file", "reason"), skipped)
     rows = [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards]
     manifest = {**plan, "records": total, "skipped": len(skipped), "shards": rows}

@@ -3,14 +3,24 @@
 import csv
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data import sources
-from keras_mdm.data import ImageRule, image_dataset, open_images, prepare_images, read_skipped
+from keras_mdm.data import (
+    ImageRule,
+    image_dataset,
+    open_images,
+    prepare_images,
+    read_skipped,
+    sharding,
+)
 from keras_mdm.data.beam import prepare_with_beam
+from keras_mdm.data.image_shards import ImagePreparation
 
 OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "max_skipped": 0.2}
 
@@ -72,6 +82,24 @@ def test_preparing_goes_on_where_it_was_stopped(folder, tmp_path):
     (tmp_path / "other" / "file").write_text("x")
     with pytest.raises(ValueError, match="must be empty"):
         prepare(folder, tmp_path / "other")
+
+
+def test_two_workers_may_write_the_same_shard_at_once(folder, tmp_path):
+    """As runners do with work that is late, or was given up for lost."""
+    prepare(folder, tmp_path / "alone")
+    job = ImagePreparation(str(folder), tmp_path / "both", **OPTIONS)
+    sharding.claim(job.directory, job.plan)
+    both = threading.Barrier(2, timeout=60)
+
+    def write(_):
+        with ThreadPoolExecutor(2) as pool:
+            return job.write(0, pool, lambda result: both.wait())  # record by record, in turn
+
+    with ThreadPoolExecutor(2) as workers:
+        notes = list(workers.map(write, range(2)))
+    assert notes[0] == notes[1]
+    name = "images-00000.array_record"
+    assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
 def test_shards_of_shards_keep_the_original_size(folder, tmp_path):

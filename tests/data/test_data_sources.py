@@ -15,8 +15,10 @@ from keras_mdm.data import (
     ImageSource,
     Record,
     Unusable,
+    captions_of,
     image_dataset,
     open_images,
+    prepare_images,
     split,
 )
 from keras_mdm.data.images import MAX_CAPTION
@@ -280,6 +282,18 @@ def test_tables_skip_what_they_name_wrongly(save, tmp_path):
     assert source.skipped[0].file == "table.jsonl, row 5" and "not JSON" in reasons[0]
     with pytest.raises(ValueError, match="may be unusable"):
         open_images(tmp_path / "pictures")
+
+
+def test_captions_with_halves_of_characters(save, tmp_path):
+    save("a.png", sources.pixels(1))
+    table = tmp_path / "pictures" / "t.jsonl"
+    table.write_text('{"file": "a.png", "caption": "half a face \\ud83d 7"}')
+    source = open_images(table)
+    assert "\ud83d" in source.read(0).captions[0]
+    prepared = prepare_images(source, tmp_path / "shards", size=8, progress=False)
+    for found in (source, prepared):
+        assert list(captions_of(found)) == ["half a face ? 7"]
+    batches(source, 1, encoder=Words(), batch_size=1)
 
 
 def test_a_table_may_hold_lines_in_quotes(save, tmp_path):
