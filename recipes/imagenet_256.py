@@ -6,7 +6,7 @@ Two levels, 64 and 256; the label is added to the time embedding, there is no cr
                     without arguments                   with --data SOURCE
     levels          16, 64                              64, 256 (appendix A)
     batches         32, 18                              512, 256
-    steps           500, 300                            300K, 500K
+    steps           500, 500                            300K, 500K
     data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
                     each of them a class                `keras-mdm prepare`, or tfds:imagenet2012
     optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
@@ -31,7 +31,7 @@ import text_to_image
 
 LEVELS = [text_to_image.INNER, image_scales.small_level(64, 16)]
 SMALL = image_scales.small(
-    image_scales.small_phases(LEVELS, (1, 2), (500, 300), (32, 18)), network={}, tokens=0
+    image_scales.small_phases(LEVELS, (1, 2), (500, 500), (32, 18)), network={}, tokens=0
 )
 PAPER = image_scales.paper(
     "mdm_s64s256",
