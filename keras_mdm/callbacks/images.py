@@ -9,6 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_mdm import checks
 
+# Characters of a title that are drawn.
+_LONGEST = 300
+
 
 def image_grid(images: np.ndarray, columns: int | None = None, *, gap: int = 2) -> np.ndarray:
     """Put a batch of pictures into one.
@@ -145,7 +148,12 @@ def contact_sheet(
 
 
 def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Break a text into lines of at most `width` pixels, between words and, if need be, inside."""
+    """Break a text into lines of at most `width` pixels, between words and, if need be, inside.
+
+    Of a text that is no title any more only the beginning is kept.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
     lines, line = [], ""
     for word in text.split():
         longer = f"{line} {word}".strip()
@@ -155,9 +163,10 @@ def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
         if line:
             lines.append(line)
         while font.getlength(word) > width and len(word) > 1:
-            cut = len(word) - 1
-            while cut > 1 and font.getlength(word[:cut]) > width:
-                cut -= 1
+            # From the front: a word may be a thousand lines long.
+            cut = 1
+            while font.getlength(word[: cut + 1]) <= width:
+                cut += 1
             lines.append(word[:cut])
             word = word[cut:]
         line = word

@@ -184,6 +184,7 @@ def examples(
             break
         try:
             record = source.read(int(row))
+            captions = usable_captions(record) if record.captions else []
             squares = [decode(record.data, ImageRule(int(size)))[0] for size in pictures]
         except Unusable:
             continue
@@ -193,7 +194,7 @@ def examples(
         label = f"class {record.label}" if record.label >= 0 else record.key
         if 0 <= record.label < len(names):
             label = names[record.label]
-        texts.append(record.captions[0] if record.captions else label)
+        texts.append(captions[0] if captions else label)
     if not texts:
         raise checks.error(
             "at least one record must be usable",

@@ -260,3 +260,4 @@ def test_wrapped_lines_fit_and_lose_nothing():
     assert all(font.getlength(line) <= 60 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrap_text("", 60, font) == [""]
+    assert "".join(wrap_text("y" * 100_000, 60, font)) == "y" * 300 + "..."

@@ -18,6 +18,7 @@ from keras_mdm.data import (
     captions_of,
     image_dataset,
     open_images,
+    overview,
     prepare_images,
     split,
 )
@@ -250,6 +251,13 @@ def test_what_cannot_be_used_is_replaced_counted_and_listed(save, tmp_path):
     plain = open_images(source.root, max_skipped=0.5)
     batches(plain, 3)
     assert len(plain.skipped) == 3
+
+
+def test_examples_show_captions_as_they_are_trained(save, tmp_path):
+    source = open_images(broken_folder(save, tmp_path), max_skipped=0.5)
+    pictures, texts = overview.examples(source, [8, 16], 12)
+    assert sorted(texts) == sorted(sources.caption(n) for n in (0, 1, 3, 5, 7, 9, 11))
+    assert [pictures[level].shape for level in pictures] == [(7, 8, 8, 3), (7, 16, 16, 3)]
 
 
 def test_too_many_of_them_stop_the_run(save, tmp_path):
