@@ -314,6 +314,21 @@ def test_a_table_may_hold_lines_in_quotes(save, tmp_path):
     assert source.read(1).captions == ("plain",)
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_row_with_nul_is_skipped(save, tmp_path, name):
+    rows = [("a.png", "one 1"), ("b.png", "nul \0 2"), ("c.png", "three 3")]
+    lines = ["file,caption"] + [f"{file},{caption}" for file, caption in rows]
+    if name == "t.jsonl":
+        lines = [f'{{"file": "{file}", "caption": "{caption}"}}' for file, caption in rows]
+    for number, (file, _) in enumerate(rows):
+        save(file, sources.pixels(number))
+    (tmp_path / "pictures" / name).write_text("\n".join(lines) + "\n")
+    source = open_images(tmp_path / "pictures", max_skipped=0.5)
+    found = batches(source, 3, batch_size=3, encoder=Words())
+    assert {x for batch in found for x in batch["text"].numpy().flat} == {1.0, 3.0}
+    assert len(source.skipped) == 1
+
+
 def test_a_row_that_is_too_long_for_a_table_is_left_out(save, tmp_path):
     for name in "abc":
         save(f"{name}.png", sources.pixels(1))
@@ -445,6 +460,7 @@ def test_files_that_only_tensorflow_can_reach(tmp_path, kind, opened):
         (lambda p: p, "must hold pictures"),
         (lambda p: (p / "a.csv").write_text("name,caption\nx,y\n") and p, "column of files"),
         (lambda p: (p / "a.csv").write_text("file,caption\n") and p, "must list pictures"),
+        (lambda p: (p / "a.csv").write_text("file\rx.png\r") and p, "a line of names of columns"),
         (lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
          "one called metadata"),
         (lambda p: (p / "a.tar").write_bytes(b"x" * 2000) and p, "must hold pictures"),

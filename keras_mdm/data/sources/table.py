@@ -123,7 +123,7 @@ class TableImages(ImageSource):
 
     def _row(self, row: int) -> dict[str, Any]:
         raw = self._bytes.read(0, int(self._places[row]), int(self._sizes[row]))
-        return self._parse([raw.decode("utf-8", "replace")])
+        return self._parse([_text(raw)])
 
     def _parse(self, lines: Sequence[str]) -> dict[str, Any]:
         if self._delimiter is None:
@@ -140,47 +140,67 @@ class TableImages(ImageSource):
     def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
         """(first byte, byte after the last, content or what is wrong with it) of every row."""
         with file_bytes.open_file(self.table) as file:
-            position = 0
+            lines = _Lines(file)
+            yield from self._json_rows(lines) if self._delimiter is None else self._csv_rows(lines)
 
-            def lines() -> Iterator[str]:
-                nonlocal position
-                for line in file:
-                    position += len(line)
-                    yield line.decode("utf-8", "replace").replace("\0", "\ufffd")
-
-            if self._delimiter is None:
-                begin = 0
-                for line in lines():
-                    if line.strip():
-                        try:
-                            yield begin, position, self._parse([line])
-                        except Unusable as problem:
-                            yield begin, position, str(problem)
-                    begin = position
-                return
-            reader = csv.reader(lines(), delimiter=self._delimiter)
-            header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
-            self._header = header
-            if not set(FILE) & set(header):
-                raise checks.error(
-                    f"the table must have a column of files, called one of {', '.join(FILE)}",
-                    fix="rename the column, or write the header line",
-                    columns=header[:20],
-                    table=self.table,
-                )
-            begin, values = position, []
-            while values is not None:
+    def _json_rows(self, lines: "_Lines") -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+        begin = 0
+        for line in lines:
+            if line.strip():
                 try:
-                    values = next(reader, None)
-                    if values:
-                        yield begin, position, dict(zip(header, values, strict=False))
-                except csv.Error as problem:  # such as a quote that is never closed
-                    yield begin, position, f"cannot be read: {problem}"
-                    values = []
-                begin = position
+                    yield begin, lines.position, self._parse([line])
+                except Unusable as problem:
+                    yield begin, lines.position, str(problem)
+            begin = lines.position
+
+    def _csv_rows(self, lines: "_Lines") -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+        reader = csv.reader(lines, delimiter=self._delimiter)
+        try:
+            self._header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
+        except csv.Error as problem:
+            raise checks.error(
+                "the table must begin with a line of names of columns",
+                fix="write that line, and end lines with a line feed",
+                table=self.table,
+                reason=str(problem),
+            ) from problem
+        if not set(FILE) & set(self._header):
+            raise checks.error(
+                f"the table must have a column of files, called one of {', '.join(FILE)}",
+                fix="rename the column, or write the header line",
+                columns=self._header[:20],
+                table=self.table,
+            )
+        begin, values = lines.position, []
+        while values is not None:
+            try:
+                values = next(reader, None)
+                if values:
+                    row = dict(zip(self._header, values, strict=False))
+                    yield begin, lines.position, row
+            except csv.Error as problem:  # such as a quote that is never closed
+                yield begin, lines.position, f"cannot be read: {problem}"
+                values = []
+            begin = lines.position
 
     def _place(self, number: int) -> str:
         return f"{os.path.basename(self.table)}, row {number}"
+
+
+class _Lines:
+    """Lines of a file as texts, and the byte after the last one that was taken."""
+
+    def __init__(self, file: Any):
+        self._file, self.position = file, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._file:
+            self.position += len(line)
+            yield _text(line)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _problem(row: dict[str, Any]) -> str | None:
