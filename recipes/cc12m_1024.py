@@ -19,6 +19,7 @@ or takes it from --start MODEL.keras, a model of cc12m_256.py.
                     guidance 3 at the innermost two     threshold (appendices C and F)
                     levels, static threshold
     hardware        2 CPU cores                         32 A100 in the paper; not run here
+    hours           9 to 11 minutes                     not given in the paper, not run here
     paper's metric  -                                   none: samples only (figures 6, 16, 17)
 
 Figures and times of what was run: recipes/README.md.

@@ -22,6 +22,7 @@ authors' code does not do. All levels are trained in one phase.
     sampling        DDIM, 25 steps, guidance 3          DDIM, 50 steps, guidance 7, the model's
                                                         threshold
     hardware        2 CPU cores                         see --dry-run; released files not run here
+    hours           5 minutes                           depend on --steps, not run here
 
 Without --model nothing was learned before: the run only shows the way. No metric of the paper.
 Figures and times of what was run: recipes/README.md.

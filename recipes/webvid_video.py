@@ -18,7 +18,8 @@ stop at a lower level (section 3.3). The picture is the first frame of the clip 
     sampling        DPM-Solver++ 2M, 12 steps,          DDPM, 250 steps, guidance 7, dynamic
                     guidance 2 up to 8x16, static       threshold (appendix C)
                     threshold
-    hardware        2 CPU cores, 20 minutes             32 A100 in the paper; not run here
+    hardware        2 CPU cores                         32 A100 in the paper; not run here
+    hours           18 minutes                          not given in the paper, not run here
 
 Fetched once for the small run: keras-mdm assets fetch emoji minilm. Other data at the small size:
 --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR --scale small.

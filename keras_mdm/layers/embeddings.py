@@ -141,7 +141,8 @@ class ClassEmbedding(keras.layers.Layer):
         **kwargs: `name`, `dtype` (float32 unless given).
 
     Call arguments:
-        label: `(B,)` int32 in 0..num_classes-1; -1 stands for "no class" (the last row).
+        label: `(B,)` int32 in 0..num_classes-1; -1 stands for "no class" (the last row). A larger
+            one is TensorFlow's `InvalidArgumentError` on a CPU, and a row of zeros on a GPU.
 
     Returns:
         `(B, E)` float32.
