@@ -38,6 +38,8 @@ ALLOWED = {
     },
     "export": {"training", "diffusion", "keras", "tensorflow"},
     "latents": {"tensorflow"},
+    "runs": {"callbacks", "distribute", "estimate", "models", "optimizers", "training"}
+    | {"describe", "keras", "tensorflow"},
     "video": {"training", "diffusion.pyramid"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }
