@@ -19,7 +19,8 @@ from keras_mdm.data.overview import captions_of
 from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
 from keras_mdm.data.sharding import read_skipped
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
-from keras_mdm.data.sources.base import ImageSource, Record, Rows, Unusable, split
+from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources.base import ImageSource, Record, Rows, split
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.folder import FolderImages
 from keras_mdm.data.sources.opening import open_images

@@ -12,7 +12,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
-from keras_mdm.data.sources.base import Unusable
+from keras_mdm.data.skipping import Unusable
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data.sources.base import Unusable
+from keras_mdm.data.skipping import Unusable
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")

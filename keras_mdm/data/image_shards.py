@@ -13,7 +13,8 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_rgb
 from keras_mdm.data.images import usable_captions
-from keras_mdm.data.sources.base import LEAST, MAX_SKIPPED, ImageSource, Unusable
+from keras_mdm.data.skipping import LEAST, MAX_SKIPPED, Unusable, share_error
+from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.opening import open_images
 
@@ -144,12 +145,14 @@ class ImagePreparation:
         count, total = len(skipped) + len(self.source.skipped), len(self.source)
         seen = min(total, max(LEAST, len(shards) * self.records_per_shard))
         if any(shard["records"] for shard in shards) and count > self.max_skipped * seen:
-            raise checks.error(
-                f"at most {self.max_skipped:.2%} of the records may be unusable",
-                fix="look at the data with `keras-mdm data`, or call it again with a higher "
-                "max_skipped, which goes on",
-                unusable=f"{count} of {seen}",
-                first=skipped[:3],
+            fix = "look at the data with `keras-mdm data`, or call it again with a higher max_skipped"
+            raise share_error(
+                count,
+                seen,
+                self.max_skipped,
+                what="records",
+                fix=f"{fix}, which goes on",
+                first=[Skipped(*entry) for entry in skipped],
             )
 
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:

@@ -12,7 +12,8 @@ from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.order import WindowOrder
 from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
-from keras_mdm.data.sources.base import ImageSource, Record, Unusable, require_source
+from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources.base import ImageSource, Record, require_source
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
 # does putting groups together into a batch.

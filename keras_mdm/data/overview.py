@@ -13,7 +13,8 @@ from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.sharding import in_order
-from keras_mdm.data.sources.base import ImageSource, Unusable, require_source
+from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources.base import ImageSource, require_source
 
 # Shorter sides are counted between these.
 _SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)

@@ -1,27 +1,14 @@
 """What every source of pictures is: so many records, each read by its number."""
 
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-
-Made = TypeVar("Made")
-
-# Share of unusable records above which a data set is called broken.
-MAX_SKIPPED = 0.01
-# The share is taken of at least so many records, or one of ten would be too many.
-LEAST = 1000
-# What stands in for an unusable record is looked for among so many that follow it.
-_TRIES = 64
-
-
-class Unusable(ValueError):
-    """A record that gives nothing to train on; the message says why."""
+from keras_mdm.data.skipping import Skipping
 
 
 class Record(NamedTuple):
@@ -51,7 +38,7 @@ def class_number(label: Any) -> int:
     return number if 0 <= number < 2**31 else -1
 
 
-class ImageSource(ABC):
+class ImageSource(Skipping, ABC):
     """Pictures in files: folders, tables, tar shards, record files, data sets of TFDS.
 
     A source of your own needs `__len__` and `read`. Reading happens in several threads at once.
@@ -81,13 +68,6 @@ class ImageSource(ABC):
     label_names: tuple[str, ...] = ()
     shard_sizes: Sequence[int] | None = None
 
-    def __init__(self, left_out: Sequence[Skipped] = (), max_skipped: float = MAX_SKIPPED):
-        self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
-        self._left_out = tuple(left_out)
-        self._unusable: dict[int, str] = {}
-        self._reads = 0
-        self._lock = threading.Lock()
-
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -102,59 +82,10 @@ class ImageSource(ABC):
             Unusable: if it gives nothing.
         """
 
-    def name(self, row: int) -> str:
-        """What a record is called in lists of what was skipped."""
-        return f"record {row}"
-
     @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged."""
         return {"records": len(self)}
-
-    @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        """What was left out from the start, and what turned out to be unusable so far."""
-        with self._lock:
-            found = sorted(self._unusable.items())
-        return self._left_out + tuple(Skipped(self.name(row), why) for row, why in found)
-
-    def usable(self, row: int, make: Callable[[int], Made]) -> tuple[Made, int]:
-        """Make something of a record, or of the next one after it that can be used.
-
-        So a broken file never stops a run, and what stands in for it is always the same. It is
-        listed in `skipped` and not opened again.
-
-        Args:
-            row: number of the record.
-            make: function of a number; raises `Unusable`.
-
-        Returns:
-            What `make` returned, and the number it was made of.
-
-        Raises:
-            ValueError: if too large a share is unusable, or many in a row are.
-        """
-        for candidate in range(row, row + min(_TRIES, len(self))):
-            candidate %= len(self)
-            if candidate in self._unusable:
-                continue
-            try:
-                made = make(candidate)
-            except Unusable as problem:
-                self._count(candidate, str(problem))
-                continue
-            self._reads += 1  # a rough count will do
-            return made, candidate
-        raise checks.error(
-            f"of {min(_TRIES, len(self))} records in a row none can be used",
-            fix="look at the data with `keras-mdm data`",
-            first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
-        )
-
-    def _count(self, row: int, reason: str) -> None:
-        with self._lock:
-            self._unusable[row] = reason
-        self.check_share(self._reads + len(self._unusable))
 
     def check_shards(self, broken: Sequence[Skipped], total: int) -> None:
         """Raise if more than `max_skipped` of the shards cannot be read, or none can.
@@ -169,25 +100,6 @@ class ImageSource(ABC):
                 fix="copy or write these files again, or raise max_skipped",
                 unreadable=f"{len(broken)} of {total}",
                 first=[f"{file}: {reason}" for file, reason in broken[:3]],
-            )
-
-    def check_share(self, seen: int | None = None) -> None:
-        """Raise if more than `max_skipped` of the records are unusable.
-
-        Args:
-            seen: how many were looked at so far; all of them unless given.
-        """
-        count, total = len(self._unusable) + len(self._left_out), len(self) + len(self._left_out)
-        seen = total if seen is None else seen + len(self._left_out)
-        # Of the first few, one is a large share; a small set is judged as a whole.
-        of = min(total, max(seen, LEAST))
-        if count > self.max_skipped * of:
-            first = [f"{file}: {reason}" for file, reason in self.skipped[:3]]
-            raise checks.error(
-                f"at most {self.max_skipped:.2%} of the records may be unusable",
-                fix="look at the data with `keras-mdm data`, or raise max_skipped",
-                unusable=f"{count} of {of}",
-                first=first,
             )
 
 

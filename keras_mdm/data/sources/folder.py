@@ -8,8 +8,9 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.data.sources.base import MAX_SKIPPED, ImageSource, Record, Unusable
+from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.strings import Strings
 

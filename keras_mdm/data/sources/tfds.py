@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.data.sources.base import MAX_SKIPPED
+from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.examples import ExampleImages
 
 

@@ -1,0 +1,137 @@
+"""What stands in for a record that cannot be used, and how many may be so."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+
+Made = TypeVar("Made")
+
+# Share of unusable records above which a data set is called broken.
+MAX_SKIPPED = 0.01
+# The share is taken of at least so many records, or one of ten would be too many.
+LEAST = 1000
+# What stands in for an unusable record is looked for among so many that follow it.
+_TRIES = 64
+
+
+class Unusable(ValueError):
+    """A record that gives nothing to train on; the message says why."""
+
+
+def share_error(
+    count: int, of: int, max_skipped: float, *, what: str, fix: str, first: Sequence[Skipped]
+) -> ValueError:
+    """The error that more than a share of the records is unusable.
+
+    Args:
+        count: so many are.
+        of: of so many.
+        max_skipped: the share.
+        what: what they are called.
+        fix: what can be done.
+        first: some of them; three are named.
+    """
+    return checks.error(
+        f"at most {max_skipped:.2%} of the {what} may be unusable",
+        fix=fix,
+        unusable=f"{count} of {of}",
+        first=[f"{file}: {reason}" for file, reason in first[:3]],
+    )
+
+
+class Skipping:
+    """Records of which some may be unusable: the part that sources of pictures and of clips share.
+
+    Attributes:
+        max_skipped: share of unusable records, of those seen, above which reading stops.
+
+    Args:
+        left_out: what was found unusable before.
+        max_skipped: see above.
+
+    Raises:
+        ValueError: if `max_skipped` is no share.
+    """
+
+    # For errors: what a record is called, and what to do about unusable ones.
+    what = "records"
+    advice = "look at the data with `keras-mdm data`"
+
+    def __init__(self, left_out: Sequence[Skipped] = (), max_skipped: float = MAX_SKIPPED):
+        self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
+        self._left_out = tuple(left_out)
+        self._unusable: dict[int, str] = {}
+        self._reads = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, row: int) -> str:
+        """What a record is called in lists of what was skipped."""
+        return f"record {row}"
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What was left out from the start, and what turned out to be unusable so far."""
+        with self._lock:
+            found = sorted(self._unusable.items())
+        return self._left_out + tuple(Skipped(self.name(row), why) for row, why in found)
+
+    def usable(self, row: int, make: Callable[[int], Made]) -> tuple[Made, int]:
+        """Make something of a record, or of the next one after it that can be used.
+
+        So a broken file never stops a run, and what stands in for it is always the same. It is
+        listed in `skipped` and not opened again.
+
+        Args:
+            row: number of the record.
+            make: function of a number; raises `Unusable`.
+
+        Returns:
+            What `make` returned, and the number it was made of.
+
+        Raises:
+            ValueError: if too large a share is unusable, or many in a row are.
+        """
+        for candidate in range(row, row + min(_TRIES, len(self))):
+            candidate %= len(self)
+            if candidate in self._unusable:
+                continue
+            try:
+                made = make(candidate)
+            except Unusable as problem:
+                self._count(candidate, str(problem))
+                continue
+            self._reads += 1  # a rough count will do
+            return made, candidate
+        raise checks.error(
+            f"of {min(_TRIES, len(self))} {self.what} in a row none can be used",
+            fix=self.advice,
+            first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
+        )
+
+    def _count(self, row: int, reason: str) -> None:
+        with self._lock:
+            self._unusable[row] = reason
+        self.check_share(self._reads + len(self._unusable))
+
+    def check_share(self, seen: int | None = None) -> None:
+        """Raise if more than `max_skipped` of the records are unusable.
+
+        Args:
+            seen: how many were looked at so far; all of them unless given.
+        """
+        left_out = len(self._left_out)
+        count, total = len(self._unusable) + left_out, len(self) + left_out
+        seen = total if seen is None else seen + left_out
+        # Of the first few, one is a large share; a small set is judged as a whole.
+        of = min(total, max(seen, LEAST))
+        if count > self.max_skipped * of:
+            fix = f"{self.advice}, or raise max_skipped"
+            raise share_error(
+                count, of, self.max_skipped, what=self.what, fix=fix, first=self.skipped
+            )
