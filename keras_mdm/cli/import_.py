@@ -1,14 +1,13 @@
 """`keras-mdm import`: the authors' released checkpoints as models of this package."""
 
 import argparse
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli.quiet import quiet_start
-from keras_mdm.files import TEMPORARY_PREFIX, write_atomically
+from keras_mdm.files import temporary_directory, write_atomically
 
 if TYPE_CHECKING:
     from keras_mdm.training import MatryoshkaDiffusion
@@ -90,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _save_sparingly(model: "MatryoshkaDiffusion", path: Path) -> None:
     """Write a `.keras` archive by way of a directory: Keras would hold all of it in memory."""
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as scratch:
-        directory = Path(scratch) / "model"
+    with temporary_directory(path) as scratch:
+        directory = scratch / "model"
         model.save(directory, zipped=False)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(directory.rglob("*")):

@@ -18,6 +18,7 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped, area_average
 from keras_mdm.data.clip_reader import ClipRule, UnusableVideo
 from keras_mdm.data.videos import VideoFiles, digest_of, find_videos
+from keras_mdm.files import read_json
 
 # The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
 _QUALITY = 95
@@ -142,8 +143,21 @@ class ClipShards:
                 missing=sharding.MANIFEST,
                 directory=str(directory),
             )
-        manifest = json.loads((self.root / sharding.MANIFEST).read_text())
-        self.rule = ClipRule(**manifest["rule"], flip=False)
+        manifest = read_json(
+            self.root / sharding.MANIFEST,
+            what="the manifest of prepared clips",
+            fix=sharding.MANIFEST_FIX,
+            keys={"rule": dict, "shards": sharding.SHARDS},
+        )
+        try:
+            self.rule = ClipRule(**manifest["rule"], flip=False)
+        except TypeError:
+            raise checks.error(
+                "the manifest of prepared clips must hold a rule of this version",
+                fix=sharding.MANIFEST_FIX,
+                file=str(self.root / sharding.MANIFEST),
+                rule=manifest["rule"],
+            ) from None
         self._files = [self.root / shard["file"] for shard in manifest["shards"]]
         missing = [file.name for file in self._files if not file.is_file()]
         if missing:

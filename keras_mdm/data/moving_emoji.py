@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from keras_mdm.data.catalogue import STYLES, Concept, read_catalogue
 from keras_mdm.data.emoji import choose_concepts
 from keras_mdm.data.motions import MOTIONS, moved, pose_of
 from keras_mdm.data.rasterise import draw
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DAMAGED, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -209,6 +208,6 @@ def _load(target: Path) -> np.ndarray | None:
     try:
         with np.load(target) as archive:
             return archive["clips"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+    except DAMAGED as problem:
         _log.warning("drawing again, %s cannot be read: %s", target, problem)
         return None

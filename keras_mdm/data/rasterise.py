@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from keras_mdm import checks
 from keras_mdm.assets.attribution import write_attribution
 from keras_mdm.assets.table import Asset
 from keras_mdm.data.base import Skipped, area_average
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DAMAGED, write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def _load(target: Path) -> tuple[np.ndarray, list[Skipped]] | None:
         with np.load(target) as archive:
             skipped = [Skipped(*pair) for pair in json.loads(str(archive["skipped"]))]
             return archive["images"], skipped
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+    except DAMAGED as problem:
         # A damaged disk, not an interrupted run: those leave no file. Drawing again mends it.
         _log.warning("drawing again, %s cannot be read: %s", target, problem)
         return None

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +13,25 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.files import write_atomically
+from keras_mdm.files import (
+    is_temporary,
+    read_json,
+    remove_dead_temporaries,
+    temporary_path,
+    write_atomically,
+)
 
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 SKIPPED = "skipped.csv"
 _PARTIAL = ".partial"
+MANIFEST_FIX = (
+    "run `keras-mdm prepare` again, which keeps the shards and writes a new one, or restore it "
+    "from a copy"
+)
+# What readers of a manifest rely on.
+SHARDS = [{"file": str, "records": int}]
+_NOTE = {"file": str, "records": int, "sha256": str, "skipped": [[str]]}
 
 
 def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
@@ -37,9 +50,14 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
             "`directory` must be a folder", fix="choose another name", directory=str(directory)
         )
     target.mkdir(parents=True, exist_ok=True)
-    note, plan = target / "plan.json", json.loads(json.dumps(plan))
+    remove_dead_temporaries(target)
+    note, plan = target / PLAN, json.loads(json.dumps(plan))
     if note.is_file():
-        known = json.loads(note.read_text())
+        known = read_json(
+            note,
+            what="the note of what a folder of shards is for",
+            fix="restore it from a copy, or remove the folder and prepare again",
+        )
         different = {
             key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]
         }
@@ -50,7 +68,7 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
                 directory=str(target),
                 different=different,
             )
-    elif any(target.iterdir()):
+    elif not all(map(is_temporary, target.iterdir())):  # another call may be writing its plan
         raise checks.error(
             "the directory must be empty, or hold shards that an earlier call began",
             fix="choose another directory",
@@ -86,9 +104,14 @@ def write_shard(
 
     note = note_of(file)
     if note.is_file():
-        return json.loads(note.read_text())
+        return read_json(
+            note,
+            what=f"the note of the shard {file.name}",
+            fix="remove it: the next call makes the shard again",
+            keys=_NOTE,
+        )
     # A name of its own: a runner may have two workers write the same shard at once.
-    partial = file.with_suffix(f".{uuid.uuid4().hex}{_PARTIAL}")
+    partial = temporary_path(file.with_suffix(_PARTIAL))
     # One record per group: it is read alone, and what is compressed already does not compress.
     writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     kept, skipped = [], []

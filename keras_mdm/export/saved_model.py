@@ -1,7 +1,6 @@
 """A SavedModel with the sampler inside, which runs with TensorFlow alone."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.diffusion import samplers
+from keras_mdm.files import temporary_directory
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.sampling import SamplingPlan, start_noise, to_uint8
 
@@ -77,8 +77,8 @@ def export_saved_model(
     module = _Sampler(model, plan)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as scratch:
-        target = Path(scratch) / "model"
+    with temporary_directory(directory) as scratch:
+        target = scratch / "model"
         tf.saved_model.save(module, str(target), signatures={"serving_default": module.serve})
         if directory.exists():
             directory.rmdir()

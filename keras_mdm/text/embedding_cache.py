@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import uuid
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.assets.cache import cache_root
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DAMAGED, write_atomically
 from keras_mdm.text.encoders import TextEncoder, check_texts
 
 _log = logging.getLogger(__name__)
@@ -123,7 +122,7 @@ def _read(directory: Path, keys, encoder: TextEncoder) -> dict:
                 if not _fits(states, mask, encoder):
                     raise ValueError(f"states of shape {states.shape}")
                 found.update({key: (states[row], mask[row]) for row, key in wanted})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        except DAMAGED as problem:
             # Never a half-written file, those do not exist; its texts are encoded again.
             _log.warning("ignoring %s, it cannot be read: %s", file, problem)
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DAMAGED, read_json, remove_dead_temporaries, write_atomically
 from keras_mdm.text.encoders import TextEncoder
 
 _FORMAT = 1
@@ -56,11 +56,10 @@ class StoredStates:
                 directory=str(directory),
                 missing=_INDEX,
             )
-        plan = json.loads((root / _PLAN).read_text())
+        plan = _read_plan(root)
         self.identity, self.width, self.length = plan["encoder"], plan["width"], plan["length"]
-        with np.load(root / _INDEX) as index:
-            self._hashes, self._begins = index["hash"], index["begin"]
-            self._counts, shards = index["count"], index["shard"]
+        columns = _columns(root / _INDEX, "hash", "begin", "count", "shard")
+        self._hashes, self._begins, self._counts, shards = columns
         self._ends = np.cumsum(shards)
         self._files = [_part(root, number) for number in range(len(shards))]
         missing = [file.name for file in self._files if not file.is_file()]
@@ -70,8 +69,7 @@ class StoredStates:
                 fix="copy the missing files, or run `keras-mdm embed` again",
                 missing=missing[:5],
             )
-        # Mapped, not read: what is used often stays in the system's cache.
-        self._states = [np.load(file, mmap_mode="r") for file in self._files]
+        self._states = [_mapped(file) for file in self._files]
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -161,6 +159,7 @@ def embed(
     if not first:
         raise checks.error("there must be texts", fix="check the data", texts=0)
     root.mkdir(parents=True, exist_ok=True)
+    remove_dead_temporaries(root)
     plan = {
         "format": _FORMAT,
         "encoder": encoder.identity,
@@ -189,7 +188,7 @@ def _claim(root: Path, plan: dict[str, Any]) -> None:
     if not note.is_file():
         write_atomically(note, json.dumps(plan, indent=1))
         return
-    known = json.loads(note.read_text())
+    known = _read_plan(root)
     different = {key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]}
     if different:
         raise checks.error(
@@ -198,6 +197,42 @@ def _claim(root: Path, plan: dict[str, Any]) -> None:
             directory=str(root),
             different=different,
         )
+
+
+def _read_plan(root: Path) -> dict[str, Any]:
+    return read_json(
+        root / _PLAN,
+        what="the note of whose states a folder holds",
+        fix="restore it from a copy, or remove the folder and run `keras-mdm embed` again",
+        keys={"encoder": dict, "width": int, "length": int},
+    )
+
+
+def _columns(file: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of the index, or of the keys of a part."""
+    try:
+        with np.load(file) as columns:
+            return [columns[name] for name in names]
+    except DAMAGED as problem:
+        raise _damaged(file, problem) from None
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """States that are not read but mapped: what is used often stays in the system's cache."""
+    try:
+        return np.load(file, mmap_mode="r")
+    except DAMAGED as problem:
+        raise _damaged(file, problem) from None
+
+
+def _damaged(file: Path, problem: Exception) -> ValueError:
+    return checks.error(
+        "files of states must be whole",
+        # Without its keys a part counts as not made; the index is always made anew.
+        fix=f"remove {file.with_suffix('.npz').name} and run `keras-mdm embed` again",
+        file=str(file),
+        problem=f"{type(problem).__name__}: {problem}",
+    )
 
 
 def _part(root: Path, number: int) -> Path:
@@ -210,9 +245,9 @@ def _written(
     """Hashes of the texts that are there, and tokens per file."""
     known, shards = known if known is not None else set(), shards if shards is not None else []
     while (keys := _part(root, len(shards)).with_suffix(".npz")).is_file():
-        with np.load(keys) as columns:
-            known.update(columns["hash"].tolist())
-            shards.append(int(columns["count"].sum()))
+        texts, counts = _columns(keys, "hash", "count")
+        known.update(texts.tolist())
+        shards.append(int(counts.sum()))
     return known, shards
 
 
@@ -284,9 +319,9 @@ def _joined(root: Path, shards: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
     """Hashes, places and numbers of tokens of all texts, sorted by hash."""
     hashes, counts = [], []
     for number in range(len(shards)):
-        with np.load(_part(root, number).with_suffix(".npz")) as columns:
-            hashes.append(columns["hash"])
-            counts.append(columns["count"])
+        texts, tokens = _columns(_part(root, number).with_suffix(".npz"), "hash", "count")
+        hashes.append(texts)
+        counts.append(tokens)
     hashes, counts = np.concatenate(hashes), np.concatenate(counts)
     begins = np.cumsum(counts, dtype=np.uint64) - counts
     order = np.argsort(hashes)

@@ -73,3 +73,32 @@ def test_one_clear_error(tmp_path, call, message):
     stored(Letters(), ["a"], tmp_path)
     with pytest.raises(ValueError, match=message):
         call(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("plan.json", b"", "remove the folder"),
+        ("plan.json", b'{"encoder": {}, "width": "3", "length": 4}', "remove the folder"),
+        ("plan.json", b"[1]", "remove the folder"),
+        ("index.npz", b"", "remove index.npz"),
+        ("index.npz", b"PK\x03\x04cut off", "remove index.npz"),
+        ("states-00001.npz", b"damaged", "remove states-00001.npz"),
+        ("states-00001.npy", b"", "remove states-00001.npz"),
+    ],
+)
+def test_a_damaged_file_is_one_error_whose_advice_helps(tmp_path, name, content, advice):
+    whole = stored(Letters(), TEXTS, tmp_path, texts_per_file=2)
+    expected = whole.encode(TEXTS)[0]
+    kept = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"whole. Received: file='[^']*{name}.*{advice}"):
+        # The index is read where states are opened, and made anew by `embed`.
+        StoredStates(tmp_path)
+        stored(Letters(), TEXTS, tmp_path, texts_per_file=2)
+    if name == "plan.json":
+        (tmp_path / name).write_bytes(kept)
+    else:
+        (tmp_path / name).with_suffix(".npz").unlink()
+    again = stored(Letters(), TEXTS, tmp_path, texts_per_file=2)
+    np.testing.assert_array_equal(again.encode(TEXTS)[0], expected)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DAMAGED, write_atomically
 
 # Of a change in what is kept.
 _FORMAT = 2
@@ -71,5 +70,5 @@ def _load(file: Path) -> Index | None:
     try:
         with np.load(file) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except DAMAGED:
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.data import sharding
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
@@ -14,6 +15,7 @@ from keras_mdm.data.sources.parquet import ParquetImages
 from keras_mdm.data.sources.table import ENDINGS, TableImages
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
+from keras_mdm.files import parse_json
 
 TFDS = "tfds:"
 # Parts of names by kind of source, in the order in which they are looked for in a folder. TFDS
@@ -89,20 +91,30 @@ def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
 
 def _manifest(folder: str) -> dict[str, Any] | None:
     """What `prepare_images` wrote about a folder; `None` for other files of that name."""
-    path = file_bytes.join(folder, "manifest.json")
+    path = file_bytes.join(folder, sharding.MANIFEST)
     if not file_bytes.exists(path):
         return None
-    try:
-        with file_bytes.open_file(path) as file:
-            listed = json.loads(file.read())
-    except ValueError:
-        return None
-    return listed if isinstance(listed, dict) and "shards" in listed else None
+    with file_bytes.open_file(path) as file:
+        content = file.read()
+    if not file_bytes.exists(file_bytes.join(folder, sharding.PLAN)):
+        try:
+            listed = json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(listed, dict) or "shards" not in listed:
+            return None
+    return parse_json(
+        content,
+        path,
+        what="the manifest of prepared data",
+        fix=sharding.MANIFEST_FIX,
+        keys={"shards": sharding.SHARDS},
+    )
 
 
 def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) -> ExampleImages:
     """The shards that a manifest of `prepare_images` lists."""
-    if "label_names" not in manifest:
+    if not isinstance(manifest.get("label_names"), list):
         raise checks.error(
             "the folder must hold pictures",
             fix="prepared clips are opened with open_clips",
