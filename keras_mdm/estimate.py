@@ -114,7 +114,7 @@ def estimate_training(
     if not isinstance(recompute, bool):
         checks.known_keys("recompute", recompute, phases[-1].level_names)
     for phase in phases:
-        check_groups(phase.shares, phase.batch_size, devices * parts)
+        check_groups(phase.groups, phase.shares, devices * parts)
     rows = []
     for phase in phases:
         with unallocated():

@@ -321,11 +321,13 @@ def _make(
         model.level_weights = check_level_weights(phase.level_weights, phase.level_names)
     model.phase_span = (phase.first_step, phase.steps)
     check_groups(
+        phase.groups,
         phase.shares,
-        phase.batch_size,
         model.distribute_strategy.num_replicas_in_sync * model.micro_batches,
     )
-    model.downsample = phase.downsample
+    if phase.downsample is not None:
+        model.downsample = phase.downsample
+    phase.check_trained(model.level_weights)
     if phase.steps % model.steps_per_execution:
         raise checks.error(
             "the steps of a phase must be a multiple of the model's `steps_per_execution`",

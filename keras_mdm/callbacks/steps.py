@@ -12,8 +12,10 @@ class StepCallback(keras.callbacks.Callback):
 
     With `chief_only = True` a class is called on the first of several workers only.
 
-    Keras calls `on_train_batch_end` once per *execution* and passes the number of its last batch
-    within the epoch. With `steps_per_execution` above 1 counting the calls would be wrong.
+    Keras calls `on_train_batch_end` once per *execution* and passes the number that its last batch
+    within the epoch should have. With `steps_per_execution` above 1 counting the calls would be
+    wrong, and so would that number where the data ends within an execution: the model says how many
+    steps there were.
 
     Args:
         initial_step: number of optimizer steps made before this `fit`, when a run is continued.
@@ -38,7 +40,7 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         previous_step = self.step
-        self.step += batch - self._previous_batch
+        self.step += getattr(self.model, "executed_steps", None) or batch - self._previous_batch
         self._previous_batch = batch
         if not self.chief_only or distribute.is_chief():
             self.on_step_end(previous_step, logs if logs is not None else {})

@@ -205,7 +205,7 @@ class MatryoshkaDiffusion(
         }
         # Counts the batches of one evaluation; past Keras' tracking: it is no part of the model.
         self.__dict__["_test_batches"] = keras.Variable(
-            0, dtype="int64", trainable=False, name="test_batches"
+            "zeros", shape=(), dtype="int64", trainable=False, name="test_batches"
         )
         self.built = True
 

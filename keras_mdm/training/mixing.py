@@ -1,11 +1,24 @@
 """How the samples of a mixed-resolution batch divide into groups by their highest level."""
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 
 from keras_mdm import checks
 
 # Of the samples that have a level at all, this share ends there: the release's 2:1.
 HIGHEST_SHARE = 2 / 3
+
+# Groups are multiples of one number, so that they divide over replicas and micro-batches. It follows
+# from the batch alone: a run can be moved to another machine. As many as the paper's 32 devices with
+# two micro-batches each count as worth having ...
+PARTS_WANTED, REPLICAS_WANTED = 64, 32
+# ... as long as no group's share of the batch is off by more than this; by more only where the
+# replicas could not be had otherwise (a batch of 128 in three groups).
+LARGEST_ERROR, LARGEST_ERROR_FOR_REPLICAS = 1 / 10, 1 / 6
+# Coarser groups than those wanted are taken as long as the error stays below this: they leave
+# smaller micro-batches.
+SMALL_ERROR = 1 / 16
 
 
 def default_shares(levels: Sequence[str]) -> dict[str, float]:
@@ -56,7 +69,11 @@ def check_shares(shares: Mapping[str, float], levels: Sequence[str]) -> dict[str
 
 
 def group_sizes(shares: Mapping[str, float], batch_size: int) -> dict[str, int]:
-    """Return whole numbers of samples that sum to the batch size and come closest to the shares.
+    """Return whole numbers of samples that sum to the batch size and come close to the shares.
+
+    Shares are targets. All sizes are multiples of one number, `common_multiple`, which depends on
+    batch and shares and not on the machine: the same batch is trained on 1, 8 or 32 replicas, with
+    and without micro-batches.
 
     Args:
         shares: from `check_shares`.
@@ -67,56 +84,109 @@ def group_sizes(shares: Mapping[str, float], batch_size: int) -> dict[str, int]:
 
     Example:
 
-    >>> group_sizes({"64": 1 / 3, "256": 2 / 3}, 16)
-    {'64': 5, '256': 11}
+    >>> group_sizes({"64": 1 / 3, "256": 2 / 3}, 1024)
+    {'64': 384, '256': 640}
     """
-    exact = {level: share * batch_size for level, share in shares.items()}
-    sizes = {level: int(rows + 1e-9) for level, rows in exact.items()}
-    left = batch_size - sum(sizes.values())
-    # Largest remainders first; of equal ones the higher level.
-    order = sorted(reversed(sizes), key=lambda level: sizes[level] - exact[level])
-    for level in order[:left]:
-        sizes[level] += 1
-    if 0 in sizes.values():
+    if batch_size < len(shares):
         raise checks.error(
             "every group of a mixed batch must have a sample",
-            fix="take larger batches, other shares, or Phase(mixed=False)",
+            fix=f"take batches of at least {len(shares)}, other shares, or Phase(mixed=False)",
             batch_size=batch_size,
             shares=dict(shares),
-            groups=sizes,
         )
+    multiple = common_multiple(tuple(shares.values()), batch_size)
+    units = _whole(tuple(shares.values()), batch_size // multiple)
+    return {level: multiple * count for level, count in zip(shares, units, strict=True)}
+
+
+@functools.cache
+def common_multiple(shares: tuple[float, ...], batch_size: int) -> int:
+    """The number that all groups of a batch are multiples of.
+
+    Args:
+        shares: ascending by level, summing to one.
+        batch_size: samples of the global batch, at least one per group.
+    """
+    best, found = (0, False, 0.0), 1
+    for multiple in (n for n in range(1, batch_size + 1) if batch_size % n == 0):
+        count = batch_size // multiple
+        if count < len(shares):
+            break
+        units = _whole(shares, count)
+        error = max(abs(n / count - share) for n, share in zip(units, shares, strict=True))
+        parts = math.gcd(multiple, PARTS_WANTED)
+        limit = LARGEST_ERROR
+        if error > limit and parts >= REPLICAS_WANTED:
+            parts, limit = REPLICAS_WANTED, LARGEST_ERROR_FOR_REPLICAS
+        # Two or three units must be the shares themselves.
+        if multiple > 1 and error > (limit if count > 3 else SMALL_ERROR) + 1e-9:
+            continue
+        small = error <= SMALL_ERROR
+        rank = (parts, small, multiple if small else -error)
+        if rank > best:
+            best, found = rank, multiple
+    return found
+
+
+def _whole(shares: tuple[float, ...], count: int) -> list[int]:
+    """`count` units dealt out by shares, at least one to each."""
+    exact = [share * count for share in shares]
+    sizes = [max(1, int(rows + 1e-9)) for rows in exact]
+    while sum(sizes) > count:  # what the smallest got beyond their share
+        richest = max(range(len(sizes)), key=lambda i: (sizes[i] > 1, sizes[i] - exact[i]))
+        sizes[richest] -= 1
+    # Largest remainders first; of equal ones the higher level.
+    order = sorted(reversed(range(len(sizes))), key=lambda i: sizes[i] - exact[i])
+    for place in order[: count - sum(sizes)]:
+        sizes[place] += 1
     return sizes
 
 
-def check_groups(shares: Mapping[str, float], batch_size: int, parts: int) -> None:
+def check_counts(counts: Mapping[str, int], levels: Sequence[str], batch_size: int) -> None:
+    """Raise unless numbers of samples by highest level make up a batch.
+
+    Args:
+        counts: by level name.
+        levels: level names, ascending.
+        batch_size: samples of the global batch.
+    """
+    if sum(counts.values()) != batch_size or min(counts.values()) < 0:
+        raise checks.error(
+            "numbers of samples in `mixed` must sum to the batch size",
+            fix="change one of the two, or give shares that sum to 1.0",
+            mixed=dict(counts),
+            sum=sum(counts.values()),
+            batch_size=batch_size,
+        )
+    check_shares({k: n / batch_size for k, n in counts.items()}, levels)
+
+
+def check_groups(groups: Mapping[str, int], shares: Mapping[str, float], parts: int) -> None:
     """Raise unless every group can be cut into equal parts for replicas and micro-batches.
 
     Args:
-        shares: from `check_shares`.
-        batch_size: samples of the global batch.
+        groups: samples by their highest level.
+        shares: what they were rounded from.
         parts: replicas times micro-batches.
     """
-    if _divides(shares, batch_size, parts):
+    if not any(rows % parts for rows in groups.values()):
         return
-    nearest = next(
-        size
-        for distance in range(1, 2 * batch_size + 4 * parts * len(shares))
-        for size in (batch_size - distance, batch_size + distance)
-        if size > 0 and _divides(shares, size, parts)
-    )
+    batch_size = sum(groups.values())
+    smallest = _smallest_batch(shares, parts, 1)
+    fix = f"the smallest batch that works: {smallest}"
+    if smallest < batch_size:
+        fix += f"; the next from {batch_size}: {_smallest_batch(shares, parts, batch_size)}"
     raise checks.error(
         f"every group of a batch must be divisible by replicas x micro-batches, {parts}",
-        fix=f"the nearest batch size that is: {nearest}",
+        fix=fix,
         batch_size=batch_size,
-        groups=group_sizes(shares, batch_size),
+        groups=dict(groups),
     )
 
 
-def _divides(shares: Mapping[str, float], batch_size: int, parts: int) -> bool:
-    if batch_size < len(shares):
-        return False
-    try:
-        sizes = group_sizes(shares, batch_size)
-    except ValueError:
-        return False
-    return all(rows % parts == 0 for rows in sizes.values())
+def _smallest_batch(shares: Mapping[str, float], parts: int, least: int) -> int:
+    """The smallest batch of at least `least` samples whose groups divide into parts."""
+    batch_size = max(len(shares), -(-least // parts)) * parts
+    while any(rows % parts for rows in group_sizes(shares, batch_size).values()):
+        batch_size += parts
+    return batch_size

@@ -9,7 +9,12 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.models.specs import parse_level
 from keras_mdm.training.learning_rates import Warmup, WarmupCosine
-from keras_mdm.training.mixing import check_shares, default_shares, group_sizes
+from keras_mdm.training.mixing import (
+    check_counts,
+    check_shares,
+    default_shares,
+    group_sizes,
+)
 from keras_mdm.training.objective import check_level_weights
 
 
@@ -33,7 +38,9 @@ class Phase:
             weights by name, such as `WeightRamp`.
         mixed: mixed-resolution batches: the share of samples whose highest level that is, by level
             name. `True` is the release's 2:1 for the highest level, and so on below it; `False`
-            trains every sample at every level. See `groups`.
+            trains every sample at every level. Shares are targets, see `groups`; whole numbers of
+            samples that sum to the batch are taken as they are. Without groups that would train
+            nothing: `True` with `level_weights="highest"` does not mix.
         downsample: how lower levels are made of the data, `"area"` or `"bilinear"`.
         first_step: optimizer steps made in earlier phases; filled in by `fit_progressively`.
 
@@ -104,6 +111,9 @@ class Phase:
                 fix="write for example {'64': 1 / 3, '256': 2 / 3}",
                 mixed=self.mixed,
             )
+        if self._counts:
+            check_counts(self._counts, names, batch_size)
+        self.check_trained(self.level_weights)
         group_sizes(self.shares, batch_size)
 
     @property
@@ -113,19 +123,51 @@ class Phase:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the samples by their highest level, ascending."""
+        """Share of the samples by their highest level, ascending: what `groups` come close to."""
         names = self.level_names
         if self.mixed is False:
             return {names[-1]: 1.0}
         if self.mixed is True:
-            return default_shares(names)
+            return default_shares(names[_untrained(self.level_weights, names) :])
+        if counts := self._counts:
+            return {level: counts[level] / self.batch_size for level in names if counts.get(level)}
         return check_shares(self.mixed, names)
 
     @property
     def groups(self) -> dict[str, int]:
         """Samples of a global batch by their highest level, ascending: the groups that
-        `make_dataset` yields, see `keras_mdm.data.mixed_dataset`. One entry without mixing."""
+        `make_dataset` yields, see `keras_mdm.data.mixed_dataset`. One entry without mixing.
+
+        The shares are rounded to multiples of one number that follows from the batch, so that they
+        divide over replicas and micro-batches: see `mixing.group_sizes`.
+        """
+        if counts := self._counts:
+            return {level: counts[level] for level in self.level_names if counts.get(level)}
         return group_sizes(self.shares, self.batch_size)
+
+    @property
+    def _counts(self) -> dict[str, int] | None:
+        """`mixed`, if it is whole numbers of samples."""
+        if not isinstance(self.mixed, Mapping) or not all(map(checks.is_int, self.mixed.values())):
+            return None
+        return dict(self.mixed) if sum(self.mixed.values()) > 1 else None
+
+    def check_trained(self, weights: Any) -> None:
+        """Raise if a group holds only levels whose loss weighs nothing.
+
+        Args:
+            weights: level weights as in the phase or the model.
+        """
+        names = self.level_names
+        idle = [level for level in self.groups if names.index(level) < _untrained(weights, names)]
+        if idle:
+            raise checks.error(
+                "every group of a mixed batch must have a level whose loss has a weight",
+                fix="pass Phase(mixed=False), or shares of the levels that are trained",
+                level_weights=weights,
+                groups=self.groups,
+                idle=idle,
+            )
 
     def learning_rate_schedule(self) -> Warmup:
         """The phase's learning rate, for the optimizer that `make_model` compiles with."""
@@ -193,6 +235,16 @@ class WeightRamp:
             level: (1.0 - share) * self.start.get(level, 1.0) + share * self.end.get(level, 1.0)
             for level in sorted({*self.start, *self.end})
         }
+
+
+def _untrained(weights: Any, levels: Sequence[str]) -> int:
+    """How many of the levels, from the lowest, come before the first whose loss has a weight."""
+    if callable(weights) or weights is None:
+        return 0
+    if isinstance(weights, str):  # "highest"
+        return len(levels) - 1
+    given = [weights.get(level, 1.0) > 0.0 for level in levels]
+    return given.index(True) if True in given else 0
 
 
 def number_phases(phases: Sequence[Phase]) -> list[Phase]:

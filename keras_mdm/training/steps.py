@@ -1,5 +1,6 @@
 """One step of training and of evaluation, on one replica's part of a batch."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.training import batches, randomness
 from keras_mdm.training.conditions import condition_names, drop
+from keras_mdm.training.tracing import SharedTrace
 
 TIMES = ("uniform", "stratified")
 
@@ -188,6 +190,33 @@ class StepMixin:
         )
         return logs[0], dict(zip(self.unet.levels, logs[1:], strict=True)), gradients
 
+    # Kept in the instance's dictionary, past Keras' tracking.
+
+    @functools.cached_property
+    def _shared_gradients(self) -> SharedTrace:
+        return SharedTrace(self._gradients, lambda: [*self.variables, *self.optimizer.variables])
+
+    @functools.cached_property
+    def _shared_losses(self) -> SharedTrace:
+        return SharedTrace(self._test_losses, lambda: self.variables)
+
+    def _moving(self) -> list:
+        """The variables that the optimizer moves: frozen weights cost no gradient."""
+        variables = self.unet.trainable_variables
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer.moving(variables)
+        return variables
+
+    def _gradients(
+        self, step: tf.Tensor, drawn: Mapping[str, Mapping[str, Any]], normalizer: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
+        """(loss, mean loss by level, gradients) of a replica's samples; the gradients sum up to
+        those of the global batch."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if self.micro_batches == 1:
+            return self._backward(step, drawn, self._moving(), normalizer, 1.0 / replicas)
+        return self._accumulate(step, drawn, self._moving(), normalizer, replicas)
+
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """One optimizer step on this replica's part of a batch; returns the step's values."""
         # A copy: `tf.cast` to the same type would give the variable, which counts on below.
@@ -196,18 +225,9 @@ class StepMixin:
         # While tracing: the levels of the groups are known then, and do not change after.
         self.unet.trained_alone = tuple(drawn)
         normalizer = self.loss_normalizer(tf.concat([g["index"] for g in drawn.values()], axis=0))
-        variables = self.unet.trainable_variables
-        if isinstance(self.optimizer, Optimizer):
-            variables = self.optimizer.moving(variables)  # frozen weights cost no gradient
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        if self.micro_batches == 1:
-            loss, means, gradients = self._backward(
-                step, drawn, variables, normalizer, 1.0 / replicas
-            )
-        else:
-            loss, means, gradients = self._accumulate(step, drawn, variables, normalizer, replicas)
+        loss, means, gradients = self._shared_gradients(step, drawn, normalizer)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(gradients, self._moving())
         if isinstance(self.optimizer, Optimizer):
             norm = tf.convert_to_tensor(self.optimizer.gradient_norm)
             in_a_row = tf.cast(self.optimizer.skipped_in_a_row, tf.float32)
@@ -227,11 +247,15 @@ class StepMixin:
         """Loss without training; a sample's noise depends on its position only."""
         seen = tf.identity(tf.convert_to_tensor(self._test_batches))
         drawn = self._drawn("test", 0, batch, seen)
-        by_level, index = self._forward("test", 0, self.network(self.evaluated_weights), drawn)
+        by_level, index = self._shared_losses(drawn)
         self._test_batches.assign_add(1)
         means = {name: tf.reduce_mean(value) for name, value in by_level.items()}
         rows = tf.add_n([batches.rows_of(group) for group in drawn.values()])
         return self._loss_logs(self.batch_loss(by_level, index, progress=1.0), means, rows)
+
+    def _test_losses(self, drawn: Mapping[str, Mapping[str, Any]]) -> tuple[dict, tf.Tensor]:
+        """(losses by level, time index) of all rows, of the weights that are evaluated."""
+        return self._forward("test", 0, self.network(self.evaluated_weights), drawn)
 
     def _loss_logs(
         self,

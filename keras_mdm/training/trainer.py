@@ -21,6 +21,9 @@ class DistributedTrainer(keras.Model):
 
     # What the traced step of evaluation reads.
     evaluated_weights = "ema"
+    # Whether the next batch is being waited for, and how many steps the last execution made.
+    fetching = False
+    executed_steps: int | None = None
 
     def compile(
         self,
@@ -131,8 +134,8 @@ class DistributedTrainer(keras.Model):
     def _run_replicas(self, step: Any):
         strategy = self.distribute_strategy
 
-        def run(iterator):
-            values = strategy.run(step, args=(next(iterator),))
+        def run(batch):
+            values = strategy.run(step, args=(batch,))
             if self.stop_request is not None:
                 asked = tf.identity(self.stop_request)  # one worker is enough to stop all
                 values["stop_request"] = strategy.run(lambda: asked)
@@ -142,27 +145,44 @@ class DistributedTrainer(keras.Model):
         return run
 
     def _make_function(self, step: Any):
-        run = self._run_replicas(step)
-        count = self.steps_per_execution
+        """Function of an iterator that fetches batches, and then makes as many steps.
 
-        def several(iterator):
-            # A function of its own: it stands in two places and is traced once.
-            one = run if self.run_eagerly else tf.function(run, autograph=False)
+        The batches are fetched outside of the steps: one that is missing must not leave a step
+        half made, which would count it and change nothing.
+        """
 
-            def body(index):
-                one(iterator)
-                return index + 1
+        def traced(function, **options):
+            if self.run_eagerly:
+                return function
+            # Nothing needs AutoGraph, whose rewriting of sources is half of the time of tracing.
+            return tf.function(function, reduce_retracing=True, autograph=False, **options)
 
-            tf.while_loop(lambda index: index < count - 1, body, [tf.constant(0)])
-            return one(iterator)
+        one = run = self._run_replicas(step)
+        if self.steps_per_execution > 1:
+            one = traced(run)  # a function of its own: it stands in several places, traced once
 
-        function = several if count > 1 else run
-        if self.run_eagerly:
-            return function
-        # Nothing needs AutoGraph, whose rewriting of the sources is half of the time of tracing.
-        return tf.function(
-            function, jit_compile=self.jit_compile, reduce_retracing=True, autograph=False
-        )
+        def several(*batches):
+            values = [one(batch) for batch in batches]
+            return values[-1]
+
+        fetch = traced(lambda iterator: next(iterator))
+        make = traced(several, jit_compile=self.jit_compile)
+
+        def function(iterator):
+            batches = []
+            self.__dict__["fetching"] = True
+            try:
+                while len(batches) < self.steps_per_execution:
+                    batches.append(fetch(iterator))
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if not batches:
+                    raise
+            finally:
+                self.__dict__["fetching"] = False
+            self.__dict__["executed_steps"] = len(batches)
+            return make(*batches)
+
+        return function
 
     def make_train_function(self, force: bool = False) -> Any:
         """Trace the training step once."""

@@ -1,0 +1,89 @@
+"""A part of the training step that several replicas share: traced once, not once for each.
+
+`strategy.run` calls the step once per replica, and each call adds the whole network, its gradients
+included, to the graph: a minute of tracing on one device is eight minutes on eight, and as many
+times the memory. What is equal but for the variables is traced for the first replica only, as a
+function of its own; the others call that function with their copies of the variables.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+class SharedTrace:
+    """A function of tensors and of a model's variables, for use inside of a traced step.
+
+    Without several replicas on this machine it is the function itself, and so it is where nothing
+    is traced.
+
+    Args:
+        function: takes nested tensors and returns nested tensors. It must not know which replica it
+            runs on: no collective operations, no replica number, and tensors of the step only as
+            arguments.
+        variables: function that returns the variables which `function` may read.
+
+    Example:
+
+    ```python
+    losses = SharedTrace(model.losses_of, lambda: model.variables)
+    values = strategy.run(lambda batch: losses(batch), args=(batch,))
+    ```
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        variables: Callable[[], Sequence[keras.Variable]],
+    ):
+        self._function, self._variables = function, variables
+        # By the graph of the step: another one is another trace.
+        self._traced: Any = weakref.WeakKeyDictionary()
+
+    def __call__(self, *args: Any) -> Any:
+        if tf.executing_eagerly() or _replicas_here(tf.distribute.get_strategy()) < 2:
+            return self._function(*args)
+        known = self._traced.setdefault(tf.compat.v1.get_default_graph(), {})
+        specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), args)
+        key = str(specs)
+        if key not in known:
+            known[key] = self._trace(specs)
+        concrete, owners = known[key]
+        captured = [
+            owners[number]._get().handle if number in owners else tensor
+            for number, tensor in enumerate(concrete.captured_inputs)
+        ]
+        # A private method of TensorFlow 2.21, to which the package is pinned.
+        return concrete._call_flat(tf.nest.flatten(args), captured)
+
+    def _trace(self, specs: Any) -> tuple[Any, dict[int, Any]]:
+        """The function, and which of its captures are whose."""
+        # Without the device of the first replica: operations run where the function is called.
+        # Left as a function: inlined, the graph would be as large as without all this.
+        with tf.device(None):
+            concrete = tf.function(
+                self._function, autograph=False, experimental_attributes={"_noinline": True}
+            ).get_concrete_function(*specs)
+        distributed = [variable.value for variable in self._variables()]
+        by_handle = {v._primary.handle._id: v for v in distributed if hasattr(v, "_primary")}
+        owners = {}
+        for number, tensor in enumerate(concrete.captured_inputs):
+            if not hasattr(tensor, "_id"):
+                raise checks.error(
+                    "what replicas share must not hold tensors of the step that traces it",
+                    fix="pass them as arguments",
+                    tensor=tensor,
+                )
+            if tensor._id in by_handle:
+                owners[number] = by_handle[tensor._id]
+        return concrete, owners
+
+
+def _replicas_here(strategy: tf.distribute.Strategy) -> int:
+    kinds = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return len(strategy.extended.worker_devices) if isinstance(strategy, kinds) else 1
