@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.reduction import reduce_pixels
 
 
 class Skipped(NamedTuple):
@@ -121,25 +122,7 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     >>> area_average(np.full((1, 4, 4, 3), 7, np.uint8), 2).shape
     (1, 2, 2, 3)
     """
-    n, height = images.shape[:2]
-    factor, rest = divmod(height, size)
-    if rest or not factor:
-        raise checks.error(
-            "a smaller size must divide the larger one",
-            fix="choose sizes like 16, 64, 256, each a multiple of the one before",
-            size=size,
-            larger=height,
-        )
-    if factor == 1:
-        return images
-    small = np.empty((n, size, size, 3), np.uint8)
-    # A few pictures at a time: the sums are four times as wide as the pixels.
-    for first in range(0, n, 64):
-        part = images[first : first + 64]
-        rows = sum(part[:, row::factor].astype(np.uint32) for row in range(factor))
-        total = sum(rows[:, :, column::factor] for column in range(factor))
-        small[first : first + 64] = (total + factor * factor // 2) // (factor * factor)
-    return small
+    return reduce_pixels(images, size)
 
 
 def check_sizes(name: str, sizes: int | Sequence[int]) -> tuple[int, ...]:
