@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.models.specs import parse_level
 from keras_mdm.training.learning_rates import Warmup, WarmupCosine
 from keras_mdm.training.mixing import (
@@ -41,7 +42,8 @@ class Phase:
             trains every sample at every level. Shares are targets, see `groups`; whole numbers of
             samples that sum to the batch are taken as they are. Without groups that would train
             nothing: `True` with `level_weights="highest"` does not mix.
-        downsample: how lower levels are made of the data, `"area"` or `"bilinear"`.
+        downsample: how lower levels are made of the data, `"area"` or `"bilinear"`, if the phase is
+            to differ from the model, which says it otherwise.
         first_step: optimizer steps made in earlier phases; filled in by `fit_progressively`.
 
     Raises:
@@ -68,7 +70,7 @@ class Phase:
         default=None, kw_only=True
     )
     mixed: Mapping[str, float] | bool = dataclasses.field(default=True, kw_only=True)
-    downsample: str = dataclasses.field(default="area", kw_only=True)
+    downsample: str | None = dataclasses.field(default=None, kw_only=True)
     first_step: int = dataclasses.field(default=0, kw_only=True)
 
     def __post_init__(self):
@@ -90,7 +92,7 @@ class Phase:
         checks.real("inner_learning_rate", self.inner_learning_rate, minimum=0.0)
         if self.final_learning_rate is not None:
             checks.real("final_learning_rate", self.final_learning_rate, minimum=0.0, maximum=1.0)
-        checks.one_of("downsample", self.downsample, ("area", "bilinear"))
+        checks.one_of("downsample", self.downsample, (None, *DOWNSAMPLING))
         if not isinstance(self.levels, Sequence) or isinstance(self.levels, str):
             raise checks.error(
                 "`levels` must be a sequence", fix="write for example [64]", levels=self.levels
