@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keras_mdm.export import export_saved_model
     from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
     from keras_mdm.progressive import PhaseContext, fit_progressively
+    from keras_mdm.runs.loading import load
     from keras_mdm.training import MatryoshkaDiffusion
     from keras_mdm.training.phases import Phase, WeightRamp
 
@@ -55,6 +56,7 @@ __all__ = [
     "interop",
     "latents",
     "layers",
+    "load",
     "optimizers",
     "presets",
     "text",
@@ -75,6 +77,7 @@ _HOMES = {
     "export_saved_model": "keras_mdm.export",
     "fit_progressively": "keras_mdm.progressive",
     "grow": "keras_mdm.models",
+    "load": "keras_mdm.runs.loading",
     "presets": "keras_mdm.models",
 }
 

@@ -1,10 +1,17 @@
-"""What a checkpoint holds of a model, and how it comes back, into the same or a larger model."""
+"""What a checkpoint holds of a model, and how it comes back: alone, or into another model.
+
+Besides the arrays its `state.json` holds the configuration of the model under "model", so that the
+model can be made again without the program that trained it.
+"""
 
 import functools
+import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_mdm import checks
@@ -49,8 +56,7 @@ def save_snapshot(
     Returns:
         The checkpoint's directory.
     """
-    groups = _groups_of(model)
-    return checkpoints.save(directory, step, groups, {**state, "seed": model.seed})
+    return checkpoints.save(directory, step, _groups_of(model), _state_of(model, state))
 
 
 def _groups_of(model: MatryoshkaDiffusion) -> dict[str, Mapping[str, Any]]:
@@ -80,8 +86,104 @@ def prepare_snapshot(
         name: {key: np.asarray(value).copy() for key, value in group.items()}
         for name, group in _groups_of(model).items()
     }
-    return functools.partial(
-        checkpoints.save, directory, step, groups, {**state, "seed": model.seed}
+    return functools.partial(checkpoints.save, directory, step, groups, _state_of(model, state))
+
+
+def _state_of(model: MatryoshkaDiffusion, state: Mapping[str, Any]) -> dict[str, Any]:
+    return {**state, "seed": model.seed, "model": describe_model(model)}
+
+
+def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
+    """Return what makes the model again, without its weights, as JSON values.
+
+    It is what a `.keras` file says too, less the optimizer. Quick: it may be asked for at every
+    checkpoint, and so it is always that of the model as it is.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The configuration; `None` for a class of the user's whose configuration is no JSON. That
+        costs a warning, and not the checkpoint.
+    """
+    kind = type(model)
+    try:
+        # The arrays hold the first steps of every average.
+        config = keras.saving.serialize_keras_object({**model.get_config(), "ema_starts": None})
+        description = {
+            "module": None if kind.__module__ == "__main__" else kind.__module__,
+            "class_name": kind.__name__,
+            "registered_name": keras.saving.get_registered_name(kind),
+            "config": config,
+        }
+        return json.loads(json.dumps(description))
+    except Exception as problem:  # of code that is not ours
+        warnings.warn(
+            f"Checkpoints do not say how to make a {kind.__name__}: its configuration cannot be "
+            f"written ({problem}). The run can go on from them, but nothing else can load them",
+            stacklevel=2,
+        )
+        return None
+
+
+def load_snapshot(
+    path: str | Path, *, description: Mapping[str, Any] | None = None
+) -> MatryoshkaDiffusion:
+    """Make the model that a checkpoint was written of, with its weights and all averages.
+
+    Args:
+        path: the checkpoint.
+        description: what `describe_model` returned, for checkpoints of earlier versions, which do
+            not hold it.
+
+    Returns:
+        The model, not compiled. Its text encoder is found when prompts need it, as after
+        `keras.saving.load_model`.
+
+    Raises:
+        ValueError: if the checkpoint does not say what its model is, a class is not known, or the
+            arrays are not those of the model.
+    """
+    groups, state = checkpoints.load(path)
+    description = state.get("model") or description
+    if description is None:
+        raise checks.error(
+            "a checkpoint must say how to make its model, which those of earlier versions, and of "
+            "models whose configuration cannot be written, do not",
+            fix="continue the run until its next checkpoint, or pass its model.keras",
+            checkpoint=str(path),
+        )
+    model = _make(description, path)
+    checkpoints.assign(_weights(model), _group(groups, "model"), what="model")
+    for name, ema in _averages(model).items():
+        ema.set_state(_group(groups, name))
+    return model
+
+
+def _make(description: Mapping[str, Any], path: str | Path) -> MatryoshkaDiffusion:
+    try:
+        return keras.saving.deserialize_keras_object(dict(description))
+    except TypeError as problem:
+        raise unknown_class(path, problem) from problem
+
+
+def unknown_class(path: str | Path, problem: TypeError) -> ValueError:
+    """Word what Keras raises if it cannot make an object out of its configuration.
+
+    Args:
+        path: what is being loaded.
+        problem: what Keras raised.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    return checks.error(
+        "the classes of a model must be known where it is loaded, and be made of their "
+        "configuration",
+        fix="decorate them with @keras.saving.register_keras_serializable() and import their "
+        "module before the model is loaded",
+        path=str(path),
+        problem=str(problem).partition(". ")[0],  # the rest is the whole configuration
     )
 
 

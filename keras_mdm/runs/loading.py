@@ -1,0 +1,125 @@
+"""Models out of files, runs, phases and checkpoints, also while the run trains."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_mdm import checks
+from keras_mdm.runs.finding import FoundModel, find_model, model_files
+from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.run_directory import RunDirectory
+from keras_mdm.training.snapshot import load_snapshot, unknown_class
+
+# Checkpoints that the training may delete under a reader before it gives up.
+_ATTEMPTS = 10
+
+
+def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
+    """Load a model from a `.keras` file, a run, a phase or a checkpoint.
+
+    Weights, all averages, the null condition and what was measured are in place; the text encoder
+    is found when prompts need it, as after `keras.saving.load_model`. A function that was passed as
+    `level_weights` is not saved. The run may be trained meanwhile: nothing is locked or written.
+
+    Args:
+        path: what `find_model` takes: `model.keras`, `runs/x` for the newest state of a run,
+            `runs/x/checkpoints/phase-2` for that of a phase, or
+            `runs/x/checkpoints/phase-2/step-0001200`.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: if the path is none of these, what it means is damaged or holds something else,
+            or a class of the model is not known here.
+
+    Example:
+
+    >>> model = mdm.load("runs/x")
+    >>> model.generate(["a red apple"], weights="ema")
+    """
+    return load_found(path)[1]
+
+
+def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion]:
+    """Load a model, and say which one it was.
+
+    Args:
+        path: as in `load`.
+
+    Returns:
+        (what `find_model` found, the model).
+
+    Raises:
+        ValueError: as in `load`.
+
+    Example:
+
+    >>> found, model = load_found("runs/x")
+    >>> print(found)
+    phase 2, step 1200 of runs/x
+    """
+    for attempt in range(_ATTEMPTS):
+        found = find_model(path)
+        try:
+            return found, _load_found(found)
+        except Exception:
+            # A run deletes old checkpoints while it trains; then there is a newer one to find, or,
+            # if this one was asked for by name, an error that says so.
+            if found.path.exists() or attempt == _ATTEMPTS - 1:
+                raise
+
+
+def _load_found(found: FoundModel) -> MatryoshkaDiffusion:
+    if found.kind == "file":
+        return _load_file(found.path)
+    return load_snapshot(found.path, description=_description_beside(found))
+
+
+def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
+    """What the finished model of the same phase says, for checkpoints of earlier versions."""
+    if found.run is None or found.phase is None:
+        return None
+    for file in model_files(RunDirectory(found.run), found.phase):
+        with zipfile.ZipFile(file) as archive:
+            described = json.loads(archive.read("config.json"))
+        # The optimizer is that of the program.
+        return {k: v for k, v in described.items() if k not in ("compile_config", "build_config")}
+    return None
+
+
+def _load_file(path: Path) -> MatryoshkaDiffusion:
+    if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
+        raise _damaged(path, "not an archive, or cut short")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except TypeError as problem:
+        if "Could not locate" not in str(problem):
+            raise _damaged(path, problem) from problem
+        raise unknown_class(path, problem) from problem
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as problem:
+        raise _damaged(path, problem) from problem
+    if not isinstance(model, MatryoshkaDiffusion):
+        raise checks.error(
+            "the file must hold a MatryoshkaDiffusion",
+            fix="save the diffusion model, not only its network",
+            path=str(path),
+            type=type(model).__name__,
+        )
+    return model
+
+
+def _damaged(path: Path, problem: Any) -> ValueError:
+    if isinstance(problem, BaseException):
+        problem = f"{type(problem).__name__}: {problem}"
+    return checks.error(
+        "a .keras file must be one that `model.save` has written, whole and with this version",
+        fix="copy it again, or load the run or the checkpoint that it was made of",
+        path=str(path),
+        problem=problem,
+    )
