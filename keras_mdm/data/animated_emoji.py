@@ -5,7 +5,8 @@ import os
 from keras_mdm import checks
 from keras_mdm.assets import path as asset_path
 from keras_mdm.data.catalogue import SKIN_TONES, concept_id, names_and_groups
-from keras_mdm.data.clip_reader import UnusableVideo, count_frames
+from keras_mdm.data.clip_reader import count_frames
+from keras_mdm.data.clip_rule import UnusableVideo
 from keras_mdm.data.videos import VideoFiles
 
 ASSET = "animated-emoji"

@@ -9,100 +9,17 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.reduction import reduce_pixels
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 ANIMATION_EXTENSIONS = (".gif", ".webp")
-STARTS = ("fixed", "random")
-
-
-class UnusableVideo(ValueError):
-    """A file that gives no clip; the message says why."""
-
-
-@dataclass(frozen=True)
-class ClipRule:
-    """Which frames of a video make its clip, and what is done to them.
-
-    The defaults are the paper's: one clip of 16 frames, every fourth frame, at a place that stays
-    the same for a video, mirrored at random, centre crop.
-
-    Args:
-        size: height and width in pixels.
-        frames: length of the clip; `None` for a single picture, the first frame of the clip.
-        stride: distance of two frames of the clip in frames of the video.
-        start: "fixed" takes the place from a hash of the video's key, so that a video has one clip;
-            "random" draws another one each time.
-        flip: mirror half of the clips, at random.
-        span: frames that a picture's clip would have, so that `frames=None` gives exactly the first
-            frame of the clip of `frames=span`.
-
-    Example:
-
-    >>> ClipRule(64).picture().frames is None
-    True
-
-    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
-    """
-
-    size: int
-    frames: int | None = 16
-    stride: int = 4
-    start: str = "fixed"
-    flip: bool = True
-    span: int | None = None
-
-    def __post_init__(self):
-        checks.integer("size", self.size, minimum=1)
-        if self.frames is not None:
-            frames = checks.integer("frames", self.frames, minimum=2)
-            if frames & (frames - 1):
-                raise checks.error(
-                    "`frames` must be a power of two",
-                    fix="clip levels halve their frames down to one: pass 8, 16 or 32",
-                    frames=frames,
-                )
-        checks.integer("stride", self.stride, minimum=1)
-        checks.one_of("start", self.start, STARTS)
-        if not isinstance(self.flip, bool):
-            raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
-        if self.span is not None:
-            checks.integer("span", self.span, minimum=1)
-
-    def picture(self, size: int | None = None) -> "ClipRule":
-        """The rule for the first frame of the same clips, in another size if wanted."""
-        return ClipRule(
-            size or self.size, None, self.stride, self.start, self.flip, self.span or self.frames
-        )
-
-    @property
-    def reach(self) -> int:
-        """Frames of a video from the first to the last one of its clip."""
-        return ((self.frames or self.span or 1) - 1) * self.stride + 1
-
-    def wanted(self, count: int, place: float) -> range:
-        """Numbers of the frames that make the clip.
-
-        Args:
-            count: number of frames of the video.
-            place: in [0, 1), where in the video.
-
-        Raises:
-            UnusableVideo: if the video is too short.
-        """
-        if count < self.reach:
-            raise UnusableVideo(
-                f"has {count} frames, {self.reach} are needed for {self.frames or self.span} at a "
-                f"stride of {self.stride}"
-            )
-        first = int(place * (count - self.reach + 1))
-        return range(first, first + ((self.frames or 1) - 1) * self.stride + 1, self.stride)
 
 
 def fixed_place(key: str) -> float:
@@ -138,7 +55,7 @@ def read_clip(
         raise checks.error("`place` must be below 1", fix="pass 0 for the beginning", place=place)
     path = Path(file)
     read = _read_animation if path.suffix.lower() in ANIMATION_EXTENSIONS else _read_video
-    clip = np.stack(read(path, rule, place))
+    clip = reduce_pixels(np.stack(read(path, rule, place)), rule.size, rule.downsample)
     if mirror:
         clip = clip[:, :, ::-1]
     return np.ascontiguousarray(clip if rule.frames is not None else clip[0])
@@ -162,7 +79,7 @@ def _read_video(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
     with _opened(path) as (container, stream):
         times = _frame_times(container, stream)
         wanted = [times[number] for number in rule.wanted(len(times), place)]
-        convert = _converter(stream, rule.size)
+        convert = _converter(stream, rule.drawn)
         found = {}
         # Some containers seek to a later frame than they were asked for: then from the beginning.
         for start in (wanted[0], min(0, times[0])):
@@ -172,11 +89,11 @@ def _read_video(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
                     break
                 if frame.pts in wanted and frame.pts not in found:
                     found[frame.pts] = convert(frame)
-                    if len(found) == len(wanted):
+                    if len(found) == len(set(wanted)):
                         return [found[time] for time in wanted]
             if found:
                 break
-    raise UnusableVideo(f"only {len(found)} of {len(wanted)} frames can be decoded")
+    raise UnusableVideo(f"only {len(found)} of {len(set(wanted))} frames can be decoded")
 
 
 @contextlib.contextmanager
@@ -259,7 +176,7 @@ def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray
         frames = []
         for number in rule.wanted(count, place):
             picture.seek(number)
-            frames.append(_on_white(picture, rule.size))
+            frames.append(_on_white(picture, rule.drawn))
         return frames
 
 

@@ -4,9 +4,8 @@ import csv
 import io
 import json
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from tqdm import tqdm
 
 from keras_mdm import checks
 from keras_mdm.data import sharding
-from keras_mdm.data.base import Skipped, area_average
-from keras_mdm.data.clip_reader import ClipRule, UnusableVideo
+from keras_mdm.data.base import Skipped
+from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
 from keras_mdm.data.videos import VideoFiles, digest_of, find_videos
 from keras_mdm.files import read_json
 
@@ -38,7 +39,8 @@ def prepare_clips(
 
     A shard is an ArrayRecord file of JPEG strips with a CSV file of keys and captions, written
     completely or not at all: the same call again goes on with the shards that are missing. Files
-    that give no clip are left out, counted, and listed in `skipped.csv`.
+    that give no clip are left out, counted, and listed in `skipped.csv`; more than `max_skipped` of
+    the videos end the work, and the same call with more allowed goes on.
 
     Args:
         videos: what to read.
@@ -53,8 +55,8 @@ def prepare_clips(
         The shards, open.
 
     Raises:
-        ValueError: if the directory holds shards of other videos or another rule, or no video gives
-            a clip.
+        ValueError: if the directory holds shards of other videos or of another rule, or too many
+            videos give no clip.
 
     Example:
 
@@ -68,12 +70,20 @@ def prepare_clips(
             start=rule.start,
             frames=rule.frames,
         )
+    if rule.drawn != rule.size:
+        raise checks.error(
+            "shards hold clips as large as their frames are brought to",
+            fix="pass a rule of the largest size without `of`; reading shards reduces them",
+            size=rule.size,
+            of=rule.of,
+        )
+    rule = replace(rule, of=None, downsample="area")  # which changed nothing
     if workers is not None:
         checks.integer("workers", workers, minimum=1)
     plan = {
         "format": _FORMAT,
         "source": videos.identity,
-        "rule": {key: value for key, value in asdict(rule).items() if key != "flip"},
+        "rule": {key: value for key, value in rule.facts.items() if key != "flip"},
         "clips_per_shard": clips_per_shard,
     }
     target = sharding.claim(directory, plan)
@@ -87,6 +97,15 @@ def prepare_clips(
             rows = range(number * clips_per_shard, min((number + 1) * clips_per_shard, len(videos)))
             shards.append(_write_shard(_shard(target, number), videos, rows, rule, pool, bar))
             bar.update(rows.stop - bar.n)  # shards of an earlier call
+            sharding.require_share(
+                shards,
+                videos.skipped,
+                len(videos),
+                clips_per_shard,
+                videos.max_skipped,
+                what=videos.what,
+                advice=videos.advice,
+            )
     sharding.finish(target, plan, shards, videos.skipped, "video")
     return ClipShards(target)
 
@@ -117,24 +136,28 @@ def _write_shard(
     return sharding.write_shard(file, work, rows, pool, done, complete)
 
 
-class ClipShards:
+class ClipShards(Skipping):
     """Clips that `prepare_clips` has written; a source of clips.
 
     Attributes:
         rule: the frames and the size they were cut with.
         captions: one caption per clip.
         keys: the key of the video of each.
+        skipped: clips that could not be read so far.
 
     Args:
         directory: the folder with `manifest.json`.
+        max_skipped: share of damaged clips, of those seen, above which reading stops.
 
     Raises:
         ValueError: if there is no manifest, or a shard is missing.
     """
 
-    skipped: tuple[Skipped, ...] = ()
+    what = "clips"
+    advice = "copy the shards again, or prepare them again"
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike, *, max_skipped: float = MAX_SKIPPED):
+        super().__init__(max_skipped=max_skipped)
         self.root = Path(directory)
         if not (self.root / sharding.MANIFEST).is_file():
             raise checks.error(
@@ -150,7 +173,7 @@ class ClipShards:
             keys={"rule": dict, "shards": sharding.SHARDS},
         )
         try:
-            self.rule = ClipRule(**manifest["rule"], flip=False)
+            self.rule = ClipRule.from_facts({**manifest["rule"], "flip": False})
         except TypeError:
             raise checks.error(
                 "the manifest of prepared clips must hold a rule of this version",
@@ -174,25 +197,30 @@ class ClipShards:
                     self.keys.append(row["key"])
                     self.captions.append(row["caption"])
         self._readers: dict[int, Any] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.captions)
 
+    def name(self, row: int) -> str:
+        """The key of a clip."""
+        return self.keys[row]
+
     @property
     def identity(self) -> dict[str, Any]:
         """Number of clips, and a SHA-256 of keys, captions and rule."""
-        rule = json.dumps(asdict(self.rule), sort_keys=True)
+        rule = json.dumps(self.rule.facts, sort_keys=True)
         return {"records": len(self), "sha256": digest_of(self.keys, self.captions, [rule])}
 
     def check(self, rule: ClipRule) -> None:
         """Raise if the shards cannot give clips of a rule."""
         frames = rule.frames or rule.span or self.rule.frames
         if (
-            self.rule.size % rule.size
+            self.rule.size % rule.drawn
             or frames != self.rule.frames
             or rule.stride != self.rule.stride
             or rule.start != "fixed"
+            # What was spread is not told apart; short videos that were left out are not missed.
+            or (rule.short, self.rule.short) == ("skip", "spread")
         ):
             raise checks.error(
                 "the rule must be that of the prepared clips, or one for smaller pictures",
@@ -201,17 +229,41 @@ class ClipShards:
                 prepared=self.rule,
             )
 
+    def read(self, row: int, rule: ClipRule, *, mirror: bool = False) -> np.ndarray:
+        """Read one clip.
+
+        Args:
+            row: its number.
+            rule: one that `check` lets pass.
+            mirror: flip left and right.
+
+        Returns:
+            uint8 (T, size, size, 3), or (size, size, 3) for a rule without frames.
+
+        Raises:
+            UnusableVideo: if it is damaged.
+        """
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        first = int(self._ends[shard - 1]) if shard else 0
+        try:
+            strip = self._reader(shard).read([row - first])[0]
+            clip = _frames(strip, self.rule.size)
+        # The reader and Pillow have errors of their own.
+        except Exception as problem:
+            raise UnusableVideo(f"cannot be read: {problem or type(problem).__name__}") from problem
+        if len(clip) != self.rule.frames:
+            raise UnusableVideo(f"has {len(clip)} frames instead of {self.rule.frames}")
+        clip = clip[:1] if rule.frames is None else clip
+        clip = reduce_pixels(clip, rule.drawn)
+        clip = reduce_pixels(clip, rule.size, rule.downsample)
+        clip = clip[:, :, ::-1] if mirror else clip
+        return np.ascontiguousarray(clip if rule.frames is not None else clip[0])
+
     def read_usable(
         self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
     ) -> tuple[np.ndarray, int]:
-        """Read one clip; see `VideoFiles.read_usable`."""
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        first = int(self._ends[shard - 1]) if shard else 0
-        clip = _frames(self._reader(shard).read([row - first])[0], self.rule.size)
-        clip = clip[:1] if rule.frames is None else clip
-        clip = area_average(clip, rule.size)
-        clip = clip[:, :, ::-1] if mirror else clip
-        return np.ascontiguousarray(clip if rule.frames is not None else clip[0]), row
+        """Read one clip, or the next one that is whole; see `VideoFiles.read_usable`."""
+        return self.usable(row, lambda candidate: self.read(candidate, rule, mirror=mirror))
 
     def _reader(self, shard: int) -> Any:
         from array_record.python.array_record_module import ArrayRecordReader
@@ -222,16 +274,32 @@ class ClipShards:
             return self._readers[shard]
 
 
-def open_clips(directory: str | os.PathLike, **options: Any) -> "ClipShards | VideoFiles":
+def open_clips(
+    directory: str | os.PathLike,
+    *,
+    captions: str | os.PathLike | None = None,
+    max_skipped: float = MAX_SKIPPED,
+) -> "ClipShards | VideoFiles":
     """Open prepared clips, or a folder of videos.
 
     Args:
         directory: either.
-        **options: of `find_videos`.
+        captions: of videos, see `find_videos`; shards hold theirs.
+        max_skipped: share of unusable records, of those seen, above which reading stops.
+
+    Returns:
+        A source for `clip_dataset`.
+
+    Raises:
+        ValueError: if there are no clips.
+
+    Example:
+
+    >>> open_clips("shards", max_skipped=0.05)  # doctest: +SKIP
     """
     if (Path(directory) / sharding.MANIFEST).is_file():
-        return ClipShards(directory)
-    return find_videos(directory, **options)
+        return ClipShards(directory, max_skipped=max_skipped)
+    return find_videos(directory, captions=captions, max_skipped=max_skipped)
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:

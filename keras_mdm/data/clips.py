@@ -1,6 +1,5 @@
 """Endless batches of clips out of files, decoded in parallel, a pure function of the step."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -8,9 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.data.clip_reader import ClipRule
-from keras_mdm.data.pipeline import ordered_dataset
+from keras_mdm.data.clip_rule import ClipRule
+from keras_mdm.data.encoding import Encoder, check_encoder, encoding
+from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
+from keras_mdm.data.workers import fraction, share_of
 
 
 class ClipSource(Protocol):
@@ -35,12 +36,13 @@ class ClipSource(Protocol):
         ...
 
 
-class Encoder(Protocol):
-    """The part of a text encoder that batches need; see `keras_mdm.text.TextEncoder`."""
+def is_clip_source(source: Any) -> bool:
+    """Whether batches of clips can be made from something.
 
-    width: int
-
-    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]: ...
+    Args:
+        source: anything.
+    """
+    return hasattr(source, "read_usable") and hasattr(source, "captions")
 
 
 def clip_dataset(
@@ -52,13 +54,15 @@ def clip_dataset(
     first_step: int = 0,
     text: tuple[np.ndarray, np.ndarray] | None = None,
     encoder: Encoder | None = None,
+    worker: tuple[int, int] = (0, 1),
     parallel_reads: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Return endless training batches of clips, or of their first frames.
 
     The order is that of `ordered_dataset`, the mirroring and random places follow from the position
     in it: a run that resumes sees what it would have seen. A record that gives no clip is replaced
-    by the next one that does, always the same, and listed in the source's `skipped`.
+    by the next one that does, always the same, and listed in the source's `skipped`; more than its
+    `max_skipped` of them end the run.
 
     Args:
         source: where the clips come from.
@@ -68,7 +72,10 @@ def clip_dataset(
         first_step: the step of the first batch, for resuming.
         text: states (n, L, D) and mask (n, L) of all captions, for example of `encode_cached`.
         encoder: encodes the captions of every batch instead, for sets whose states do not fit into
-            memory.
+            memory; see `keras_mdm.text.StoredStates` for captions that are encoded already.
+        worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
+            and decodes its own samples only, as in `image_dataset`. By default every worker reads
+            whole batches and keeps its part.
         parallel_reads: clips decoded at a time.
 
     Returns:
@@ -88,22 +95,9 @@ def clip_dataset(
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
     """
     seed = checks.seed(seed)
-    _check(source, rule, text)
-    if text is not None and encoder is not None:
-        raise checks.error(
-            "captions are either encoded already or encoded here",
-            fix="pass text or encoder",
-            text=True,
-            encoder=type(encoder).__name__,
-        )
-    if text is not None and not len(text[0]) == len(text[1]) == len(source):
-        raise checks.error(
-            "`text` must hold one row per record",
-            fix="encode source.captions",
-            states=len(text[0]),
-            mask=len(text[1]),
-            records=len(source),
-        )
+    first_step = checks.integer("first_step", first_step, minimum=0)
+    share = share_of(worker, batch_size)
+    _check(source, rule, text, encoder)
 
     def read(row: int, position: int) -> tuple[np.ndarray, np.int64]:
         place = fraction(seed, "place", position) if rule.start == "random" else None
@@ -120,16 +114,20 @@ def clip_dataset(
         found.set_shape(())
         return {key: clip, "row": found, "sample": position}
 
-    dataset = ordered_dataset(len(source), batch_size, seed=seed, first_step=first_step).unbatch()
+    def order(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        positions = share.positions(start, batch_size)
+        return record_index(positions, len(source), seed), positions
+
+    dataset = share.starts(first_step, batch_size).map(order).unbatch()
     dataset = dataset.map(decode, num_parallel_calls=parallel_reads, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     # Captions after the batch: an encoder is called once for all of them.
-    add_text = _texts(source.captions, text, encoder)
-    return dataset.map(add_text, num_parallel_calls=1).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.map(_texts(source.captions, text, encoder), num_parallel_calls=1)
+    return share.told(dataset).prefetch(tf.data.AUTOTUNE)
 
 
-def _check(source: Any, rule: Any, text: Any) -> None:
-    if not hasattr(source, "read_usable") or not hasattr(source, "captions"):
+def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
+    if not is_clip_source(source):
         raise checks.error(
             "`source` must be a source of clips",
             fix="pass what open_clips, find_videos or load_animated_emoji returned",
@@ -143,19 +141,23 @@ def _check(source: Any, rule: Any, text: Any) -> None:
             fix="pass what encode_cached returned",
             text=type(text).__name__,
         )
+    check_encoder(encoder)
+    if text is not None and encoder is not None:
+        raise checks.error(
+            "captions are either encoded already or encoded here",
+            fix="pass text or encoder",
+            text=True,
+            encoder=type(encoder).__name__,
+        )
+    if text is not None and not len(text[0]) == len(text[1]) == len(source):
+        raise checks.error(
+            "`text` must hold one row per record",
+            fix="encode source.captions",
+            states=len(text[0]),
+            mask=len(text[1]),
+            records=len(source),
+        )
     source.check(rule)
-
-
-def fraction(seed: int, purpose: str, position: int) -> float:
-    """A number in [0, 1) that follows from seed, purpose and position.
-
-    Args:
-        seed: seed of the run.
-        purpose: what it is for.
-        position: place in the stream of samples.
-    """
-    digest = hashlib.sha256(f"{seed} {purpose} {int(position)}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
 
 
 def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
@@ -178,16 +180,4 @@ def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
         return gather
     if encoder is None:
         return drop
-
-    def encode(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = encoder.encode([captions[row] for row in rows])
-        return tuple(np.asarray(value, np.float32) for value in found)
-
-    def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        states, mask = call_python(encode, (batch["row"],), (tf.float32, tf.float32))
-        count = batch["row"].shape[0]
-        states.set_shape((count, None, encoder.width))
-        mask.set_shape((count, None))
-        return drop(batch) | {"text": states, "text_mask": mask}
-
-    return encoded
+    return encoding(encoder, "row", lambda rows: [captions[row] for row in rows])

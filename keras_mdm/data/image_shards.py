@@ -13,7 +13,7 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_rgb
 from keras_mdm.data.images import usable_captions
-from keras_mdm.data.skipping import LEAST, MAX_SKIPPED, Unusable, share_error
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.opening import open_images
@@ -141,19 +141,15 @@ class ImagePreparation:
         Args:
             shards: their notes.
         """
-        skipped = [entry for shard in shards for entry in shard["skipped"]]
-        count, total = len(skipped) + len(self.source.skipped), len(self.source)
-        seen = min(total, max(LEAST, len(shards) * self.records_per_shard))
-        if any(shard["records"] for shard in shards) and count > self.max_skipped * seen:
-            fix = "look at the data with `keras-mdm data`, or call it again with a higher max_skipped"
-            raise share_error(
-                count,
-                seen,
-                self.max_skipped,
-                what="records",
-                fix=f"{fix}, which goes on",
-                first=[Skipped(*entry) for entry in skipped],
-            )
+        sharding.require_share(
+            shards,
+            self.source.skipped,
+            len(self.source),
+            self.records_per_shard,
+            self.max_skipped,
+            what=self.source.what,
+            advice=self.source.advice,
+        )
 
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:
         """Write the manifest and open what was prepared."""

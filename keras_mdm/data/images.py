@@ -1,33 +1,26 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.data.clips import fraction
+from keras_mdm.data.encoding import Encoder, check_encoder, encoding
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.order import WindowOrder
 from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
+from keras_mdm.data.workers import fraction, share_of
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
 # does putting groups together into a batch.
 _GROUP = 64
 # Longer captions are taken for something else than a caption.
 MAX_CAPTION = 4000
-
-
-class Encoder(Protocol):
-    """The part of a text encoder that batches need; see `keras_mdm.text.TextEncoder`."""
-
-    width: int
-
-    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def image_dataset(
@@ -98,7 +91,7 @@ def image_dataset(
             fix="put the pictures into a folder per class, or leave labels out",
             labels=labels,
         )
-    index, workers = _check_worker(worker, batch_size)
+    share = share_of(worker, batch_size)
     load = _loader(source, rule, seed, texts=encoder is not None, labels=labels)
     dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
 
@@ -116,24 +109,15 @@ def image_dataset(
         return records | ({"caption": captions} if encoder is not None else {})
 
     group = _group_size(batch_size)
-    own = batch_size // workers
-
-    def positions(start: tf.Tensor) -> tf.Tensor:
-        place = start + tf.range(group, dtype=tf.int64)
-        return place // own * batch_size + index * own + place % own
-
-    dataset = _order(source, seed, first_step * own, group, window, positions)
+    starts = share.starts(first_step, group)
+    dataset = starts.map(_order(source, seed, window, lambda start: share.positions(start, group)))
     dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
     if group != batch_size:
         dataset = dataset.rebatch(batch_size, drop_remainder=True)
     if encoder is not None:
         # After the batch: an encoder is called once for all of its captions.
-        dataset = dataset.map(_encoding(encoder), num_parallel_calls=1)
-    if workers > 1:
-        options = tf.data.Options()
-        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        dataset = dataset.with_options(options)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.map(encoding(encoder, "caption", _decoded), num_parallel_calls=1)
+    return share.told(dataset).prefetch(tf.data.AUTOTUNE)
 
 
 def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any) -> None:
@@ -141,10 +125,7 @@ def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any
     if not isinstance(rule, ImageRule):
         raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
     checks.integer("window", window, minimum=1)
-    if encoder is not None and not callable(getattr(encoder, "encode", None)):
-        raise checks.error(
-            "`encoder` must be a text encoder", fix="pass MiniLM() or StoredStates", encoder=encoder
-        )
+    check_encoder(encoder)
     if original_size is not None and not isinstance(original_size, str):
         raise checks.error(
             "`original_size` must be the name of a micro-condition",
@@ -178,29 +159,13 @@ def _group_size(batch_size: int) -> int:
     return next((n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0), _GROUP)
 
 
-def _check_worker(worker: Any, batch_size: int) -> tuple[int, int]:
-    pair = isinstance(worker, tuple) and len(worker) == 2 and all(map(checks.is_int, worker))
-    if not pair or not 0 <= worker[0] < worker[1] or batch_size % worker[1]:
-        raise checks.error(
-            "`worker` must be (index, number), the number a divisor of the batch size",
-            fix="pass keras_mdm.distribute.worker(), or leave it out",
-            worker=worker,
-            batch_size=batch_size,
-        )
-    return worker
-
-
 def _order(
     source: ImageSource,
     seed: int,
-    first: int,
-    group: int,
     window: int,
     positions_of: Callable[[tf.Tensor], tf.Tensor],
-) -> tf.data.Dataset:
-    """Groups of (row, position), without end."""
-    last = np.iinfo(np.int64).max // 2**20  # positions are up to that many times as large
-    starts = tf.data.Dataset.range(first, last, group)
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Function from the number of a sample to the rows and positions of its group."""
     number = len(source)
     if source.shard_sizes is not None:
         order = WindowOrder(source.shard_sizes, seed=seed, window=window)
@@ -210,10 +175,10 @@ def _order(
         if source.shard_sizes is None:
             return record_index(positions, number, seed), positions
         found = call_python(order.rows, (positions,), tf.int64)
-        found.set_shape((group,))
+        found.set_shape(positions.shape)
         return found, positions
 
-    return starts.map(rows)
+    return rows
 
 
 def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool) -> Any:
@@ -284,19 +249,5 @@ def usable_captions(record: Record) -> list[str]:
     return found
 
 
-def _encoding(encoder: Encoder) -> Any:
-    """Function that replaces the captions of a batch by their states."""
-
-    def encode(captions: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = encoder.encode([caption.decode("utf-8") for caption in captions.tolist()])
-        return tuple(np.asarray(value, np.float32) for value in found)
-
-    def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        captions = batch["caption"]
-        states, mask = call_python(encode, (captions,), (tf.float32, tf.float32))
-        states.set_shape((captions.shape[0], None, encoder.width))
-        mask.set_shape((captions.shape[0], None))
-        rest = {key: value for key, value in batch.items() if key != "caption"}
-        return rest | {"text": states, "text_mask": mask}
-
-    return encoded
+def _decoded(captions: np.ndarray) -> list[str]:
+    return [caption.decode("utf-8") for caption in captions.tolist()]

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.clips import ClipSource, is_clip_source
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.sharding import in_order
@@ -141,15 +142,18 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
-def captions_of(source: ImageSource) -> Iterator[str]:
+def captions_of(source: ImageSource | ClipSource) -> Iterator[str]:
     """All captions of a source as batches will hold them, in order; unusable records give none.
 
     Args:
-        source: read once, in several threads, never all in memory.
+        source: pictures, read once, in several threads, never all in memory; or clips, whose
+            captions are known.
 
     Raises:
-        ValueError: if it is not a source of pictures.
+        ValueError: if it is not a source of pictures or clips.
     """
+    if is_clip_source(source):
+        return iter(source.captions)
     return _captions(require_source(source))  # a generator would look at it later
 
 

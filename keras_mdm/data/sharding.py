@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.skipping import LEAST, share_error
 from keras_mdm.files import (
     is_temporary,
     read_json,
@@ -148,6 +149,38 @@ def in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterat
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def require_share(
+    shards: Sequence[dict[str, Any]],
+    left_out: Sequence[Skipped],
+    total: int,
+    per_shard: int,
+    max_skipped: float,
+    *,
+    what: str,
+    advice: str,
+) -> None:
+    """Raise if of the shards so far too large a share was skipped.
+
+    Args:
+        shards: their notes.
+        left_out: what was skipped before.
+        total: how many records there are.
+        per_shard: how many of them become a shard.
+        max_skipped: the share.
+        what: what the records are called.
+        advice: what to look at.
+
+    Raises:
+        ValueError: if it is too large, and not all that there is.
+    """
+    skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
+    count = len(skipped) + len(left_out)
+    seen = min(total, max(LEAST, len(shards) * per_shard))
+    if any(shard["records"] for shard in shards) and count > max_skipped * seen:
+        fix = f"{advice}, or call it again with a higher max_skipped, which goes on"
+        raise share_error(count, seen, max_skipped, what=what, fix=fix, first=skipped)
 
 
 def finish(

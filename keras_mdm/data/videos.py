@@ -1,9 +1,7 @@
 """Which video files there are, and what they show: folders with captions, and WebVid's CSV."""
 
-import csv
 import hashlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,16 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.clip_reader import ClipRule, UnusableVideo
-from keras_mdm.data.sources.strings import Strings
+from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
+from keras_mdm.data.video_tables import NO_CAPTION, is_webvid, read_table
 
 EXTENSIONS = clip_reader.VIDEO_EXTENSIONS + clip_reader.ANIMATION_EXTENSIONS
-# Columns of a CSV: the file and its caption, or WebVid-10M's.
-OWN_COLUMNS = ("file", "caption")
-WEBVID_COLUMNS = ("videoid", "page_dir", "name")
-# So many records in a row may be unusable before a data set is called broken.
-_TRIES = 64
-# What a missing side-car is called in the list of what was skipped.
-_NO_CAPTION = "has no caption"
+# Files of a table that are looked for, to see where they lie.
+_PROBED = 64
 
 
-class VideoFiles:
+class VideoFiles(Skipping):
     """Captioned video files, as `find_videos` finds them; a source of clips.
 
     Attributes:
@@ -34,13 +28,22 @@ class VideoFiles:
         files: paths relative to it.
         captions: one caption per file.
         skipped: files that are left out from the start, and those that gave no clip so far.
+        max_skipped: share of unusable files, of those seen, above which reading stops.
 
     Args:
         root: the folder.
         files: paths relative to it, with forward slashes.
         captions: one caption per file.
         skipped: files that were left out.
+        max_skipped: see above.
+        flat: files may also lie directly in the folder, without the folders that `files` names.
+
+    Raises:
+        ValueError: if there is no video, the captions are not as many, or too much was left out.
     """
+
+    what = "videos"
+    advice = "check the files"
 
     def __init__(
         self,
@@ -48,7 +51,11 @@ class VideoFiles:
         files: Sequence[str],
         captions: Sequence[str],
         skipped: Sequence[Skipped] = (),
+        *,
+        max_skipped: float = MAX_SKIPPED,
+        flat: bool = False,
     ):
+        super().__init__(skipped, max_skipped)
         if len(files) != len(captions) or not len(files):
             raise checks.error(
                 "there must be at least one video, and one caption for each",
@@ -58,18 +65,17 @@ class VideoFiles:
             )
         self.root = Path(root)
         self.files, self.captions = files, captions
-        self._left_out = tuple(skipped)
-        self._unusable: dict[int, str] = {}
-        self._lock = threading.Lock()
+        self.check_share()
+        self._folders = [False, True] if flat else [False]
+        if flat and self._found(flat=True) > self._found(flat=False):
+            self._folders.reverse()
 
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        with self._lock:
-            broken = sorted(self._unusable.items())
-        return self._left_out + tuple(Skipped(self.files[row], why) for row, why in broken)
+    def name(self, row: int) -> str:
+        """Path of a file, as the table or the folder has it."""
+        return self.files[row]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -98,7 +104,34 @@ class VideoFiles:
         """
         if place is None:
             place = clip_reader.fixed_place(self.key(row))
-        return clip_reader.read_clip(self.root / self.files[row], rule, place=place, mirror=mirror)
+        return clip_reader.read_clip(self.path(row), rule, place=place, mirror=mirror)
+
+    def path(self, row: int) -> Path:
+        """Where the file of a record lies.
+
+        Args:
+            row: position of the record.
+
+        Raises:
+            UnusableVideo: if it may lie in several places, and is in none.
+        """
+        places = [self._place(row, flat) for flat in self._folders]
+        if len(places) == 1:
+            return places[0]  # what is wrong with it, its reader says
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            names = " nor ".join(place.relative_to(self.root).as_posix() for place in places)
+            raise UnusableVideo(f"is missing: neither {names} is there")
+        return found
+
+    def _place(self, row: int, flat: bool) -> Path:
+        file = self.files[row]
+        return self.root / (file.rpartition("/")[2] if flat else file)
+
+    def _found(self, *, flat: bool) -> int:
+        """How many of the first files are there."""
+        rows = range(min(_PROBED, len(self)))
+        return sum(self._place(row, flat).is_file() for row in rows)
 
     def check(self, rule: ClipRule) -> None:
         """Raise if no file can give clips of this rule; video files can give all."""
@@ -121,47 +154,42 @@ class VideoFiles:
             The clip, and the record it is of.
 
         Raises:
-            ValueError: if many records in a row give none.
+            ValueError: if too large a share gives none, or many records in a row do.
         """
-        for candidate in range(row, row + min(_TRIES, len(self))):
-            candidate %= len(self)
-            if candidate in self._unusable:
-                continue
-            try:
-                return self.read(candidate, rule, place=place, mirror=mirror), candidate
-            except UnusableVideo as problem:
-                with self._lock:
-                    self._unusable[candidate] = str(problem)
-        raise checks.error(
-            f"of {min(_TRIES, len(self))} videos in a row none gives a clip",
-            fix="check the files; a smaller stride or fewer frames take shorter videos",
-            first=f"{self.files[row]}: {self._unusable.get(row, 'unusable')}",
-            frames=rule.frames or rule.span,
-            stride=rule.stride,
-        )
+
+        def make(candidate: int) -> np.ndarray:
+            return self.read(candidate, rule, place=place, mirror=mirror)
+
+        return self.usable(row, make)
 
 
 def find_videos(
-    directory: str | os.PathLike, *, captions: str | os.PathLike | None = None
+    directory: str | os.PathLike,
+    *,
+    captions: str | os.PathLike | None = None,
+    max_skipped: float = MAX_SKIPPED,
 ) -> VideoFiles:
     """Find the videos of a folder and their captions.
 
     A CSV file has the columns `file` (relative to the folder) and `caption`, or those of
-    WebVid-10M: `videoid`, `page_dir` and `name`, for files at `page_dir/videoid.mp4`. Its files are
-    not looked for here: what is missing is skipped when its turn comes. Without a CSV file, the
+    WebVid-10M: `videoid`, `page_dir` and `name`, for files at `page_dir/videoid.mp4` or all in one
+    folder as `videoid.mp4`. Only the first of its files are looked for here, to see which it is:
+    what is missing is skipped when its turn comes. Without a CSV file, the
     caption of `horse.mp4` is the text of `horse.txt` beside it; videos without one are skipped.
 
     Args:
         directory: the folder; searched with its sub-folders when there is no CSV file.
         captions: a CSV file, `"names"` to take the names of the files for captions, or `None` for
             the only CSV file directly in the folder, or else for text files beside the videos.
+        max_skipped: share of the videos that may be unusable: without a caption, missing, broken,
+            or too short for the rule. A set of fewer than 1000 is judged as a whole.
 
     Returns:
         The videos, in the order of the CSV file, else sorted by path.
 
     Raises:
-        ValueError: if there is no such folder or file, it lists no videos with captions, or the
-            columns are not those above (which ones are missing).
+        ValueError: if there is no such folder or file, it lists no videos with captions or too many
+            without, or the columns are not those above (which ones are missing).
 
     Example:
 
@@ -187,14 +215,15 @@ def find_videos(
             )
         captions = tables[0] if tables else None
     if captions is not None and captions != "names":
-        return VideoFiles(root, *_from_table(Path(captions)))
+        *listed, webvid = read_table(Path(captions))
+        return VideoFiles(root, *listed, max_skipped=max_skipped, flat=webvid)
     files, texts, skipped = [], [], []
     for file in _walk(root):
         name = file.relative_to(root).as_posix()
         text = file.stem.replace("_", " ") if captions == "names" else _beside(file)
         text = " ".join(text.split())
         if not text:
-            skipped.append(Skipped(name, _NO_CAPTION))
+            skipped.append(Skipped(name, NO_CAPTION))
             continue
         files.append(name)
         texts.append(text)
@@ -206,7 +235,7 @@ def find_videos(
             directory=str(directory),
             without_caption=len(skipped),
         )
-    return VideoFiles(root, files, texts, skipped)
+    return VideoFiles(root, files, texts, skipped, max_skipped=max_skipped)
 
 
 def holds_videos(directory: str | os.PathLike) -> bool:
@@ -222,14 +251,9 @@ def holds_videos(directory: str | os.PathLike) -> bool:
         if any(name.lower().endswith(clip_reader.VIDEO_EXTENSIONS) for name in names):
             return True
         for name in names if Path(folder) == Path(directory) else ():
-            if name.endswith(".csv") and "videoid" in _read_header(Path(folder) / name):
+            if name.endswith(".csv") and is_webvid(Path(folder) / name):
                 return True
     return False
-
-
-def _read_header(table: Path) -> list[str]:
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return [name.strip() for name in next(csv.reader(file), [])]
 
 
 def digest_of(*columns: Sequence[str]) -> str:
@@ -255,66 +279,3 @@ def _walk(root: Path) -> Iterator[Path]:
 def _beside(file: Path) -> str:
     text = file.with_suffix(".txt")
     return text.read_text(encoding="utf-8-sig", errors="replace") if text.is_file() else ""
-
-
-def _from_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped]]:
-    """Files, captions and what was left out, of a CSV file."""
-    columns = _read_csv(table)
-    webvid = "videoid" in columns
-    wanted = WEBVID_COLUMNS if webvid else OWN_COLUMNS
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        raise checks.error(
-            f"a CSV file must have the columns {', '.join(OWN_COLUMNS)}, or WebVid's "
-            f"{', '.join(WEBVID_COLUMNS)}",
-            fix=f"add or rename columns: {', '.join(missing)} missing",
-            columns=list(columns),
-            file=table.name,
-        )
-    if webvid:
-        files = Strings(
-            f"{page}/{video}.mp4"
-            for page, video in zip(columns["page_dir"], columns["videoid"], strict=True)
-        )
-        captions = columns["name"]
-    else:
-        files, captions = columns["file"], columns["caption"]
-    # Ten million rows as Python strings would take some GB.
-    kept, texts, skipped = Strings(), Strings(), []
-    for file, caption in zip(files, captions, strict=True):
-        text = " ".join(caption.split())
-        if text and file:
-            kept.append(file)
-            texts.append(text)
-        else:
-            skipped.append(Skipped(file or "(no file)", _NO_CAPTION if file else "has no file"))
-    if not kept:
-        raise checks.error(
-            "a CSV file must list videos with captions",
-            fix="check its rows",
-            file=table.name,
-            rows=len(files),
-        )
-    return kept, texts, skipped
-
-
-def _read_csv(table: Path) -> dict[str, Sequence[str]]:
-    if not table.is_file():
-        raise checks.error(
-            "`captions` must be a CSV file",
-            fix="pass the path of one, or 'names'",
-            captions=str(table),
-        )
-    # Line by line: ten million rows fit, and nothing but what is used is kept.
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(line.replace("\0", "") for line in file)
-        header = [name.strip() for name in next(rows, [])]
-        used = {name: header.index(name) for name in header if name in _USED}
-        columns: dict[str, Strings] = {name: Strings() for name in used}
-        for row in rows:
-            for name, place in used.items():
-                columns[name].append(row[place] if place < len(row) else "")
-    return {name: columns.get(name, []) for name in header}
-
-
-_USED = {*OWN_COLUMNS, *WEBVID_COLUMNS}

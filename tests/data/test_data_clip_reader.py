@@ -1,5 +1,7 @@
 """Clips out of video files: exactly the frames of the rule, whatever the container."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 from data.videos import SIZE, frame, number_of, write_sound, write_video
 from keras_mdm.data import ClipRule, UnusableVideo, count_frames, read_clip
 from keras_mdm.data.clip_reader import fixed_place
+from keras_mdm.data.reduction import reduce_pixels
 
 pytest.importorskip("av")
 RULE = ClipRule(SIZE, frames=8, stride=4)
@@ -103,12 +106,78 @@ def test_files_that_give_no_clip(files, tmp_path):
     }
     for name, reason in reasons.items():
         with pytest.raises(UnusableVideo, match=reason):
-            read_clip(tmp_path / name, RULE, place=0.5)
+            read_clip(tmp_path / name, dataclasses.replace(RULE, short="skip"), place=0.5)
+    write_video(tmp_path / "one.mp4", 1)
+    for rule in (RULE, RULE.picture()):
+        with pytest.raises(UnusableVideo, match="has 1 frame, 2 are needed for a clip"):
+            read_clip(tmp_path / "one.mp4", rule, place=0.5)
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 9, 13, 28])
+def test_a_short_video_gives_all_it_has_spread_evenly(tmp_path, count):
+    """As the source that the paper follows does: from its first to its last frame."""
+    numbers = [int(n) for n in np.linspace(0, count - 1, 8)]
+    moving = tmp_path / "moving.webp"
+    pictures = [Image.fromarray(frame(number)) for number in range(count)]
+    pictures[0].save(moving, save_all=True, append_images=pictures[1:], lossless=True)
+    for file in (write_video(tmp_path / "short.mp4", count, g=500), moving):
+        for place in (0.0, 0.9):
+            clip = read_clip(file, RULE, place=place)
+            assert [number_of(picture) for picture in clip] == numbers
+            picture = read_clip(file, RULE.picture(), place=place)
+            np.testing.assert_array_equal(picture, clip[0])
+    assert len(set(numbers)) == min(count, 8)
+
+
+def test_long_videos_do_not_depend_on_the_rule_for_short_ones():
+    spread, skip = ClipRule(8, short="spread"), ClipRule(8, short="skip")
+    for count in (61, 62, 100):
+        for place in (0.0, 0.5, 0.99):
+            assert spread.wanted(count, place) == skip.wanted(count, place)
+    assert (spread.least, skip.least, ClipRule(8, None).least) == (2, 61, 1)
+
+
+@pytest.mark.parametrize("kind", ["area", "bilinear"])
+def test_lower_levels_are_reductions_of_the_highest(files, tmp_path, kind):
+    moving = tmp_path / "moving.gif"
+    pictures = [Image.fromarray(frame(number)) for number in range(30)]
+    pictures[0].save(moving, save_all=True, append_images=pictures[1:])
+    for file in (files["h264.mp4"], files["vp9.webm"], moving):
+        high = read_clip(file, ClipRule(16, frames=8), place=0.4, mirror=True)
+        rule = ClipRule(4, frames=8, of=16, downsample=kind)
+        low = read_clip(file, rule, place=0.4, mirror=True)
+        np.testing.assert_array_equal(low, reduce_pixels(high, 4, kind))
+        picture = read_clip(file, rule.picture(), place=0.4, mirror=True)
+        np.testing.assert_array_equal(picture, low[0])
+    other = dataclasses.replace(rule, downsample="area" if kind == "bilinear" else "bilinear")
+    uneven = [read_clip(files["vp9.webm"], given, place=0.4) for given in (rule, other)]
+    assert not np.array_equal(*uneven)
+
+
+def test_notes_of_rules_are_those_of_before_where_rules_are():
+    assert ClipRule(8, short="skip").facts == {
+        "size": 8, "frames": 16, "stride": 4, "start": "fixed", "flip": True, "span": None,
+    }  # fmt: skip
+    for rule in (ClipRule(8), ClipRule(8, short="skip"), ClipRule(8, of=16, downsample="bilinear")):
+        assert ClipRule.from_facts(rule.facts) == rule
+        assert ClipRule.from_facts(rule.picture(4).facts) == rule.picture(4)
+    assert ClipRule(8, of=16, downsample="bilinear").facts["of"] == 16
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"frames": 12}, {"frames": 1}, {"size": 0}, {"stride": 0}, {"start": "last"}, {"flip": 1}],
+    [
+        {"frames": 12},
+        {"frames": 1},
+        {"size": 0},
+        {"stride": 0},
+        {"start": "last"},
+        {"flip": 1},
+        {"short": "repeat"},
+        {"of": 12},
+        {"of": 4},
+        {"downsample": "nearest"},
+    ],
     ids=str,
 )
 def test_bad_rules(wrong):

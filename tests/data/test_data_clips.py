@@ -1,11 +1,14 @@
 """Folders of videos: what is found, in which order it comes, what happens to broken files."""
 
+import dataclasses
+import json
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from data.videos import SIZE, number_of, write_video
@@ -13,6 +16,7 @@ from keras_mdm.data import (
     ClipRule,
     ClipShards,
     VideoFiles,
+    captions_of,
     clip_dataset,
     find_videos,
     open_clips,
@@ -20,9 +24,12 @@ from keras_mdm.data import (
     skipped_clips,
 )
 from keras_mdm.data.clip_reader import fixed_place
+from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.data.videos import digest_of
+from keras_mdm.text import embed
 
 pytest.importorskip("av")
-RULE = ClipRule(SIZE, frames=4, stride=2)
+RULE = ClipRule(SIZE, frames=4, stride=2, short="skip")
 VIDEOS = VideoFiles("nowhere", ["a.mp4"], ["a"])
 COUNTS = {"a": 40, "b": 60, "sub/c": 80, "sub/d": 50, "e": 70}
 
@@ -48,12 +55,12 @@ def broken(videos, tmp_path):
 class Letters:
     """An encoder whose states are the codes of letters."""
 
-    width = 1
+    width, length, identity = 1, 16, {"name": "letters"}
 
     def encode(self, texts):
         longest = max(map(len, texts))
         codes = np.array([[ord(c) for c in text.ljust(longest)] for text in texts], "float32")
-        return codes[..., None], np.array([[c != " " for c in t.ljust(longest)] for t in texts])
+        return codes[..., None], np.array([[n < len(t) for n in range(longest)] for t in texts])
 
 
 def batches(source, count, **options):
@@ -83,11 +90,13 @@ def test_tables(videos, tmp_path):
     table.write_text(
         'videoid,contentUrl,duration,page_dir,name\nc,x,PT1S,sub,"Three, ""sea"""\nd,x,PT1S,sub,\n'
     )
-    source = find_videos(videos, captions=table)
+    source = find_videos(videos, captions=table, max_skipped=0.5)
     assert source.files == ["sub/c.mp4"] and source.captions == ['Three, "sea"']
     assert source.skipped == (("sub/d.mp4", "has no caption"),)
     table.write_text("caption,other,file\nA letter,1,a.mp4\nToo short a row\n")
-    source = find_videos(videos, captions=table)
+    with pytest.raises(ValueError, match=r"at most 1.00% of the videos .*'1 of 2'"):
+        find_videos(videos, captions=table)
+    source = find_videos(videos, captions=table, max_skipped=0.5)
     assert source.files == ["a.mp4"] and source.captions == ["A letter"]
     assert len(source.skipped) == 1
     table.write_text("file,text\na.mp4,A letter\n")
@@ -122,7 +131,7 @@ def test_every_video_once_per_epoch_with_its_one_clip(videos):
 
 def test_resume_sees_what_it_would_have_seen(videos):
     source = find_videos(videos)
-    rule = ClipRule(SIZE, frames=4, stride=2, start="random")
+    rule = dataclasses.replace(RULE, start="random")
     whole = batches(source, 6, rule=rule)
     again = batches(source, 2, rule=rule, first_step=4, parallel_reads=1)
     assert all(same(*pair) for pair in zip(whole[4:], again, strict=True))
@@ -165,6 +174,97 @@ def test_a_process_ends_while_its_pipeline_reads_ahead(tmp_path):
     assert done.returncode == 0 and "(4, 16, 64, 64, 3)" in done.stdout, done.stderr[-2000:]
 
 
+def test_workers_make_their_parts_and_nothing_else(videos):
+    source = find_videos(videos)
+    for rule in (RULE, RULE.picture()):
+        whole = batches(source, 12, batch_size=6, first_step=1, rule=rule)
+        for index in range(3):
+            worker = {"worker": (index, 3), "rule": rule, "batch_size": 6}
+            part = batches(source, 4, first_step=1, **worker)
+            # A batch holds two samples of each of three steps.
+            steps = [
+                {key: batch[key][2 * index : 2 * index + 2] for key in batch} for batch in whole
+            ]
+            for key in ("video" if rule.frames else "image", "sample"):
+                own = np.concatenate([step[key] for step in steps])
+                np.testing.assert_array_equal(np.concatenate([b[key] for b in part]), own)
+            own = [caption for step in steps for caption in captions(step)]
+            assert [caption for batch in part for caption in captions(batch)] == own
+            # A worker goes on where it was.
+            assert same(batches(source, 1, first_step=4, **worker)[0], part[1])
+
+
+def test_workers_are_told_to_tensorflow(videos):
+    options = {"batch_size": 4, "seed": 0}
+    for worker, policy in (((0, 1), "AUTO"), ((1, 2), "OFF")):
+        made = clip_dataset(find_videos(videos), RULE, worker=worker, **options)
+        found = made.options().experimental_distribute.auto_shard_policy
+        assert found == getattr(tf.data.experimental.AutoShardPolicy, policy)
+    for worker in ((3, 3), (0, 3), (-1, 2), 2):
+        with pytest.raises(ValueError, match=r"\(index, number\), .*Received: .*To fix it: "):
+            clip_dataset(find_videos(videos), RULE, worker=worker, **options)
+
+
+def test_stored_states_in_place_of_the_encoder(videos, tmp_path):
+    source = find_videos(videos)
+    encoder = Letters()
+    stored = embed(encoder, captions_of(source), tmp_path, total=len(source), progress=False)
+    for found, here in zip(
+        batches(source, 4, encoder=stored), batches(source, 4, encoder=encoder), strict=True
+    ):
+        # As long as the longest caption of the batch.
+        length = int(here["text_mask"].sum(1).max())
+        assert found["text"].shape == (3, length, encoder.width)
+        mask = here["text_mask"][:, :length]
+        np.testing.assert_array_equal(found["text_mask"], mask)
+        expected = here["text"][:, :length] * mask[..., None]
+        np.testing.assert_array_equal(found["text"], expected)
+        np.testing.assert_array_equal(found["video"], here["video"])
+    with pytest.raises(ValueError, match="must be a text encoder"):
+        batches(source, 1, encoder=5)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_both_layouts_of_webvid(tmp_path, flat):
+    rows, names = [], {}
+    for number, count in enumerate((20, 30, 40)):
+        names[f"00{number}/{number}"] = count
+        rows.append(f'{number},x,PT1S,00{number},"video {number}"')
+        file = tmp_path / (f"{number}.mp4" if flat else f"00{number}/{number}.mp4")
+        file.parent.mkdir(exist_ok=True)
+        write_video(file, count)
+    table = tmp_path / "webvid.csv"
+    table.write_text("\n".join(["videoid,contentUrl,duration,page_dir,name", *rows]))
+    source = find_videos(tmp_path)
+    assert [source.key(row) for row in range(3)] == list(names)
+    for row, (name, count) in enumerate(names.items()):
+        # The place of a clip, and the identity of the data, do not depend on the layout.
+        clip = source.read(row, RULE, place=None, mirror=False)
+        assert number_of(clip[0]) == int(fixed_place(name) * (count - 6))
+    assert source.identity["sha256"] == digest_of([f"{name}.mp4" for name in names],
+                                                  [f"video {n}" for n in range(3)])  # fmt: skip
+    # One that lies in the other place is found as well.
+    places = [tmp_path / "1.mp4", tmp_path / "001" / "1.mp4"]
+    places[1].parent.mkdir(exist_ok=True)
+    places[not flat].rename(places[flat])
+    found = find_videos(tmp_path, max_skipped=0.5)
+    assert found.path(1) == places[flat]
+    places[flat].unlink()
+    found = find_videos(tmp_path, max_skipped=0.5)
+    assert found.read_usable(1, RULE, place=None, mirror=False)[1] == 2
+    ((file, reason),) = found.skipped
+    assert file == "001/1.mp4"
+    assert "001/1.mp4" in reason and " nor " in reason and " 1.mp4 " in reason
+
+
+def test_no_row_of_a_table_leads_out_of_the_folder(tmp_path):
+    table = tmp_path / "webvid.csv"
+    table.write_text("videoid,page_dir,name\n1,,No folder\n,000,No video\n2,/000/,Slashes\n")
+    source = find_videos(tmp_path, max_skipped=0.5)
+    assert list(source.files) == ["1.mp4", "000/2.mp4"]
+    assert source.skipped == (("(no file)", "has no file"),)
+
+
 def test_states_in_memory(videos):
     source = find_videos(videos)
     states, mask = Letters().encode(source.captions)
@@ -174,7 +274,7 @@ def test_states_in_memory(videos):
 
 
 def test_broken_files_are_replaced_counted_and_listed(broken):
-    source = find_videos(broken)
+    source = find_videos(broken, max_skipped=0.4)
     first = batches(source, 10)
     names = [caption for batch in first for caption in captions(batch)]
     # The next good one stands in for each: e after b, a after d.
@@ -185,18 +285,31 @@ def test_broken_files_are_replaced_counted_and_listed(broken):
     }
     assert [entry.file for entry in source.skipped] == ["b.mp4", "sub/d.mp4"]
     assert "7 are needed" in source.skipped[1].reason
-    again = batches(find_videos(broken), 10)
+    again = batches(find_videos(broken, max_skipped=0.4), 10)
     assert all(same(*pair) for pair in zip(first, again, strict=True))
 
 
+def test_too_many_broken_files_end_the_run(broken):
+    for limit in (0.01, 0.39):
+        source = find_videos(broken, max_skipped=limit)
+        with pytest.raises(Exception, match="of the videos may be unusable") as caught:
+            batches(source, 10)
+        assert f"at most {limit:.2%}" in str(caught.value)
+    with pytest.raises(ValueError, match="max_skipped"):
+        find_videos(broken, max_skipped=2)
+
+
 def test_nothing_but_broken_files_is_an_error(broken):
-    source = find_videos(broken)
-    with pytest.raises(Exception, match="of 5 videos in a row none gives a clip"):
-        batches(source, 1, rule=ClipRule(SIZE, frames=64, stride=8))
+    source = find_videos(broken, max_skipped=1.0)
+    with pytest.raises(Exception, match="of 5 videos in a row none can be used"):
+        batches(source, 1, rule=ClipRule(SIZE, frames=64, stride=8, short="skip"))
 
 
 def test_shards_hold_the_same_clips(broken, tmp_path):
-    source = find_videos(broken)
+    with pytest.raises(ValueError, match=r"at most 1.00% of the videos .*max_skipped, which goes"):
+        prepare_clips(find_videos(broken), tmp_path / "shards", rule=RULE, progress=False)
+    shutil.rmtree(tmp_path / "shards")
+    source = find_videos(broken, max_skipped=0.4)
     target = tmp_path / "shards"
     shards = prepare_clips(source, target, rule=RULE, clips_per_shard=2, progress=False)
     assert shards.captions == ["the number a", "the number e", "the number sub/c"]
@@ -207,12 +320,14 @@ def test_shards_hold_the_same_clips(broken, tmp_path):
         assert found == row and np.abs(clip.astype(int) - exact).mean() < 1.5  # JPEG
     opened = open_clips(target)
     assert opened.identity == shards.identity
-    small = batches(opened, 2, rule=ClipRule(SIZE // 2, frames=4, stride=2))
+    small = batches(opened, 2, rule=dataclasses.replace(RULE, size=SIZE // 2))
     assert small[0]["video"].shape == (3, 4, SIZE // 2, SIZE // 2, 3)
     picture = batches(opened, 1, rule=RULE.picture())[0]
     np.testing.assert_array_equal(picture["image"], batches(opened, 1)[0]["video"][:, 0])
     with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
         batches(opened, 1, rule=ClipRule(SIZE, frames=4, stride=4))
+    (spread,) = batches(opened, 1, rule=dataclasses.replace(RULE, short="spread"))
+    assert same(spread, batches(opened, 1)[0])  # what was left out is not missed
 
 
 def test_preparing_goes_on_where_it_was_stopped(videos, tmp_path):
@@ -230,6 +345,70 @@ def test_preparing_goes_on_where_it_was_stopped(videos, tmp_path):
     assert (target / "clips-00000.array_record").stat().st_mtime_ns == kept
     with pytest.raises(ValueError, match="same data and rule"):
         prepare_clips(source, target, rule=ClipRule(8), progress=False)
+
+
+def test_shards_of_before_open_and_are_the_same_data(videos, tmp_path):
+    """Their rule says nothing of short videos."""
+    source, target = find_videos(videos), tmp_path / "shards"
+    options = {"rule": RULE, "progress": False}
+    shards = prepare_clips(source, target, **options)
+    old = {"size": SIZE, "frames": 4, "stride": 2, "start": "fixed", "span": None}
+    for name in ("manifest.json", "plan.json"):
+        assert json.loads((target / name).read_text())["rule"] == old
+    digest = digest_of(shards.keys, shards.captions, [json.dumps({**old, "flip": False},
+                                                                 sort_keys=True)])  # fmt: skip
+    assert shards.identity == {"records": 5, "sha256": digest}
+    assert shards.rule == dataclasses.replace(RULE, flip=False)
+    assert prepare_clips(source, target, **options).identity == shards.identity
+
+
+def test_shards_of_short_videos(broken, tmp_path):
+    source = find_videos(broken, max_skipped=0.2)
+    rule = dataclasses.replace(RULE, short="spread")
+    shards = prepare_clips(source, tmp_path / "shards", rule=rule, progress=False)
+    assert shards.captions[-1] == "the number sub/d" and shards.rule.short == "spread"
+    clip, _ = shards.read_usable(3, rule, place=None, mirror=False)
+    assert [number_of(picture) for picture in clip] == [0, 1, 3, 5]
+    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+        shards.check(RULE)
+
+
+@pytest.mark.parametrize("kind", ["area", "bilinear"])
+def test_shards_reduce_as_files_do(videos, tmp_path, kind):
+    with pytest.raises(ValueError, match="without `of`"):
+        whole = find_videos(videos)
+        prepare_clips(whole, tmp_path, rule=dataclasses.replace(RULE, size=16, of=32))
+    shards = prepare_clips(find_videos(videos), tmp_path, rule=RULE, progress=False)
+    high, _ = shards.read_usable(1, RULE, place=None, mirror=False)
+    rule = dataclasses.replace(RULE, size=4, of=16, downsample=kind)
+    low, _ = shards.read_usable(1, rule, place=None, mirror=True)
+    expected = reduce_pixels(reduce_pixels(high, 16), 4, kind)[:, :, ::-1]
+    np.testing.assert_array_equal(low, expected)
+    picture, _ = shards.read_usable(1, rule.picture(), place=None, mirror=True)
+    np.testing.assert_array_equal(picture, expected[0])
+    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+        shards.check(dataclasses.replace(RULE, size=16, of=64))
+
+
+def test_damaged_clips_of_shards_are_replaced_and_counted(videos, tmp_path):
+    prepare_clips(find_videos(videos), tmp_path, rule=RULE, clips_per_shard=4, progress=False)
+    file = tmp_path / "clips-00000.array_record"
+    content = file.read_bytes()
+    with (tmp_path / "clips-00000.csv").open() as table:
+        keys = [line.split(",")[0] for line in table][1:]
+    # Zeros inside of the second strip.
+    second = [i for i in range(len(content)) if content.startswith(b"\xff\xd8\xff\xe0", i)][1]
+    file.write_bytes(content[:second] + bytes(64) + content[second + 64 :])
+    opened = open_clips(tmp_path, max_skipped=0.2)
+    first = batches(opened, 10)
+    names = [caption for batch in first for caption in captions(batch)]
+    assert names.count(f"the number {keys[1]}") == 0 and names.count(f"the number {keys[2]}") == 12
+    assert [entry.file for entry in opened.skipped] == [keys[1]]
+    assert opened.skipped[0].reason.startswith("cannot be read")
+    again = batches(open_clips(tmp_path, max_skipped=0.2), 10)
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
+    with pytest.raises(Exception, match="at most 1.00% of the clips may be unusable"):
+        batches(open_clips(tmp_path), 10)
 
 
 def test_pictures_of_animations_count_as_videos(tmp_path):

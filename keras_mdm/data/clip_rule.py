@@ -1,0 +1,153 @@
+"""Which frames of a video make a clip, and what is done to them."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.skipping import Unusable
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+
+STARTS = ("fixed", "random")
+SHORT = ("spread", "skip")
+# What rules did before they had a field for it.
+_BEFORE = {"short": "skip", "of": None, "downsample": "area"}
+
+
+class UnusableVideo(Unusable):
+    """A file that gives no clip; the message says why."""
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """Which frames of a video make its clip, and what is done to them.
+
+    The defaults are the paper's: one clip of 16 frames, every fourth frame, at a place that stays
+    the same for a video, mirrored at random, centre crop.
+
+    Args:
+        size: height and width in pixels.
+        frames: length of the clip; `None` for a single picture, the first frame of the clip.
+        stride: distance of two frames of the clip in frames of the video.
+        start: "fixed" takes the place from a hash of the video's key, so that a video has one clip;
+            "random" draws another one each time.
+        flip: mirror half of the clips, at random.
+        span: frames that a picture's clip would have, so that `frames=None` gives exactly the first
+            frame of the clip of `frames=span`.
+        short: what becomes of a video with too few frames: "spread" takes all that it has, spread
+            evenly over the clip, as the paper's source does; "skip" leaves it out.
+        of: size of the highest level of the process, if that is not this one: frames are brought
+            to that size and reduced from there, as training reduces them.
+        downsample: how they are reduced then, the process's `"area"` or `"bilinear"`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> ClipRule(64).picture().frames is None
+    True
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E, after Guo et al. 2023 (arXiv
+    2307.04725), whose reader spreads the frames of short videos.
+    """
+
+    size: int
+    frames: int | None = 16
+    stride: int = 4
+    start: str = "fixed"
+    flip: bool = True
+    span: int | None = None
+    short: str = "spread"
+    of: int | None = None
+    downsample: str = "area"
+
+    def __post_init__(self):
+        checks.integer("size", self.size, minimum=1)
+        if self.frames is not None:
+            frames = checks.integer("frames", self.frames, minimum=2)
+            if frames & (frames - 1):
+                raise checks.error(
+                    "`frames` must be a power of two",
+                    fix="clip levels halve their frames down to one: pass 8, 16 or 32",
+                    frames=frames,
+                )
+        checks.integer("stride", self.stride, minimum=1)
+        checks.one_of("start", self.start, STARTS)
+        if not isinstance(self.flip, bool):
+            raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
+        if self.span is not None:
+            checks.integer("span", self.span, minimum=1)
+        checks.one_of("short", self.short, SHORT)
+        checks.one_of("downsample", self.downsample, DOWNSAMPLING)
+        if self.of is not None and checks.integer("of", self.of, minimum=1) % self.size:
+            raise checks.error(
+                "`of` must be a multiple of `size`",
+                fix="pass the size of the highest level, or None",
+                of=self.of,
+                size=self.size,
+            )
+
+    def picture(self, size: int | None = None) -> Self:
+        """The rule for the first frame of the same clips, in another size if wanted."""
+        return dataclasses.replace(
+            self, size=size or self.size, frames=None, span=self.span or self.frames
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields as plain values, for notes; a rule that does what rules did before they had a
+        field for it has the note that it had then."""
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if k not in _BEFORE or v != _BEFORE[k]}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Self:
+        """The rule of a note.
+
+        Args:
+            facts: what `facts` was.
+        """
+        return cls(**{**_BEFORE, **facts})
+
+    @property
+    def drawn(self) -> int:
+        """The size that frames are brought to before they are reduced."""
+        return self.of or self.size
+
+    @property
+    def reach(self) -> int:
+        """Frames of a video from the first to the last one of its clip."""
+        return ((self.frames or self.span or 1) - 1) * self.stride + 1
+
+    @property
+    def least(self) -> int:
+        """Frames that a video must have."""
+        return min(2, self.reach) if self.short == "spread" else self.reach
+
+    def wanted(self, count: int, place: float) -> Sequence[int]:
+        """Numbers of the frames that make the clip.
+
+        Args:
+            count: number of frames of the video.
+            place: in [0, 1), where in the video.
+
+        Raises:
+            UnusableVideo: if the video is too short.
+        """
+        clip = self.frames or self.span or 1
+        if count < self.least:
+            needed = f"for {clip} at a stride of {self.stride}"
+            needed = "for a clip" if self.short == "spread" else needed
+            raise UnusableVideo(
+                f"has {count} frame{'s' * (count != 1)}, {self.least} are needed {needed}"
+            )
+        if count < self.reach:
+            # Where they are fewer than the clip has, some come twice.
+            spread = np.linspace(0, count - 1, clip, dtype=int).tolist()
+            return spread[: self.frames or 1]
+        first = int(place * (count - self.reach + 1))
+        return range(first, first + ((self.frames or 1) - 1) * self.stride + 1, self.stride)

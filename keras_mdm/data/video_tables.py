@@ -1,0 +1,99 @@
+"""CSV files that list videos and their captions: of one's own, and WebVid's."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_mdm import checks
+from keras_mdm.data.base import Skipped
+from keras_mdm.data.sources.strings import Strings
+
+# Columns of a CSV: the file and its caption, or WebVid-10M's.
+OWN_COLUMNS = ("file", "caption")
+WEBVID_COLUMNS = ("videoid", "page_dir", "name")
+_USED = {*OWN_COLUMNS, *WEBVID_COLUMNS}
+# What tells WebVid's tables from others.
+_KEY = "videoid"
+# What a missing caption is called in the list of what was skipped.
+NO_CAPTION = "has no caption"
+
+
+def is_webvid(table: Path) -> bool:
+    """Whether a CSV file has the columns of WebVid's.
+
+    Args:
+        table: the file.
+    """
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return _KEY in [name.strip() for name in next(csv.reader(file), [])]
+
+
+def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped], bool]:
+    """Read which videos a CSV file lists.
+
+    Args:
+        table: the file; ten million rows fit.
+
+    Returns:
+        Files, captions, rows that were left out, and whether it is WebVid's.
+
+    Raises:
+        ValueError: if there is no such file, columns are missing, or no row names a video with a
+            caption.
+    """
+    columns = _read_csv(table)
+    webvid = _KEY in columns
+    wanted = WEBVID_COLUMNS if webvid else OWN_COLUMNS
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise checks.error(
+            f"a CSV file must have the columns {', '.join(OWN_COLUMNS)}, or WebVid's "
+            f"{', '.join(WEBVID_COLUMNS)}",
+            fix=f"add or rename columns: {', '.join(missing)} missing",
+            columns=list(columns),
+            file=table.name,
+        )
+    if webvid:
+        files = Strings(
+            "/".join(filter(None, (page.strip("/"), f"{video}.mp4"))) if video else ""
+            for page, video in zip(columns["page_dir"], columns["videoid"], strict=True)
+        )
+        captions = columns["name"]
+    else:
+        files, captions = columns["file"], columns["caption"]
+    # Ten million rows as Python strings would take some GB.
+    kept, texts, skipped = Strings(), Strings(), []
+    for file, caption in zip(files, captions, strict=True):
+        text = " ".join(caption.split())
+        if text and file:
+            kept.append(file)
+            texts.append(text)
+        else:
+            skipped.append(Skipped(file or "(no file)", NO_CAPTION if file else "has no file"))
+    if not kept:
+        raise checks.error(
+            "a CSV file must list videos with captions",
+            fix="check its rows",
+            file=table.name,
+            rows=len(files),
+        )
+    return kept, texts, skipped, webvid
+
+
+def _read_csv(table: Path) -> dict[str, Sequence[str]]:
+    if not table.is_file():
+        raise checks.error(
+            "`captions` must be a CSV file",
+            fix="pass the path of one, or 'names'",
+            captions=str(table),
+        )
+    # Line by line: ten million rows fit, and nothing but what is used is kept.
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(line.replace("\0", "") for line in file)
+        header = [name.strip() for name in next(rows, [])]
+        used = {name: header.index(name) for name in header if name in _USED}
+        columns: dict[str, Strings] = {name: Strings() for name in used}
+        for row in rows:
+            for name, place in used.items():
+                columns[name].append(row[place] if place < len(row) else "")
+    return {name: columns.get(name, []) for name in header}

@@ -1,0 +1,108 @@
+"""Which samples of a batch a worker makes, and what stands where in the endless order."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+@dataclass(frozen=True)
+class Share:
+    """The samples of every batch that one of several workers makes.
+
+    A worker's own samples, one after the other, are its parts of the steps: batches of them hold
+    its parts of as many steps as there are workers. TensorFlow cuts each batch of a pipeline into
+    as many parts as there are workers, and takes them one after the other.
+
+    Args:
+        batch_size: samples per step, over all workers.
+        index: which worker.
+        workers: how many.
+
+    Example:
+
+    >>> Share(6, index=1, workers=3).positions(0, 4).numpy().tolist()
+    [2, 3, 8, 9]
+    """
+
+    batch_size: int
+    index: int = 0
+    workers: int = 1
+
+    @property
+    def own(self) -> int:
+        """Samples per step of this worker."""
+        return self.batch_size // self.workers
+
+    def starts(self, first_step: int, count: int) -> tf.data.Dataset:
+        """Numbers of every `count`th of the worker's own samples, from a step on.
+
+        Args:
+            first_step: the step.
+            count: samples that are made at a time.
+        """
+        last = np.iinfo(np.int64).max // 2**20  # positions are up to that many times as large
+        return tf.data.Dataset.range(first_step * self.own, last, count)
+
+    def positions(self, start: tf.Tensor | int, count: int) -> tf.Tensor:
+        """Positions of some of the worker's own samples in the order of all.
+
+        Args:
+            start: number of the first one.
+            count: how many.
+
+        Returns:
+            int64 (count,).
+        """
+        place = tf.cast(start, tf.int64) + tf.range(count, dtype=tf.int64)
+        return place // self.own * self.batch_size + self.index * self.own + place % self.own
+
+    def told(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same batches, which TensorFlow does not share out again.
+
+        Args:
+            dataset: batches of the worker's own samples.
+        """
+        if self.workers == 1:
+            return dataset
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return dataset.with_options(options)
+
+
+def share_of(worker: Any, batch_size: int) -> Share:
+    """Return the share of a worker.
+
+    Args:
+        worker: (index, number), as `keras_mdm.distribute.worker` returns it.
+        batch_size: samples per step, over all workers.
+
+    Raises:
+        ValueError: if `worker` is something else, or the number does not divide the batch.
+    """
+    batch_size = checks.integer("batch_size", batch_size, minimum=1)
+    pair = isinstance(worker, tuple) and len(worker) == 2 and all(map(checks.is_int, worker))
+    if not pair or not 0 <= worker[0] < worker[1] or batch_size % worker[1]:
+        raise checks.error(
+            "`worker` must be (index, number), the number a divisor of the batch size",
+            fix="pass keras_mdm.distribute.worker(), or leave it out",
+            worker=worker,
+            batch_size=batch_size,
+        )
+    return Share(batch_size, *worker)
+
+
+def fraction(seed: int, purpose: str, position: int) -> float:
+    """A number in [0, 1) that follows from seed, purpose and position.
+
+    Args:
+        seed: seed of the run.
+        purpose: what it is for.
+        position: place in the stream of samples.
+    """
+    digest = hashlib.sha256(f"{seed} {purpose} {int(position)}".encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56
