@@ -1,10 +1,12 @@
 """Models made of a trained one: its inner levels alone, or its levels with other frames."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
 from keras_mdm import checks
 from keras_mdm.models import NestedUNet, cut, with_frames
+from keras_mdm.models.specs import NestedUNetSpec
 from keras_mdm.training import checkpoints
 
 
@@ -72,28 +74,41 @@ class DerivedMixin:
         """Take the weights and averages of a trained model whose levels this one has.
 
         What growth does between two phases, for models of different runs: the trained model's
-        levels are the inner ones of this model, or all of them.
+        levels are the inner ones of this model, or all of them. With a residual output the measured
+        deviations of those levels come along, to which their weights belong. Averages go on from
+        the trained model's; a power-function average that it does not have begins with its `ema`,
+        and like all of them forgets its start as the training goes on.
 
         Args:
-            trained: the model to begin with, such as `keras.saving.load_model` returned.
+            trained: the model to begin with, such as `keras_mdm.load` returned.
 
         Returns:
             Names of the weights that are new, with their initial values.
 
         Raises:
-            ValueError: if a weight of the trained model has no place or another shape here.
+            ValueError: naming all differences, before anything is taken: the levels must be those
+                of the trained model and the same in every option, and so must channels, classes
+                and text.
 
         Example:
 
-        >>> model.start_from(keras.saving.load_model("runs/cc12m_256/model.keras"))
+        >>> model.start_from(mdm.load("runs/cc12m_256"))
 
         Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
         """
         if not isinstance(trained, DerivedMixin):
             raise checks.error(
                 "`trained` must be a MatryoshkaDiffusion",
-                fix="pass what keras.saving.load_model returned",
+                fix="pass what keras_mdm.load returned",
                 trained=type(trained).__name__,
+            )
+        differences = _differences(self.unet.spec, trained.unet.spec)
+        if differences:
+            raise checks.error(
+                "the trained model must have the levels and conditions of the new one, which may "
+                "have more levels outside of them",
+                fix="build the new model with them, or start from another one",
+                differences=differences,
             )
         mine = {variable.path: variable for variable in self.unet.weights}
         theirs = {variable.path: variable.value for variable in trained.unet.weights}
@@ -109,6 +124,9 @@ class DerivedMixin:
             }
             held = {path: average for path, average in averages.items() if path in found}
             checkpoints.assign(held, found, what="averages")
+        for level, value in trained.residual_std.items():
+            if level in self.residual_std:
+                self.residual_std[level].assign(value.value)
         return sorted(mine.keys() - theirs.keys())
 
     def _derived(
@@ -142,6 +160,25 @@ class DerivedMixin:
             _copy_averages(ema, model.power_emas[name], kept)
         model.text_encoder = self.text_encoder
         return model
+
+
+def _differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[str]:
+    """How a trained network differs from the inner levels of another one."""
+    names = ["num_classes", "text_width", "pooled_width", "time_width"]
+    names += ["in_channels", "out_channels"]
+    if spec.text_width and trained.text_width:
+        names += ["text_projection", "text_blocks"]
+    pairs = [(name, getattr(spec, name), getattr(trained, name)) for name in names]
+    levels, before = ([level.name for level in each.levels] for each in (spec, trained))
+    if levels[: len(before)] != before:
+        pairs.append(("levels", levels, before))
+    known = {level.name: level for level in trained.levels}
+    for level in spec.levels:
+        other = known.get(level.name, level)
+        for field in (field.name for field in dataclasses.fields(level)):
+            name = f"{field} of level {level.name}"
+            pairs.append((name, getattr(level, field), getattr(other, field)))
+    return [f"{name}: {new!r} here, {old!r} trained" for name, new, old in pairs if new != old]
 
 
 def _copy_averages(source: Any, target: Any, paths: list[str]) -> None:
