@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "checkpoint of a model that was trained with mixed resolutions so gives several; after a "
         "training without, a warning says that the inner levels never ran alone.",
     )
-    parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
+    models.add_argument(parser)
     parser.add_argument("level", metavar="LEVEL", help="the level that becomes the highest, as 64")
     parser.add_argument("out", metavar="OUT.keras", help="must not exist")
     parser.set_defaults(run=run)

@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         description="Writes a SavedModel with the sampler inside. It needs TensorFlow, and "
         "nothing else, to draw pictures.",
     )
-    parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
+    models.add_argument(parser)
     parser.add_argument("directory", metavar="DIR", help="must not exist or be empty")
     parser.add_argument(
         "--weights",

@@ -1,43 +1,45 @@
-"""Loading of a saved model, for the commands that need one."""
+"""Loading of a trained model, for the commands that need one."""
 
+import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_mdm import checks
 from keras_mdm.cli.quiet import quiet_start
 
 if TYPE_CHECKING:
     from keras_mdm.training import MatryoshkaDiffusion
 
 
-def load(path: str) -> "MatryoshkaDiffusion":
-    """Load a `MatryoshkaDiffusion` from a `.keras` file, without its optimizer.
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument MODEL to the parser of a command.
 
     Args:
-        path: the file.
+        parser: the parser.
+    """
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .keras file; or a run, which may be training, for its newest state; or one of its "
+        "phases, RUN/checkpoints/phase-N; or a checkpoint, RUN/checkpoints/phase-N/step-NNNNNNN",
+    )
+
+
+def load(path: str) -> "MatryoshkaDiffusion":
+    """Load a model for a command, and say on stderr which one it was unless the path says it.
+
+    Args:
+        path: as in `keras_mdm.load`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if there is no such file, or it holds something else.
+        ValueError: as in `keras_mdm.load`.
     """
-    if not Path(path).is_file():
-        raise checks.error(
-            "the model must be a file that `model.save` wrote",
-            fix="check the path; it ends in .keras",
-            model=path,
-        )
     with quiet_start():
-        import keras
-
-        from keras_mdm.training import MatryoshkaDiffusion
-    model = keras.saving.load_model(path, compile=False)
-    if not isinstance(model, MatryoshkaDiffusion):
-        raise checks.error(
-            "the file must hold a MatryoshkaDiffusion",
-            fix="save the diffusion model, not only its network",
-            model=path,
-            type=type(model).__name__,
-        )
+        from keras_mdm.runs.loading import load_found
+    found, model = load_found(path)
+    if not Path(path).is_file():
+        print(f"model: {found}", file=sys.stderr, flush=True)
     return model

@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "file per picture and level (the frames of a clip side by side), and grid.png with all. "
         "Clips are written as GIF files too, and grid.gif plays all of them.",
     )
-    parser.add_argument("model", metavar="MODEL.keras", help="a saved MatryoshkaDiffusion")
+    models.add_argument(parser)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
     parser.add_argument(
         "--label", type=int, nargs="+", metavar="N", help="classes to draw; -1 for none"

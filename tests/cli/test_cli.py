@@ -219,7 +219,7 @@ def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
 
 
 def test_sample_errors(class_file, tmp_path, capsys):
-    assert "model='no.keras'" in error_of(capsys, "sample", "no.keras", "a tree")
+    assert "path='no.keras'" in error_of(capsys, "sample", "no.keras", "a tree")
     assert "prompts need a network with text" in error_of(capsys, "sample", class_file, "a tree")
     assert "`labels` must be" in error_of(capsys, "sample", class_file, "--label", "3")
     both = error_of(capsys, "sample", class_file, "a tree", "--label", "1")
