@@ -158,14 +158,14 @@ def _numbers(run: RunDirectory) -> list[int]:
 
 def _checkpoint(path: Path) -> FoundModel:
     """A checkpoint that was named."""
-    if not path.is_dir():
+    problem = checkpoints.find_damage(path)
+    if not path.is_dir():  # afterwards: it may go while it is read
         raise checks.error(
             "the checkpoint must still be there",
             fix="pass the directory above it for the newest one: a run keeps only some of its "
             "checkpoints (keep_last and keep_every of fit_progressively)",
             path=str(path),
         )
-    problem = checkpoints.find_damage(path)
     if problem is not None:
         raise checks.error(
             "a checkpoint must have the sizes and sha256 of its manifest",
