@@ -21,7 +21,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "files, in half precision and without padding. The size is estimated before. The same "
         "command again goes on where it was stopped, and adds captions that are new.",
     )
-    parser.add_argument("source", metavar="DATA", help="the data set, as for `keras-mdm data`")
+    parser.add_argument(
+        "source",
+        metavar="DATA",
+        help="pictures, as for `keras-mdm data`; or a folder of videos or of prepared clips",
+    )
     parser.add_argument("out", metavar="OUT", help="folder for the states")
     parser.add_argument(
         "--text-encoder",
@@ -30,6 +34,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--length", type=int, default=128, help="most tokens of a caption (%(default)s)"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("auto", "pictures", "videos"),
+        default="auto",
+        help="what DATA holds; auto: videos if a file is one, or clips were prepared (%(default)s)",
+    )
+    parser.add_argument(
+        "--captions",
+        help="of videos: CSV file with the columns file,caption or WebVid's; 'names' for the "
+        "files' names; else the CSV file in the folder, or text files beside the videos",
     )
     parser.set_defaults(run=run)
     return parser
@@ -49,14 +64,20 @@ def run(args: argparse.Namespace) -> int:
     """
     with quiet_start():
         from keras_mdm import data, text
-        from keras_mdm.data import overview
 
-    source = data.open_images(args.source, max_skipped=1.0)
+    kind = args.kind
+    if kind == "auto":
+        kind = "videos" if args.captions or data.holds_clips(args.source) else "pictures"
+    # Which files can be used is found out when they are.
+    if kind == "videos":
+        source = data.open_clips(args.source, captions=args.captions, max_skipped=1.0)
+    else:
+        source = data.open_images(args.source, max_skipped=1.0)
     encoder = (
         text.FlanT5(args.text_encoder, length=args.length)
         if args.text_encoder
         else text.MiniLM(length=args.length)
     )
-    stored = text.embed(encoder, overview.captions_of(source), args.out, total=len(source))
+    stored = text.embed(encoder, data.captions_of(source), args.out, total=len(source))
     print(f"states of {len(stored)} texts in {args.out}")
     return 0

@@ -36,6 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="what SOURCE holds; auto: videos if a file is one (%(default)s)",
     )
     parser.add_argument("--size", type=int, default=256, help="height and width (%(default)s)")
+    parser.add_argument(
+        "--max-skipped",
+        type=float,
+        default=0.01,
+        help="share of pictures or videos that cannot be used above which it stops (%(default)s)",
+    )
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
         "--format",
@@ -47,12 +53,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--records-per-shard", type=int, default=8192, help="records per shard (%(default)s)"
     )
     pictures.add_argument(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        help="share of broken records above which it stops (%(default)s)",
-    )
-    pictures.add_argument(
         "--beam",
         nargs=argparse.REMAINDER,
         metavar="FLAG",
@@ -62,6 +62,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     clips.add_argument("--frames", type=int, default=16, help="frames per clip (%(default)s)")
     clips.add_argument(
         "--stride", type=int, default=4, help="every how manyth frame is taken (%(default)s)"
+    )
+    clips.add_argument(
+        "--short",
+        choices=("spread", "skip"),
+        default="spread",
+        help="videos with too few frames: take all they have, spread evenly, or none (%(default)s)",
     )
     clips.add_argument(
         "--captions",
@@ -104,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _clips(args: argparse.Namespace, data: Any) -> str:
-    rule = data.ClipRule(args.size, args.frames, args.stride)
-    videos = data.find_videos(args.source, captions=args.captions)
+    rule = data.ClipRule(args.size, args.frames, args.stride, short=args.short)
+    videos = data.find_videos(args.source, captions=args.captions, max_skipped=args.max_skipped)
     shards = data.prepare_clips(videos, args.out, rule=rule, clips_per_shard=args.clips_per_shard)
     return f"{len(shards)} clips of {rule.frames} x {rule.size}"
 

@@ -4,9 +4,10 @@ from keras_mdm.data.animated_emoji import load_animated_emoji
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average
 from keras_mdm.data.beam import prepare_with_beam
 from keras_mdm.data.catalogue import plain_caption, styled_caption
+from keras_mdm.data.clip_opening import holds_clips, open_clips
 from keras_mdm.data.clip_reader import count_frames, read_clip
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.clip_shards import ClipShards, open_clips, prepare_clips, skipped_clips
+from keras_mdm.data.clip_shards import ClipShards, prepare_clips, skipped_clips
 from keras_mdm.data.clips import ClipSource, clip_dataset
 from keras_mdm.data.emoji import EmojiData, load_emoji
 from keras_mdm.data.folder import FolderData, load_folder
@@ -61,6 +62,7 @@ __all__ = [
     "clip_dataset",
     "count_frames",
     "find_videos",
+    "holds_clips",
     "holds_videos",
     "image_dataset",
     "image_text_dataset",

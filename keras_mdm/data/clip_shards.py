@@ -18,7 +18,7 @@ from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
-from keras_mdm.data.videos import VideoFiles, digest_of, find_videos
+from keras_mdm.data.videos import VideoFiles, digest_of
 from keras_mdm.files import read_json
 
 # The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
@@ -272,34 +272,6 @@ class ClipShards(Skipping):
             if shard not in self._readers:
                 self._readers[shard] = ArrayRecordReader(str(self._files[shard]))
             return self._readers[shard]
-
-
-def open_clips(
-    directory: str | os.PathLike,
-    *,
-    captions: str | os.PathLike | None = None,
-    max_skipped: float = MAX_SKIPPED,
-) -> "ClipShards | VideoFiles":
-    """Open prepared clips, or a folder of videos.
-
-    Args:
-        directory: either.
-        captions: of videos, see `find_videos`; shards hold theirs.
-        max_skipped: share of unusable records, of those seen, above which reading stops.
-
-    Returns:
-        A source for `clip_dataset`.
-
-    Raises:
-        ValueError: if there are no clips.
-
-    Example:
-
-    >>> open_clips("shards", max_skipped=0.05)  # doctest: +SKIP
-    """
-    if (Path(directory) / sharding.MANIFEST).is_file():
-        return ClipShards(directory, max_skipped=max_skipped)
-    return find_videos(directory, captions=captions, max_skipped=max_skipped)
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from keras_mdm import assets, text
 from keras_mdm.cli import main as cli
-from keras_mdm.data import open_images
+from keras_mdm.data import ClipRule, find_videos, open_images, prepare_clips
 
 
 @pytest.fixture
@@ -53,3 +53,70 @@ def test_encoding_the_captions(folder, tmp_path, capsys):
     found, found_mask = stored.encode(["picture number 7"])
     np.testing.assert_allclose(found, states[:, : found.shape[1]], atol=2e-3)
     assert found_mask.sum() == mask.sum()
+
+
+def write_clips(folder, counts):
+    from data.videos import write_video
+
+    pytest.importorskip("av")
+    folder.mkdir()
+    for name, count in counts.items():
+        write_video(folder / f"{name}.mp4", count)
+    return folder
+
+
+def test_preparing_clips(tmp_path, capsys):
+    videos = write_clips(tmp_path / "videos", {"cat": 20, "dog": 5})
+    words = ["prepare", str(videos), str(tmp_path / "out"), "--captions", "names", "--size", "8"]
+    words += ["--frames", "4", "--stride", "2", "--short", "skip"]
+    assert cli.main(words) == 2
+    assert "at most 1.00% of the videos may be unusable" in capsys.readouterr().err
+    assert cli.main([*words, "--max-skipped", "0.5"]) == 0
+    told = capsys.readouterr().out
+    assert "skipped dog.mp4: has 5 frames, 7 are needed" in told
+    assert f"1 clips of 4 x 8 in {tmp_path / 'out'}, 1 skipped" in told
+    words[2] = str(tmp_path / "spread")
+    assert cli.main(words[:-2]) == 0
+    assert "2 clips of 4 x 8" in capsys.readouterr().out
+
+
+class Codes:
+    """An encoder that is made as those of the package are."""
+
+    width, identity = 1, {"name": "codes"}
+
+    def __init__(self, *, length):
+        self.length = length
+
+    def encode(self, texts):
+        mask = np.array([[n < len(text) for n in range(self.length)] for text in texts])
+        codes = [[ord(c) for c in text[: self.length].ljust(self.length)] for text in texts]
+        return np.array(codes, "float32")[..., None], mask.astype("float32")
+
+
+@pytest.mark.parametrize("kind", ["videos", "table", "prepared", "animations"])
+def test_encoding_the_captions_of_clips(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(text, "MiniLM", Codes)
+    folder = tmp_path / "videos"
+    words = ["embed", str(folder), str(tmp_path / "states"), "--length", "16"]
+    if kind == "animations":
+        folder.mkdir()
+        Image.new("RGB", (4, 4)).save(folder / "cat.gif")
+        Image.new("RGB", (4, 4)).save(folder / "dog.webp")
+        words += ["--kind", "videos", "--captions", "names"]
+    elif kind == "table":  # no file of it is needed
+        folder.mkdir()
+        table = "videoid,page_dir,name\n1,0,cat\n2,0,\n3,1,dog\n"
+        (folder / "webvid.csv").write_text(table)
+    else:
+        write_clips(folder, {"cat": 20, "dog": 20})
+        for name in ("cat", "dog"):
+            (folder / f"{name}.txt").write_text(name)
+    if kind == "prepared":
+        shards = tmp_path / "shards"
+        prepare_clips(find_videos(folder), shards, rule=ClipRule(8, 4, 2), progress=False)
+        words[1] = str(shards)
+    assert cli.main(words) == 0
+    assert "states of 2 texts" in capsys.readouterr().out
+    states, mask = text.StoredStates(tmp_path / "states").encode(["cat", "dog"])
+    assert states.shape == (2, 3, 1) and mask.all()
