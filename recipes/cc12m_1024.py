@@ -64,7 +64,7 @@ def scales(levels: int) -> tuple[common.Scale, common.Scale]:
 
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/cc12m_1024")
-    image_training.add_text(parser)
+    common.add_text(parser)
     parser.add_argument(
         "--levels", type=int, choices=(3, 5), default=3, help="number of levels (%(default)s)"
     )

@@ -50,7 +50,7 @@ def scales(levels: int) -> tuple[common.Scale, common.Scale]:
 
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/cc12m_256")
-    image_training.add_text(parser)
+    common.add_text(parser)
     parser.add_argument(
         "--levels", type=int, choices=(2, 3), default=2, help="number of levels (%(default)s)"
     )

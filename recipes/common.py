@@ -45,6 +45,10 @@ PAPER_EMA = 0.9999
 # Appendix C; the guidance of appendix F.
 PAPER_SAMPLING = {"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4}
 PAPER_PROMPTS = Path(__file__).parent / "paper_prompts.txt"
+# Figure 18.
+PAPER_VIDEO_PROMPTS = Path(__file__).parent / "paper_video_prompts.txt"
+# The captions of a set up to this size are encoded once, at the start of the run.
+ENCODED_FIRST = 20_000
 
 
 def parser(
@@ -103,6 +107,42 @@ def text_encoder(folder: str | None, tokens: int) -> mdm.text.TextEncoder:
     if folder:
         return mdm.text.FlanT5(folder, length=tokens)
     return mdm.text.MiniLM(length=tokens)
+
+
+def states(
+    source: Any, encoder: mdm.text.TextEncoder, arguments: argparse.Namespace
+) -> mdm.text.TextEncoder | mdm.text.StoredStates:
+    """What gives the states of captions: those of --embeddings, or of a small set those that are
+    encoded now and kept in the run's folder, or the encoder itself."""
+    if arguments.embeddings:
+        stored = mdm.text.StoredStates(arguments.embeddings)
+        if stored.identity != json.loads(json.dumps(encoder.identity)):
+            raise ValueError(
+                "the stored states must be those of the run's text encoder. Received: "
+                f"embeddings={stored.identity}, encoder={encoder.identity}. To fix it: "
+                "pass --text-encoder, or embed again"
+            )
+        return stored
+    if len(source) > ENCODED_FIRST:
+        return encoder
+    folder = Path(arguments.run_dir) / "embeddings"
+    return mdm.text.embed(encoder, mdm.data.captions_of(source), folder, total=len(source))
+
+
+def add_max_skipped(made: argparse.ArgumentParser, what: str = "records") -> None:
+    """Add the option for how much may be unusable."""
+    made.add_argument(
+        "--max-skipped",
+        type=float,
+        default=0.01,
+        help=f"share of unusable {what} above which the run stops (%(default)s)",
+    )
+
+
+def add_text(made: argparse.ArgumentParser) -> None:
+    """Add the options of recipes with text."""
+    made.add_argument("--text-encoder", metavar="DIR", help="folder of a FLAN-T5 encoder")
+    made.add_argument("--embeddings", metavar="DIR", help="states that keras-mdm embed has written")
 
 
 def positive(text: str) -> float:

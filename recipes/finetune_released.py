@@ -104,7 +104,7 @@ def write_stand_in(path: Path, seed: int) -> Path:
 
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/finetune_released")
-    image_training.add_text(parser)
+    common.add_text(parser)
     parser.add_argument("--model", metavar="FILE.keras", help="written by keras-mdm import")
     parser.add_argument("--steps", type=int, help="optimizer steps (10000, 400 in small)")
     parser.add_argument("--batch", type=int, help="batch size (64, 18 in small)")

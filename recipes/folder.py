@@ -111,7 +111,7 @@ def write_emoji(folder: Path, size: int) -> Path:
 
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/folder")
-    image_training.add_text(parser)
+    common.add_text(parser)
     parser.add_argument(
         "--condition", choices=("text", "class", "none"), default="text", help="(%(default)s)"
     )

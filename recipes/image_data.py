@@ -2,9 +2,7 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import common
@@ -13,8 +11,6 @@ import tensorflow as tf
 
 import keras_mdm as mdm
 
-# The captions of a set up to this size are encoded once, at the start of the run.
-ENCODED_FIRST = 20_000
 SHOWN = 16
 
 
@@ -101,21 +97,7 @@ class Pictures:
             return None
         if self.in_memory:
             return mdm.text.encode_cached(self.encoder, self.captions)
-        if self.arguments.embeddings:
-            stored = mdm.text.StoredStates(self.arguments.embeddings)
-            if stored.identity != json.loads(json.dumps(self.encoder.identity)):
-                raise ValueError(
-                    "the stored states must be those of the run's text encoder. Received: "
-                    f"embeddings={stored.identity}, encoder={self.encoder.identity}. To fix it: "
-                    "pass --text-encoder, or embed again"
-                )
-            return stored
-        if len(self.source) > ENCODED_FIRST:
-            return self.encoder
-        folder = Path(self.arguments.run_dir) / "embeddings"
-        return mdm.text.embed(
-            self.encoder, mdm.data.captions_of(self.source), folder, total=len(self.source)
-        )
+        return common.states(self.source, self.encoder, self.arguments)
 
     def _group(
         self, size: int, text: Any, rows: int, first_step: int, worker: tuple[int, int]

@@ -21,24 +21,13 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
         run_dir=run_dir,
         data="folder, shards, table or tfds:NAME, see keras-mdm data; without it a small run",
     )
-    made.add_argument(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        help="share of unusable records above which the run stops (%(default)s)",
-    )
+    common.add_max_skipped(made)
     made.add_argument("--flip", action="store_true", help="mirror half of the pictures")
     made.add_argument(
         "--micro-batches", type=int, default=1, help="parts of a replica's batch (%(default)s)"
     )
     made.add_argument("--scale", choices=("small", "paper"), help="paper with --data, else small")
     return made
-
-
-def add_text(made: argparse.ArgumentParser) -> None:
-    """Add the options of recipes with text."""
-    made.add_argument("--text-encoder", metavar="DIR", help="folder of a FLAN-T5 encoder")
-    made.add_argument("--embeddings", metavar="DIR", help="states that keras-mdm embed has written")
 
 
 def train(

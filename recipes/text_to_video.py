@@ -16,27 +16,48 @@ from PIL import Image
 
 import keras_mdm as mdm
 
-# Of more captions than this the states do not fit into memory: they are encoded as they come.
-CAPTIONS_IN_MEMORY = 20_000
 SHOWN = 8
 MEASURED = 48
 
 
 class Clips:
-    """The data of a run: batches per level, captions, and what tells it from other data."""
+    """The data of a run: batches per level, captions, and what tells it from other data.
 
-    def __init__(self, arguments: argparse.Namespace, levels: Sequence[str], encoder: Any):
-        self.encoder, self.seed = encoder, arguments.seed
+    Args:
+        arguments: of the recipe.
+        levels: names of the levels.
+        encoder: of the texts.
+        downsample: how training makes lower levels, as which files are read for them.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        levels: Sequence[str],
+        encoder: Any,
+        downsample: str,
+    ):
+        self.arguments, self.encoder, self.seed = arguments, encoder, arguments.seed
         shapes = [mdm.diffusion.LevelShape.parse(level) for level in levels]
         shape = shapes[-1]
         if arguments.data or arguments.animated_emoji:
             self.rule = mdm.data.ClipRule(
-                shape.size, shape.frames, arguments.stride, arguments.clips
+                shape.size,
+                shape.frames,
+                arguments.stride,
+                arguments.clips,
+                short=arguments.short,
+                of=shape.size,
+                downsample=downsample,
             )
             self.source = (
-                mdm.data.load_animated_emoji(minimum_frames=self.rule.reach)
+                mdm.data.load_animated_emoji(minimum_frames=self.rule.least)
                 if arguments.animated_emoji
-                else mdm.data.open_clips(arguments.data, captions=arguments.captions)
+                else mdm.data.open_clips(
+                    arguments.data,
+                    captions=arguments.captions,
+                    max_skipped=arguments.max_skipped,
+                )
             )
             kind = "animated emoji" if arguments.animated_emoji else f"clips of {arguments.data}"
             print(f"{len(self.source)} {kind}: {shape.frames} frames, every {arguments.stride}.")
@@ -53,8 +74,11 @@ class Clips:
     @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged."""
-        rule = {} if self.in_memory else {"rule": dataclasses.asdict(self.rule)}
-        return {**self.source.identity, **rule}
+        if self.in_memory:
+            return self.source.identity
+        # How lower levels are made follows from levels and process, which a run knows by itself.
+        rule = dataclasses.replace(self.rule, of=None, downsample="area")
+        return {**self.source.identity, "rule": rule.facts}
 
     @property
     def in_memory(self) -> bool:
@@ -62,18 +86,19 @@ class Clips:
         return isinstance(self.source, mdm.data.MovingEmoji)
 
     def encode(self) -> dict[str, Any]:
-        """The states of all captions, or the encoder if there are too many."""
-        if len(self.captions) > CAPTIONS_IN_MEMORY:
-            return {"encoder": self.encoder}
-        return {"text": mdm.text.encode_cached(self.encoder, list(self.captions))}
+        """What gives the states of captions: arrays, stored states, or the encoder."""
+        if self.in_memory:
+            return {"text": mdm.text.encode_cached(self.encoder, list(self.captions))}
+        return {"encoder": common.states(self.source, self.encoder, self.arguments)}
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
         """Make the function that gives the batches of a phase from a step on."""
         captions = self.encode()
 
         def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+            worker = mdm.distribute.worker(*phase.groups.values())
             groups = {
-                level: self._group(level, captions, rows, first_step)
+                level: self._group(level, captions, rows, first_step, worker)
                 for level, rows in phase.groups.items()
             }
             return mdm.data.mixed_dataset(groups)
@@ -81,7 +106,12 @@ class Clips:
         return make_dataset
 
     def _group(
-        self, level: str, captions: Mapping[str, Any], rows: int, first_step: int
+        self,
+        level: str,
+        captions: Mapping[str, Any],
+        rows: int,
+        first_step: int,
+        worker: tuple[int, int],
     ) -> tf.data.Dataset:
         """Batches of one level; an image level sees the first frames."""
         shape = mdm.diffusion.LevelShape.parse(level)
@@ -92,7 +122,7 @@ class Clips:
             return mdm.data.image_text_dataset(clips, *captions["text"], **given)
         rule = dataclasses.replace(self.rule, size=shape.size)
         rule = rule if shape.frames else rule.picture()
-        return mdm.data.clip_dataset(self.source, rule, **captions, **given)
+        return mdm.data.clip_dataset(self.source, rule, worker=worker, **captions, **given)
 
     def report(self) -> None:
         """Name the files that gave no clip."""
@@ -114,7 +144,8 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     strategy = common.strategy(arguments)
     phases = common.scaled(scale.phases, arguments)
     encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
-    data = Clips(arguments, phases[-1].level_names, encoder)
+    downsample = phases[-1].downsample or scale.process.get("downsample", "area")
+    data = Clips(arguments, phases[-1].level_names, encoder, downsample)
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         return mdm.build_nested_unet(
@@ -184,12 +215,14 @@ def show(
             if batch.ndim == 5:
                 for ending in (".gif", ".mp4"):
                     mdm.callbacks.write_clip(stem.with_name(stem.name + ending), batch[number])
-    page = run_dir / "prompts.gif"
-    frames = mdm.callbacks.animated_grid(clips, prompts, size=max(96, clips[top].shape[-2]))
-    mdm.callbacks.write_clip(page, frames)
-    sheet = run_dir / "contact_sheet.png"
-    size = max(64, clips[top].shape[-2])
-    Image.fromarray(mdm.callbacks.contact_sheet(clips[top], prompts, size=size)).save(sheet)
+    page, sheet = run_dir / "prompts.gif", run_dir / "contact_sheet.png"
+    write_pages(clips, top, prompts, page, sheet)
+    texts = common.PAPER_VIDEO_PROMPTS.read_text().splitlines()
+    # Figure 18: guidance 7.
+    guidance = common.PAPER_SAMPLING["guidance_scale"]
+    papers = run_dir / "paper_prompts.gif", run_dir / "paper_prompts.png"
+    clips = model.generate(texts, **{**sampling, "guidance_scale": guidance})
+    write_pages(clips, top, texts, *papers)
     if data.in_memory:
         measure(model, data.source, run_dir, sampling)
     export = run_dir / "saved_model"
@@ -197,8 +230,20 @@ def show(
         mdm.export_saved_model(model, export)
     data.report()
     print(f"\nClips        {page}, and one by one in {run_dir / 'clips'}\nContact sheet {sheet}")
+    print(f"Paper's prompts  {papers[0]}, {papers[1]}")
     print(f"TensorBoard  tensorboard --logdir {run_dir / 'logs'}")
     print(f"Model        {run_dir / 'model.keras'}\nSavedModel   {export}")
+
+
+def write_pages(
+    clips: Mapping[str, Any], top: str, prompts: Sequence[str], page: Path, sheet: Path
+) -> None:
+    """Write clips of all levels as one that plays, and those of the highest as a picture."""
+    size = clips[top].shape[-2]
+    frames = mdm.callbacks.animated_grid(clips, prompts, size=max(96, size))
+    mdm.callbacks.write_clip(page, frames)
+    still = mdm.callbacks.contact_sheet(clips[top], prompts, size=max(64, size))
+    Image.fromarray(still).save(sheet)
 
 
 def measure(

@@ -10,9 +10,11 @@ stop at a lower level (section 3.3). The picture is the first frame of the clip 
     steps           450, 430, 260                       500K, 500K, 300K
     data            50 Twemoji drawings (CC BY 4.0)     WebVid-10M: videos with captions, or clips
                     in 8 motions, an eighth of the      that `keras-mdm prepare` made of them; 16
-                    pairs held out                      frames, every 4th, mirrored at random
+                    pairs held out                      frames, every 4th, short videos spread,
+                                                        mirrored at random
     text            all-MiniLM-L6-v2, 16 tokens         FLAN-T5 XL with --text-encoder DIR, else
-                                                        all-MiniLM-L6-v2, 128 tokens
+                                                        all-MiniLM-L6-v2, 128 tokens; encoded
+                                                        before with --embeddings DIR
     optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
     sampling        DPM-Solver++ 2M, 12 steps,          DDPM, 250 steps, guidance 7, dynamic
@@ -108,12 +110,19 @@ def main() -> None:
         default="fixed",
         help="one clip per video, or another place each time (%(default)s)",
     )
+    data.add_argument(
+        "--short",
+        choices=("spread", "skip"),
+        default="spread",
+        help="videos with too few frames: take all they have, spread evenly, or none (%(default)s)",
+    )
+    common.add_max_skipped(data, "videos")
     parser.add_argument(
         "--scale",
         choices=("small", "paper"),
         help="size of the training; paper with --data, else small",
     )
-    parser.add_argument("--text-encoder", metavar="DIR", help="folder of a FLAN-T5 encoder")
+    common.add_text(parser)
     parser.add_argument(
         "--micro-batches", type=int, default=1, help="parts of a replica's batch (%(default)s)"
     )
