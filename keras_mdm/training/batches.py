@@ -6,10 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import build_pyramid
-from keras_mdm.diffusion.pyramid import LevelShape
 from keras_mdm.models import NestedUNetSpec
 from keras_mdm.training.conditions import cast_conditions, condition_names, pad_tokens
+from keras_mdm.training.level_process import LevelProcess
 
 
 def split_groups(batch: Any, levels: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -47,20 +46,14 @@ def split_groups(batch: Any, levels: Sequence[str]) -> dict[str, Mapping[str, An
 
 
 def prepare_group(
-    group: Mapping[str, Any],
-    shapes: Sequence[LevelShape],
-    spec: NestedUNetSpec,
-    downsample: str,
-    frame: str = "first",
+    group: Mapping[str, Any], process: LevelProcess, spec: NestedUNetSpec
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """Turn a group into the data of its levels and its conditions.
 
     Args:
         group: dict of tensors.
-        shapes: the group's levels, ascending.
+        process: of the group's levels.
         spec: the network.
-        downsample: how lower levels are made.
-        frame: which frame of a group stands for it at a level with fewer.
 
     Returns:
         (x0 by level name, float32 in [-1, 1]; conditions by key).
@@ -68,12 +61,12 @@ def prepare_group(
     Raises:
         ValueError: if a key is missing or unknown, or the data has another size or type.
     """
-    top = shapes[-1]
+    top = process.shapes[-1]
     key = "image" if top.frames is None else "video"
     checks.required_keys("the batch", group, [key])
     checks.known_keys("the batch", group, [key, "sample", *condition_names(spec)])
     data = tf.convert_to_tensor(group[key])
-    expected = spec.levels[len(shapes) - 1].input_shape(spec.in_channels)
+    expected = spec.levels[len(process.shapes) - 1].input_shape(spec.in_channels)
     if tuple(data.shape[1:]) != expected:
         raise checks.error(
             f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
@@ -88,7 +81,7 @@ def prepare_group(
             fix="cast the data in the pipeline",
             dtype=tf.as_dtype(data.dtype).name,
         )
-    return build_pyramid(data, shapes, downsample, frame), cast_conditions(group, spec)
+    return process.pyramid(data), cast_conditions(group, spec)
 
 
 def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str]) -> dict:

@@ -1,5 +1,6 @@
 """`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import losses, pyramid, schedules, thresholding
+from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.models import NestedUNet
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.derived import DerivedMixin
@@ -160,7 +161,8 @@ class MatryoshkaDiffusion(
             prediction=prediction,
             use_residual=bool(residual),
             signal_scale=scale,
-            frame=checks.one_of("frame", frame, pyramid.FRAMES),
+            downsample=downsample,
+            frame=frame,
         )
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
         self.level_weights = check_level_weights(level_weights, unet.levels)
@@ -169,7 +171,6 @@ class MatryoshkaDiffusion(
             dict(loss_weighting) if isinstance(loss_weighting, Mapping) else loss_weighting
         )
         self.times = checks.one_of("times", times, TIMES)
-        self.downsample = checks.one_of("downsample", downsample, pyramid.DOWNSAMPLING)
         self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
         checks.known_keys("guidance_shares", guidance_shares or {}, unet.levels)
         self.guidance_shares = {
@@ -285,6 +286,15 @@ class MatryoshkaDiffusion(
             )
             weight.assign(value)
             self._null[name] = weight
+
+    @property
+    def downsample(self) -> str:
+        """D^r in space, which belongs to `process`; set it before training."""
+        return self.process.downsample
+
+    @downsample.setter
+    def downsample(self, kind: str) -> None:
+        self.process = dataclasses.replace(self.process, downsample=kind)
 
     @property
     def null_condition(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             noise: what to start from instead of the seed's noise, `(B, [T,] H, W, C)` by level
                 name, see `noise_for` and `noise_between`.
             init_image: pictures of the highest level to be changed, one or one per picture; uint8
-                or float in [-1, 1], resized to the level.
+                or float in [-1, 1], resized to the level (by D^r from the size of one above).
             strength: how far back to noise an `init_image` is taken, in [0, 1]: share of the steps
                 that is done. 0.7 unless given, 1 with a mask.
             mask: where `init_image` is drawn anew (not 0) and kept (0), in the size of the highest
@@ -339,14 +339,14 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 hold=sorted(hold),
             )
         if hold is not None:
-            rows["known"] = starting.held_levels(hold, process, channels, count, self.downsample)
+            rows["known"] = starting.held_levels(hold, process, channels, count, self.process)
         if init_image is None:
             return 0, rows
         if strength is None:
             strength = starting.STRENGTH if mask is None else 1.0
         strength = checks.real("strength", strength, minimum=0.0, maximum=1.0)
         rows["init"] = starting.init_levels(
-            init_image, process, channels, count, self.downsample, "init_image"
+            "init_image", init_image, process, channels, count, self.process
         )
         if mask is not None:
             masks = starting.mask_levels(mask, process, count)

@@ -6,15 +6,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm import checks
 from keras_mdm.diffusion import (
     LevelShape,
     Schedule,
+    build_pyramid,
     level_shift,
     parameterization,
     process,
     residual,
     upsample,
 )
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +34,16 @@ class LevelProcess:
             unless given.
         divide_targets: compare predictions with the divided data. Without it a v target is that of
             the undivided data, which only reproduces the official loss of a plain network.
-        frame: which frame of a group stands for it at a level with fewer: `"first"`, `"middle"` or
-            `"average"`.
+        downsample: D^r in space, how a level sees the pictures of the levels above: `"area"` or
+            `"bilinear"`.
+        frame: D^r in time, which frame of a group stands for it at a level with fewer: `"first"`,
+            `"middle"` or `"average"`.
 
-    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1; for the scale Chen 2023 (arXiv
-    2301.10972), section 2.1.
+    Raises:
+        ValueError: if `downsample` or `frame` is unknown.
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.1, D^r in equation 2; for the scale Chen
+    2023 (arXiv 2301.10972), section 2.1.
     """
 
     shapes: tuple[LevelShape, ...]
@@ -44,7 +52,12 @@ class LevelProcess:
     use_residual: bool = False
     signal_scale: Mapping[str, float] = dataclasses.field(default_factory=dict)
     divide_targets: bool = True
+    downsample: str = "area"
     frame: str = "first"
+
+    def __post_init__(self):
+        checks.one_of("downsample", self.downsample, DOWNSAMPLING)
+        checks.one_of("frame", self.frame, FRAMES)
 
     @classmethod
     def create(
@@ -56,6 +69,7 @@ class LevelProcess:
         prediction: str,
         use_residual: bool,
         signal_scale: Mapping[str, float] | None = None,
+        downsample: str = "area",
         frame: str = "first",
     ) -> "LevelProcess":
         """Shift `schedule` for every level by its ratio to the innermost one."""
@@ -64,8 +78,15 @@ class LevelProcess:
             shape.name: schedule.shifted(level_shift(shape, shapes[0]), shift_power)
             for shape in shapes
         }
-        scale = dict(signal_scale or {})
-        return cls(shapes, schedules, prediction, use_residual, scale, frame=frame)
+        return cls(
+            shapes,
+            schedules,
+            prediction,
+            use_residual,
+            dict(signal_scale or {}),
+            downsample=downsample,
+            frame=frame,
+        )
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -82,6 +103,17 @@ class LevelProcess:
             schedules={name: self.schedules[name] for name in names},
             signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
         )
+
+    def pyramid(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the levels see of pictures or clips of the highest one: D^r of them, by level name.
+
+        The one place where lower levels are made of data; the files of a lower level are reduced by
+        the same operators, see `keras_mdm.data.ImageRule`.
+
+        Args:
+            x: `(B, [T,] H, W, C)`, not divided.
+        """
+        return build_pyramid(x, self.shapes, self.downsample, self.frame)
 
     def enlarged(self, x: tf.Tensor, below: LevelShape, shape: LevelShape) -> tf.Tensor:
         """A picture or clip of the level below in the size of a level, as its detail is added to

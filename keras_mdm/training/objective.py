@@ -12,7 +12,7 @@ from keras_mdm.training import batches
 
 class ObjectiveMixin:
     """Data, losses and weights; needs `unet`, `process`, `loss_target`, `loss_weighting`,
-    `level_weights`, `downsample` and `residual_std`."""
+    `level_weights` and `residual_std`."""
 
     # Optimizer steps before the phase, and those of the phase: what `progress` is a share of.
     phase_span: tuple[int, int] | None = None
@@ -40,10 +40,7 @@ class ObjectiveMixin:
         )
 
     def _prepare_group(self, level: str, group: Mapping[str, Any]) -> tuple[dict, dict]:
-        count = self.unet.levels.index(level) + 1
-        shapes = self.process.shapes[:count]
-        kinds = {"downsample": self.downsample, "frame": self.process.frame}
-        return batches.prepare_group(group, shapes, self.unet.spec, **kinds)
+        return batches.prepare_group(group, self.process.up_to(level), self.unet.spec)
 
     def level_losses(
         self,

@@ -168,7 +168,8 @@ class RunDirectory:
         if content is None:
             content = {**record, "phases": phases, "made_of": {}, "continued": []}
         else:
-            self._refuse("phases", _numbered(content["phases"]), _numbered(phases))
+            before = _as_now(content["phases"], phases)
+            self._refuse("phases", _numbered(before), _numbered(phases))
             content["continued"].append(record)
         if data is not None:
             self._compare(content, "data", data)
@@ -222,6 +223,15 @@ class RunDirectory:
 def _numbered(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Phases by their name for the reader, and how many there are."""
     return {"phases": len(phases)} | {f"phase {n}": row for n, row in enumerate(phases, start=1)}
+
+
+def _as_now(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict]:
+    """Phases of a run without what is not said of them any more: in earlier versions they always
+    named how data is downsampled, which is the model's to say."""
+    left_out = {n for n, phase in enumerate(now) if phase.get("downsample", "") is None}
+    return [
+        {**phase, "downsample": None} if n in left_out else phase for n, phase in enumerate(before)
+    ]
 
 
 def _as_json(content: Any) -> Any:

@@ -1,5 +1,6 @@
 """What `generate` starts from: seeds, noise, pictures to change, masks, levels that are held."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import LevelShape, build_pyramid, downsample
+from keras_mdm.diffusion import LevelShape
 from keras_mdm.training.level_process import LevelProcess
 
 # How much of the way is gone again when a picture is changed without a mask.
@@ -152,17 +153,35 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
 
 
 def init_levels(
-    images: Any, process: LevelProcess, channels: int, count: int, kind: str, name: str
+    name: str, images: Any, process: LevelProcess, channels: int, count: int, whole: LevelProcess
 ) -> dict[str, tf.Tensor]:
-    """Pictures of the highest level, in [-1, 1], with those of all levels below."""
-    top = as_pictures(name, images, process.shapes[-1], channels, count)
-    return build_pyramid(top, process.shapes, kind, process.frame)
+    """Pictures of the highest level of a process, in [-1, 1], with those of all levels below.
+
+    Those of the size of a level above it are of that level: all are reduced from them, as in
+    training.
+
+    Args:
+        name: name of the argument, for errors.
+        images: see `as_pictures`.
+        process: the levels wanted.
+        channels: C.
+        count: B.
+        whole: the process of all levels.
+    """
+    images, shapes = np.asarray(images), process.shapes
+    above = {shape.size for shape in whole.shapes if shape.size > shapes[-1].size}
+    if images.ndim > 2 and images.shape[-2] in above:
+        shapes = (*shapes, LevelShape(shapes[-1].frames, images.shape[-2]))
+    top = as_pictures(name, images, shapes[-1], channels, count)
+    found = dataclasses.replace(process, shapes=shapes).pyramid(top)
+    return {level: found[level] for level in process.levels}
 
 
 def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Tensor]:
     """Masks of all levels, 1 where a pixel is drawn anew.
 
-    A pixel of a lower level is drawn anew if any of its pixels above is: it shows a part of them.
+    A pixel of a lower level is drawn anew if any of the pixels that D^r makes it of is; else it is
+    known.
 
     Args:
         mask: `(H, W)`, `(B, H, W)` or `(B, H, W, 1)` of the highest level, with a time axis before
@@ -195,26 +214,26 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
             fix="pass 1 where the picture is to be drawn anew, 0 where it is kept",
             share=float(whole.mean()),
         )
-    level, found = tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0), {}
-    found[top.name] = level
-    for lower in process.shapes[-2::-1]:
-        # An average is 0 only where all its parts are.
-        kept = downsample(found[top.name], top, lower, "area", process.frame)
-        found[lower.name] = tf.cast(kept > 0.0, tf.float32)
-    return {shape.name: found[shape.name] for shape in process.shapes}
+    levels = process.pyramid(tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0))
+    # A mean is 0 only where all its parts are.
+    return {name: tf.cast(level > 0.0, tf.float32) for name, level in levels.items()}
 
 
 def held_levels(
-    hold: Mapping[str, Any], process: LevelProcess, channels: int, count: int, kind: str
+    hold: Mapping[str, Any],
+    process: LevelProcess,
+    channels: int,
+    count: int,
+    whole: LevelProcess,
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
     """Pictures that lower levels are held to, with masks of zeros.
 
     Args:
         hold: pictures by level name; levels below the highest of them follow from it.
-        process: the joint process.
+        process: the joint process of what is drawn.
         channels: C.
         count: number of pictures.
-        kind: how the data of lower levels is made.
+        whole: the process of all levels.
 
     Raises:
         ValueError: if a level is unknown, or the highest one is held.
@@ -228,10 +247,9 @@ def held_levels(
             hold=sorted(hold),
         )
     highest = max(hold, key=levels.index)
-    found = init_levels(
-        hold[highest], process.up_to(highest), channels, count, kind, f"hold[{highest!r}]"
-    )
+    below = process.up_to(highest)
+    found = init_levels(f"hold[{highest!r}]", hold[highest], below, channels, count, whole)
     for name in set(hold) - {highest}:
-        shape = process.shapes[levels.index(name)]
-        found[name] = as_pictures(f"hold[{name!r}]", hold[name], shape, channels, count)
+        alone = dataclasses.replace(process, shapes=(process.shapes[levels.index(name)],))
+        found |= init_levels(f"hold[{name!r}]", hold[name], alone, channels, count, whole)
     return {name: (picture, tf.zeros_like(picture[..., :1])) for name, picture in found.items()}

@@ -28,6 +28,15 @@ def test_start_and_continue(tmp_path):
     assert [entry["arguments"] for entry in second["continued"]] == [{"seed": 2}]
 
 
+def test_a_run_that_named_the_operator_in_its_phases_goes_on(tmp_path):
+    named, silent = ([{**phase, "downsample": kind} for phase in PHASES] for kind in ("area", None))
+    run = RunDirectory(tmp_path).start({}, named)
+    run.start({}, silent)
+    assert run.read()["phases"][1]["downsample"] == "area"  # what was noted stays
+    with pytest.raises(ValueError, match="phase 1.downsample: 'area' before, 'bilinear' now"):
+        run.start({}, [{**PHASES[0], "downsample": "bilinear"}, PHASES[1]])
+
+
 @pytest.mark.parametrize(
     ("phases", "words"),
     [
