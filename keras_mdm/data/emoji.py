@@ -20,8 +20,10 @@ from keras_mdm.data.catalogue import (
     plain_caption,
     read_catalogue,
 )
-from keras_mdm.data.rasterise import rasterise
+from keras_mdm.data.rasterise import drawing_size, rasterise
+from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class EmojiData(CaptionedImages):
 def load_emoji(
     sizes: int | Sequence[int] = (16, 64),
     *,
+    downsample: str = "area",
     style: str = "twemoji",
     concepts: None | int | str | Sequence[str] = None,
     split: str = "all",
@@ -60,7 +63,8 @@ def load_emoji(
     drawing per concept; skin tones are left out.
 
     Args:
-        sizes: heights and widths in pixels.
+        sizes: heights and widths in pixels; smaller ones show the same drawing as the largest.
+        downsample: how, the process's D^r: "area" or "bilinear".
         style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
         concepts: None for all (about 1,900); an integer for that many, a fair sample whose smaller
             sizes are contained in the larger; "simple" for the quickstart's list of distinct
@@ -84,6 +88,7 @@ def load_emoji(
     >>> data.images[64].shape, data.captions[0]  # doctest: +SKIP
     """
     sizes = check_sizes("sizes", sizes)
+    checks.one_of("downsample", downsample, DOWNSAMPLING)
     checks.one_of("style", style, tuple(STYLES))
     checks.one_of("split", split, ("all", "train", "validation"))
     record = asset(STYLES[style])
@@ -95,13 +100,15 @@ def load_emoji(
             fix="choose other concepts",
             concepts=concepts,
         )
+    made = [size for size in sizes if is_reduced(size, sizes[-1], downsample)]
     images, skipped = rasterise(
         [concept.file for concept in chosen],
-        sizes,
+        [size for size in sizes if size not in made],
         record=record,
         directory=cache_root(cache_dir) / "emoji",
         progress=progress,
     )
+    images |= {size: reduce_pixels(images[sizes[-1]], size, downsample) for size in made}
     data = EmojiData(
         images=images,
         captions=tuple(caption(concept.name, style) for concept in chosen),
@@ -117,6 +124,21 @@ def load_emoji(
         held_out = np.array([is_validation(concept.id) for concept in chosen], bool)
         keep &= held_out if split == "validation" else ~held_out
     return data if keep.all() else data.take(keep)
+
+
+def is_reduced(size: int, largest: int, downsample: str) -> bool:
+    """Whether drawings of a size are made of those of the largest one.
+
+    Areas of the same large drawing are the same without: `rasterise` averages it for both.
+
+    Args:
+        size: in pixels.
+        largest: of all sizes.
+        downsample: "area" or "bilinear".
+    """
+    if downsample == "area":
+        return largest % size == 0 and drawing_size(size) != drawing_size(largest)
+    return size != largest
 
 
 def choose_concepts(

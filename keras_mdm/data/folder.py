@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data.base import CaptionedImages, Skipped, area_average, check_sizes
+from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
+from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ def load_folder(
     directory: str | os.PathLike,
     *,
     size: int | Sequence[int],
+    downsample: str = "area",
     extensions: Collection[str] = EXTENSIONS,
     progress: bool = True,
 ) -> FolderData:
@@ -53,7 +56,8 @@ def load_folder(
 
     Args:
         directory: searched with its sub-folders.
-        size: height and width in pixels, or several; smaller ones are averages of the largest.
+        size: height and width in pixels, or several; smaller ones are made of the largest.
+        downsample: how, the process's D^r: "area" or "bilinear".
         extensions: endings of picture files, in any case.
         progress: show a bar while reading.
 
@@ -69,6 +73,7 @@ def load_folder(
     >>> data.images[256].shape, data.captions[0]  # doctest: +SKIP
     """
     sizes = check_sizes("size", size)
+    checks.one_of("downsample", downsample, DOWNSAMPLING)
     root = Path(directory)
     files = _find(root, extensions)
     rows, skipped = _read_all(files, root, sizes[-1], progress)
@@ -89,7 +94,7 @@ def load_folder(
     names = tuple(sorted({name for name in classes if name is not None}))
     labels = [-1 if name is None else names.index(name) for name in classes]
     return FolderData(
-        images={side: area_average(largest, side) for side in sizes},
+        images={side: reduce_pixels(largest, side, downsample) for side in sizes},
         captions=tuple(caption_of(file) for file in kept),
         labels=np.array(labels, np.int32),
         label_names=names,

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")
@@ -18,7 +20,9 @@ class ImageRule:
     """What is done to a picture.
 
     It is turned upright, put on white where it is transparent, converted to 8-bit RGB, resized with
-    antialiasing until its shorter side fits, and cropped to a square.
+    antialiasing until its shorter side fits, and cropped to a square. For a lower level of a
+    process that is the square of the highest level, reduced from there as training reduces it: a
+    level then sees the same picture, whether the sample has levels above it or not.
 
     Args:
         size: height and width in pixels.
@@ -27,13 +31,20 @@ class ImageRule:
         pixel_range: "symmetric" leaves uint8, which training maps to [-1, 1]; "release" gives
             float32 (x - 127) / 128, what the released models were trained with.
         max_pixels: larger pictures are skipped before they are decoded.
+        of: size of the highest level of the process that the pictures are for, a multiple of
+            `size`; `size` itself unless given.
+        downsample: how the square of `of` pixels is reduced to `size`, the process's D^r: "area",
+            means of blocks, or the paper's "bilinear", which is not antialiased.
+
+    Raises:
+        ValueError: if an argument is out of range.
 
     Example:
 
-    >>> ImageRule(256).size
+    >>> ImageRule(64, of=256, downsample="bilinear").drawn
     256
 
-    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D.
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D; equation 2 for D^r.
     """
 
     size: int
@@ -41,14 +52,29 @@ class ImageRule:
     flip: bool = False
     pixel_range: str = "symmetric"
     max_pixels: int = 64_000_000
+    of: int | None = None
+    downsample: str = "area"
 
     def __post_init__(self):
         checks.integer("size", self.size, minimum=1)
+        if self.of is not None and checks.integer("of", self.of, minimum=1) % self.size:
+            raise checks.error(
+                "`of` must be a multiple of `size`",
+                fix="pass the size of the highest level, or None",
+                of=self.of,
+                size=self.size,
+            )
+        checks.one_of("downsample", self.downsample, DOWNSAMPLING)
         checks.one_of("crop", self.crop, CROPS)
         checks.one_of("pixel_range", self.pixel_range, RANGES)
         checks.integer("max_pixels", self.max_pixels, minimum=1)
         if not isinstance(self.flip, bool):
             raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
+
+    @property
+    def drawn(self) -> int:
+        """The size that pictures are brought to before they are reduced."""
+        return self.of or self.size
 
 
 def decode(
@@ -75,11 +101,11 @@ def decode(
     picture = open_picture(data, rule.max_pixels)
     try:
         upright = to_rgb(picture)
-        square = cut_square(upright, rule.size, place)
+        square = cut_square(upright, rule.drawn, place)
     # What Pillow raises depends on the format and on what is wrong with the bytes.
     except Exception as problem:
         raise Unusable(_reason(problem)) from problem
-    pixels = np.asarray(square)
+    pixels = reduce_pixels(np.asarray(square), rule.size, rule.downsample)
     return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
 
 

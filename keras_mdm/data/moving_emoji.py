@@ -22,6 +22,8 @@ from keras_mdm.data.catalogue import STYLES, Concept, read_catalogue
 from keras_mdm.data.emoji import choose_concepts
 from keras_mdm.data.motions import MOTIONS, moved, pose_of
 from keras_mdm.data.rasterise import draw
+from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.files import DAMAGED, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ def load_moving_emoji(
     concepts: None | int | str | Sequence[str] = 50,
     motions: Sequence[str] = tuple(MOTIONS),
     split: str = "all",
+    downsample: str = "area",
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> MovingEmoji:
@@ -107,6 +110,8 @@ def load_moving_emoji(
         motions: names of motions, see `motions.MOTIONS`.
         split: "all", "train" or "validation". One pair of drawing and motion in eight is held out,
             so that both are known from other pairs.
+        downsample: how smaller sizes are made of the largest, the process's D^r: "area" or
+            "bilinear".
         cache_dir: as in `keras_mdm.assets.cache_root`.
         progress: show a bar while drawing.
 
@@ -126,6 +131,7 @@ def load_moving_emoji(
     checks.integer("frames", frames, minimum=2)
     checks.one_of("style", style, tuple(STYLES))
     checks.one_of("split", split, ("all", "train", "validation"))
+    checks.one_of("downsample", downsample, DOWNSAMPLING)
     if isinstance(motions, str) or not motions:
         raise checks.error(
             "`motions` must be a list of names", fix=f"choose of {list(MOTIONS)}", motions=motions
@@ -140,10 +146,17 @@ def load_moving_emoji(
     else:
         chosen = choose_concepts(catalogue, concepts)
     pairs = [(concept, motion) for concept in chosen for motion in motions]
+    # Areas of the same large drawing are the same without.
+    drawn = sizes if downsample == "area" else sizes[-1:]
     clips = _clips(
-        pairs, frames, sizes, record=record, directory=cache_root(cache_dir) / "moving-emoji",
+        pairs, frames, drawn, record=record, directory=cache_root(cache_dir) / "moving-emoji",
         progress=progress,
     )  # fmt: skip
+    clips |= {
+        size: reduce_pixels(clips[sizes[-1]], size, downsample)
+        for size in sizes
+        if size not in clips
+    }
     data = MovingEmoji(
         clips=clips,
         captions=tuple(f"{concept.name} {motion}" for concept, motion in pairs),
