@@ -40,7 +40,7 @@ class Scale:
 
 
 # Appendix B, what all experiments share.
-PAPER_PHASE = {"learning_rate": 1e-4, "warmup_steps": 30_000, "downsample": "bilinear"}
+PAPER_PHASE = {"learning_rate": 1e-4, "warmup_steps": 30_000}
 PAPER_EMA = 0.9999
 # Appendix C; the guidance of appendix F.
 PAPER_SAMPLING = {"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4}
@@ -156,13 +156,15 @@ def positive(text: str) -> float:
     return value
 
 
-def load_data(directory: str | None, *, sizes: Sequence[int]) -> mdm.data.CaptionedImages:
+def load_data(
+    directory: str | None, *, sizes: Sequence[int], downsample: str = "area"
+) -> mdm.data.CaptionedImages:
     """Load your own pictures, or the embedded emoji, at all sizes of the levels."""
     if directory is not None:
-        data = mdm.data.load_folder(directory, size=sizes)
+        data = mdm.data.load_folder(directory, size=sizes, downsample=downsample)
         print(f"{len(data)} pictures of {directory}")
     else:
-        data = mdm.data.load_emoji(sizes, concepts="simple", split="train")
+        data = mdm.data.load_emoji(sizes, downsample=downsample, concepts="simple", split="train")
         print(
             f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, "
             "Twitter and contributors), far below the paper's scale"

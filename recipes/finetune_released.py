@@ -160,6 +160,7 @@ def main() -> None:
     }
     scale = image_scales.small(
         [phase],
+        process={"downsample": model.downsample},  # the rest is in the model
         guided_levels=len(model.unet.levels),
         sampling={
             "steps": 25 if small else 50,

@@ -24,6 +24,8 @@ class Pictures:
         encoder: of the texts.
         rule: options of `ImageRule`.
         original_size: name of the micro-condition for the size before; none unless given.
+        downsample: D^r of the process: every level sees it of pictures of the highest one, in all
+            phases.
     """
 
     def __init__(
@@ -34,13 +36,14 @@ class Pictures:
         encoder: Any,
         rule: Mapping[str, Any],
         original_size: str | None,
+        downsample: str = "area",
     ):
         self.condition, self.encoder, self.seed = condition, encoder, arguments.seed
         self.arguments, self.rule = arguments, {"flip": arguments.flip, **rule}
-        self.original_size = original_size
+        self.original_size, self.highest, self.downsample = original_size, max(sizes), downsample
         self.in_memory = arguments.data is None
         if self.in_memory:
-            self.source = common.load_data(None, sizes=sizes)
+            self.source = common.load_data(None, sizes=sizes, downsample=downsample)
             self.captions = list(self.source.captions)
             # Every drawing is a class: of kinds such as "food" no two drawings are alike.
             self.source = dataclasses.replace(
@@ -59,7 +62,9 @@ class Pictures:
     @property
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged."""
-        rule = {} if self.in_memory else {"rule": self.rule}
+        rule = {} if self.in_memory else {"rule": dict(self.rule)}
+        if rule and self.downsample != "area":  # which rules were before they could say it
+            rule["rule"]["downsample"] = self.downsample
         return {**self.source.identity, **rule, "condition": self.condition}
 
     @property
@@ -121,7 +126,7 @@ class Pictures:
             )
         return mdm.data.image_dataset(
             self.source,
-            mdm.data.ImageRule(size, **self.rule),
+            mdm.data.ImageRule(size, of=self.highest, downsample=self.downsample, **self.rule),
             encoder=text,
             labels=self.condition == "class",
             original_size=self.original_size,

@@ -60,7 +60,10 @@ def train(
     if condition == "text":
         encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
     sizes = [int(name) for name in phases[-1].level_names]
-    data = image_data.Pictures(arguments, sizes, condition, encoder, rule or {}, original_size)
+    downsample = scale.process.get("downsample", "area")
+    data = image_data.Pictures(
+        arguments, sizes, condition, encoder, rule or {}, original_size, downsample
+    )
     conditions = {
         "text": lambda: {"text_width": encoder.width, **scale.network},
         "class": lambda: {"num_classes": data.num_classes, **scale.network},

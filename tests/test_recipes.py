@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data import sources
 
@@ -36,7 +37,8 @@ def check_shared(scale):
         made = Phase(**phase)
         assert made.learning_rate == default["learning_rate"]
         assert made.warmup_steps == default["learning_rate_warmup_steps"]
-        assert made.final_learning_rate is None and made.downsample == "bilinear"
+        assert made.final_learning_rate is None and made.downsample is None  # the model's
+    assert scale.process["downsample"] == "bilinear"
     assert scale.process["ema_decay"] == default["ema_decay"]
     assert scale.process["prediction"] == PAPER["C_inference"]["prediction"]
     assert scale.process["threshold"] == PAPER["C_inference"]["thresholding"]
@@ -118,6 +120,22 @@ def test_batches_too_small_to_mix_are_not_mixed(recipe):
         ["--batch-scale", "0.5"]))  # fmt: skip
     assert [phase.batch_size for phase in half] == [1024, 512, 384]
     assert len(half[2].groups) == 3
+
+
+@pytest.mark.parametrize(("kind", "corner"), [("area", (200 + 15 * 50) / 16), ("bilinear", 50)])
+def test_files_of_all_phases_are_reduced_from_the_highest_level(recipe, tmp_path, kind, corner):
+    folder = sources.write("folder", tmp_path)
+    words = ["--data", str(folder)]
+    arguments = recipe("image_training").parser("x", run_dir="x").parse_args(words)
+    data = recipe("image_data").Pictures(arguments, [2, 8], "none", None, {}, None, kind)
+    first = next(iter(data.datasets()(Phase([2], 1, batch_size=12), 0)))["image"]
+    second = next(iter(data.datasets()(Phase([2, 8], 1, batch_size=18), 0)))
+    for pictures in (first, second["2"]["image"]):  # every picture has one bright pixel
+        np.testing.assert_allclose(pictures[:, 0, 0, 1], corner, atol=0.5)
+    assert second["8"]["image"][0, 0, 0].numpy().tolist() == [200] * 3
+    # Runs of earlier versions go on, if what they saw was the same.
+    assert data.identity["rule"].get("downsample", "area") == kind
+    assert ("downsample" in data.identity["rule"]) == (kind == "bilinear")
 
 
 def test_video_phases_at_the_papers_scale(webvid):
