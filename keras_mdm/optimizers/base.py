@@ -1,5 +1,7 @@
 """What the optimizers share: clipping, learning-rate factors, update counts, named state."""
 
+import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +11,13 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.optimizers.named_state import require_match, unique_names
+from keras_mdm.tracing import SharedTrace, local
 
 # The official code adds this to the norm before it divides, so that a zero gradient stays zero.
 CLIP_EPSILON = 1e-6
+
+# Gradients of fewer elements travel together: a sum over replicas costs more than so few numbers.
+SMALL_GRADIENT = 2**16
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**31
 LOSS_SCALE_GROWS_AFTER = 2000  # finite steps
@@ -187,27 +193,50 @@ class Optimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def slot(self, name: str, row: int) -> tf.Variable:
-        """The slot called `name` of variable number `row`."""
-        return self._slots[self.slot_names.index(name)][row].value
+        """This replica's copy of the slot called `name` of variable number `row`."""
+        return local(self._slots[self.slot_names.index(name)][row])
 
     @tf.autograph.experimental.do_not_convert
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         # Private hook of Keras 3.15: called in replica context with unreduced gradients.
-        rows, gradients, variables = [], [], []
+        rows, gradients = [], []
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             row = self._get_variable_index(variable)
             if self._factor_by_row[row] > 0.0:
                 rows.append(row)
                 # Embeddings give slices; repeated rows would be counted wrongly in the norm.
                 gradients.append(tf.convert_to_tensor(gradient))
-                variables.append(
-                    variable.value if isinstance(variable, keras.Variable) else variable
-                )
         if not rows:
             return
-        pairs = self._all_reduce_sum_gradients(list(zip(gradients, variables, strict=True)))
-        gradients, finite = self._clip([gradient for gradient, _ in pairs])
-        updates = tf.convert_to_tensor(self._updates.value)
+        # Not tensors, so past the trace that replicas share.
+        self.__dict__["_moving_rows"] = rows
+        rate = tf.cast(tf.convert_to_tensor(learning_rate), tf.float64)
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            packed = self._shared_packing(gradients)
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, packed)
+        self._shared_update(gradients, rate)
+
+    @functools.cached_property
+    def _shared_packing(self) -> SharedTrace:
+        return SharedTrace(pack, list)
+
+    @functools.cached_property
+    def _shared_update(self) -> SharedTrace:
+        # Every replica moves its own copies: the sums they start from are the same.
+        return SharedTrace(self._update, lambda: [*self.variables, *self._trainable_variables])
+
+    def _update(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> tf.Tensor:
+        """Update this replica's copies from the summed gradients, packed if there are several
+        replicas; returns whether it was done."""
+        rows = self._moving_rows
+        shapes = [self._trainable_variables[row].shape for row in rows]
+        if self._distribution_strategy.num_replicas_in_sync > 1:
+            gradients = unpack(gradients, shapes)
+        variables = [local(self._trainable_variables[row]) for row in rows]
+        gradients, finite = self._clip(gradients)
+        counts = local(self._updates)
+        updates = counts.read_value()
         rates = self._learning_rates(learning_rate, updates)
         table = self.coefficients(
             tf.where(finite, rates, 0.0), tf.cast(updates, tf.float64), finite
@@ -217,26 +246,13 @@ class Optimizer(keras.optimizers.Optimizer):
         table = [tf.unstack(tf.gather(column, rows)) for column in table]
         counted = np.zeros(len(self._trainable_variables), "int64")
         counted[rows] = 1
-        self._updates.assign_add(counted * tf.cast(finite, tf.int64))
-
-        def update_all(strategy, pairs, *table):
-            for i, (gradient, variable) in enumerate(pairs):
-                row = rows[i]
-
-                def update(component, gradient, *values, row=row):
-                    values = [tf.cast(value, component.dtype) for value in values]
-                    gradient = tf.cast(gradient, component.dtype)
-                    self.update_variable(component, gradient, row, *values)
-
-                arguments = (gradient, *(column[i] for column in table))
-                strategy.extended.update(variable, update, args=arguments, group=False)
-
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            update_all,
-            self._distribution_strategy,
-            list(zip(gradients, variables, strict=True)),
-            *table,
-        )
+        counts.assign_add(counted * tf.cast(finite, tf.int64))
+        for place, (row, gradient, variable) in enumerate(
+            zip(rows, gradients, variables, strict=True)
+        ):
+            values = [tf.cast(column[place], variable.dtype) for column in table]
+            self.update_variable(variable, tf.cast(gradient, variable.dtype), row, *values)
+        return finite
 
     def _clip(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of the true loss, clipped, and whether they are finite; zeros if not."""
@@ -244,9 +260,9 @@ class Optimizer(keras.optimizers.Optimizer):
         norm = tf.sqrt(2.0 * tf.add_n(squares))
         factor = tf.ones(())
         if self.loss_scale is not None:
-            factor = 1.0 / tf.convert_to_tensor(self._scaling)[0]
+            factor = 1.0 / local(self._scaling).read_value()[0]
             norm = norm * factor
-        self._gradient_norm.assign(norm)
+        local(self._gradient_norm).assign(norm)
         finite = tf.math.is_finite(norm)
         self._count(finite)
         if self.clip_norm is not None:
@@ -261,23 +277,23 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def _count(self, finite: tf.Tensor) -> None:
         """Count a skipped step, and adapt the loss scale."""
-        skips = tf.convert_to_tensor(self._skips)
+        skips = local(self._skips).read_value()
         ok = tf.cast(finite, tf.int64)
-        self._skips.assign(tf.stack([skips[0] + 1 - ok, (skips[1] + 1) * (1 - ok)]))
+        local(self._skips).assign(tf.stack([skips[0] + 1 - ok, (skips[1] + 1) * (1 - ok)]))
         if self.loss_scale is None:
             return
-        scale, good = tf.unstack(tf.convert_to_tensor(self._scaling))
+        scale, good = tf.unstack(local(self._scaling).read_value())
         good = tf.where(finite, good + 1.0, 0.0)
         grow = good >= LOSS_SCALE_GROWS_AFTER
         # A scale that overflows itself would never come back.
         larger = tf.where(grow, tf.minimum(2.0 * scale, LARGEST_LOSS_SCALE), scale)
         scale = tf.where(finite, larger, tf.maximum(scale / 2.0, 1.0))
-        self._scaling.assign(tf.stack([scale, tf.where(grow, 0.0, good)]))
+        local(self._scaling).assign(tf.stack([scale, tf.where(grow, 0.0, good)]))
 
     def _learning_rates(self, learning_rate, updates: tf.Tensor) -> tf.Tensor:
         per_variable = getattr(self._learning_rate, "per_variable", None)
         if per_variable is not None:
-            learning_rate = per_variable(self._iterations.value, updates)
+            learning_rate = per_variable(local(self._iterations).read_value(), updates)
         rates = tf.cast(tf.convert_to_tensor(learning_rate), tf.float64)
         return rates * self._factor_by_row.astype("float64")
 
@@ -369,3 +385,32 @@ class Optimizer(keras.optimizers.Optimizer):
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "learning_rate")}
         return {**kept, "clip_norm": self.clip_norm, "loss_scale": self.loss_scale}
+
+
+def pack(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Put the small gradients into one tensor, in front of the others.
+
+    Args:
+        gradients: of known shapes and one type.
+    """
+    small = [gradient for gradient in gradients if _is_small(gradient.shape)]
+    flat = [tf.reshape(gradient, [-1]) for gradient in small]
+    large = [gradient for gradient in gradients if not _is_small(gradient.shape)]
+    return [tf.concat(flat, axis=0), *large] if flat else large
+
+
+def unpack(packed: Sequence[tf.Tensor], shapes: Sequence[Sequence[int]]) -> list[tf.Tensor]:
+    """Undo `pack`.
+
+    Args:
+        packed: what `pack` returned.
+        shapes: of the gradients, in their order.
+    """
+    sizes = [math.prod(shape) for shape in shapes if _is_small(shape)]
+    large = iter(packed[1:] if sizes else packed)
+    small = iter(tf.split(packed[0], sizes) if sizes else ())
+    return [tf.reshape(next(small), s) if _is_small(s) else next(large) for s in shapes]
+
+
+def _is_small(shape: Sequence[int]) -> bool:
+    return math.prod(shape) < SMALL_GRADIENT

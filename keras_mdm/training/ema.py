@@ -1,5 +1,6 @@
 """Exponential moving average of the weights, kept in plain float32 variables."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.optimizers.named_state import require_match, unique_names
+from keras_mdm.tracing import SharedTrace, local
 
 
 def float32_copy(variable: keras.Variable) -> keras.Variable:
@@ -93,24 +95,22 @@ class ExponentialMovingAverage:
             applied: 0 if that step was skipped, which leaves the averages as they are; else 1.
         """
         step = tf.cast(tf.convert_to_tensor(step), tf.int64)
-        groups = sorted(set(self.starts))
-        applied = tf.cast(applied, tf.float32)
+        self._shared_update(step, tf.cast(applied, tf.float32))
+
+    @functools.cached_property
+    def _shared_update(self) -> SharedTrace:
+        return SharedTrace(self._update, lambda: [*self.averages, *self.variables])
+
+    def _update(self, step: tf.Tensor, applied: tf.Tensor) -> tf.Tensor:
         rates = {
-            start: applied * (1.0 - self.decay_at(tf.maximum(step - start, 0))) for start in groups
+            start: applied * (1.0 - self.decay_at(tf.maximum(step - start, 0)))
+            for start in sorted(set(self.starts))
         }
-
-        def update_all(strategy, *rates):
-            rate_of = dict(zip(groups, rates, strict=True))
-            for average, variable, start in zip(
-                self.averages, self.variables, self.starts, strict=True
-            ):
-                strategy.extended.update(
-                    average.value, _move, args=(variable.value, rate_of[start]), group=False
-                )
-
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            update_all, tf.distribute.get_strategy(), *(rates[start] for start in groups)
-        )
+        for average, variable, start in zip(
+            self.averages, self.variables, self.starts, strict=True
+        ):
+            _move(local(average), local(variable), rates[start])
+        return applied  # a function has to return something
 
     def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Name the averages and their first steps: "average/<name>" and "start/<name>".

@@ -9,9 +9,9 @@ from keras_mdm import checks
 # Of the samples that have a level at all, this share ends there: the release's 2:1.
 HIGHEST_SHARE = 2 / 3
 
-# Groups are multiples of one number, so that they divide over replicas and micro-batches. It follows
-# from the batch alone: a run can be moved to another machine. As many as the paper's 32 devices with
-# two micro-batches each count as worth having ...
+# Groups are multiples of one number, so that they divide over replicas and micro-batches. It
+# follows from the batch alone: a run can move to another machine. So many parts are worth having as
+# the paper's 32 devices with two micro-batches each ...
 PARTS_WANTED, REPLICAS_WANTED = 64, 32
 # ... as long as no group's share of the batch is off by more than this; by more only where the
 # replicas could not be had otherwise (a batch of 128 in three groups).

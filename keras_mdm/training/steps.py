@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm.optimizers import Optimizer
+from keras_mdm.tracing import SharedTrace
 from keras_mdm.training import batches, randomness
 from keras_mdm.training.conditions import condition_names, drop
-from keras_mdm.training.tracing import SharedTrace
 
 TIMES = ("uniform", "stratified")
 

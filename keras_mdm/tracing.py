@@ -1,4 +1,4 @@
-"""A part of the training step that several replicas share: traced once, not once for each.
+"""Parts of the training step that several replicas share: traced once, not once for each.
 
 `strategy.run` calls the step once per replica, and each call adds the whole network, its gradients
 included, to the graph: a minute of tracing on one device is eight minutes on eight, and as many
@@ -82,6 +82,19 @@ class SharedTrace:
             if tensor._id in by_handle:
                 owners[number] = by_handle[tensor._id]
         return concrete, owners
+
+
+def local(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """This replica's copy of a variable, which it may update by itself.
+
+    Where all replicas make the same update from the same values their copies stay equal, and
+    nothing has to be sent or merged.
+
+    Args:
+        variable: of a model or an optimizer.
+    """
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return value._get() if hasattr(value, "_primary") else value
 
 
 def _replicas_here(strategy: tf.distribute.Strategy) -> int:
