@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from keras_mdm import (
         assets,
         callbacks,
+        costs,
         data,
         diffusion,
         distribute,
@@ -43,6 +44,7 @@ __all__ = [
     "assets",
     "build_nested_unet",
     "callbacks",
+    "costs",
     "cut",
     "data",
     "describe",

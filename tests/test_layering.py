@@ -47,6 +47,7 @@ ALLOWED = {
         "av",
     },
     "export": {"training", "diffusion", "keras", "tensorflow"},
+    "costs": {"estimate", "models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "latents": {"tensorflow"},
     "runs": {"callbacks", "distribute", "estimate", "models", "optimizers", "training"}
     | {"describe", "keras", "tensorflow"},

@@ -1,0 +1,5 @@
+"""What a training costs, held against what a machine has."""
+
+from keras_mdm.costs.fitting import device_memory, smallest_micro_batches
+
+__all__ = ["device_memory", "smallest_micro_batches"]
