@@ -6,6 +6,7 @@ from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
 from keras_mdm.callbacks.images import captioned_grid, contact_sheet, image_grid
 from keras_mdm.callbacks.progress import ProgressBar
 from keras_mdm.callbacks.sample_grid import SampleGrid
+from keras_mdm.callbacks.signals import OrderlyStop
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.callbacks.tensorboard import EventWriter, TensorBoardLogger
 from keras_mdm.callbacks.throughput import Throughput
@@ -14,6 +15,7 @@ __all__ = [
     "Diagnostics",
     "EventWriter",
     "NonFiniteGuard",
+    "OrderlyStop",
     "ProgressBar",
     "SampleGrid",
     "StepCallback",

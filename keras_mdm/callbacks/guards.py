@@ -1,13 +1,10 @@
 """What ends a run early: steps that stay broken, and a request from outside."""
 
-import shlex
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.callbacks.signals import OrderlyStop
 from keras_mdm.callbacks.steps import StepCallback
 
 
@@ -43,14 +40,22 @@ class NonFiniteGuard(StepCallback):
 
 
 class StopOnSignal(StepCallback):
-    """On SIGTERM ends the run after the step at hand: a checkpoint, exit code 0, how to go on.
+    """On SIGTERM and SIGINT ends the run after the step at hand: a checkpoint, exit code 0, how to
+    go on.
 
     Of several workers each may get the signal; they tell each other with the values of the next
-    step and end together after it.
+    step and end together after it. See `OrderlyStop` for input that stalls and steps that hang.
+
+    Put it first in the list of callbacks: it then knows when a step is over while others still draw
+    or write. They are done before it ends the run. Between two steps they must leave the weights
+    as they are.
 
     Args:
         write: function (step) that writes a checkpoint; called on every worker.
-        signals: numbers of the signals.
+        rescue: likewise, when the training waits for something else than a step: called in another
+            thread, and must not wait for other workers; `write` unless given.
+        newest: function () -> the newest checkpoint, for the message when none can be written.
+        stop: what takes signals during the whole run; one for the training unless given.
         initial_step: as in `StepCallback`.
 
     Raises:
@@ -61,51 +66,82 @@ class StopOnSignal(StepCallback):
         self,
         write: Callable[[int], Any],
         *,
-        signals: tuple[int, ...] = (signal.SIGTERM,),
+        rescue: Callable[[int], Any] | None = None,
+        newest: Callable[[], Any] | None = None,
+        stop: OrderlyStop | None = None,
         initial_step: int = 0,
     ):
         super().__init__(initial_step=initial_step)
-        self._write, self._signals = write, signals
-        self._before: dict[int, Any] = {}
-        self._caught: int | None = None
+        self._write, self._rescue, self._newest = write, rescue or write, newest
+        self._stop, self._shared = stop or OrderlyStop(), stop is not None
+        self._saved = self.step
+        self._in_step = self._agreed = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
-            for number in self._signals:
-                self._before[number] = signal.signal(number, self._catch)
+        if not self._shared:
+            self._stop.arm()
+        self._stop.attach(self)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._asked:
+            self._end()
         self.restore()
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged."""
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _catch(self, number: int, frame: Any) -> None:
-        # Only noted: a handler may run in the middle of anything.
-        self._caught = number
+        """Give the signals back to whom they belonged; those of a whole run are kept."""
+        self._stop.attach(None)
+        if not self._shared:
+            self._stop.disarm()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._caught is not None and self._together:
+        if self._asked:
+            self._end()
+        if self._stop.caught is not None and self._together:
             self.model.stop_request.assign(1.0)
+        self._in_step = True
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        self._in_step = False
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
-        stop = logs["stop_request"] > 0.0 if self._together else self._caught is not None
-        if not stop:
-            return
-        self._write(self.step)
+        self._agreed = self._together and logs["stop_request"] > 0.0
+
+    def _end(self) -> None:
+        how = "there was nothing new to save"
+        if self.unsaved:
+            how = "a checkpoint is written"
+            with self._stop.writing():
+                self._write(self.step)
         self.restore()
-        name = "a signal" if self._caught is None else signal.Signals(self._caught).name
-        words = [word for word in sys.argv if word != "--fresh"]
-        print(
-            f"\nStopped by {name}; a checkpoint is written. To go on: "
-            f"{shlex.join([sys.executable, *words])}",
-            flush=True,
-        )
-        raise SystemExit(0)
+        raise self._stop.ended(how)
+
+    @property
+    def _asked(self) -> bool:
+        """Whether to end here; of several workers, all are asked at the same step."""
+        return self._agreed if self._together else self._stop.caught is not None
 
     @property
     def _together(self) -> bool:
         """Whether the values of a step say what other workers want."""
         return getattr(self.model, "stop_request", None) is not None
+
+    # What `OrderlyStop` asks, from its own thread.
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether steps were made here, which a checkpoint may not have."""
+        return self.step != self._saved
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the state is that of the last step: callbacks work, or a batch is waited for."""
+        return not self._in_step or getattr(self.model, "fetching", False)
+
+    def rescue(self) -> None:
+        """Write a checkpoint of the last step."""
+        self._rescue(self.step)
+
+    def newest(self) -> Any:
+        """The newest checkpoint."""
+        return self._newest() if self._newest is not None else None

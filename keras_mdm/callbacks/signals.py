@@ -1,0 +1,324 @@
+"""Signals that ask a process to end: noted at once, and obeyed where nothing is lost.
+
+Python runs its signal handlers in the main thread, between two instructions. While that thread is
+inside of TensorFlow, waiting for a batch that does not come, none runs. So a thread of its own
+hears of signals from the system, and ends the process when the main thread does not.
+"""
+
+import atexit
+import contextlib
+import os
+import select
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from keras_mdm import checks
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds after a signal. From the deadline on, a training that waits for something else than a step
+# is ended from outside; at the limit everything is. What sends signals often kills after 30.
+DEADLINE, LIMIT = 15.0, 28.0
+# How long the main thread gets where there is nothing to save, or the keys were pressed twice.
+_GRACE = 2.0
+_POLL = 0.1
+
+_armed: list["OrderlyStop"] = []
+
+
+class Training(Protocol):
+    """What `OrderlyStop` asks about the training that runs."""
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether steps were made that no checkpoint has."""
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the state is that of the last step, and stays so while the main thread waits."""
+
+    def rescue(self) -> None:
+        """Write a checkpoint, from another thread and without other workers."""
+
+    def newest(self) -> Any:
+        """The newest checkpoint."""
+
+
+class OrderlyStop:
+    """Ends a process on SIGTERM and SIGINT so that nothing is lost; one object for a whole run.
+
+    While it is armed a signal is only noted. `check` and `StopOnSignal` then end the process with
+    code 0 and the command to go on, at places where everything is on the disk. If the main thread
+    comes to none of them, because the input stalls or a picture takes long to draw, another thread
+    writes the checkpoint after `deadline` seconds and ends the process, with code 0, too. If a step
+    or a file is not done within `limit` seconds, the process ends as the signal would have ended
+    it, with code 128 + its number, and says which checkpoint is the newest. A second SIGINT ends it
+    at once.
+
+    Signals that the process ignores, such as SIGINT in the background of a shell, stay ignored.
+    Outside of the main thread Python lets nobody handle signals, and nothing is done.
+
+    Args:
+        signals: their numbers.
+        deadline: seconds.
+        limit: seconds.
+        agree: function (whether a signal came here) -> whether one came to any worker, for
+            several of them, which must all call `check` at the same places.
+
+    Example:
+
+    ```python
+    with OrderlyStop() as stop:
+        model = build()
+        stop.check()
+        model.fit(dataset, callbacks=[StopOnSignal(write_checkpoint, stop=stop)])
+        with stop.writing():
+            model.save("model.keras")
+        stop.check()
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        signals: Sequence[int] = SIGNALS,
+        deadline: float = DEADLINE,
+        limit: float = LIMIT,
+        agree: Callable[[bool], bool] | None = None,
+    ):
+        self._numbers = tuple(signals)
+        self.deadline = checks.real("deadline", deadline, minimum=0.0)
+        self.limit = checks.real("limit", limit, minimum=self.deadline)
+        self._agree = agree
+        self.caught: int | None = None
+        self._training: Training | None = None
+        self._writing = 0
+        self._handled = False
+        self._hold = self._interrupted = False
+        # The thread's own: when it heard of the first signal and of one more SIGINT, how many of
+        # the signals are its own, and whether it writes a checkpoint.
+        self._since = self._again = 0.0
+        self._own, self._rescuing = 0, False
+        self._before: dict[int, Any] = {}
+        self._sockets: tuple[socket.socket, socket.socket] | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "OrderlyStop":
+        self.arm()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self.disarm()
+
+    def arm(self) -> None:
+        """Take the signals over, unless that was done already."""
+        if self._sockets is not None or threading.current_thread() is not threading.main_thread():
+            return
+        self._sockets = socket.socketpair()
+        for end in self._sockets:
+            end.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._sockets[1].fileno(), warn_on_full_buffer=False)
+        for number in self._numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._catch)
+        _armed.append(self)
+        self._thread = threading.Thread(target=self._watch, args=self._sockets[:1], daemon=True)
+        self._thread.start()
+
+    def disarm(self) -> None:
+        """Give the signals back to whom they belonged."""
+        if self._sockets is None:
+            return
+        self._give_back()
+        self._sockets[1].send(b"\0")
+        self._thread.join()
+        for end in self._sockets:
+            end.close()
+        self._sockets = None
+
+    def _give_back(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+        signal.set_wakeup_fd(self._wakeup)
+        _armed.remove(self)
+
+    def attach(self, training: Training | None) -> None:
+        """Say which training runs now; `None` for none, when what was made is on the disk."""
+        self._training = training
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let the body of the `with` statement write something to its end, up to the limit."""
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+
+    def check(self) -> None:
+        """End the process if a signal came; everything worth it must be on the disk.
+
+        Raises:
+            SystemExit: with code 0, after a signal.
+        """
+        came = self.caught is not None
+        if came if self._agree is None else self._agree(came):
+            raise self.ended("what was made is on the disk")
+
+    def ended(self, how: str) -> SystemExit:
+        """Say how a signal ended the process; return what is to be raised."""
+        print(f"\n{self._words(how)}", flush=True)
+        if self._since:
+            atexit.register(_leave_at, self._since + self.limit)
+        return SystemExit(0)
+
+    def _words(self, how: str) -> str:
+        name = "a signal" if self.caught is None else signal.Signals(self.caught).name
+        words = [word for word in sys.argv if word != "--fresh"]
+        return f"Stopped by {name}; {how}. To go on: {shlex.join([sys.executable, *words])}"
+
+    def _catch(self, number: int, frame: Any) -> None:
+        """The handler, in the main thread: may run in the middle of anything, so it only notes."""
+        if self._hold:
+            # The other thread reads the weights; no step may change them.
+            while self._hold:
+                time.sleep(_POLL)
+        elif number == signal.SIGINT and self._handled:
+            self._interrupted = True
+            raise KeyboardInterrupt
+        self.caught = self.caught or number
+        self._handled = True
+
+    def _watch(self, ear: socket.socket) -> None:
+        """Hear signals as they come, and end the process if the main thread does not."""
+        while True:
+            # Without a signal there is nothing to do but to wait for one.
+            for number in self._hear(ear, _POLL if self._since else None):
+                if not number:
+                    return
+                self._note(number)
+            if not self._since or self._interrupted:
+                continue
+            now = time.monotonic()
+            if self._again and now > self._again + _GRACE:
+                self._leave(128 + signal.SIGINT, "nothing was written")
+            if now > self._since + self.limit:
+                self._leave(128 + self.caught, self._unfinished())
+            self._help(ear, now - self._since)
+
+    def _hear(self, ear: socket.socket, timeout: float | None) -> bytes:
+        select.select([ear], [], [], timeout)
+        try:
+            return ear.recv(64)
+        except BlockingIOError:
+            return b""
+
+    def _note(self, number: int) -> None:
+        if number not in self._before:
+            if self._wakeup >= 0:  # of somebody who listens as we do
+                with contextlib.suppress(OSError):
+                    os.write(self._wakeup, bytes([number]))
+        elif self._own:
+            self._own -= 1
+        elif not self._since:
+            self._since, self.caught = time.monotonic(), self.caught or number
+            if number == signal.SIGINT:
+                _say(2, "SIGINT: ending where nothing is lost; once more ends at once.")
+        elif number == signal.SIGINT:
+            self._again = self._again or time.monotonic()
+
+    def _help(self, ear: socket.socket, waited: float) -> None:
+        training = self._training
+        if self._writing or self._rescuing:
+            return
+        if training is None or not training.unsaved:
+            # Several workers end together, after the next step, if they come to it.
+            alone = self._agree is None
+            if waited > (min(_GRACE, self.deadline) if alone else self.deadline):
+                self._leave(0, "there was nothing new to save")
+        elif waited > self.deadline and training.between_steps and self._stopped(ear):
+            self._rescuing = True
+            threading.Thread(target=self._rescue, args=(training,), daemon=True).start()
+
+    def _stopped(self, ear: socket.socket) -> bool:
+        """Hold the main thread where it is; whether it is there between two steps.
+
+        It runs the handler before anything else when it comes back from where it waits.
+        """
+        self._hold, self._own = True, self._own + 1
+        signal.pthread_kill(threading.main_thread().ident, self.caught)
+        until = time.monotonic() + _GRACE
+        while self._own and time.monotonic() < until:
+            for number in self._hear(ear, _POLL):
+                self._note(number)
+        training = self._training
+        if not self._own and training is not None and training.between_steps and not self._writing:
+            return True
+        self._hold = False
+        return False
+
+    def _rescue(self, training: Training) -> None:
+        try:
+            training.rescue()
+        except BaseException as problem:
+            self._leave(
+                128 + self.caught, f"a checkpoint could not be written: {problem}", training
+            )
+        self._leave(0, "a checkpoint is written")
+
+    def _unfinished(self) -> str:
+        what = "what was written" if self._writing or self._rescuing else "the step at hand"
+        return f"{what} was not done after {self.limit:g} s"
+
+    def _leave(self, code: int, how: str, training: Training | None = None) -> None:
+        """End the process from here; the main thread may hold the locks of all files."""
+        training, newest = training or self._training, []
+
+        def prepare() -> None:
+            with contextlib.suppress(Exception):
+                if code and training is not None:
+                    newest.append(training.newest())
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+
+        helper = threading.Thread(target=prepare, daemon=True)
+        helper.start()
+        helper.join(timeout=1.0)
+        if any(newest):
+            how += f"; the newest checkpoint is {newest[0]}"
+        _say(1, self._words(how))
+        os._exit(code)
+
+
+def _say(descriptor: int, text: str) -> None:
+    """Print from a thread that must not wait: not for a lock, nor for a reader."""
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [descriptor], [], 0.0)[1]:
+            os.write(descriptor, f"\n{text}\n".encode())
+
+
+def _leave_at(deadline: float) -> None:
+    """When the process ends in order, see to it that it does: the input may not let it."""
+    left = deadline - time.monotonic()
+    if left > 0.0:  # else the request was passed over long ago
+        timer = threading.Timer(left, os._exit, (0,))
+        timer.daemon = True
+        timer.start()
+
+
+def _forget_in_child() -> None:
+    """A forked process would tell its signals to its parent, and obey none."""
+    for stop in reversed(_armed[:]):
+        with contextlib.suppress(ValueError, OSError):
+            stop._give_back()
+        stop._sockets = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
