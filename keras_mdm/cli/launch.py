@@ -10,11 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 from keras_mdm import checks
+from keras_mdm.cli import launch_guard
 
-# How long workers get to end after a signal before they are killed.
-PATIENCE = 30.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# How long workers get to end after a signal before they are killed; they take 28 s at most, and
+# with the killing it is 30.
+PATIENCE = 29.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -31,8 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="start several workers on this machine",
         description="Starts a Python program n times with TF_CONFIG set, so that "
         "keras_mdm.distribute.strategy() connects them. Output comes line by line with the "
-        "worker's number; SIGTERM and SIGINT go to all; when one fails all end, and so does the "
-        "command, unless it may start them again.",
+        "worker's number. SIGTERM, SIGINT and SIGHUP ask all to end, which they do within 30 s; "
+        "a second Ctrl-C ends them at once, and so do they when this command is killed. When one "
+        "fails all end, and so does the command, unless it may start them again.",
     )
     parser.add_argument("-n", "--workers", type=int, default=2, help="number (default: 2)")
     parser.add_argument(
@@ -78,30 +83,25 @@ def _attempt(count: int, program: list[str]) -> tuple[int, bool]:
     """Run all workers to their end: (exit code, whether a signal asked them to stop)."""
     addresses = [f"localhost:{port}" for port in free_ports(count)]
     command = [sys.executable, "-u", *program]
-    processes = []
-    for index in range(count):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        processes.append(
-            subprocess.Popen(
+    with _noted_signals() as received, _guarded(count) as (tell, outputs):
+        processes, readers = [], []
+        for index, (reading, writing) in enumerate(outputs):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            process = subprocess.Popen(
                 command,
                 env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                stdout=subprocess.PIPE,
+                stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal's Ctrl-C comes by way of this process
-                text=True,
-                errors="replace",
             )
-        )
-    readers = [
-        threading.Thread(target=_forward, args=(process, index), daemon=True)
-        for index, process in enumerate(processes)
-    ]
-    with _forwarded_signals(processes) as received:
+            tell(f"+{process.pid}")
+            os.close(writing)
+            processes.append(process)
+            readers.append(threading.Thread(target=_forward, args=(reading, index), daemon=True))
+            readers[-1].start()
+        code = _wait(processes, received, tell)
         for reader in readers:
-            reader.start()
-        code = _wait(processes)
-    for reader in readers:
-        reader.join(timeout=5.0)
+            reader.join(timeout=5.0)
     return code, bool(received)
 
 
@@ -114,21 +114,26 @@ def free_ports(count: int) -> list[int]:
         return [found.getsockname()[1] for found in sockets]
 
 
-def _forward(process: subprocess.Popen, index: int) -> None:
-    with process.stdout as output:
-        for line in output:
-            print(f"[{index}] {line}", end="", flush=True)
+def _forward(output: int, index: int) -> None:
+    """Print what a worker does; read on where nobody listens, or it would wait for a reader."""
+    with open(output, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            _say(f"[{index}] {line}", end="")
+
+
+def _say(text: str, end: str = "\n") -> None:
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        print(text, end=end, flush=True)
 
 
 @contextlib.contextmanager
-def _forwarded_signals(processes: list[subprocess.Popen]):
-    received = []
-
-    def forward(number, frame):
-        received.append(number)
-        _signal(processes, number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+def _noted_signals() -> Iterator[list[int]]:
+    """What came in the body of the `with` statement."""
+    received: list[int] = []
+    before = {}
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            before[number] = signal.signal(number, lambda caught, frame: received.append(caught))
     try:
         yield received
     finally:
@@ -136,27 +141,76 @@ def _forwarded_signals(processes: list[subprocess.Popen]):
             signal.signal(number, handler)
 
 
-def _signal(processes: list[subprocess.Popen], number: int) -> None:
-    for process in processes:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+@contextlib.contextmanager
+def _guarded(count: int) -> Iterator[tuple[Callable[[str], None], list[tuple[int, int]]]]:
+    """Have another process end the workers if this one is gone.
+
+    Yields what tells it about them, and the pipes for what they print: (reading, writing).
+    """
+    outputs = [os.pipe() for _ in range(count)]
+    reading = [output for output, _ in outputs]
+    guard = subprocess.Popen(
+        [sys.executable, "-I", launch_guard.__file__, str(PATIENCE), *map(str, reading)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=reading,
+    )
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(OSError):  # it was killed, and cannot help
+            guard.stdin.write(f"{line}\n".encode())
+            guard.stdin.flush()
+
+    try:
+        yield tell, outputs
+    finally:
+        with contextlib.suppress(OSError):
+            guard.stdin.close()  # the end of the launcher, as far as it can see
+        if sys.exc_info()[0] is None:
+            guard.wait()
 
 
-def _wait(processes: list[subprocess.Popen]) -> int:
-    """Wait for all; when one fails, end the others."""
-    failed, deadline = 0, None
+def _wait(
+    processes: list[subprocess.Popen], received: list[int], tell: Callable[[str], None]
+) -> int:
+    """Wait for all; forward signals; when one fails, end the others."""
+    failed, deadline, forwarded, running = 0, None, 0, list(processes)
     while True:
-        codes = [process.poll() for process in processes]
+        for process in [process for process in running if process.poll() is not None]:
+            running.remove(process)
+            tell(f"-{process.pid}")
+        codes = [process.returncode for process in processes]
+        now = time.monotonic()
         if not failed and any(codes):
             failed = next(code for code in codes if code)
-            print(
-                f"worker {codes.index(failed)} ended with {failed}: ending the others", flush=True
-            )
-            _signal(processes, signal.SIGTERM)
-            deadline = time.monotonic() + PATIENCE
-        if None not in codes:
+            _say(f"worker {codes.index(failed)} ended with {failed}: ending the others")
+            _signal(running, signal.SIGTERM)
+            deadline = deadline or now + PATIENCE
+        for number in received[forwarded:]:
+            # A second Ctrl-C is meant; closing the terminal is a request as any other.
+            if number == signal.SIGINT and forwarded:
+                deadline = now
+            _signal(running, signal.SIGTERM if number == signal.SIGHUP else number)
+            deadline = deadline or now + PATIENCE
+            forwarded += 1
+        if not running:
+            if deadline is not None:
+                _kill_groups(processes)  # what they have started and left
             return 128 - failed if failed < 0 else failed
-        if deadline is not None and time.monotonic() > deadline:
-            _signal(processes, signal.SIGKILL)
+        if deadline is not None and now >= deadline:
+            _kill_groups(running)
         time.sleep(0.1)
+
+
+def _signal(processes: list[subprocess.Popen], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+
+def _kill_groups(processes: list[subprocess.Popen]) -> None:
+    """Kill workers with all that they have started; each has a group of its own."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)

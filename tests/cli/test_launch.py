@@ -76,6 +76,122 @@ def test_signals_are_forwarded(program):
     assert process.returncode == 0 and heard.count("ended well") == 2
 
 
+# Workers that do not end, and a launcher that does.
+
+DRIVER = """
+import sys
+from keras_mdm.cli import launch, main
+launch.PATIENCE = 2.0
+sys.exit(main.main(["launch", "-n", "2", *sys.argv[1:]]))
+"""
+STUBBORN = """
+import os, signal, subprocess, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+print("pids", os.getpid(), child.pid, flush=True)
+while "talk" in sys.argv:
+    print("x" * 1000, flush=True)
+time.sleep(100)
+"""
+WRITES = """
+import os, pathlib, signal, sys, time
+def end(*_):
+    for _ in range(1000):
+        print("x" * 1000, flush=True)  # more than a pipe holds, and to nobody
+    pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("pids", os.getpid(), flush=True)
+time.sleep(100)
+"""
+
+
+def start(tmp_path, content, *words):
+    """A launcher, and the processes that its workers say they are."""
+    path = tmp_path / "program.py"
+    path.write_text(content)
+    command = [sys.executable, "-c", DRIVER, str(path), *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    pids, workers = [], 0
+    while workers < 2:
+        _, said, found = process.stdout.readline().partition("pids ")
+        pids, workers = pids + found.split(), workers + bool(said)
+    return process, [int(pid) for pid in pids]
+
+
+def lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b") ")[2][:1] not in b"ZX"
+    except OSError:
+        return False
+
+
+def wait_for_the_end(pids, seconds):
+    """Seconds until none lives."""
+    began = time.monotonic()
+    while any(map(lives, pids)) and time.monotonic() < began + seconds:
+        time.sleep(0.05)
+    assert not any(map(lives, pids))
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("words", [[], ["talk"]], ids=["quiet", "talking"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_who_does_not_end_is_killed_with_all_that_he_started(tmp_path, number, words):
+    process, pids = start(tmp_path, STUBBORN, *words)
+    with process:
+        assert len(pids) == 4 and all(map(lives, pids))
+        process.send_signal(number)
+        if number == signal.SIGHUP:
+            process.stdout.close()  # the terminal is closed: nobody listens any more
+        assert 1.5 < wait_for_the_end(pids, 10) < 6
+        if number != signal.SIGHUP:
+            process.stdout.read()
+            assert process.wait(timeout=10) == 137
+        process.wait(timeout=10)
+
+
+def test_a_second_ctrl_c_kills_at_once(tmp_path):
+    process, pids = start(tmp_path, STUBBORN)
+    with process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert all(map(lives, pids))
+        process.send_signal(signal.SIGINT)
+        assert wait_for_the_end(pids, 10) < 1.0
+        process.stdout.read()
+    assert process.returncode == 137
+
+
+@pytest.mark.parametrize("content", [STUBBORN, WRITES], ids=["stubborn", "writes"])
+def test_workers_end_with_a_launcher_that_was_killed(tmp_path, content):
+    process, pids = start(tmp_path, content, str(tmp_path))
+    with process:
+        process.kill()
+        process.stdout.close()
+        took = wait_for_the_end(pids, 10)
+    if content == WRITES:
+        assert {path.name for path in tmp_path.iterdir()} >= set(map(str, pids))
+        assert len(pids) == 2 and took < 1.9
+    else:
+        assert len(pids) == 4 and took > 1.5
+
+
+def test_what_a_shell_ignores_stays_ignored(program):
+    code = (
+        "import signal, sys; from keras_mdm.cli import launch; "
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with launch._noted_signals() as received:\n"
+        "    signal.raise_signal(signal.SIGHUP); signal.raise_signal(signal.SIGTERM)\n"
+        "sys.exit(received != [signal.SIGTERM])"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_bad_arguments(capsys):
     assert main(["launch", "nowhere.py"]) == 2
     assert "program='nowhere.py'" in capsys.readouterr().err
