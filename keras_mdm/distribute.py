@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -118,3 +119,24 @@ def barrier(chosen: tf.distribute.Strategy) -> None:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
 
     chosen.run(tf.function(meet, autograph=False))
+
+
+def agreement(chosen: tf.distribute.Strategy) -> Callable[[bool], bool] | None:
+    """A function that tells each worker whether any has said yes; `None` with a single one.
+
+    Args:
+        chosen: the strategy that is trained under. All workers must call the function at the same
+            places.
+    """
+    if not isinstance(chosen, tf.distribute.MultiWorkerMirroredStrategy):
+        return None
+
+    @tf.function(autograph=False)
+    def ask(mine: tf.Tensor) -> tf.Tensor:
+        def total() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+        return chosen.experimental_local_results(chosen.run(total))[0]
+
+    return lambda mine: bool(ask(tf.constant(float(mine))) > 0.0)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,21 @@ from keras_mdm.callbacks import (
     TensorBoardLogger,
     Throughput,
 )
-from keras_mdm.callbacks.checkpoint import CheckpointWriter
-from keras_mdm.describe import DEFAULT_TEXT_TOKENS, count_step_flop
-from keras_mdm.files import write_atomically
+from keras_mdm.callbacks.checkpoint import DISK_FULL, CheckpointWriter
+from keras_mdm.callbacks.signals import OrderlyStop
+from keras_mdm.describe import count_step_flop
+from keras_mdm.files import remove_dead_temporaries, write_atomically
+from keras_mdm.runs import ledger, preflight
+from keras_mdm.runs.validation import Validation
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.mixing import check_groups
-from keras_mdm.training.objective import check_level_weights
-from keras_mdm.training.phases import Phase, number_phases
+from keras_mdm.training.phases import Phase
 from keras_mdm.training.run_directory import RunDirectory
-from keras_mdm.training.snapshot import grow_from_snapshot, prepare_snapshot, restore_snapshot
+from keras_mdm.training.snapshot import (
+    grow_from_snapshot,
+    prepare_snapshot,
+    restore_snapshot,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +71,16 @@ def fit_progressively(
     *,
     run_dir: str | Path,
     fresh: bool = False,
+    extend: bool = False,
+    restart_phase: int | None = None,
+    start: MatryoshkaDiffusion | None = None,
     data: Mapping[str, Any] | None = None,
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None = None,
+    validation: Callable[[Phase], tf.data.Dataset] | None = None,
+    validate_every: int | None = None,
+    check: Callable[[Phase, MatryoshkaDiffusion], None] | None = None,
+    check_memory: bool = True,
     checkpoint_every: int = 1000,
     keep_last: int = 2,
     keep_every: int | None = None,
@@ -81,7 +95,16 @@ def fit_progressively(
     Every phase builds its model afresh inside the strategy's scope and takes what it needs from
     the checkpoint on disk: its own newest one, or the last one of the phase before, from which
     weights, averages and moments of the inner levels carry over. So a run that was killed at any
-    moment goes on as if it had not been. SIGTERM ends it with a checkpoint and exit code 0.
+    moment goes on as if it had not been. SIGTERM and SIGINT end it with a checkpoint and code 0.
+
+    Everything is checked before the first step, for all phases: networks, groups and devices, one
+    batch of every phase, memory, disk. For that `make_model` is called for every later phase in a
+    scope where weights have no values, and `make_dataset` for every phase.
+
+    A run can be changed: phases that have not begun as one likes, phases can be appended, and with
+    `extend` the phase that runs, or ran last, can get more steps, another batch or rate. What was
+    made is in the directory: `phase-1.keras` and so on after every phase, `model.keras` at the end,
+    checkpoints on the way; `keras_mdm.load` takes all of them. `run.json` is the ledger.
 
     Of several workers the first one writes and calls the callbacks; all read the run directory,
     which must be on a file system that they share. SIGTERM to any ends all after the same step.
@@ -95,10 +118,21 @@ def fit_progressively(
             `phase.groups` (`keras_mdm.data.mixed_dataset` joins them).
         run_dir: directory of the run; made if it does not exist.
         fresh: begin anew; an earlier run in the directory is moved aside, to `run_dir.1`.
+        extend: let the phase that was begun last change in steps, batch, groups, rate, weights or
+            frozen levels; noted in `run.json` with the step. The data goes on where it was.
+        restart_phase: train this phase again from its beginning.
+        start: model whose levels phase 1 has, or some of them: it begins with its weights and
+            averages (`MatryoshkaDiffusion.start_from`), unless it was begun already.
         data: what tells the data set from others, such as its name, number of records and a hash
             (`CaptionedImages.identity`); a run that goes on must have the same.
         strategy: distribution strategy; the current one unless given.
         callbacks: function (PhaseContext) -> more Keras callbacks for the phase.
+        validation: function (phase) -> finite dataset of batches that the losses of the averaged
+            weights are computed on, into TensorBoard ("validation_loss_64") and `run.json`.
+        validate_every: steps between validations; one at the end of every phase unless given.
+        check: function (phase, model without values), called for all phases that are left before
+            the first step, to raise about what would fail later.
+        check_memory: refuse phases whose estimate does not fit into the memory of a device.
         checkpoint_every: steps between checkpoints. The last step of a phase always makes one.
         keep_last: checkpoints to keep of each phase.
         keep_every: keep the checkpoints of every n-th step for good.
@@ -114,9 +148,13 @@ def fit_progressively(
 
     Raises:
         ValueError: if phases, networks, processes or data differ from those the run was started
-            with, a model does not have the levels of its phase, a dataset has other groups or ends
-            before its phase, or another process is training in the directory.
-        RuntimeError: if too many steps in a row are not finite.
+            with in what may not change, something that is needed is missing or damaged, a model
+            does not have the levels of its phase, a dataset has other groups or ends before its
+            phase, the phases do not fit devices, memory or disk, or another process is training in
+            the directory.
+        RuntimeError: if too many steps in a row are not finite. The checkpoints that nothing finite
+            came after are passed over at the next start.
+        OSError: if the last checkpoint of a phase cannot be written.
 
     Example:
 
@@ -129,26 +167,58 @@ def fit_progressively(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3 and appendix B.
     """
-    phases = number_phases(phases)
-    checks.integer("checkpoint_every", checkpoint_every, minimum=1)
-    checks.integer("keep_last", keep_last, minimum=1)
-    checks.integer("log_every", log_every, minimum=1)
-    checks.integer("skipped_limit", skipped_limit, minimum=1)
+    for name, value in (
+        ("checkpoint_every", checkpoint_every),
+        ("keep_last", keep_last),
+        ("log_every", log_every),
+        ("skipped_limit", skipped_limit),
+    ):
+        checks.integer(name, value, minimum=1)
+    if validate_every is not None:
+        checks.integer("validate_every", validate_every, minimum=1)
     run, strategy = RunDirectory(run_dir), strategy or tf.distribute.get_strategy()
+    chief = distribute.is_chief(strategy)  # the only worker that writes
     with contextlib.ExitStack() as stack:
-        if distribute.is_chief(strategy):  # the only worker that writes
-            if fresh and (aside := run.set_aside()):
-                print(f"The earlier run is now {aside}", flush=True)
+        stop = stack.enter_context(OrderlyStop(agree=distribute.agreement(strategy)))
+        if chief:
+            if fresh:
+                ledger.plan(RunDirectory(os.devnull), phases)  # wrong phases move nothing
+                if aside := run.set_aside():
+                    print(f"The earlier run is now {aside}", flush=True)
             stack.enter_context(run.locked())
-            run.start(arguments or {}, [phase.table_row() for phase in phases], data)
+            remove_dead_temporaries(run.path, recursive=True)
+        distribute.barrier(strategy)
+        phases, resume = ledger.plan(run, phases, extend=extend, restart_phase=restart_phase)
+        if chief:
+            run.require_data(data)
+        if resume.number <= len(phases):
+            preflight.check_phases(
+                phases,
+                make_model,
+                make_dataset,
+                devices=strategy.num_replicas_in_sync,
+                first=resume.number,
+                run=run,
+                check=check,
+                estimate=None if check_memory else False,
+            )
+            stop.check()
+        if chief:
+            _note_plan(run, phases, resume, arguments or {}, data, restart_phase)
+        distribute.barrier(strategy)
         return _run_phases(
             phases,
             make_model,
             make_dataset,
             run,
             strategy,
+            resume=resume,
+            start=start,
             keep_moments=keep_moments,
             more=callbacks,
+            validation=validation,
+            validate_every=validate_every,
+            stop=stop,
             log_every=log_every,
             quiet=not progress,
             skipped_limit=skipped_limit,
@@ -158,6 +228,25 @@ def fit_progressively(
         )
 
 
+def _note_plan(
+    run: RunDirectory,
+    phases: Sequence[Phase],
+    resume: ledger.Resume,
+    arguments: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    restart_phase: int | None,
+) -> None:
+    """Write down what is asked for, and what it changes in the phase that was begun."""
+    current = resume.number if resume.checkpoint is not None else 0
+    phase = phases[current - 1] if current else None
+    changed = ledger.changes(run, current, phase) if current else []
+    if restart_phase is not None:
+        run.forget_from(restart_phase)
+    run.start(arguments, [phase.table_row() for phase in phases], data)
+    if changed:
+        ledger.note_changes(run, current, phase, resume.step, changed)
+
+
 def _run_phases(
     phases: Sequence[Phase],
     make_model: Callable[[Phase], MatryoshkaDiffusion],
@@ -165,73 +254,106 @@ def _run_phases(
     run: RunDirectory,
     strategy: tf.distribute.Strategy,
     *,
+    resume: ledger.Resume,
+    start: MatryoshkaDiffusion | None,
     keep_moments: bool,
+    stop: OrderlyStop,
     log_every: int,
     **training: Any,
 ) -> MatryoshkaDiffusion:
     """Train what is left of every phase; the run directory is ours."""
     chief = distribute.is_chief(strategy)
-    distribute.barrier(strategy)
-    model, trained, levels_before = None, False, ()
-    for number, phase in enumerate(phases, start=1):
-        directory = run.checkpoints(number)
-        newest = checkpoints.newest_valid(directory)
+    model, trained = None, False
+    if resume.number > len(phases):  # the model is all that is left
+        with strategy.scope():
+            model = preflight.prepared_model(phases[-1], make_model, phases[-1].level_names)
+        model.start_from(keras.saving.load_model(run.model, compile=False))
+        return model
+    newest, source = resume.checkpoint, resume.source
+    for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
-        if done > phase.steps:
-            raise checks.error(
-                f"phase {number} must not have made more steps than its {phase.steps}",
-                fix="remove the checkpoint if it is of another run, or choose another directory",
-                checkpoint=str(newest),
-                steps=done,
-            )
-        if done == phase.steps and number < len(phases):
-            levels_before = phase.level_names
-            continue
         # Let the model of the phase before go first: it and its traced functions refer to each
         # other, so that only the collector frees them, and it would take its time.
         model = None
         gc.collect()
+        before = phases[number - 2].level_names if number > 1 else ()
         with strategy.scope():
-            model = _make(phase, make_model, levels_before)
+            model = preflight.prepared_model(phase, make_model, before)
         model.unet.trained_alone = tuple(phase.groups)
-        levels_before = phase.level_names
         if chief:
-            _require_same_model(run, number, model)
-        dataset = make_dataset(phase, done)
-        _check_groups_of(dataset, phase)
+            preflight.require_same_model(run, number, model)
+            if run.phase_record(number) is None:
+                ledger.note_start(run, number, phase, _source_name(run, source, start))
+        distribute.barrier(strategy)
+        dataset = make_dataset(phase, ledger.data_step(run, number, phase, done))
+        preflight.check_groups_of(dataset, phase)
         if newest is not None:
             restore_snapshot(model, newest)
         else:
-            if number > 1:
-                before = checkpoints.newest_valid(run.checkpoints(number - 1))
-                grow_from_snapshot(model, before, keep_moments=keep_moments)
+            if source is not None:
+                grow_from_snapshot(model, source, keep_moments=keep_moments)
+            elif start is not None:
+                model.start_from(start)
             model.measure_residual(make_dataset(phase, 0), only_missing=True)
-        if done == phase.steps:
-            break
-        # What knows the model gets no name here: it would keep the model into the next phase.
-        _train(
-            PhaseContext(
-                number,
-                phase,
-                model,
-                run,
-                done,
-                TensorBoardLogger(run.logs, every=log_every, initial_step=phase.first_step + done)
-                if chief
-                else None,
-            ),
-            dataset,
-            chief=chief,
-            flop_per_step=count_step_flop(model.unet, phase.groups, _text_tokens(dataset)),
-            description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
-            **training,
-        )
-        distribute.barrier(strategy)  # the next phase starts from what the chief has written
-        trained = True
-    if chief and (trained or not run.model.exists()):
-        write_atomically(run.model, model.save)
+        if done < phase.steps:
+            trained = True
+            # What knows the model gets no name here: it would keep it into the next phase.
+            _train(
+                PhaseContext(
+                    number,
+                    phase,
+                    model,
+                    run,
+                    done,
+                    TensorBoardLogger(
+                        run.logs, every=log_every, initial_step=phase.first_step + done
+                    )
+                    if chief
+                    else None,
+                ),
+                dataset,
+                chief=chief,
+                stop=stop,
+                flop_per_step=count_step_flop(
+                    model.unet, phase.groups, preflight.text_tokens(dataset)
+                ),
+                description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
+                **training,
+            )
+            if chief:
+                with stop.writing():
+                    _write_model(run, run.phase_model(number), model)
+            distribute.barrier(strategy)  # the next phase starts from what the chief has written
+            stop.check()
+        source, newest = checkpoints.newest_valid(run.checkpoints(number)), None
+    if chief and (trained or not run.model_is_whole()):
+        with stop.writing():
+            _write_model(run, run.model, model, same=run.phase_model(len(phases)))
     distribute.barrier(strategy)
     return model
+
+
+def _source_name(
+    run: RunDirectory, source: Path | None, start: MatryoshkaDiffusion | None
+) -> str | None:
+    """What a phase begins with, as the ledger says it."""
+    if source is not None:
+        return source.relative_to(run.path).as_posix()
+    return None if start is None else f"model {start.name}"
+
+
+def _write_model(
+    run: RunDirectory, file: Path, model: MatryoshkaDiffusion, same: Path | None = None
+) -> None:
+    """Write a model, or another name of the file that holds it already."""
+    run.require_present()
+    if same is not None and same.is_file():
+        with contextlib.suppress(OSError):  # a file system without links
+            write_atomically(file, lambda temporary: os.link(same, temporary))
+            run.note_model(file)
+            return
+    write_atomically(file, model.save)
+    run.note_model(file)
 
 
 def _train(
@@ -240,6 +362,9 @@ def _train(
     *,
     chief: bool,
     more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
+    validation: Callable[[Phase], tf.data.Dataset] | None,
+    validate_every: int | None,
+    stop: OrderlyStop,
     description: str,
     flop_per_step: int,
     quiet: bool,
@@ -247,22 +372,50 @@ def _train(
     **checkpointing: Any,
 ) -> None:
     """Make the steps of a phase that are left, and its last checkpoint."""
-    phase, model, done = context.phase, context.model, context.initial_step
-    directory = context.run.checkpoints(context.number)
+    phase, model, done, run = context.phase, context.model, context.initial_step, context.run
+    directory = run.checkpoints(context.number)
 
     def prepare(step: int) -> Callable[[], Path]:
-        context.run.require_present()
-        return prepare_snapshot(model, directory, step, {"phase": context.number})
+        run.require_present()
+        write = prepare_snapshot(model, directory, step, {"phase": context.number})
 
-    writer = CheckpointWriter(prepare, directory, initial_step=done, **checkpointing)
+        def save() -> Path:
+            run.require_present()  # it is written beside the training
+            try:
+                return write()
+            except FileNotFoundError:
+                run.require_present()
+                raise
+
+        return save
+
+    def written(step: int) -> None:
+        run.require_present()
+        run.note_checkpoint(context.number, step, done=step == phase.steps)
+
+    writer = CheckpointWriter(
+        prepare, directory, initial_step=done, written=written, **checkpointing
+    )
+
+    def rescue(step: int) -> None:
+        if chief and writer.unsaved:
+            writer.write(step)
 
     def write_last(step: int) -> None:
-        if chief:
-            writer.write(step)
+        rescue(step)
         distribute.barrier(model.distribute_strategy)  # nobody leaves while the chief writes
 
-    stop = StopOnSignal(write_last, initial_step=done)
-    watching: list[keras.callbacks.Callback] = [NonFiniteGuard(skipped_limit, initial_step=done)]
+    stop_on_signal = StopOnSignal(
+        write_last,
+        rescue=rescue,
+        newest=lambda: checkpoints.newest_valid(directory),
+        stop=stop,
+        initial_step=done,
+    )
+    watching: list[keras.callbacks.Callback] = [
+        stop_on_signal,  # first: it knows when a step is over
+        NonFiniteGuard(skipped_limit, initial_step=done),
+    ]
     if chief:
         watching += [
             # The others show what it measures.
@@ -272,125 +425,65 @@ def _train(
             writer,
         ]
     try:
+        if validation is not None:
+            watching.append(
+                Validation(
+                    validation(phase),
+                    validate_every or phase.steps,
+                    context.number,
+                    run,
+                    context.logger.writer if chief else None,
+                    first_step=phase.first_step,
+                    initial_step=done,
+                )
+            )
         if chief:
             watching += list(more(context)) if more is not None else []
-        watching.append(stop)  # last: what the others do at a step is done
         model.fit(
             dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
         )
-    except BaseException:
+    except BaseException as problem:
         # What is being written is of use, whatever ended the training; the first problem counts.
         with contextlib.suppress(Exception):
             writer.finish()
+            if chief and isinstance(problem, RuntimeError) and writer.broken:
+                writer.mark_suspect()
         raise
     finally:
-        stop.restore()
+        stop_on_signal.restore()
         if context.logger is not None:
             context.logger.close()
     made = int(model.optimizer.iterations.numpy()) - phase.first_step
     if made != phase.steps:
         raise checks.error(
-            f"the dataset of phase {context.number} must last for {phase.steps} steps",
+            f"the data ended before the phase: the dataset of phase {context.number} must last for "
+            f"{phase.steps} steps",
             fix="let make_dataset return an endless dataset",
             steps_made=made,
         )
     if chief:
-        writer.write(phase.steps)
+        with stop.writing():
+            _write_last(writer, context)
 
 
-def _make(
-    phase: Phase,
-    make_model: Callable[[Phase], MatryoshkaDiffusion],
-    trained_levels: Sequence[str],
-) -> MatryoshkaDiffusion:
-    """Make the model of a phase and apply what the phase says about it."""
-    model = make_model(phase)
-    if not isinstance(model, MatryoshkaDiffusion) or model.unet.levels != phase.level_names:
-        raise checks.error(
-            f"make_model must return a MatryoshkaDiffusion with the levels {phase.level_names}",
-            fix="build its network from phase.levels",
-            levels=getattr(getattr(model, "unet", None), "levels", None),
+def _write_last(writer: CheckpointWriter, context: PhaseContext) -> None:
+    """Write the checkpoint at the end of a phase, which the next one begins with."""
+    if writer.broken:
+        raise RuntimeError(
+            f"Phase {context.number} ended with steps that were not finite; its last checkpoint is "
+            "the one before them. To go on: lower the learning rate (extend=True), or look for "
+            "broken data."
         )
-    if getattr(model, "optimizer", None) is None or not hasattr(model.optimizer, "set_state"):
-        raise checks.error(
-            "make_model must return a model compiled with an optimizer of keras_mdm.optimizers",
-            fix="call model.compile(optimizer=keras_mdm.optimizers.Adam(...))",
-            optimizer=type(getattr(model, "optimizer", None)).__name__,
-        )
-    if phase.level_weights is not None:
-        model.level_weights = check_level_weights(phase.level_weights, phase.level_names)
-    model.phase_span = (phase.first_step, phase.steps)
-    check_groups(
-        phase.groups,
-        phase.shares,
-        model.distribute_strategy.num_replicas_in_sync * model.micro_batches,
-    )
-    if phase.downsample is not None:
-        model.downsample = phase.downsample
-    phase.check_trained(model.level_weights)
-    if phase.steps % model.steps_per_execution:
-        raise checks.error(
-            "the steps of a phase must be a multiple of the model's `steps_per_execution`",
-            fix="change one of the two",
-            steps=phase.steps,
-            steps_per_execution=model.steps_per_execution,
-        )
-    model.optimizer.set_learning_rate_factors(_factors(phase, model, trained_levels))
-    return model
-
-
-def _require_same_model(run: RunDirectory, number: int, model: MatryoshkaDiffusion) -> None:
-    """Raise if the architecture, or what its outputs mean, is not that of the run so far: with
-    another one the weights would be worthless."""
-    config = model.get_config()
-    network = dict(config["unet"]["config"]["spec"])
-    for name, level in zip(model.unet.levels, network.pop("levels"), strict=True):
-        run.require_same(f"level {name}", level)
-    network.pop("seed")  # of the initial values
-    if network["pooled_width"] is None:
-        del network["pooled_width"]  # which runs of earlier versions do not know
-    run.require_same("conditions", {**network, "text_encoder": config["text_encoder"]})
-    names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
-    run.require_same(f"process of phase {number}", {name: config[name] for name in names})
-
-
-def _text_tokens(dataset: tf.data.Dataset) -> int:
-    """Tokens of the prompts in a dataset, as far as they are fixed."""
-    texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) == 3]
-    return next((spec.shape[1] for spec in texts if spec.shape[1]), DEFAULT_TEXT_TOKENS)
-
-
-def _check_groups_of(dataset: tf.data.Dataset, phase: Phase) -> None:
-    """Raise unless a dataset yields the groups of its phase."""
-    spec, groups = dataset.element_spec, phase.groups
-    nested = isinstance(spec, Mapping) and all(isinstance(v, Mapping) for v in spec.values())
-    found = spec if nested else {phase.level_names[-1]: spec}
-    sizes = {
-        level: next(iter(batch.values())).shape[0] if isinstance(batch, Mapping) else None
-        for level, batch in found.items()
-    }
-    fits = sizes.keys() == groups.keys() and all(
-        rows in (None, groups[level]) for level, rows in sizes.items()
-    )
-    if not fits:
-        raise checks.error(
-            f"make_dataset must yield batches of {groups} samples by their highest level",
-            fix="make one dataset per entry of phase.groups and join them with "
-            "keras_mdm.data.mixed_dataset, or pass Phase(mixed=False)",
-            groups=sizes,
-        )
-
-
-def _factors(
-    phase: Phase, model: MatryoshkaDiffusion, trained_levels: Sequence[str]
-) -> list[tuple[Any, float]]:
-    """Learning-rate factors: frozen levels do not move, levels trained before may move slower."""
-    factors = []
-    for name, part in model.unet.parts.items():
-        level = model.unet.level_of(name)
-        factor = phase.inner_learning_rate if level in trained_levels else 1.0
-        if level in phase.freeze:
-            factor = 0.0
-        if factor != 1.0:
-            factors += [(variable, factor) for variable in part.trainable_variables]
-    return factors
+    try:
+        writer.write(context.phase.steps)
+    except OSError as problem:
+        if problem.errno not in DISK_FULL:
+            raise
+        newest = checkpoints.newest_valid(writer.directory)
+        raise OSError(
+            problem.errno,
+            f"{os.strerror(problem.errno or errno.ENOSPC)}: the last checkpoint of phase "
+            f"{context.number} must be written. Received: run_dir={str(context.run.path)!r}. To "
+            "fix it: make room and start the run again; it goes on from "
+            f"{newest or 'its beginning'}",
+        ) from problem

@@ -50,7 +50,7 @@ ALLOWED = {
     "costs": {"estimate", "models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "latents": {"tensorflow"},
     "runs": {"callbacks", "distribute", "estimate", "models", "optimizers", "training"}
-    | {"describe", "keras", "tensorflow"},
+    | {"costs", "describe", "keras", "tensorflow"},
     "video": {"training", "diffusion.pyramid"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},
 }

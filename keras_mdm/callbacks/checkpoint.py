@@ -21,6 +21,10 @@ class CheckpointWriter(StepCallback):
     steps, unless the next checkpoint is due before it is done. A full disk costs a checkpoint, with
     a warning, and not the run.
 
+    While steps are skipped because they are not finite nothing is written and nothing is deleted:
+    the weights may be broken already. For the same reason the newest checkpoint that a finite step
+    came after is never deleted, whatever `keep_last` says; see `mark_suspect`.
+
     Args:
         prepare: function (step) that copies the state and returns a function which writes it as a
             checkpoint.
@@ -29,6 +33,7 @@ class CheckpointWriter(StepCallback):
         keep_last: how many to keep.
         keep_every: keep those of every n-th step for good.
         initial_step: steps of the phase made before.
+        written: function (step), called after a checkpoint was written, in the same thread.
 
     Example:
 
@@ -46,9 +51,14 @@ class CheckpointWriter(StepCallback):
         keep_last: int = 2,
         keep_every: int | None = None,
         initial_step: int = 0,
+        written: Callable[[int], None] | None = None,
     ):
         super().__init__(initial_step=initial_step)
         self.prepare = prepare
+        self._note = written
+        # The newest checkpoint that a finite step came after, and the newest finite step.
+        self._proven: int | None = None
+        self._finite = self._initial = initial_step
         self.directory = directory
         self.every = checks.integer("every", every, minimum=1)
         self.keep_last = checks.integer("keep_last", keep_last, minimum=1)
@@ -58,8 +68,15 @@ class CheckpointWriter(StepCallback):
         self._written: int | None = None
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
-        if self.crossed(self.every, previous_step):
+        if logs.get("skipped_in_a_row", 0) > 0:
+            return
+        self._finite = self.step
+        due = self.crossed(self.every, previous_step)
+        if due:
             self.finish()
+        if self._written is not None and self._written < self.step:
+            self._proven = self._written
+        if due:
             arguments = (self.step, self.prepare(self.step))
             # Not a daemon: an ordinary end of the program waits for it.
             self._thread = threading.Thread(target=self._try, args=arguments)
@@ -74,7 +91,31 @@ class CheckpointWriter(StepCallback):
     def _save(self, step: int, save: Callable[[], Path]) -> None:
         save()
         self._written = step
-        checkpoints.prune(self.directory, self.keep_last, self.keep_every)
+        if self._note is not None:
+            self._note(step)
+        keep = () if self._proven is None else (self._proven,)
+        checkpoints.prune(self.directory, self.keep_last, self.keep_every, keep=keep)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether finite steps were made that no checkpoint has."""
+        return self._finite > (self._written if self._written is not None else self._initial)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the last steps were skipped because they were not finite."""
+        return self._finite < self.step
+
+    def mark_suspect(self) -> None:
+        """Mark the checkpoints that no finite step came after, where the steps stay broken.
+
+        The next start passes them over. The last one that is not marked is always left.
+        """
+        for path in reversed(checkpoints.list_checkpoints(self.directory)):
+            step = checkpoints.step_of(path)
+            if step < self._finite or step <= (self._proven or 0):
+                return
+            checkpoints.mark_suspect(path)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written.

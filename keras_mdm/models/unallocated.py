@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 
 _PENDING = "uninitialized_variables"
@@ -27,7 +28,27 @@ def unallocated() -> Iterator[None]:
     """
     before = list(global_state.get_global_attribute(_PENDING, []))
     try:
-        with keras.StatelessScope(initialize_variables=False):
+        with keras.StatelessScope(initialize_variables=False), _values_postponed():
             yield
     finally:
         global_state.set_global_attribute(_PENDING, before)
+
+
+@contextlib.contextmanager
+def _values_postponed() -> Iterator[None]:
+    """Let optimizers be made as well: they give some of their variables values, such as a step of
+    0, which Keras refuses inside of its scope, instead of initialisers."""
+    original = keras.Variable.__init__
+
+    def init(self, initializer, shape=None, dtype=None, **options):
+        if not callable(initializer) and not isinstance(initializer, str):
+            value = np.asarray(initializer)
+            shape, dtype = value.shape, dtype or keras.backend.standardize_dtype(value.dtype)
+            initializer = keras.initializers.Constant(float(value) if not shape else value)
+        original(self, initializer, shape=shape, dtype=dtype, **options)
+
+    keras.Variable.__init__ = init
+    try:
+        yield
+    finally:
+        keras.Variable.__init__ = original

@@ -104,6 +104,12 @@ class Optimizer(keras.optimizers.Optimizer):
         """Global norm of the last step's gradients before clipping, a float32 variable."""
         return self._gradient_norm
 
+    def _var_key(self, variable):
+        # Networks without memory have variables without a value to know them by.
+        if isinstance(variable, keras.Variable) and variable._value is None:
+            return id(variable)
+        return super()._var_key(variable)
+
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Create the slots of `variables` and their update counts."""
         if self.built:

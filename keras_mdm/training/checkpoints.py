@@ -7,7 +7,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,8 @@ from keras_mdm.optimizers.named_state import require_match
 
 _NAME = re.compile(r"step-(\d{7,})")
 _CHUNK = 1 << 22
+# A mark in a checkpoint that nothing finite came after.
+SUSPECT = ".suspect"
 
 
 def step_of(path: str | Path) -> int:
@@ -113,6 +115,8 @@ def find_damage(path: str | Path, *, contents: bool = True) -> str | None:
     """What is wrong with a checkpoint, or `None`; without `contents` only sizes are compared."""
     path = Path(path)
     try:
+        if list(path.glob(SUSPECT)):
+            return "the steps after it were not finite"
         files = json.loads((path / "manifest.json").read_text())["files"]
         for name, record in files.items():
             size = (path / name).stat().st_size
@@ -120,12 +124,31 @@ def find_damage(path: str | Path, *, contents: bool = True) -> str | None:
                 return f"{name} has {size} bytes instead of {record['bytes']}"
             if contents and _sha256(path / name) != record["sha256"]:
                 return f"{name} does not have the sha256 of the manifest"
+        step = json.loads((path / "state.json").read_text())["step"]
+        if step != step_of(path):
+            return f"it holds step {step}, its name says {step_of(path)}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         return f"{type(problem).__name__}: {problem}"
     return None
 
 
-def prune(directory: str | Path, keep_last: int, keep_every: int | None = None) -> list[Path]:
+def mark_suspect(path: str | Path) -> None:
+    """Mark a checkpoint whose weights gave nothing finite: it is passed over as a damaged one.
+
+    Args:
+        path: the checkpoint.
+    """
+    (Path(path) / SUSPECT).touch()
+    fsync_path(path)
+
+
+def prune(
+    directory: str | Path,
+    keep_last: int,
+    keep_every: int | None = None,
+    *,
+    keep: Collection[int] = (),
+) -> list[Path]:
     """Delete old checkpoints.
 
     Args:
@@ -133,6 +156,7 @@ def prune(directory: str | Path, keep_last: int, keep_every: int | None = None) 
         keep_last: how many of the newest whole ones stay. Damaged ones are neither counted nor
             deleted: somebody may want to look at them.
         keep_every: also keep those whose step is a multiple of it.
+        keep: also keep those of these steps.
 
     Returns:
         What was deleted.
@@ -142,7 +166,9 @@ def prune(directory: str | Path, keep_last: int, keep_every: int | None = None) 
         checks.integer("keep_every", keep_every, minimum=1)
     whole = [p for p in list_checkpoints(directory) if find_damage(p, contents=False) is None]
     deleted = [
-        path for path in whole[:-keep_last] if keep_every is None or step_of(path) % keep_every != 0
+        path
+        for path in whole[:-keep_last]
+        if (keep_every is None or step_of(path) % keep_every != 0) and step_of(path) not in keep
     ]
     for path in deleted:
         # Renamed first: a process killed in between must not leave half a checkpoint.

@@ -213,16 +213,15 @@ class MatryoshkaDiffusion(
     # Parts
 
     def _average_of(self, variable: keras.Variable, prefix: str = "ema") -> keras.Variable:
-        average = self.add_weight(
+        return self.add_weight(
             name=f"{prefix}__" + variable.path.replace("/", "__"),
             shape=variable.shape,
             dtype="float32",
-            initializer="zeros",
+            # A copy: on the CPU the two might share their memory.
+            initializer=lambda shape, dtype=None: np.asarray(variable).astype("float32", copy=True),
             trainable=False,
             autocast=False,
         )
-        average.assign(variable.value)
-        return average
 
     def _add_residual(self, residual: bool | Mapping[str, float]) -> None:
         self.residual_std = {}

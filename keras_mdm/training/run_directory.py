@@ -1,18 +1,23 @@
 """A run's directory: where its files are, and what it was started with."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import threading
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from keras_mdm import checks
-from keras_mdm.files import write_atomically
+from keras_mdm.files import read_json, write_atomically
 
 LOCK = ".lock"
+# What `run.json` has to hold.
+_KEYS = {"phases": list}
 
 
 def versions() -> dict[str, str]:
@@ -43,6 +48,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock: IO | None = None
+        self._writing = threading.RLock()
 
     @property
     def file(self) -> Path:
@@ -63,6 +69,10 @@ class RunDirectory:
     def model(self) -> Path:
         """The finished model, `model.keras`."""
         return self.path / "model.keras"
+
+    def phase_model(self, phase: int) -> Path:
+        """The model at the end of a phase, such as `phase-1.keras`; phases count from 1."""
+        return self.path / f"phase-{checks.integer('phase', phase, minimum=1)}.keras"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -101,18 +111,35 @@ class RunDirectory:
                 self._lock = None
 
     def require_present(self) -> None:
-        """Raise if the directory was removed since it was locked: what is written now would look
-        like a run of its own, or fall into a new one of the same name.
+        """Raise if the directory was moved or removed since it was locked: what is written now
+        would look like a run of its own, or fall into a new one of the same name.
 
         Raises:
             ValueError: if it was.
         """
-        if self._lock is not None and not os.fstat(self._lock.fileno()).st_nlink:
+        if self._lock is None:
+            return
+        held = os.fstat(self._lock.fileno())
+        try:
+            here = os.stat(self.path / LOCK)
+        except OSError:
+            here = None
+        if here is not None and (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino):
+            return
+        now = _path_of(self._lock)
+        if held.st_nlink and now is not None:
             raise checks.error(
-                "the directory of a run must stay while it is trained",
-                fix="end the process before its directory is removed, and start the run again",
+                "the directory of a run must stay where it is while it is trained",
+                fix=f"start the run again with run_dir={str(now.parent)!r}: it goes on from its "
+                "newest checkpoint",
                 run_dir=str(self.path),
+                moved_to=str(now.parent),
             )
+        raise checks.error(
+            "the directory of a run must stay while it is trained",
+            fix="end the process before its directory is removed, and start the run again",
+            run_dir=str(self.path),
+        )
 
     def checkpoints(self, phase: int) -> Path:
         """Directory of the checkpoints of a phase; phases count from 1."""
@@ -120,7 +147,13 @@ class RunDirectory:
 
     def read(self) -> dict[str, Any] | None:
         """Content of `run.json`, or `None` if the run has not been started."""
-        return json.loads(self.file.read_text()) if self.file.exists() else None
+        if not self.file.exists():
+            return None
+        fix = (
+            "copy it back from a backup; without one begin anew with fresh=True (--fresh), which "
+            "moves the run aside: its checkpoints can be loaded with keras_mdm.load"
+        )
+        return read_json(self.file, what="the record of a run", fix=fix, keys=_KEYS)
 
     def set_aside(self) -> Path | None:
         """Move an earlier run out of the way, to the first free name such as `runs/x.1`.
@@ -131,14 +164,23 @@ class RunDirectory:
         Raises:
             ValueError: if another process is training here.
         """
-        if not self.file.exists():
+        if not self._holds_a_run():
             return None
+        path = self.path.resolve()  # of a link what it points to
         number = 1
-        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+        while (target := path.with_name(f"{path.name}.{number}")).exists():
             number += 1
         with self.locked():  # not from under another process
-            self.path.rename(target)
+            path.rename(target)
+        path.mkdir()  # where a link points to
         return target
+
+    def _holds_a_run(self) -> bool:
+        """Whether anything of a run is here, `run.json` or not."""
+        names = ("run.json", "checkpoints", "logs", "samples")
+        if any((self.path / name).exists() for name in names):
+            return True
+        return self.path.is_dir() and any(self.path.glob("*.keras"))
 
     def start(
         self,
@@ -146,35 +188,121 @@ class RunDirectory:
         phases: Sequence[Mapping[str, Any]],
         data: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
-        """Begin the run, or continue it if phases and data are still the same.
+        """Begin the run, or continue it if the data is still the same; for phases see
+        `keras_mdm.runs.ledger.plan`.
 
         `run.json` keeps the first start under "arguments" and "versions", and every later one in
         the list "continued".
 
         Args:
             arguments: what the command was given; what is not JSON is stored as its text.
-            phases: one record per phase. Phases that have been trained cannot change under a run.
+            phases: one record per phase.
             data: what tells the data from others; not compared if it is not said.
 
         Returns:
             The directory itself.
 
         Raises:
-            ValueError: the directory belongs to a run with other phases or data.
+            ValueError: the directory belongs to a run with other data.
         """
-        record = _as_json({"arguments": dict(arguments), "versions": versions()})
-        phases = _as_json(list(phases))
+        record = as_json({"arguments": dict(arguments), "versions": versions()})
+        phases = as_json(list(phases))
         content = self.read()
         if content is None:
             content = {**record, "phases": phases, "made_of": {}, "continued": []}
         else:
-            before = _as_now(content["phases"], phases)
-            self._refuse("phases", _numbered(before), _numbered(phases))
-            content["continued"].append(record)
+            content["phases"] = phases
+            content.setdefault("continued", []).append(record)
         if data is not None:
             self._compare(content, "data", data)
         self._write(content)
         return self
+
+    def require_data(self, data: Mapping[str, Any] | None) -> None:
+        """Raise if the run was started with other data; nothing is noted.
+
+        Args:
+            data: as in `start`.
+        """
+        if data is not None:
+            self.require_known("data", data)
+
+    def forget_from(self, number: int) -> None:
+        """Move the checkpoints of a phase and those after it aside: it is begun again.
+
+        Args:
+            number: of the phase.
+        """
+        content = self.read() or {}
+        for later in range(number, len(content.get("phases", ())) + 1):
+            directory, place = self.checkpoints(later), 1
+            if not directory.exists():
+                continue
+            while (target := directory.with_name(f"old-{directory.name}.{place}")).exists():
+                place += 1
+            directory.rename(target)
+        with self._writing:
+            content["ledger"] = {
+                k: v for k, v in content.get("ledger", {}).items() if int(k) < number
+            }
+            self._write(content)
+
+    def require_known(self, kind: str, description: Mapping[str, Any]) -> None:
+        """Raise if what the run is made of was another one, as `require_same`, without noting it.
+
+        Args:
+            kind: as in `require_same`.
+            description: likewise.
+        """
+        content = self.read()
+        if content is not None:
+            self._compare(content, kind, description)
+
+    # The ledger, see `keras_mdm.runs.ledger`. Checkpoints are noted by the thread that writes them.
+
+    def phase_record(self, number: int) -> dict[str, Any] | None:
+        """What the ledger holds of a phase."""
+        return (self.read() or {}).get("ledger", {}).get(str(number))
+
+    def note_phase(self, number: int, record: Mapping[str, Any]) -> None:
+        """Put what is known of a phase into the ledger; those after it have not been begun."""
+        with self._writing:
+            content = self.read()
+            ledger = content.get("ledger", {})
+            known = {k: v for k, v in ledger.items() if int(k) <= number}
+            self._write({**content, "ledger": {**known, str(number): as_json(dict(record))}})
+
+    def note_checkpoint(self, number: int, step: int, *, done: bool) -> None:
+        """Note that a checkpoint of a phase was written, and whether the phase ends with it."""
+        with self._writing:
+            record = {**(self.phase_record(number) or {}), "steps": step}
+            self.note_phase(number, {**record, "state": "done" if done else "running"})
+
+    def note(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append to one of the lists of `run.json`, such as "changes" or "validation"."""
+        with self._writing:
+            content = self.read()
+            content.setdefault(name, []).append(as_json(dict(record)))
+            self._write(content)
+
+    def note_model(self, file: Path) -> None:
+        """Note size and SHA-256 of a model that was written here."""
+        record = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        with self._writing:
+            content = self.read()
+            content.setdefault("models", {})[file.name] = record
+            self._write(content)
+
+    def model_is_whole(self) -> bool:
+        """Whether `model.keras` is what was written; a zip archive, in runs of earlier versions."""
+        if not self.model.is_file():
+            return False
+        known = (self.read() or {}).get("models", {}).get(self.model.name)
+        if known is None:
+            return zipfile.is_zipfile(self.model)
+        if self.model.stat().st_size != known["bytes"]:
+            return False
+        return _sha256(self.model) == known["sha256"]
 
     def require_same(self, kind: str, description: Mapping[str, Any]) -> None:
         """Note what the run is made of, or compare it with what was noted before.
@@ -192,7 +320,7 @@ class RunDirectory:
 
     def _compare(self, content: dict[str, Any], kind: str, description: Mapping[str, Any]) -> bool:
         """Whether something new was noted in the content."""
-        known, now = content.setdefault("made_of", {}), _as_json(description)
+        known, now = content.setdefault("made_of", {}), as_json(description)
         if kind in known:
             self._refuse(kind, known[kind], now)
             return False
@@ -201,7 +329,7 @@ class RunDirectory:
 
     def _refuse(self, kind: str, before: Any, now: Any) -> None:
         """Raise if there are differences, naming all."""
-        before, now = _flat(before), _flat(now)
+        before, now = flat(before), flat(now)
         differences = [
             f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
             for key in sorted(before.keys() | now.keys())
@@ -220,26 +348,25 @@ class RunDirectory:
         write_atomically(self.file, json.dumps(content, indent=2) + "\n")
 
 
-def _numbered(phases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Phases by their name for the reader, and how many there are."""
-    return {"phases": len(phases)} | {f"phase {n}": row for n, row in enumerate(phases, start=1)}
+def _path_of(file: IO) -> Path | None:
+    """Where an open file lies now, if the system tells."""
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
+    except OSError:
+        return None
 
 
-def _as_now(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict]:
-    """Phases of a run without what is not said of them any more: in earlier versions they always
-    named how data is downsampled, which is the model's to say."""
-    left_out = {n for n, phase in enumerate(now) if phase.get("downsample", "") is None}
-    return [
-        {**phase, "downsample": None} if n in left_out else phase for n, phase in enumerate(before)
-    ]
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _as_json(content: Any) -> Any:
+def as_json(content: Any) -> Any:
     """What a reader would see: tuples become lists, paths become text."""
     return json.loads(json.dumps(content, default=str))
 
 
-def _flat(content: Any, path: str = "") -> dict[str, Any]:
+def flat(content: Any, path: str = "") -> dict[str, Any]:
     """Nested JSON as {path: value}."""
     if isinstance(content, dict):
         items = content.items()
@@ -249,5 +376,5 @@ def _flat(content: Any, path: str = "") -> dict[str, Any]:
         return {path: content}
     found: dict[str, Any] = {}
     for key, value in items:
-        found |= _flat(value, f"{path}.{key}" if path else str(key))
+        found |= flat(value, f"{path}.{key}" if path else str(key))
     return found or {path: content}

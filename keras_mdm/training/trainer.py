@@ -144,7 +144,7 @@ class DistributedTrainer(keras.Model):
 
         return run
 
-    def _make_function(self, step: Any):
+    def _make_function(self, step: Any, *, counted: bool = False):
         """Function of an iterator that fetches batches, and then makes as many steps.
 
         The batches are fetched outside of the steps: one that is missing must not leave a step
@@ -179,7 +179,8 @@ class DistributedTrainer(keras.Model):
                     raise
             finally:
                 self.__dict__["fetching"] = False
-            self.__dict__["executed_steps"] = len(batches)
+            if counted:
+                self.__dict__["executed_steps"] = len(batches)
             return make(*batches)
 
         return function
@@ -187,7 +188,9 @@ class DistributedTrainer(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """Trace the training step once."""
         if self.train_function is None or force:
-            self.train_function = self._make_function(lambda data: self.train_step(data))
+            self.train_function = self._make_function(
+                lambda data: self.train_step(data), counted=True
+            )
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:

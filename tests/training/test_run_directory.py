@@ -28,27 +28,12 @@ def test_start_and_continue(tmp_path):
     assert [entry["arguments"] for entry in second["continued"]] == [{"seed": 2}]
 
 
-def test_a_run_that_named_the_operator_in_its_phases_goes_on(tmp_path):
-    named, silent = ([{**phase, "downsample": kind} for phase in PHASES] for kind in ("area", None))
-    run = RunDirectory(tmp_path).start({}, named)
-    run.start({}, silent)
-    assert run.read()["phases"][1]["downsample"] == "area"  # what was noted stays
-    with pytest.raises(ValueError, match="phase 1.downsample: 'area' before, 'bilinear' now"):
-        run.start({}, [{**PHASES[0], "downsample": "bilinear"}, PHASES[1]])
-
-
-@pytest.mark.parametrize(
-    ("phases", "words"),
-    [
-        ([PHASES[0], {**PHASES[1], "steps": 6}], "phase 2.steps: 5 before, 6 now"),
-        (PHASES[:1], "phases: 2 before, 1 now"),
-        ([{**PHASES[0], "batch_size": 4}, PHASES[1]], "phase 1.batch_size: None before, 4 now"),
-    ],
-)
-def test_other_phases_are_refused_and_nothing_is_changed(tmp_path, phases, words):
+def test_the_ledger_notes_phases_and_checkpoints(tmp_path):
     run = RunDirectory(tmp_path).start({}, PHASES)
-    before = run.file.read_bytes()
-    with pytest.raises(ValueError) as caught:
-        run.start({}, phases)
-    assert words in str(caught.value) and "To fix it" in str(caught.value)
-    assert run.file.read_bytes() == before
+    assert run.phase_record(1) is None
+    run.note_phase(1, {"state": "running", "steps": 0})
+    run.note_checkpoint(1, 10, done=True)
+    run.note_phase(2, {"state": "running", "steps": 0})
+    assert run.phase_record(1) == {"state": "done", "steps": 10}
+    run.note_phase(1, {"state": "running", "steps": 0})  # begun again: what came after has not been
+    assert run.phase_record(2) is None

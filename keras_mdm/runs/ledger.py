@@ -1,0 +1,303 @@
+"""The ledger of a run: which phases are done, from what each began, and where the run goes on.
+
+It stands in `run.json` under "ledger", one record per phase that was begun:
+
+- `steps`: of the newest checkpoint that was written,
+- `state`: "running" or "done",
+- `from`: the checkpoint or the model that the phase began with,
+- `segments`: `[step, data step, batch size]` of every stretch with one batch size; where the batch
+  changes the data goes on at the sample where it was.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_mdm import checks
+from keras_mdm.training import checkpoints
+from keras_mdm.training.phases import Phase, number_phases
+from keras_mdm.training.run_directory import RunDirectory, as_json, flat
+
+# What may change in the phase that runs, if asked for; the levels it trains may not.
+EXTENDABLE = (
+    *("steps", "batch_size", "groups", "learning_rate", "warmup_steps", "final_learning_rate"),
+    *("inner_learning_rate", "level_weights", "freeze"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Where a run goes on.
+
+    Args:
+        number: the phase that is trained next, from 1; that after the last if nothing is left.
+        checkpoint: its newest whole checkpoint; `None` if it begins.
+        source: for a phase that begins, the last checkpoint of the phase before; `None` for the
+            first.
+    """
+
+    number: int
+    checkpoint: Path | None
+    source: Path | None
+
+    @property
+    def step(self) -> int:
+        """Steps of the phase that are made."""
+        return 0 if self.checkpoint is None else checkpoints.step_of(self.checkpoint)
+
+
+def plan(
+    run: RunDirectory,
+    phases: Sequence[Phase],
+    *,
+    extend: bool = False,
+    restart_phase: int | None = None,
+) -> tuple[list[Phase], Resume]:
+    """Compare what is asked for with what was done, and say where to go on. Nothing is written.
+
+    Args:
+        run: the directory.
+        phases: what is asked for.
+        extend: whether the phase that runs may change.
+        restart_phase: begin this phase again from the end of the one before.
+
+    Returns:
+        The phases, numbered, with the groups that a run of an earlier version was started with; and
+        where to go on.
+
+    Raises:
+        ValueError: if something differs that may not, or something that is needed is missing.
+    """
+    phases = number_phases(phases)
+    content = run.read()
+    begun = _begun(run, content)
+    current = begun[-1] if begun else 0
+    if restart_phase is not None:
+        checks.integer("restart_phase", restart_phase, minimum=1)
+        if restart_phase > max(1, current):
+            raise checks.error(
+                "only a phase that was begun can be begun again",
+                fix="leave restart_phase out; a phase that was not begun starts anyway",
+                restart_phase=restart_phase,
+                begun=begun,
+            )
+        current = restart_phase - 1  # what comes from here on has not been begun
+    rows = content["phases"] if content else []
+    if current > len(phases):
+        raise checks.error(
+            "phases that were begun must stay in the list",
+            fix="pass all phases, those that are done included",
+            run_dir=str(run.path),
+            begun=current,
+            phases=len(phases),
+        )
+    phases = _as_started(phases, rows[:current])
+    made = _steps_made(run, content, current) if current else 0
+    for number in range(1, current + 1):
+        changed = _differences(rows[number - 1], phases[number - 1])
+        _refuse(run, number, changed, current=current, made=made, extend=extend, phases=phases)
+    return phases, _resume(run, phases, current, made, content)
+
+
+def note_start(run: RunDirectory, number: int, phase: Phase, source: str | None) -> None:
+    """Write down that a phase begins."""
+    run.note_phase(
+        number,
+        {
+            "state": "running",
+            "steps": 0,
+            "from": source,
+            "segments": [[0, 0, phase.batch_size]],
+        },
+    )
+
+
+def data_step(run: RunDirectory, number: int, phase: Phase, step: int) -> int:
+    """Which step of the data set comes at a step of a phase.
+
+    The two are the same unless the batch was changed on the way: the data then goes on where it
+    was, and no sample is read twice because of it (less than a batch may be passed over).
+
+    Args:
+        run: the directory.
+        number: the phase's.
+        phase: the phase.
+        step: steps made.
+    """
+    segments = _segments(run.phase_record(number), phase)
+    start, data, _ = [row for row in segments if row[0] <= step][-1]
+    return data + step - start
+
+
+def note_changes(
+    run: RunDirectory, number: int, phase: Phase, step: int, differences: Sequence[str]
+) -> None:
+    """Write down what is changed from a step on, and where the data goes on."""
+    record = run.phase_record(number)
+    segments = [row for row in _segments(record, phase) if row[0] <= step]
+    start, data, batch = segments[-1]
+    if batch != phase.batch_size:
+        seen = (data + step - start) * batch
+        moved = [step, -(-seen // phase.batch_size), phase.batch_size]
+        segments = [row for row in segments if row[0] != step] + [moved]
+    run.note_phase(number, {**record, "state": "running", "segments": segments})
+    run.note("changes", {"phase": number, "step": step, "changed": list(differences)})
+
+
+def changes(run: RunDirectory, number: int, phase: Phase) -> list[str]:
+    """What differs between a phase and what `run.json` says of it, as sentences."""
+    rows = (run.read() or {"phases": []})["phases"]
+    return _differences(rows[number - 1], phase) if number <= len(rows) else []
+
+
+def _segments(record: Mapping[str, Any] | None, phase: Phase) -> list[list[int]]:
+    return [*((record or {}).get("segments") or [[0, 0, phase.batch_size]])]
+
+
+def _begun(run: RunDirectory, content: Mapping[str, Any] | None) -> list[int]:
+    """Numbers of the phases that were begun, ascending."""
+    found = {int(number) for number in (content or {}).get("ledger", {})}
+    if content is not None:  # runs of earlier versions have no ledger
+        for number in range(1, len(content["phases"]) + 1):
+            if checkpoints.list_checkpoints(run.checkpoints(number)):
+                found.add(number)
+    return sorted(found)
+
+
+def _steps_made(run: RunDirectory, content: Mapping[str, Any], number: int) -> int:
+    """Steps of the newest checkpoint that a phase ever had, as far as it is known."""
+    noted = content.get("ledger", {}).get(str(number), {}).get("steps", 0)
+    whole = [
+        checkpoints.step_of(path)
+        for path in checkpoints.list_checkpoints(run.checkpoints(number))
+        if checkpoints.find_damage(path, contents=False) is None
+    ]
+    return max([noted, *whole])
+
+
+def _as_started(phases: Sequence[Phase], rows: Sequence[Mapping[str, Any]]) -> list[Phase]:
+    """Phases as a run of an earlier version was begun with: shares were rounded in another way, and
+    a phase named how data is downsampled, over the head of the model."""
+    found = list(phases)
+    for place, row in enumerate(rows):
+        phase = found[place]
+        if phase.downsample is None and row.get("downsample"):
+            found[place] = phase = dataclasses.replace(phase, downsample=row["downsample"])
+        differing = {text.split(":")[0] for text in _differences(row, phase)}
+        groups = {f"groups.{level}" for level in phase.groups}
+        if differing and differing <= groups and set(row["groups"]) == set(phase.groups):
+            found[place] = dataclasses.replace(phase, mixed=dict(row["groups"]))
+    return found
+
+
+def _differences(row: Mapping[str, Any], phase: Phase) -> list[str]:
+    """What differs between a row of `run.json` and a phase."""
+    before, now = flat(dict(row)), flat(as_json(phase.table_row()))
+    return [
+        f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
+        for key in sorted((before.keys() | now.keys()) - {"first_step"})  # which follows
+        if before.get(key) != now.get(key)
+    ]
+
+
+def _refuse(
+    run: RunDirectory,
+    number: int,
+    changed: Sequence[str],
+    *,
+    current: int,
+    made: int,
+    extend: bool,
+    phases: Sequence[Phase],
+) -> None:
+    """Raise if a phase that was begun changes in a way that it may not."""
+    phase = phases[number - 1]
+    if not changed:
+        return
+    received = {"run_dir": str(run.path), "differences": [f"phase {number}.{c}" for c in changed]}
+    if number < current:
+        raise checks.error(
+            f"phase {number} is done and phase {current} was grown from it: it must be as it was",
+            fix="restore what differs; phases that have not begun may change. Or begin anew with "
+            "fresh=True (--fresh of a recipe), which moves the run aside",
+            **received,
+        )
+    fixed = [c for c in changed if c.split(":")[0].split(".")[0] not in EXTENDABLE]
+    if fixed:
+        raise checks.error(
+            f"phase {number} has made {made} steps: of it may change {', '.join(EXTENDABLE)}",
+            fix="restore the others, or begin anew with fresh=True (--fresh of a recipe)",
+            **received,
+        )
+    if not extend:
+        raise checks.error(
+            f"phase {number} has made {made} steps and is changed by what is asked for",
+            fix="pass extend=True (--extend of a recipe) to go on with the change, restore what "
+            "differs, or begin anew with fresh=True (--fresh), which moves the run aside",
+            **received,
+        )
+    if phase.steps < made:
+        raise checks.error(
+            f"phase {number} must get at least the {made} steps that it has made",
+            fix="pass more steps",
+            steps=phase.steps,
+        )
+
+
+def _resume(
+    run: RunDirectory,
+    phases: Sequence[Phase],
+    current: int,
+    made: int,
+    content: Mapping[str, Any] | None,
+) -> Resume:
+    if not current:
+        return Resume(1, None, None)
+    newest = checkpoints.newest_valid(run.checkpoints(current))
+    if newest is None and made:
+        if current == len(phases) and _is_done(run, content, current) and run.model_is_whole():
+            return Resume(current + 1, None, None)  # the checkpoints made room; the model is there
+        raise checks.error(
+            f"phase {current} has made {made} steps: to go on it needs one of its checkpoints",
+            fix="copy one back; or begin the phase again from the end of the one before with "
+            f"restart_phase={current} (--restart-phase {current} of a recipe); or begin anew with "
+            "fresh=True (--fresh)",
+            directory=str(run.checkpoints(current)),
+            found={p.name: checkpoints.find_damage(p)
+                   for p in checkpoints.list_checkpoints(run.checkpoints(current))},
+        )  # fmt: skip
+    step = 0 if newest is None else checkpoints.step_of(newest)
+    if step > phases[current - 1].steps:
+        raise checks.error(
+            f"phase {current} must not have made more steps than its {phases[current - 1].steps}",
+            fix="remove the checkpoint if it is of another run, or choose another directory",
+            checkpoint=str(newest),
+            steps=step,
+        )
+    if step < made:
+        warnings.warn(
+            f"Phase {current} goes on from step {step} instead of {made}: the newer checkpoints "
+            "are missing or damaged",
+            stacklevel=3,
+        )
+    if step == phases[current - 1].steps and current < len(phases):
+        return Resume(current + 1, None, newest)
+    source = None
+    if newest is None and current > 1:
+        source = checkpoints.newest_valid(run.checkpoints(current - 1))
+        wanted = phases[current - 2].steps
+        if source is None or checkpoints.step_of(source) != wanted:
+            raise checks.error(
+                f"phase {current} begins with the last checkpoint of phase {current - 1}",
+                fix="copy it back, or train that phase again: "
+                f"restart_phase={current - 1} (--restart-phase {current - 1} of a recipe)",
+                directory=str(run.checkpoints(current - 1)),
+                newest=str(source),
+            )
+    return Resume(current, newest, source)
+
+
+def _is_done(run: RunDirectory, content: Mapping[str, Any] | None, number: int) -> bool:
+    return ((content or {}).get("ledger", {}).get(str(number)) or {}).get("state") == "done"
