@@ -73,7 +73,7 @@ class SharedTrace:
         by_handle = {v._primary.handle._id: v for v in distributed if hasattr(v, "_primary")}
         owners = {}
         for number, tensor in enumerate(concrete.captured_inputs):
-            if not hasattr(tensor, "_id"):
+            if tf.is_symbolic_tensor(tensor):
                 raise checks.error(
                     "what replicas share must not hold tensors of the step that traces it",
                     fix="pass them as arguments",
