@@ -2,10 +2,14 @@
 
 A pipeline reads ahead in threads of its own. One that waits for the interpreter while it shuts down
 waits for ever, and the shutdown waits for the thread. So at exit no new call is let in, and those
-under way are waited for; then the interpreter goes.
+under way are waited for; then the interpreter goes. Calls that do not end are left alone, and their
+pipelines with them: the destructor of an iterator would wait for the call.
 """
 
 import atexit
+import ctypes
+import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +17,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# How long no call must have come before the pipelines count as quiet, and when to give up.
-_QUIET, _PATIENCE = 0.2, 30.0
+# How long no call must have come before the pipelines count as quiet, and when to give up: early
+# enough for those who kill what has not ended 30 seconds after a signal.
+_QUIET, _PATIENCE = 0.2, 10.0
 
 
 class _Gate:
@@ -37,6 +42,7 @@ class _Gate:
                 self._running -= 1
 
     def close(self) -> None:
+        """Let nobody in any more, and wait for those who are."""
         with self._lock:
             if not self._last:
                 return  # no pipeline ever called
@@ -49,8 +55,30 @@ class _Gate:
                     return
 
 
+def _leave() -> None:
+    """At exit: have no pipeline wait for Python, or the interpreter for a pipeline."""
+    _gate.close()
+    # Also those of datasets that were made elsewhere, such as by `from_generator`.
+    ours = {thread.ident for thread in threading.enumerate() if _is_ours(thread)}
+    if not sys._current_frames().keys() - ours:
+        return
+    for found in gc.get_objects():
+        if isinstance(found, tf.data.Iterator) or type(found).__name__ in _ITERATORS:
+            # Never freed, so that its destructor is not run.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
+
+
+# What a strategy iterates with; not all are `tf.data.Iterator`.
+_ITERATORS = ("OwnedMultiDeviceIterator",)
+
+
+def _is_ours(thread: threading.Thread) -> bool:
+    """Whether Python has started a thread, rather than TensorFlow."""
+    return not isinstance(thread, threading._DummyThread)
+
+
 _gate = _Gate()
-atexit.register(_gate.close)
+atexit.register(_leave)
 
 
 def call_python(
