@@ -1,7 +1,7 @@
 """Text to image at 1024 on CC12M with three or five levels, or in small on emoji.
 
 The phase at 1024 always begins with the trained 256 model (appendix B): the run trains that first,
-or takes it from --start MODEL.keras, a model of cc12m_256.py.
+or takes it from --start, a model, run or checkpoint of cc12m_256.py.
 
                     without arguments                   with --data SOURCE
     levels          16, 32, 64; with --levels 5         64, 256, 1024; with --levels 5
@@ -28,6 +28,8 @@ Figures and times of what was run: recipes/README.md.
 import common
 import image_scales
 import image_training
+import options
+import rehearsal
 import text_to_image
 
 import keras_mdm as mdm
@@ -65,17 +67,17 @@ def scales(levels: int) -> tuple[common.Scale, common.Scale]:
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/cc12m_1024")
     common.add_text(parser)
+    options.add_start(parser, "phases whose levels it has are left out")
+    rehearsal.add(parser)
     parser.add_argument(
         "--levels", type=int, choices=(3, 5), default=3, help="number of levels (%(default)s)"
     )
-    parser.add_argument(
-        "--start", metavar="MODEL.keras", help="trained 256 model; only the last phase is left"
-    )
     arguments = parser.parse_args()
     scale = image_scales.choose(parser, arguments, *scales(arguments.levels))
-    if arguments.start:
-        scale = image_scales.last_phase(scale)
-    image_training.train(arguments, scale, start=arguments.start)
+    start = options.start_model(arguments)
+    if start is not None:
+        scale = image_scales.left_after(scale, start.unet.levels)
+    image_training.train(arguments, scale, start=start)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ Figures and times of what was run: recipes/README.md.
 import common
 import image_scales
 import image_training
+import options
+import rehearsal
 import text_to_image
 
 INNER = text_to_image.INNER
@@ -51,6 +53,8 @@ def scales(levels: int) -> tuple[common.Scale, common.Scale]:
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/cc12m_256")
     common.add_text(parser)
+    options.add_start(parser)
+    rehearsal.add(parser)
     parser.add_argument(
         "--levels", type=int, choices=(2, 3), default=2, help="number of levels (%(default)s)"
     )

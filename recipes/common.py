@@ -3,12 +3,12 @@
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import options
 import tensorflow as tf
 
 import keras_mdm as mdm
@@ -64,15 +64,6 @@ def parser(
     made.add_argument("--data", help=data)
     made.add_argument("--run-dir", default=run_dir, help="directory of the run (%(default)s)")
     made.add_argument(
-        "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
-    )
-    made.add_argument(
-        "--batch-scale",
-        type=positive,
-        default=1.0,
-        help="factor on the batches of all phases; those too small to mix resolutions do not",
-    )
-    made.add_argument(
         "--no-samples", action="store_true", help="neither draw nor export at the end"
     )
     made.add_argument("--seed", type=int, default=0)
@@ -91,6 +82,7 @@ def parser(
         "(%(default)s)",
     )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
+    options.add(made)
     return made
 
 
@@ -145,17 +137,6 @@ def add_text(made: argparse.ArgumentParser) -> None:
     made.add_argument("--embeddings", metavar="DIR", help="states that keras-mdm embed has written")
 
 
-def positive(text: str) -> float:
-    """A finite number above 0, for an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, such as 0.5; got {text!r}")
-    return value
-
-
 def load_data(
     directory: str | None, *, sizes: Sequence[int], downsample: str = "area"
 ) -> mdm.data.CaptionedImages:
@@ -179,20 +160,6 @@ def report_skipped(data: mdm.data.CaptionedImages) -> None:
         print(f"{len(data.skipped)} pictures were skipped:")
         for file, reason in data.skipped:
             print(f"  {file}: {reason}")
-
-
-def scaled(phases: Sequence[Mapping], arguments: argparse.Namespace) -> list[mdm.Phase]:
-    """Make phases out of keyword arguments, steps and batches multiplied as was asked for."""
-    made = []
-    for phase in phases:
-        batch = max(1, round(phase["batch_size"] * arguments.batch_scale))
-        steps = max(1, round(phase["steps"] * arguments.steps_scale))
-        changed = {**phase, "steps": steps, "batch_size": batch}
-        # The release's shares give the lowest of n levels one of 3^(n-1) samples.
-        if batch < phase["batch_size"] and batch < 3 ** (len(phase["levels"]) - 1):
-            changed["mixed"] = False
-        made.append(mdm.Phase(**changed))
-    return made
 
 
 def make_model(
@@ -242,9 +209,24 @@ def fit(
     data: Any,
     make_dataset: Callable[[mdm.Phase, int], tf.data.Dataset],
     arguments: argparse.Namespace,
-    **options: Any,
+    *,
+    validation: Callable[[mdm.Phase], tf.data.Dataset] | None = None,
+    **more: Any,
 ) -> mdm.MatryoshkaDiffusion:
-    """Train as the arguments say; `data` has an `identity`, `options` are `fit_progressively`'s."""
+    """Train as the arguments say.
+
+    Args:
+        phases: as in `fit_progressively`, as are the next.
+        make_model: see `phases`.
+        data: has an `identity`.
+        make_dataset: see `phases`.
+        arguments: of the recipe.
+        validation: function (phase) -> pairs for --validate-every.
+        **more: further options of `fit_progressively`.
+    """
+    asked = options.fit_options(arguments)
+    if arguments.validate_every is not None and validation is not None:
+        asked |= {"validation": validation, "validate_every": arguments.validate_every}
     return mdm.fit_progressively(
         phases,
         make_model,
@@ -253,7 +235,8 @@ def fit(
         fresh=arguments.fresh,
         data=data.identity,
         arguments=vars(arguments),
-        **options,
+        **asked,
+        **more,
     )
 
 

@@ -34,6 +34,7 @@ from pathlib import Path
 import common
 import image_scales
 import image_training
+import options
 from PIL import Image
 
 import keras_mdm as mdm
@@ -112,6 +113,7 @@ def write_emoji(folder: Path, size: int) -> Path:
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/folder")
     common.add_text(parser)
+    options.add_start(parser)
     parser.add_argument(
         "--condition", choices=("text", "class", "none"), default="text", help="(%(default)s)"
     )

@@ -12,6 +12,8 @@ import tensorflow as tf
 import keras_mdm as mdm
 
 SHOWN = 16
+# Records of a small set whose losses --validate-every tells, and the most of a large one.
+VALIDATED, VALIDATED_AT_MOST = 64, 1024
 
 
 class Pictures:
@@ -51,11 +53,16 @@ class Pictures:
                 labels=np.arange(len(self.source), dtype=np.int32),
                 label_names=self.source.captions,
             )
+            self.held_out = self.source.take(np.arange(min(VALIDATED, len(self.source))))
         else:
             whole = mdm.data.open_images(arguments.data, max_skipped=arguments.max_skipped)
             # One of a thousand pairs is for validation (appendix E); a small set keeps all.
             large = condition == "text" and len(whole) >= 10_000
             self.source = mdm.data.split(whole, "train" if large else "all")
+            if large:
+                self.held_out = mdm.data.split(whole, "validation")
+            else:
+                self.held_out = mdm.data.Rows(whole, np.arange(min(VALIDATED, len(whole))))
             print(f"{len(self.source)} pictures of {arguments.data}")
             self.captions = sample_captions(self.source) if condition == "text" else []
 
@@ -96,6 +103,17 @@ class Pictures:
 
         return make_dataset
 
+    def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
+        """Pairs for --validate-every: one of a thousand; of a small set some that are trained."""
+        text = self._text()
+        if self.in_memory and text is not None:
+            text = tuple(values[: len(self.held_out)] for values in text)
+        # What groups are multiples of divides over replicas and micro-batches as well.
+        rows = np.gcd.reduce(list(phase.groups.values()))
+        level = int(phase.level_names[-1])
+        batches = self._group(level, text, int(rows), 0, (0, 1), self.held_out)
+        return batches.take(max(1, min(VALIDATED_AT_MOST, len(self.held_out)) // int(rows)))
+
     def _text(self) -> Any:
         """What gives the states of captions: arrays, stored states, or the encoder itself."""
         if self.condition != "text":
@@ -105,18 +123,25 @@ class Pictures:
         return common.states(self.source, self.encoder, self.arguments)
 
     def _group(
-        self, size: int, text: Any, rows: int, first_step: int, worker: tuple[int, int]
+        self,
+        size: int,
+        text: Any,
+        rows: int,
+        first_step: int,
+        worker: tuple[int, int],
+        source: Any = None,
     ) -> tf.data.Dataset:
+        source = source or self.source
         given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
         if self.in_memory:
             states, mask = text if text is not None else (None, None)
             keys = {"text": ("text", "text_mask"), "class": ("label",), "none": ()}
-            micro = {self.original_size: np.full(len(self.source), size)}
+            micro = {self.original_size: np.full(len(source), size)}
             return mdm.data.image_text_dataset(
-                self.source.images[size],
+                source.images[size],
                 states,
                 mask,
-                self.source.labels,
+                source.labels,
                 micro=micro if self.original_size else None,
                 keys=[
                     *("image", "sample", *keys[self.condition]),
@@ -125,7 +150,7 @@ class Pictures:
                 **given,
             )
         return mdm.data.image_dataset(
-            self.source,
+            source,
             mdm.data.ImageRule(size, of=self.highest, downsample=self.downsample, **self.rule),
             encoder=text,
             labels=self.condition == "class",

@@ -7,6 +7,8 @@ from typing import Any
 
 import common
 import numpy as np
+import options
+import rehearsal
 import text_to_image
 
 import keras_mdm as mdm
@@ -53,15 +55,12 @@ def small_phases(
     """
     first = {**text_to_image.INNER_PHASE, "levels": levels[: stages[0]]}
     phases = [{**first, "steps": steps[0], "batch_size": batches[0]}]
-    names = [mdm.Phase(levels[:n], steps=1, mixed=False).level_names[-1] for n in stages]
     for n, stage in enumerate(stages[1:], start=1):
         phases.append(
             {
                 "levels": levels[:stage],
                 "steps": steps[n],
                 "batch_size": batches[n],
-                # Levels that are added together are trained together.
-                "mixed": {names[n - 1]: 1 / 3, names[n]: 2 / 3},
                 "learning_rate": 3e-3,
                 "warmup_steps": 40,
                 "final_learning_rate": 0.05,
@@ -119,8 +118,13 @@ def choose(
     arguments: argparse.Namespace,
     small_scale: common.Scale,
     paper_scale: common.Scale,
+    *,
+    kind: str = "text",
 ) -> common.Scale:
-    """The scale that was asked for: the paper's with data, unless --scale says otherwise."""
+    """The scale that was asked for: the paper's with data, unless --scale says otherwise; or the
+    paper's in miniature, on data of a kind that a rehearsal makes."""
+    if getattr(arguments, "rehearse", None):
+        return rehearsal.begin(made, arguments, paper_scale, kind)
     if arguments.scale == "paper" and not arguments.data:
         made.error("--scale paper needs pictures: pass --data SOURCE")
     large = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
@@ -132,6 +136,7 @@ def changed(scale: common.Scale, **fields: Any) -> common.Scale:
     return dataclasses.replace(scale, **fields)
 
 
-def last_phase(scale: common.Scale) -> common.Scale:
-    """A scale that only trains the last phase."""
-    return changed(scale, phases=scale.phases[-1:])
+def left_after(scale: common.Scale, levels: Sequence[str]) -> common.Scale:
+    """A scale without the phases whose levels a model has that training begins with."""
+    kept = [p for p in scale.phases if not set(options.names(p["levels"])) <= set(levels)]
+    return changed(scale, phases=kept or scale.phases[-1:])

@@ -1,6 +1,7 @@
 """Training of an image model on files, or in small on emoji: what the image recipes share."""
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import common
 import drawing
 import image_data
 import keras
+import options
+import rehearsal
 import text_to_image
 
 import keras_mdm as mdm
@@ -23,9 +26,6 @@ def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     )
     common.add_max_skipped(made)
     made.add_argument("--flip", action="store_true", help="mirror half of the pictures")
-    made.add_argument(
-        "--micro-batches", type=int, default=1, help="parts of a replica's batch (%(default)s)"
-    )
     made.add_argument("--scale", choices=("small", "paper"), help="paper with --data, else small")
     return made
 
@@ -36,7 +36,7 @@ def train(
     *,
     condition: str = "text",
     cond_dropout: float | None = None,
-    start: str | None = None,
+    start: mdm.MatryoshkaDiffusion | None = None,
     rule: Mapping[str, Any] | None = None,
     load: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion] | None = None,
     original_size: str | None = None,
@@ -48,17 +48,21 @@ def train(
         scale: how large.
         condition: "text", "class" or "none".
         cond_dropout: share of conditions dropped; the model's default unless given.
-        start: model file that the first phase begins with.
+        start: what the first phase begins with; what --start names unless given.
         rule: options of `ImageRule`.
         load: makes the model of a phase instead of building it.
         original_size: name of the micro-condition for the size of the picture before.
     """
     keras.config.set_dtype_policy(arguments.dtype)
+    began = time.perf_counter()
     strategy = common.strategy(arguments)
-    phases = common.scaled(scale.phases, arguments)
+    phases = options.phases(scale.phases, arguments)
+    sampling = options.sampling(scale.sampling, arguments)
+    start = start or options.start_model(arguments)
     encoder = None
     if condition == "text":
-        encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
+        encoder = rehearsal.encoder(arguments, scale.tokens)
+        encoder = encoder or common.text_encoder(arguments.text_encoder, scale.tokens)
     sizes = [int(name) for name in phases[-1].level_names]
     downsample = scale.process.get("downsample", "area")
     data = image_data.Pictures(
@@ -89,9 +93,13 @@ def train(
                 guided_levels=scale.guided_levels,
             )
         if start is not None and phase.level_names == phases[0].level_names:
-            model.start_from(keras.saving.load_model(start))
-        return common.compiled(model, phase, micro_batches=arguments.micro_batches)
+            model.start_from(start)
+        return common.compiled(model, phase, micro_batches=micro[options.key(phase)])
 
+    estimated = {"text_tokens": scale.tokens or 32, "devices": options.devices(arguments, strategy)}
+    micro = options.micro_batches(
+        arguments, phases, make_unet, default=rehearsal.micro_batches(arguments), **estimated
+    )
     if arguments.dry_run:
         common.print_run(
             arguments,
@@ -100,19 +108,19 @@ def train(
             condition=condition,
             text_encoder=encoder and encoder.identity,
             process=process,
-            sampling=scale.sampling,
+            sampling=sampling,
         )
         if load is None:
-            rows = mdm.estimate.estimate_training(phases, make_unet, text_tokens=scale.tokens or 32)
-            print(mdm.estimate.table(rows))
+            options.costs(arguments, phases, make_unet, micro, **estimated)
         return
     prompts, labels = shown(data)
     drawn = {"labels": labels} if condition == "class" else {}
     if condition == "none":
         prompts, drawn = None, {"num_images": image_data.SHOWN}
-    draw = {**scale.sampling, **drawn}
+    draw = {**sampling, **drawn}
     if condition == "none" or cond_dropout == 0.0:
         draw["guidance_scale"] = 1.0
+    watches: dict[int, rehearsal.Watch] = {}
     model = common.fit(
         phases,
         make_model,
@@ -120,12 +128,15 @@ def train(
         data.datasets(),
         arguments,
         strategy=strategy,
-        callbacks=sample_grids(prompts, scale.sample_every, draw),
+        callbacks=rehearsal.watched(sample_grids(prompts, scale.sample_every, draw), watches),
         checkpoint_every=scale.checkpoint_every,
+        validation=data.validation,
     )
     if common.draws(arguments):
         show(model, prompts, draw, Path(arguments.run_dir), paper_prompts=condition == "text")
     data.report()
+    if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
+        rehearsal.report(arguments, phases, micro, watches, began)
 
 
 def shown(data: image_data.Pictures) -> tuple[list[str], list[int] | None]:
@@ -148,12 +159,12 @@ def sample_grids(
 ) -> Callable[[mdm.PhaseContext], list]:
     """The callback function that draws every n steps."""
     titles = [str(n) for n in range(8)] if prompts is None else prompts[:8]
-    options = {**draw}
-    if options.get("labels") is not None:
-        options["labels"] = options["labels"][:8]
-    if "num_images" in options:
-        options["num_images"] = 8
-    return drawing.sample_grids(titles, every=every, unconditional=prompts is None, **options)
+    drawn = {**draw}
+    if drawn.get("labels") is not None:
+        drawn["labels"] = drawn["labels"][:8]
+    if "num_images" in drawn:
+        drawn["num_images"] = 8
+    return drawing.sample_grids(titles, every=every, unconditional=prompts is None, **drawn)
 
 
 def show(
@@ -165,17 +176,17 @@ def show(
     paper_prompts: bool,
 ) -> None:
     """Draw, export, and say where everything is."""
-    options, titles = dict(draw), prompts
+    drawn, titles = dict(draw), prompts
     if prompts is None:
         titles = [str(n) for n in range(image_data.SHOWN)]
-        options["unconditional"] = True
-    page = drawing.write_page(model, titles, run_dir / "samples.png", **options)
+        drawn["unconditional"] = True
+    page = drawing.write_page(model, titles, run_dir / "samples.png", **drawn)
     if paper_prompts:
         texts = common.PAPER_PROMPTS.read_text().splitlines()
         # Appendix F: guidance 7.
-        options = {**draw, "guidance_scale": common.PAPER_SAMPLING["guidance_scale"]}
+        drawn = {**draw, "guidance_scale": common.PAPER_SAMPLING["guidance_scale"]}
         target = run_dir / "paper_prompts.png"
-        print(f"Paper's prompts  {drawing.write_page(model, texts, target, **options)}")
+        print(f"Paper's prompts  {drawing.write_page(model, texts, target, **drawn)}")
     export = run_dir / "saved_model"
     if not export.exists():
         mdm.export_saved_model(model, export)

@@ -28,6 +28,8 @@ Figures and times of what was run: recipes/README.md.
 import common
 import image_scales
 import image_training
+import options
+import rehearsal
 import text_to_image
 
 LEVELS = [text_to_image.INNER, image_scales.small_level(64, 16)]
@@ -46,11 +48,13 @@ PAPER = image_scales.paper(
 
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/imagenet_256")
+    options.add_start(parser)
+    rehearsal.add(parser)
     parser.add_argument("--exact", action="store_true", help="drop no labels, as the text has it")
     arguments = parser.parse_args()
     image_training.train(
         arguments,
-        image_scales.choose(parser, arguments, SMALL, PAPER),
+        image_scales.choose(parser, arguments, SMALL, PAPER, kind="class"),
         condition="class",
         cond_dropout=0.0 if arguments.exact else 0.1,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import common
 import drawing
 import keras
+import options
 import tensorflow as tf
 
 import keras_mdm as mdm
@@ -61,7 +62,9 @@ def train(
     """
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
-    phases, training = common.scaled(phases, arguments), dict(training or {})
+    phases, training = options.phases(phases, arguments), dict(training or {})
+    sampling = options.sampling(SAMPLING, arguments)
+    start = options.start_model(arguments)
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)
 
@@ -72,8 +75,20 @@ def train(
 
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
         model = common.make_model(make_unet(phase), phase, arguments, process, encoder=encoder)
-        return common.compiled(model, phase, **training)
+        if start is not None and phase.level_names == phases[0].level_names:
+            model.start_from(start)
+        return common.compiled(
+            model, phase, **{**training, "micro_batches": micro[options.key(phase)]}
+        )
 
+    estimated = {
+        "text_tokens": encoder.length,
+        "devices": options.devices(arguments, strategy),
+        "averages": 1 + len(process.get("power_emas", ())),
+        "recompute": training.get("recompute", False),
+    }
+    default = training.get("micro_batches", 1)
+    micro = options.micro_batches(arguments, phases, make_unet, default=default, **estimated)
     if arguments.dry_run:
         common.print_run(
             arguments,
@@ -83,13 +98,9 @@ def train(
             process=process,
             training=training,
             checkpointing=checkpointing,
-            sampling=SAMPLING,
+            sampling=sampling,
         )
-        averages = 1 + len(process.get("power_emas", ()))
-        rows = mdm.estimate.estimate_training(
-            phases, make_unet, text_tokens=encoder.length, averages=averages, **training
-        )
-        print(mdm.estimate.table(rows))
+        options.costs(arguments, phases, make_unet, micro, **estimated)
         return
     prompts = drawing.choose_prompts(data, PROMPTS, 32)
     model = common.fit(
@@ -99,11 +110,11 @@ def train(
         datasets(data, encoder, seed=arguments.seed),
         arguments,
         strategy=strategy,
-        callbacks=drawing.sample_grids(prompts[:8], every=300, **SAMPLING),
+        callbacks=drawing.sample_grids(prompts[:8], every=300, **sampling),
         **checkpointing,
     )
     if common.draws(arguments):
-        show(model, data, prompts, Path(arguments.run_dir))
+        show(model, data, prompts, Path(arguments.run_dir), sampling)
 
 
 def datasets(
@@ -134,10 +145,11 @@ def show(
     data: mdm.data.CaptionedImages,
     prompts: Sequence[str],
     run_dir: Path,
+    sampling: Mapping,
 ) -> None:
     """Draw the prompts, measure, export, and say where everything is."""
-    page = drawing.write_page(model, prompts, run_dir / "prompts.png", **SAMPLING)
-    print(drawing.prompt_fidelity(model, data, count=64, seed=1, **SAMPLING))
+    page = drawing.write_page(model, prompts, run_dir / "prompts.png", **sampling)
+    print(drawing.prompt_fidelity(model, data, count=64, seed=1, **sampling))
     export = run_dir / "saved_model"
     if not export.exists():
         mdm.export_saved_model(model, export)

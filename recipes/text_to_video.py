@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import common
 import drawing
 import keras
 import numpy as np
+import options
+import rehearsal
 import tensorflow as tf
 from PIL import Image
 
@@ -18,6 +21,30 @@ import keras_mdm as mdm
 
 SHOWN = 8
 MEASURED = 48
+VALIDATED = 64
+
+
+class FirstClips:
+    """The first clips of a source; a source itself.
+
+    Args:
+        source: all clips.
+        count: how many.
+    """
+
+    def __init__(self, source: mdm.data.ClipSource, count: int):
+        self.source, self.captions = source, list(source.captions[:count])
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def check(self, rule: mdm.data.ClipRule) -> None:
+        """Raise if the records cannot give clips of a rule."""
+        self.source.check(rule)
+
+    def read_usable(self, row: int, rule: mdm.data.ClipRule, **given: Any) -> tuple:
+        """Return a clip, and which record it is of."""
+        return self.source.read_usable(row, rule, **given)
 
 
 class Clips:
@@ -105,6 +132,22 @@ class Clips:
 
         return make_dataset
 
+    def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
+        """Clips for --validate-every: those held out of the small run, else the first ones."""
+        rows = int(np.gcd.reduce(list(phase.groups.values())))
+        if self.in_memory:
+            sizes, frames = (
+                sorted(self.source.clips),
+                next(iter(self.source.clips.values())).shape[1],
+            )
+            source = mdm.data.load_moving_emoji(sizes, frames=frames, split="validation")
+            captions = {"text": mdm.text.encode_cached(self.encoder, list(source.captions))}
+        else:
+            source, captions = FirstClips(self.source, VALIDATED), self.encode()
+        level = phase.level_names[-1]
+        batches = self._group(level, captions, rows, 0, (0, 1), source)
+        return batches.take(max(1, len(source.captions) // rows))
+
     def _group(
         self,
         level: str,
@@ -112,17 +155,19 @@ class Clips:
         rows: int,
         first_step: int,
         worker: tuple[int, int],
+        source: Any = None,
     ) -> tf.data.Dataset:
         """Batches of one level; an image level sees the first frames."""
+        source = source or self.source
         shape = mdm.diffusion.LevelShape.parse(level)
         given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
         if self.in_memory:
-            clips = self.source.clips[shape.size]
+            clips = source.clips[shape.size]
             clips = clips if shape.frames else np.ascontiguousarray(clips[:, 0])
             return mdm.data.image_text_dataset(clips, *captions["text"], **given)
         rule = dataclasses.replace(self.rule, size=shape.size)
         rule = rule if shape.frames else rule.picture()
-        return mdm.data.clip_dataset(self.source, rule, worker=worker, **captions, **given)
+        return mdm.data.clip_dataset(source, rule, worker=worker, **captions, **given)
 
     def report(self) -> None:
         """Name the files that gave no clip."""
@@ -141,9 +186,13 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         scale: how large.
     """
     keras.config.set_dtype_policy(arguments.dtype)
+    began = time.perf_counter()
     strategy = common.strategy(arguments)
-    phases = common.scaled(scale.phases, arguments)
-    encoder = common.text_encoder(arguments.text_encoder, scale.tokens)
+    phases = options.phases(scale.phases, arguments)
+    sampling = options.sampling(scale.sampling, arguments)
+    start = options.start_model(arguments)
+    encoder = rehearsal.encoder(arguments, scale.tokens)
+    encoder = encoder or common.text_encoder(arguments.text_encoder, scale.tokens)
     downsample = phases[-1].downsample or scale.process.get("downsample", "area")
     data = Clips(arguments, phases[-1].level_names, encoder, downsample)
 
@@ -161,8 +210,14 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             encoder=encoder,
             guided_levels=scale.guided_levels,
         )
-        return common.compiled(model, phase, micro_batches=arguments.micro_batches)
+        if start is not None and phase.level_names == phases[0].level_names:
+            model.start_from(start)
+        return common.compiled(model, phase, micro_batches=micro[options.key(phase)])
 
+    estimated = {"text_tokens": encoder.length, "devices": options.devices(arguments, strategy)}
+    micro = options.micro_batches(
+        arguments, phases, make_unet, default=rehearsal.micro_batches(arguments), **estimated
+    )
     if arguments.dry_run:
         common.print_run(
             arguments,
@@ -170,12 +225,13 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             data=data.identity,
             text_encoder=encoder.identity,
             process=scale.process,
-            sampling=scale.sampling,
+            sampling=sampling,
         )
-        rows = mdm.estimate.estimate_training(phases, make_unet, text_tokens=encoder.length)
-        print(mdm.estimate.table(rows))
+        options.costs(arguments, phases, make_unet, micro, **estimated)
         return
     prompts = prompts_of(data)
+    draw = drawing.sample_grids(prompts, every=scale.sample_every, **sampling)
+    watches: dict[int, rehearsal.Watch] = {}
     model = common.fit(
         phases,
         make_model,
@@ -183,11 +239,14 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         data.datasets(),
         arguments,
         strategy=strategy,
-        callbacks=drawing.sample_grids(prompts, every=scale.sample_every, **scale.sampling),
+        callbacks=rehearsal.watched(draw, watches),
         checkpoint_every=scale.checkpoint_every,
+        validation=data.validation,
     )
     if common.draws(arguments):
-        show(model, data, prompts, Path(arguments.run_dir), scale.sampling)
+        show(model, data, prompts, Path(arguments.run_dir), sampling)
+    if arguments.rehearse and mdm.distribute.is_chief():
+        rehearsal.report(arguments, phases, micro, watches, began)
 
 
 def prompts_of(data: Clips) -> list[str]:

@@ -29,6 +29,8 @@ Result and time: docs/video.md.
 """
 
 import common
+import options
+import rehearsal
 import text_to_image
 import text_to_video
 
@@ -123,14 +125,16 @@ def main() -> None:
         help="size of the training; paper with --data, else small",
     )
     common.add_text(parser)
-    parser.add_argument(
-        "--micro-batches", type=int, default=1, help="parts of a replica's batch (%(default)s)"
-    )
+    options.add_start(parser)
+    rehearsal.add(parser)
     arguments = parser.parse_args()
     if arguments.data and arguments.animated_emoji:
         parser.error("--data and --animated-emoji exclude each other")
-    if arguments.scale == "paper" and not arguments.data:
+    if arguments.scale == "paper" and not (arguments.data or arguments.rehearse):
         parser.error("--scale paper needs videos: pass --data DIR")
+    if arguments.rehearse:
+        text_to_video.train(arguments, rehearsal.begin(parser, arguments, PAPER, "video"))
+        return
     paper = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
     text_to_video.train(arguments, PAPER if paper else SMALL)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data import sources
 
-from keras_mdm import Phase, assets
+from keras_mdm import LevelSpec, Phase, assets, build_nested_unet
 from keras_mdm.data import ClipRule
 
 ROOT = Path(__file__).parents[1]
@@ -81,9 +81,9 @@ def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
     # In small: as many levels and phases, grown in the same stages, each with resolutions mixed.
     made = [Phase(**phase) for phase in small.phases]
     assert [len(phase.levels) for phase in made] == [len(stage) for stage in stages]
-    assert [len(phase.groups) for phase in made] == [1] + [2] * (len(made) - 1)
-    (last,) = recipe("image_scales").last_phase(paper).phases
-    assert last["steps"] == table["training_steps"][len(stages) - 1]
+    assert [list(phase.groups) for phase in made] == [list(p.level_names) for p in made]
+    left = recipe("image_scales").left_after(paper, stages[-2])
+    assert [phase["steps"] for phase in left.phases] == [table["training_steps"][len(stages) - 1]]
 
 
 def test_a_folder_in_small_takes_any_levels(recipe):
@@ -108,18 +108,85 @@ def test_the_papers_prompts(recipe):
     assert "a squirrel wearing a crown on stage" in texts and "" not in texts
 
 
+def phases_of(recipe, words, name="cc12m_1024", levels=3):
+    """Phases of a recipe's paper scale with options."""
+    arguments = recipe("common").parser("x", run_dir="x").parse_args(words.split())
+    _, paper = recipe(name).scales(levels)
+    return recipe("options").phases(paper.phases, arguments)
+
+
 def test_batches_too_small_to_mix_are_not_mixed(recipe):
-    common = recipe("common")
-    words = ["--batch-scale", "1e-6", "--steps-scale", "1e-6"]
-    arguments = common.parser("x", run_dir="x").parse_args(words)
-    _, paper = recipe("cc12m_1024").scales(3)
-    phases = common.scaled(paper.phases, arguments)
+    phases = phases_of(recipe, "--batch-scale 1e-6 --steps-scale 1e-6")
     assert [(phase.steps, phase.batch_size) for phase in phases] == [(1, 1)] * 3
     assert [len(phase.groups) for phase in phases] == [1, 1, 1]
-    half = common.scaled(paper.phases, common.parser("x", run_dir="x").parse_args(
-        ["--batch-scale", "0.5"]))  # fmt: skip
+    half = phases_of(recipe, "--batch-scale 0.5")
     assert [phase.batch_size for phase in half] == [1024, 512, 384]
-    assert len(half[2].groups) == 3
+    assert [len(phase.groups) for phase in half] == [1, 2, 3]
+
+
+def test_steps_and_batches_by_phase(recipe):
+    phases = phases_of(recipe, "--phase-steps 3 2 1 --phase-batches 64 32 16")
+    assert [(phase.steps, phase.batch_size) for phase in phases] == [(3, 64), (2, 32), (1, 16)]
+    with pytest.raises(ValueError, match="--phase-steps must have one number per phase.* 3 phases"):
+        phases_of(recipe, "--phase-steps 3 2")
+    with pytest.raises(ValueError, match="--phase-batches .* 1 phases"):
+        phases_of(recipe, "--no-progressive --phase-batches 3 2")
+
+
+def test_the_papers_ablations(recipe):
+    (alone,) = phases_of(recipe, "--no-progressive")
+    assert alone.level_names == ("64", "256", "1024") and alone.steps == 100_000
+    phases = phases_of(recipe, "--highest-only")
+    assert [list(phase.groups) for phase in phases] == [["64"], ["256"], ["1024"]]
+    phases = phases_of(recipe, "--mixed no")
+    assert [list(phase.groups) for phase in phases] == [["64"], ["256"], ["1024"]]
+    phases = phases_of(recipe, "--mixed 64=0.5 256=0.5 --mixed 64=0.25 256=0.25 1024=0.5")
+    assert [list(phase.groups.values()) for phase in phases] == [[2048], [512] * 2, [192, 192, 384]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--mixed 64=0.5 512=0.5", "must name levels of the run. Received: 512, of levels 64, 256"),
+        ("--mixed 64=1", "highest level of a phase with several levels. Received: 64"),
+        ("--mixed no --mixed 64=0.5 256=0.5", "must stand alone"),
+        ("--mixed 64=0.5 256=0.6", "must sum to one"),
+    ],
+)
+def test_shares_that_no_phase_can_have(recipe, words, said):
+    with pytest.raises(ValueError, match=said):
+        phases_of(recipe, words)
+
+
+def test_options_of_drawing_and_of_the_machine(recipe):
+    options, parser = recipe("options"), recipe("common").parser("x", run_dir="x")
+    arguments = parser.parse_args("--sampling-steps 5 --guidance 2 --devices 4".split())
+    drawn = options.sampling({"sampling": "paper", "guidance_scale": 7.0}, arguments)
+    assert drawn == {"sampling": "paper", "guidance_scale": 2.0, "steps": 5}
+    with pytest.raises(ValueError, match="--devices must go with --dry-run"):
+        options.devices(arguments, None)
+    arguments = parser.parse_args("--dry-run --devices 4 --extend --restart-phase 2".split())
+    assert options.devices(arguments, None) == 4
+    assert options.fit_options(arguments) == {"extend": True, "restart_phase": 2}
+    assert options.fit_options(parser.parse_args([])) == {}
+
+
+def test_micro_batches_by_estimate(recipe):
+    options = recipe("options")
+    words = "--micro-batches auto --device-memory 0.01 --dry-run".split()
+    arguments = recipe("common").parser("x", run_dir="x").parse_args(words)
+    level = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), heads=2, groups=8)
+    phases = [Phase([level], steps=1, batch_size=n) for n in (1024, 512)]
+    found = options.micro_batches(
+        arguments,
+        phases,
+        lambda phase: build_nested_unet(phase.levels, num_classes=3, time_width=32),
+        devices=2,
+    )
+    assert all(number > 1 for number in found.values())
+    arguments.micro_batches = None
+    made = options.micro_batches(arguments, phases, None, devices=2, default=lambda phase: 3)
+    assert list(made.values()) == [3, 3]
 
 
 @pytest.mark.parametrize(("kind", "corner"), [("area", (200 + 15 * 50) / 16), ("bilinear", 50)])
@@ -164,6 +231,10 @@ def test_the_clip_rule_is_the_papers(webvid):
         ("cc12m_256", ["--scale", "paper"], "pass --data SOURCE"),
         ("folder", ["--scale", "paper"], "pass --data SOURCE"),
         ("finetune_released", ["--data", "x"], "belong together"),
+        ("imagenet_256", ["--rehearse", "2", "--data", "x"], "leave --data out"),
+        ("webvid_video", ["--rehearse", "2", "--strategy", "one"], "exclude each other"),
+        ("cc12m_256", ["--micro-batches", "few"], "must be a whole number above 0"),
+        ("cc12m_256", ["--mixed", "64"], "a level and a share such as 64=0.5"),
         ("finetune_released", ["--cond-dropout", "2"], "must be in [0, 1)"),
     ],
 )

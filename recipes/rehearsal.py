@@ -1,0 +1,221 @@
+"""A recipe's paper scale in miniature: everything that a training on N devices goes through, here.
+
+    python recipes/cc12m_1024.py --rehearse 8
+    keras-mdm launch -n 2 recipes/webvid_video.py --rehearse 2
+
+As many levels, phases, samples per batch, groups, micro-batches and averages as at the paper's
+scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
+logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; channels 32
+inside and 16 outside, one block per resolution, 4 steps per phase, a checkpoint every 2. The data
+is made, beside the run directory. The same command goes on where it was stopped, also with another
+number of devices.
+
+TensorFlow's graph optimizer is switched off: at every start it would work for minutes on the graphs
+of many replicas, for steps that take seconds.
+"""
+
+import argparse
+import dataclasses
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import keras
+import options
+import rehearsal_data
+import tensorflow as tf
+
+import keras_mdm as mdm
+
+STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
+INNER_CHANNELS, OUTER_CHANNELS = 32, 16
+
+
+def add(made: argparse.ArgumentParser) -> None:
+    """Add the option to a parser."""
+    made.add_argument(
+        "--rehearse",
+        type=options.whole,
+        metavar="N",
+        help="go through the paper's scale in miniature, on N logical devices of the CPU and data "
+        "that is made: 2 to 10 minutes",
+    )
+
+
+def begin(
+    made: argparse.ArgumentParser, arguments: argparse.Namespace, scale: common.Scale, kind: str
+) -> common.Scale:
+    """Make devices and data, before anything else uses TensorFlow.
+
+    Args:
+        made: the parser.
+        arguments: what it parsed; receives the data.
+        scale: the paper's.
+        kind: "class", "text" or "video".
+
+    Returns:
+        The scale in miniature.
+    """
+    count, workers = arguments.rehearse, mdm.distribute.workers()
+    if arguments.data:
+        made.error("--rehearse makes its data: leave --data out")
+    if workers not in (1, count):
+        made.error(
+            f"--rehearse {count} under keras-mdm launch -n {workers}: each worker is one replica; "
+            f"pass --rehearse {workers}"
+        )
+    if arguments.strategy == "one" and count > 1:
+        made.error(f"--rehearse {count} and --strategy one exclude each other")
+    tf.config.set_visible_devices([], "GPU")
+    if workers == 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    small = miniature(scale)
+    run_dir = Path(arguments.run_dir)
+    size = max(level.size for level in small.phases[-1]["levels"])
+    folder = run_dir.with_name(f"{run_dir.name}-data")
+    vars(arguments).update(rehearsal_data.make(folder, kind, size, scale.tokens))
+    return small
+
+
+def encoder(arguments: argparse.Namespace, tokens: int) -> mdm.text.TextEncoder | None:
+    """What stands in for the text encoder in a rehearsal; none otherwise."""
+    rehearsed = getattr(arguments, "rehearse", None)
+    return rehearsal_data.WordStates(tokens) if rehearsed else None
+
+
+def miniature(scale: common.Scale) -> common.Scale:
+    """A scale with small networks and few steps, and with all else as it is."""
+    levels = mdm.models.resolve.resolve(scale.phases[-1]["levels"]).levels
+    divisor = 16 if levels[-1].size > 512 else 8
+    small = [_small(level, divisor, inner=not n) for n, level in enumerate(levels)]
+    phases = [
+        {
+            **phase,
+            "levels": small[: len(phase["levels"])],
+            "steps": STEPS,
+            "warmup_steps": min(2, phase["warmup_steps"]),
+        }
+        for phase in scale.phases
+    ]
+    return dataclasses.replace(
+        scale,
+        phases=phases,
+        network={**scale.network, "text_blocks": 1} if scale.tokens else scale.network,
+        sampling={**scale.sampling, "steps": SAMPLING_STEPS},
+        checkpoint_every=CHECKPOINT_EVERY,
+        sample_every=STEPS,
+    )
+
+
+def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
+    channels = INNER_CHANNELS if inner or any(level.temporal_attention) else OUTER_CHANNELS
+    count = len(level.channels)
+    return dataclasses.replace(
+        level,
+        size=level.size // divisor,
+        channels=(channels,) * count,
+        blocks=(1,) * count,
+        attention=tuple(min(1, layers) for layers in level.attention),
+        temporal_attention=tuple(min(1, layers) for layers in level.temporal_attention),
+        heads=2,
+        groups=channels // 2,
+        resolutions=None,
+    )
+
+
+def micro_batches(arguments: argparse.Namespace) -> int | Callable[[mdm.Phase], int]:
+    """Micro-batches unless asked for: in a rehearsal two where the groups can be halved."""
+    count = getattr(arguments, "rehearse", None)
+    if count is None:
+        return 1
+    return lambda phase: 2 - any(rows % (2 * count) for rows in phase.groups.values())
+
+
+class Watch(keras.callbacks.Callback):
+    """Times of the steps of a phase, and the memory of the process at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends: list[float] = []
+        self.peak = 0.0
+
+    @property
+    def speed(self) -> float | None:
+        """Steps per second after the first one, which traces."""
+        if len(self.ends) < 2:
+            return None
+        return (len(self.ends) - 1) / (self.ends[-1] - self.ends[0])
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Note when a step ended."""
+        self.ends.append(time.perf_counter())
+        # Linux counts in KiB.
+        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def watched(
+    callbacks: Callable[[mdm.PhaseContext], list], watches: dict[int, Watch]
+) -> Callable[[mdm.PhaseContext], list]:
+    """Callbacks of a phase, with one more that is kept in `watches` by the phase's number."""
+
+    def made(context: mdm.PhaseContext) -> list:
+        watches[context.number] = Watch()
+        return [watches[context.number], *callbacks(context)]
+
+    return made
+
+
+def report(
+    arguments: argparse.Namespace,
+    phases: Sequence[mdm.Phase],
+    micro: Mapping[tuple, int],
+    watches: Mapping[int, Watch],
+    began: float,
+) -> None:
+    """Print what every phase was: groups, rows per replica, speed, size of its checkpoint.
+
+    Args:
+        arguments: of the recipe.
+        phases: the phases.
+        micro: micro-batches by phase.
+        watches: of the phases that this process trained; of others only the checkpoint is known.
+        began: when the rehearsal did, by `time.perf_counter`.
+    """
+    count, run_dir = arguments.rehearse, Path(arguments.run_dir)
+    print(
+        f"\nrehearsed on {count} devices\n"
+        "| phase | groups | rows per replica | micro-batches | steps/s | checkpoint, MB "
+        "| peak memory, GB |\n|---|---|---|---|---|---|---|"
+    )
+    for number, phase in enumerate(phases, start=1):
+        watch = watches.get(number, Watch())
+        speed = "before" if not watch.ends else f"{watch.speed:.3g}" if watch.speed else "-"
+        peak = f"{watch.peak:.2f}" if watch.peak else "before"
+        print(
+            f"| {number} | {options.sizes(phase)} | {options.sizes(phase, count)} "
+            f"| {micro[options.key(phase)]} | {speed} | {_megabytes(run_dir, number)} | {peak} |"
+        )
+    print(f"{time.perf_counter() - began:.0f} s together")
+    if not arguments.no_samples:
+        print(f"samples: {run_dir / 'samples'}, {_page(run_dir)}")
+        print(f"exported: {run_dir / 'saved_model'}")
+
+
+def _megabytes(run_dir: Path, number: int) -> str:
+    """Size of the newest checkpoint of a phase."""
+    steps = sorted((run_dir / "checkpoints" / f"phase-{number}").glob("step-*"))
+    files = [file for file in steps[-1].rglob("*") if file.is_file()] if steps else []
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f}" if files else "-"
+
+
+def _page(run_dir: Path) -> Path:
+    """The pictures of the end."""
+    clips = run_dir / "prompts.gif"
+    return clips if clips.exists() else run_dir / "samples.png"
