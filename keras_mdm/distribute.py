@@ -132,11 +132,13 @@ def agreement(chosen: tf.distribute.Strategy) -> Callable[[bool], bool] | None:
         return None
 
     @tf.function(autograph=False)
-    def ask(mine: tf.Tensor) -> tf.Tensor:
-        def total() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+    def total(mine: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        # An operation has a device to send from, an argument has none.
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(mine))
 
-        return chosen.experimental_local_results(chosen.run(total))[0]
+    def ask(mine: bool) -> bool:
+        found = chosen.run(total, args=(tf.constant(float(mine)),))
+        return bool(chosen.experimental_local_results(found)[0] > 0.0)
 
-    return lambda mine: bool(ask(tf.constant(float(mine))) > 0.0)
+    return ask
