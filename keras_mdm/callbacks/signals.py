@@ -279,21 +279,29 @@ class OrderlyStop:
         """End the process from here; the main thread may hold the locks of all files."""
         training, newest = training or self._training, []
 
-        def prepare() -> None:
-            with contextlib.suppress(Exception):
-                if code and training is not None:
-                    newest.append(training.newest())
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()
+        def ask() -> None:
+            if code and training is not None:
+                newest.append(training.newest())
 
-        helper = threading.Thread(target=prepare, daemon=True)
-        helper.start()
-        helper.join(timeout=1.0)
+        # Each may take long, or for ever.
+        helpers = [
+            threading.Thread(target=_try, args=(what,), daemon=True)
+            for what in (ask, sys.stdout.flush, sys.stderr.flush)
+        ]
+        for helper in helpers:
+            helper.start()
+        until = time.monotonic() + 1.0
+        for helper in helpers:
+            helper.join(timeout=max(0.0, until - time.monotonic()))
         if any(newest):
             how += f"; the newest checkpoint is {newest[0]}"
         _say(1, self._words(how))
         os._exit(code)
+
+
+def _try(function: Callable[[], Any]) -> None:
+    with contextlib.suppress(Exception):
+        function()
 
 
 def _say(descriptor: int, text: str) -> None:
