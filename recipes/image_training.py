@@ -92,8 +92,6 @@ def train(
                 encoder=encoder,
                 guided_levels=scale.guided_levels,
             )
-        if start is not None and phase.level_names == phases[0].level_names:
-            model.start_from(start)
         return common.compiled(model, phase, micro_batches=micro[options.key(phase)])
 
     estimated = {"text_tokens": scale.tokens or 32, "devices": options.devices(arguments, strategy)}
@@ -111,7 +109,8 @@ def train(
             sampling=sampling,
         )
         if load is None:
-            options.costs(arguments, phases, make_unet, micro, **estimated)
+            made = data.datasets()
+            options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
     prompts, labels = shown(data)
     drawn = {"labels": labels} if condition == "class" else {}
@@ -128,6 +127,7 @@ def train(
         data.datasets(),
         arguments,
         strategy=strategy,
+        start=start,
         callbacks=rehearsal.watched(sample_grids(prompts, scale.sample_every, draw), watches),
         checkpoint_every=scale.checkpoint_every,
         validation=data.validation,

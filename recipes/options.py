@@ -270,26 +270,48 @@ def devices(arguments: argparse.Namespace, strategy: tf.distribute.Strategy | No
     return mdm.distribute.workers() * (here[0] or here[1] or 1)
 
 
-def costs(
+def dry_run(
     arguments: argparse.Namespace,
     made: Sequence[mdm.Phase],
     make_unet: Callable[[mdm.Phase], mdm.NestedUNet],
+    make_model: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion],
+    make_dataset: Callable[[mdm.Phase, int], tf.data.Dataset],
     micro: Mapping[tuple, int],
     *,
     devices: int,
     **options: Any,
 ) -> None:
-    """Print what the phases divide into and cost; raise if that does not fit into a device.
+    """Make the checks of a training, print what the phases divide into and cost, and raise if that
+    does not fit into a device.
 
-    Arguments as in `micro_batches`, and what that returned.
+    Args:
+        arguments: of the recipe.
+        made: the phases.
+        make_unet: function (phase) -> network.
+        make_model: as in `fit_progressively`.
+        make_dataset: likewise.
+        micro: from `micro_batches`.
+        devices: replicas.
+        **options: of `estimate_training`.
     """
+    preflight = mdm.runs.preflight
+    reports = preflight.check_phases(
+        made, make_model, make_dataset, devices=devices, estimate=False
+    )
+    preflight.check_disk(arguments.run_dir, max(report.checkpoint_bytes for report in reports))
     rows = []
-    print("| phase | groups | rows per replica | micro-batches |\n|---|---|---|---|")
-    for number, phase in enumerate(made, start=1):
+    print(
+        "| phase | groups | rows per replica | micro-batches | checkpoint, GB |\n"
+        "|---|---|---|---|---|"
+    )
+    for report, phase in zip(reports, made, strict=True):
         rows += mdm.estimate.estimate_training(
             [phase], make_unet, devices=devices, micro_batches=micro[key(phase)], **options
         )
-        print(f"| {number} | {sizes(phase)} | {sizes(phase, devices)} | {micro[key(phase)]} |")
+        print(
+            f"| {report.number} | {sizes(phase)} | {sizes(phase, devices)} | {micro[key(phase)]} "
+            f"| {report.checkpoint_bytes / 1e9:.3g} |"
+        )
     print(mdm.estimate.table(rows))
     largest, there = max(row["memory"]["total"] for row in rows), memory(arguments)
     if largest <= there:

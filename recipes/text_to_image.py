@@ -75,8 +75,6 @@ def train(
 
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
         model = common.make_model(make_unet(phase), phase, arguments, process, encoder=encoder)
-        if start is not None and phase.level_names == phases[0].level_names:
-            model.start_from(start)
         return common.compiled(
             model, phase, **{**training, "micro_batches": micro[options.key(phase)]}
         )
@@ -100,7 +98,8 @@ def train(
             checkpointing=checkpointing,
             sampling=sampling,
         )
-        options.costs(arguments, phases, make_unet, micro, **estimated)
+        made = datasets(data, encoder, seed=arguments.seed)
+        options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
     prompts = drawing.choose_prompts(data, PROMPTS, 32)
     model = common.fit(
@@ -110,6 +109,7 @@ def train(
         datasets(data, encoder, seed=arguments.seed),
         arguments,
         strategy=strategy,
+        start=start,
         callbacks=drawing.sample_grids(prompts[:8], every=300, **sampling),
         **checkpointing,
     )

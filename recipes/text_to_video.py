@@ -210,8 +210,6 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             encoder=encoder,
             guided_levels=scale.guided_levels,
         )
-        if start is not None and phase.level_names == phases[0].level_names:
-            model.start_from(start)
         return common.compiled(model, phase, micro_batches=micro[options.key(phase)])
 
     estimated = {"text_tokens": encoder.length, "devices": options.devices(arguments, strategy)}
@@ -227,7 +225,8 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             process=scale.process,
             sampling=sampling,
         )
-        options.costs(arguments, phases, make_unet, micro, **estimated)
+        made = data.datasets()
+        options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
     prompts = prompts_of(data)
     draw = drawing.sample_grids(prompts, every=scale.sample_every, **sampling)
@@ -239,6 +238,7 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         data.datasets(),
         arguments,
         strategy=strategy,
+        start=start,
         callbacks=rehearsal.watched(draw, watches),
         checkpoint_every=scale.checkpoint_every,
         validation=data.validation,
