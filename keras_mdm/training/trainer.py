@@ -203,7 +203,14 @@ class DistributedTrainer(keras.Model):
         """`keras.Model.fit`, after checking that the model is ready."""
         self.check_ready()
         kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
-        return super().fit(_sharded(x), *args, **kwargs)
+        try:
+            return super().fit(_sharded(x), *args, **kwargs)
+        finally:
+            # Keras tells callbacks of an orderly end only; signals must not stay taken over.
+            given = kwargs.get("callbacks") or ()
+            for callback in given if isinstance(given, Sequence) else ():
+                if callable(getattr(callback, "restore", None)):
+                    callback.restore()
 
     def evaluate(self, x: Any = None, *args: Any, weights: str = "ema", **kwargs: Any) -> Any:
         """`keras.Model.evaluate`; repeated calls draw equal noise.
