@@ -1,5 +1,6 @@
 """What `keras.Model.fit` needs to work under every distribution strategy."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -169,6 +170,7 @@ class DistributedTrainer(keras.Model):
         make = traced(several, jit_compile=self.jit_compile)
 
         def function(iterator):
+            self.__dict__["_iterator"] = iterator
             batches = []
             self.__dict__["fetching"] = True
             try:
@@ -211,6 +213,7 @@ class DistributedTrainer(keras.Model):
             for callback in given if isinstance(given, Sequence) else ():
                 if callable(getattr(callback, "restore", None)):
                     callback.restore()
+            _free_later([self.__dict__.pop("_iterator", None)])
 
     def evaluate(self, x: Any = None, *args: Any, weights: str = "ema", **kwargs: Any) -> Any:
         """`keras.Model.evaluate`; repeated calls draw equal noise.
@@ -234,6 +237,16 @@ class DistributedTrainer(keras.Model):
 
     def check_ready(self) -> None:
         """Raise if something is missing before work starts."""
+
+
+def _free_later(held: list[Any]) -> None:
+    """Free an iterator beside whatever comes next: its destructor waits for all that its pipeline
+    reads ahead, which takes seconds or minutes where batches are large.
+
+    Args:
+        held: a list with the last reference.
+    """
+    threading.Thread(target=held.clear, daemon=True).start()
 
 
 def _sharded(data: Any) -> Any:
