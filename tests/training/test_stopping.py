@@ -14,6 +14,9 @@ from training.test_workers import command, environment
 
 PROGRAM = Path(__file__).with_name("stall_program.py")
 
+# Processes of their own, with deadlines that a loaded machine does not keep.
+pytestmark = pytest.mark.slow
+
 
 def run(words, number=None, workers=1, steps=True):
     """(exit code, seconds since it stalled, what was printed) of the program."""
