@@ -103,7 +103,7 @@ def test_phases():
 def test_bad_input_is_refused_before_anything_is_built():
     phases = [Phase(LEVELS[:1], steps=10, batch_size=6)]
     for options, match in [
-        ({"micro_batches": 4}, "nearest batch size that is: 4"),
+        ({"micro_batches": 4}, "smallest batch that works: 4; the next from 6: 8"),
         ({"recompute": ["64"]}, "recompute"),
         ({"devices": 0}, "devices"),
         ({"flop_per_second": 0.0}, "flop_per_second=0.0"),
