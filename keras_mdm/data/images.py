@@ -10,7 +10,7 @@ from keras_mdm import checks
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.order import WindowOrder
-from keras_mdm.data.pipeline import record_index
+from keras_mdm.data.pipeline import check_micro_name, record_index
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
@@ -126,12 +126,8 @@ def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any
         raise checks.error("`rule` must be an ImageRule", fix="pass ImageRule(64)", rule=rule)
     checks.integer("window", window, minimum=1)
     check_encoder(encoder)
-    if original_size is not None and not isinstance(original_size, str):
-        raise checks.error(
-            "`original_size` must be the name of a micro-condition",
-            fix='pass "scale", or None',
-            original_size=original_size,
-        )
+    if original_size is not None:
+        check_micro_name("original_size", original_size)
 
 
 def has_labels(source: ImageSource) -> bool:

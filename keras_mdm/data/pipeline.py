@@ -18,6 +18,22 @@ from keras_mdm.data.base import CaptionedImages
 _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "sample")
 
 
+def check_micro_name(argument: str, name: object) -> None:
+    """Raise unless a micro-condition's name is a text that means nothing else in a batch: it would
+    take the place of the pictures, labels or positions.
+
+    Args:
+        argument: what the caller named it in.
+        name: the name.
+    """
+    if not isinstance(name, str) or name in (*_KEYS, "caption"):
+        raise checks.error(
+            f"`{argument}` must name a micro-condition, and none of {', '.join(_KEYS)}, caption",
+            fix='pass the name that LevelSpec(micro_conditions=) has, such as "scale"',
+            **{argument: name},
+        )
+
+
 def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
     """Return the positions of a step's samples, int64 (batch_size,).
 
@@ -168,6 +184,8 @@ def image_text_dataset(
     columns = {key: images, "text": text, "text_mask": text_mask, "label": labels}
     columns["pooled"] = pooled
     columns = {key: np.asarray(value) for key, value in columns.items() if value is not None}
+    for name in micro or {}:
+        check_micro_name("micro", name)
     micro = {key: np.asarray(value, "float32") for key, value in (micro or {}).items()}
     _check(images, columns, micro)
     columns |= micro

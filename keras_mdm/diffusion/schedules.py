@@ -109,19 +109,20 @@ _FACTORIES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def get(schedule: str | Schedule, num_steps: int = 1000, **options: float) -> Schedule:
+def get(schedule: str | Schedule, num_steps: int | None = None, **options: float) -> Schedule:
     """Return a schedule from its name; a `Schedule` is returned as it is.
 
     Args:
         schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"` or a record.
-        num_steps: N, used with a name only.
+        num_steps: N, 1000 for a name and that of a record unless given.
         **options: passed to the factory of that name.
 
     Returns:
         The schedule.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or a record is given together with options or with
+            another number of steps than it has.
 
     Example:
 
@@ -129,8 +130,17 @@ def get(schedule: str | Schedule, num_steps: int = 1000, **options: float) -> Sc
     1000
     """
     if isinstance(schedule, Schedule):
+        if options or num_steps not in (None, schedule.num_steps):
+            raise checks.error(
+                "a schedule that is a record has its own number of steps and options",
+                fix="leave them out, or pass the name of the schedule instead of a record",
+                schedule=f"{schedule.name} of {schedule.num_steps} steps",
+                num_steps=num_steps,
+                **options,
+            )
         return schedule
-    return _FACTORIES[checks.one_of("schedule", schedule, _FACTORIES)](num_steps, **options)
+    checks.one_of("schedule", schedule, _FACTORIES)
+    return _FACTORIES[schedule](1000 if num_steps is None else num_steps, **options)
 
 
 def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:

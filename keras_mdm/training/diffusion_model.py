@@ -44,7 +44,7 @@ class MatryoshkaDiffusion(
     Args:
         unet: the network.
         schedule: name of a noise schedule or a `Schedule`, of the innermost level.
-        num_steps: number N of training steps, for a schedule given by name.
+        num_steps: number N of training steps, for a schedule given by name; 1000 unless given.
         shift_power: p of the shift SNR / s^p of a level s times larger than the innermost.
         prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
         loss_target: what the loss compares; `prediction` unless given.
@@ -107,7 +107,7 @@ class MatryoshkaDiffusion(
         unet: NestedUNet,
         *,
         schedule: Any = "cosine",
-        num_steps: int = 1000,
+        num_steps: int | None = None,
         shift_power: float = 2.0,
         prediction: str = "v",
         loss_target: str | None = None,

@@ -62,6 +62,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         return_steps: int = 0,
         callback: Callable[[int, int, dict], None] | None = None,
         progress: bool = True,
+        dry_run: bool = False,
     ) -> Any:
         """Draw pictures or clips at all levels together.
 
@@ -76,14 +77,14 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             micro: micro-conditions by name, a number or one per prompt; the network's default
                 unless given.
             sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic
-                threshold).
+                threshold): what holds for `steps`, `sampler` and `threshold` unless given.
             steps: number of steps, at most that of the training schedule.
             sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
                 `"dpmpp_2m_sde"` or `"unipc"`; Heun evaluates the network twice per step.
             eta: share of fresh noise of DDIM.
             grid: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
             threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
-                given.
+                given. To be given where `sampling` names another one than the model's.
             guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
                 unconditional one. 4 unless given (2 with `autoguidance`). A dict gives every level
                 its own, 1 for levels that are missing; a number is spread by the model's
@@ -123,11 +124,13 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             callback: function (steps done, steps, estimates) called after every step of every
                 batch; the estimates are uint8 `(B, [T,] H, W, C)` by level name.
             progress: show a progress bar.
+            dry_run: check all arguments and draw nothing. The weights need no values: what a
+                training draws on its way can be checked before it begins.
 
         Returns:
-            dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips. With
-            `return_steps` S a pair of it and the estimates, `(S, B, [T,] H, W, C)` by level name,
-            the last one being the picture.
+            dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips; empty with
+            `dry_run`. With `return_steps` S a pair of it and the estimates,
+            `(S, B, [T,] H, W, C)` by level name, the last one being the picture.
 
         Raises:
             ValueError: if an argument is out of range, or a condition is missing or does not fit.
@@ -168,7 +171,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             sampler=sampler or defaults["sampler"],
             eta=eta,
             grid=grid,
-            threshold=threshold or defaults.get("threshold", self.threshold),
+            threshold=self._threshold_of(sampling) if threshold is None else threshold,
             guided=guidance.scale != 1.0,
             weights=self._known_weights(weights),
             shares=tuple(sorted(guidance.shares.items())),
@@ -179,7 +182,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             reconstructed=guidance.reconstruction > 0.0,
         ).check()
         process = self._process_of(plan)
-        self.check_ready()
+        if not dry_run:
+            self.check_ready()
         count, conditions = self.conditions_for(prompts, labels, num_images, micro)
         without = self._negative(negative_prompts, guidance, count, conditions)
         if copies > 1:
@@ -190,6 +194,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         first, rows = self._start_rows(
             process, count, steps, noise, init_image, strength, mask, hold
         )
+        if dry_run:
+            return {}
         rows |= {"conditions": conditions, "without": without, "seeds": seeds, "samples": samples}
         marks = np.round(np.linspace(first, steps, return_steps + 1)).astype(int)[1:]
         pieces, kept = [], []
@@ -279,6 +285,19 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 steps=steps,
             )
         return int(steps)
+
+    def _threshold_of(self, sampling: str) -> str:
+        """The threshold where none is given: the model's, which a way of sampling may name too."""
+        named = SAMPLING[sampling].get("threshold", self.threshold)
+        if named != self.threshold:
+            raise checks.error(
+                f"sampling={sampling!r} has the {named} threshold, and the model its own: which of "
+                "the two must be said",
+                fix=f"pass threshold={named!r} or threshold={self.threshold!r}",
+                sampling=sampling,
+                model_threshold=self.threshold,
+            )
+        return named
 
     def _check_stop_at(self, stop_at: str | None) -> str | None:
         if stop_at is None:

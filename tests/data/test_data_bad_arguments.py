@@ -61,6 +61,11 @@ WRONG = {
     "another crop": lambda _: data.ImageRule(8, crop="x"),
     "an encoder that is none": lambda f: batches(f, encoder=3),
     "a micro-condition without a name": lambda f: batches(f, original_size=3),
+    "a micro-condition in the labels' place": lambda f: batches(f, original_size="label"),
+    "a micro-condition in the pictures' place": lambda f: batches(f, original_size="image"),
+    "a column in the positions' place": lambda f: data.image_text_dataset(
+        np.zeros((2, 8, 8, 3), "uint8"), batch_size=1, seed=0, micro={"sample": np.zeros(2)}
+    ),
     "labels where there are none": lambda f: batches(f, labels=True),
     "a window of nothing": lambda f: batches(f, window=0),
     "captions of a number": lambda _: data.captions_of(3),

@@ -205,6 +205,12 @@ def test_inside_a_graph_the_same():
         assert graph.dtype == "float32"
 
 
+def test_a_record_keeps_its_number_of_steps():
+    record = schedules.cosine(20)
+    assert schedules.get(record) is schedules.get(record, 20) is record
+    assert schedules.get("cosine").num_steps == 1000 and schedules.get("cosine", 20) == record
+
+
 def test_level_shift_counts_frames_as_square_root():
     inner = LevelShape(None, 64)
     expected = {(None, 64): 1, (None, 1024): 16, (16, 64): 4, (16, 256): 16}
@@ -216,6 +222,8 @@ def test_level_shift_counts_frames_as_square_root():
     ("call", "word"),
     [
         (lambda: schedules.get("cosinus"), "'cosine'"),
+        (lambda: schedules.get(schedules.cosine(20), 30), "num_steps=30"),
+        (lambda: schedules.get(schedules.cosine(20), max_beta=0.9), "max_beta=0.9"),
         (lambda: schedules.cosine(1), "num_steps=1"),
         (lambda: schedules.cosine(max_beta=1.0), "max_beta=1.0"),
         (lambda: schedules.sigmoid(start=3, end=-3), "start=3"),

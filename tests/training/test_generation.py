@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
 from keras_mdm.diffusion.schedules import cosine
+from keras_mdm.models.unallocated import unallocated
 from keras_mdm.training.conditions import drop, unconditional
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.sampling import make_denoiser
@@ -216,8 +217,46 @@ def test_the_threshold_is_the_models_own_unless_given(saved, model):
     assert_equal(draw(static), draw(static, threshold="static"))
     assert_equal(draw(model), draw(model, threshold="dynamic"))
     assert largest(draw(static), draw(static, threshold="dynamic")) > 3
-    paper = draw(static, sampling="paper", steps=3)
-    assert_equal(paper, draw(static, sampler="ddpm", threshold="dynamic"))
+
+
+def test_a_threshold_that_model_and_sampling_disagree_about_must_be_said(saved, model):
+    static, _ = saved
+    with pytest.raises(ValueError, match=THREE_PARTS) as caught:
+        draw(static, sampling="paper")
+    assert "threshold='dynamic' or threshold='static'" in str(caught.value)
+    for threshold in ("dynamic", "static"):
+        paper = draw(static, sampling="paper", threshold=threshold)
+        assert_equal(paper, draw(static, sampler="ddpm", threshold=threshold))
+    assert_equal(draw(model, sampling="paper"), draw(model, sampler="ddpm"))
+
+
+def test_a_number_of_steps_beside_a_schedule_must_be_its_own():
+    unet = tiny_unet([PLAIN_INNER])
+    record = cosine(20)
+    assert MatryoshkaDiffusion(unet, schedule=record).get_config()["schedule"]["num_steps"] == 20
+    with pytest.raises(ValueError, match=THREE_PARTS):
+        MatryoshkaDiffusion(unet, schedule=record, num_steps=1000)
+
+
+def test_a_dry_run_checks_a_model_without_values_and_draws_nothing():
+    with unallocated():
+        empty = MatryoshkaDiffusion(
+            tiny_unet([INNER, outer(16)], text_width=TEXT_WIDTH, num_classes=4),
+            text_encoder=FakeEncoder(),
+            residual=True,  # not measured before training
+        )
+    assert draw(empty, dry_run=True, labels=[0, 1, 2], guidance_scale={"8": 2.0}) == {}
+    assert draw(empty, dry_run=True, return_steps=2, negative_prompts="grey") == {}
+    for wrong in (
+        {"steps": 1001},
+        {"guidance_scale": {"64": 2.0}},
+        {"sampler": "euler?"},
+        {"labels": [0, 0, 4]},
+        {"stop_at": "32"},
+    ):
+        with pytest.raises(ValueError, match=THREE_PARTS):
+            draw(empty, dry_run=True, **wrong)
+    assert not empty.__dict__.get("_sampling_cache")  # nothing was traced
 
 
 def test_a_missing_encoder_is_named(saved):
