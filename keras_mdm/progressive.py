@@ -24,7 +24,7 @@ from keras_mdm.callbacks.checkpoint import DISK_FULL, CheckpointWriter
 from keras_mdm.callbacks.signals import OrderlyStop
 from keras_mdm.describe import count_step_flop
 from keras_mdm.files import remove_dead_temporaries, write_atomically
-from keras_mdm.runs import ledger, preflight
+from keras_mdm.runs import batches, ledger, preflight
 from keras_mdm.runs.validation import Validation
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
@@ -98,8 +98,9 @@ def fit_progressively(
     moment goes on as if it had not been. SIGTERM and SIGINT end it with a checkpoint and code 0.
 
     Everything is checked before the first step, for all phases: networks, groups and devices, one
-    batch of every phase, memory, disk. For that `make_model` is called for every later phase in a
-    scope where weights have no values, and `make_dataset` for every phase.
+    batch of every phase, memory, disk, and what `callbacks` and `check` know. For that `make_model`
+    is called for every later phase in a scope where weights have no values, and `make_dataset` for
+    every phase.
 
     A run can be changed: phases that have not begun as one likes, phases can be appended, and with
     `extend` the phase that runs, or ran last, can get more steps, another batch or rate. What was
@@ -126,7 +127,9 @@ def fit_progressively(
         data: what tells the data set from others, such as its name, number of records and a hash
             (`CaptionedImages.identity`); a run that goes on must have the same.
         strategy: distribution strategy; the current one unless given.
-        callbacks: function (PhaseContext) -> more Keras callbacks for the phase.
+        callbacks: function (PhaseContext) -> more Keras callbacks for the phase. An object that
+            can be called may have a method `check`, called as the argument is: for options of what
+            it will make, such as those of `model.generate(prompts, dry_run=True, **options)`.
         validation: function (phase) -> finite dataset of batches that the losses of the averaged
             weights are computed on, into TensorBoard ("validation_loss_64") and `run.json`.
         validate_every: steps between validations; one at the end of every phase unless given.
@@ -176,6 +179,12 @@ def fit_progressively(
         checks.integer(name, value, minimum=1)
     if validate_every is not None:
         checks.integer("validate_every", validate_every, minimum=1)
+        if validation is None:
+            raise checks.error(
+                "`validate_every` needs data that losses are computed on",
+                fix="pass validation, a function (phase) -> finite dataset",
+                validate_every=validate_every,
+            )
     run, strategy = RunDirectory(run_dir), strategy or tf.distribute.get_strategy()
     chief = distribute.is_chief(strategy)  # the only worker that writes
     with contextlib.ExitStack() as stack:
@@ -200,6 +209,8 @@ def fit_progressively(
                 first=resume.number,
                 run=run,
                 check=check,
+                callbacks=callbacks,
+                validation=validation,
                 estimate=None if check_memory else False,
             )
             stop.check()
@@ -286,7 +297,7 @@ def _run_phases(
                 ledger.note_start(run, number, phase, _source_name(run, source, start))
         distribute.barrier(strategy)
         dataset = make_dataset(phase, ledger.data_step(run, number, phase, done))
-        preflight.check_groups_of(dataset, phase)
+        batches.check_groups_of(dataset, phase)
         if newest is not None:
             restore_snapshot(model, newest)
         else:
@@ -315,7 +326,7 @@ def _run_phases(
                 chief=chief,
                 stop=stop,
                 flop_per_step=count_step_flop(
-                    model.unet, phase.groups, preflight.text_tokens(dataset)
+                    model.unet, phase.groups, batches.text_tokens(dataset)
                 ),
                 description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
                 **training,

@@ -12,9 +12,15 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.costs.fitting import device_memory
-from keras_mdm.describe import DEFAULT_TEXT_TOKENS
 from keras_mdm.estimate import estimate_training
 from keras_mdm.models.unallocated import unallocated
+from keras_mdm.runs.batches import (
+    check_batch,
+    check_groups_of,
+    check_validation,
+    picture_specs,
+    text_tokens,
+)
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.objective import check_level_weights
@@ -59,6 +65,8 @@ def check_phases(
     memory: int | None = None,
     run: RunDirectory | None = None,
     check: Callable[[Phase, MatryoshkaDiffusion], None] | None = None,
+    callbacks: Any = None,
+    validation: Callable[[Phase], tf.data.Dataset] | None = None,
     estimate: bool | None = None,
 ) -> list[Report]:
     """Check phases without training: models are made without memory for their weights.
@@ -73,6 +81,8 @@ def check_phases(
         run: directory that must have room for the checkpoints, and whose networks and processes the
             phases must fit.
         check: function (phase, model without values) for checks of your own.
+        callbacks: as in `fit_progressively`; its `check`, if it has one, is called like `check`.
+        validation: likewise; one batch of every phase is drawn.
         estimate: estimate the memory of every phase, or of none; by default where it could matter.
 
     Returns:
@@ -94,8 +104,12 @@ def check_phases(
             continue
         if run is not None:
             require_same_model(run, number, model, note=False)
-        if check is not None:
-            check(phase, model)
+        model.unet.trained_alone = tuple(phase.groups)  # drawing asks for it
+        for own in (check, getattr(callbacks, "check", None)):
+            if own is not None:
+                _call_check(own, number, phase, model)
+        if validation is not None:
+            check_validation(number, phase, model, validation(phase))
         dataset = make_dataset(phase, 0)
         check_groups_of(dataset, phase)
         check_batch(number, phase, model, dataset)
@@ -103,6 +117,20 @@ def check_phases(
     if run is not None:
         check_disk(run.path, max(report.checkpoint_bytes for report in reports))
     return reports
+
+
+def _call_check(
+    check: Callable[[Phase, MatryoshkaDiffusion], None],
+    number: int,
+    phase: Phase,
+    model: MatryoshkaDiffusion,
+) -> None:
+    """Call a check of the user's; what it raises does not know the number of the phase."""
+    try:
+        check(phase, model)
+    except ValueError as problem:
+        levels = ", ".join(phase.level_names)
+        raise ValueError(f"phase {number} [{levels}]: {problem}") from problem
 
 
 def prepared_model(
@@ -204,52 +232,6 @@ def require_same_model(
         require(f"process of phase {number}", {name: config[name] for name in names})
 
 
-def check_groups_of(dataset: tf.data.Dataset, phase: Phase) -> None:
-    """Raise unless a dataset yields the groups of its phase."""
-    spec, groups = dataset.element_spec, phase.groups
-    nested = isinstance(spec, Mapping) and all(isinstance(v, Mapping) for v in spec.values())
-    found = spec if nested else {phase.level_names[-1]: spec}
-    sizes = {
-        level: next(iter(batch.values())).shape[0] if isinstance(batch, Mapping) else None
-        for level, batch in found.items()
-    }
-    fits = sizes.keys() == groups.keys() and all(
-        rows in (None, groups[level]) for level, rows in sizes.items()
-    )
-    if not fits:
-        raise checks.error(
-            f"make_dataset must yield batches of {groups} samples by their highest level",
-            fix="make one dataset per entry of phase.groups and join them with "
-            "keras_mdm.data.mixed_dataset, or pass Phase(mixed=False)",
-            groups=sizes,
-        )
-
-
-def check_batch(
-    number: int, phase: Phase, model: MatryoshkaDiffusion, dataset: tf.data.Dataset
-) -> None:
-    """Draw one batch of a phase and prepare a sample of every group as training would.
-
-    Args:
-        number: of the phase.
-        phase: the phase.
-        model: its model; weights are not needed.
-        dataset: its batches.
-    """
-    batch = next(iter(dataset), None)
-    if batch is None:
-        raise checks.error(
-            f"the data of phase {number} must have a batch",
-            fix="let make_dataset return an endless dataset",
-            batches=0,
-        )
-    nested = all(isinstance(value, Mapping) for value in batch.values())
-    groups = batch if nested else {phase.level_names[-1]: batch}
-    for level, group in groups.items():
-        first = {name: tf.convert_to_tensor(value)[:1] for name, value in group.items()}
-        model._prepare_group(level, first)
-
-
 def _report(
     number: int,
     phase: Phase,
@@ -266,7 +248,7 @@ def _report(
     slots = len(getattr(model.optimizer, "slot_names", ()))
     state = weights * (1 + slots + averages)
     row = None
-    pixels = max(np.prod(v.shape[1:], dtype="int64") for v in _pictures(dataset)) * 4
+    pixels = max(np.prod(v.shape[1:], dtype="int64") for v in picture_specs(dataset)) * 4
     largest = pixels * sum(phase.groups.values()) / parts
     if wanted or (wanted is None and (state + weights > SMALL_STATE * memory
                                       or largest > SMALL_BATCH * memory)):  # fmt: skip
@@ -328,16 +310,6 @@ def check_disk(path: str | os.PathLike, checkpoint_bytes: int) -> None:
             free_gb=round(free / 1e9, 2),
             needed_gb=round(needed / 1e9, 2),
         )
-
-
-def text_tokens(dataset: tf.data.Dataset) -> int:
-    """Tokens of the prompts in a dataset, as far as they are fixed."""
-    texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) == 3]
-    return next((spec.shape[1] for spec in texts if spec.shape[1]), DEFAULT_TEXT_TOKENS)
-
-
-def _pictures(dataset: tf.data.Dataset) -> list[tf.TensorSpec]:
-    return [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) >= 4]
 
 
 def _factors(

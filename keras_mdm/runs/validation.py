@@ -10,6 +10,18 @@ from keras_mdm.callbacks.tensorboard import EventWriter
 from keras_mdm.training.run_directory import RunDirectory
 
 
+def require_finite(dataset: tf.data.Dataset) -> None:
+    """Raise if a data set of a validation is endless or empty."""
+    size = int(dataset.cardinality())
+    # Streams that end at the last 64-bit number say so.
+    if size == 0 or size == tf.data.INFINITE_CARDINALITY or size > 2**31:
+        raise checks.error(
+            "the data of a validation must be finite and hold a batch",
+            fix="end it with .take(number of batches)",
+            batches=size,
+        )
+
+
 class Validation(StepCallback):
     """Loss of the averaged weights, as a whole and by level, on a finite data set.
 
@@ -43,14 +55,7 @@ class Validation(StepCallback):
         initial_step: int = 0,
     ):
         super().__init__(initial_step=initial_step)
-        size = int(dataset.cardinality())
-        # Streams that end at the last 64-bit number say so.
-        if size == 0 or size == tf.data.INFINITE_CARDINALITY or size > 2**31:
-            raise checks.error(
-                "the data of a validation must be finite and hold a batch",
-                fix="end it with .take(number of batches)",
-                batches=size,
-            )
+        require_finite(dataset)
         self.dataset, self.every = dataset, checks.integer("every", every, minimum=1)
         self.number, self.run, self.writer = number, run, writer
         self.first_step = first_step

@@ -17,7 +17,7 @@ from test_progressive import (
     make_model,
     phases,
 )
-from training.tiny_models import THREE_PARTS
+from training.tiny_models import TEXT_WIDTH, THREE_PARTS
 
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
 from keras_mdm.callbacks import StepCallback
@@ -323,6 +323,43 @@ def test_devices_memory_and_disk_are_checked_for_all_phases(tmp_path, monkeypatc
     assert os.listdir(tmp_path) in ([], [".lock"])
 
 
+class Draw:
+    """Callbacks that will draw, in phase 2 with more steps than there are."""
+
+    def __call__(self, context):
+        raise AssertionError("a step was about to be made")
+
+    def check(self, phase, model):
+        text = np.zeros((1, 3, TEXT_WIDTH), "float32")
+        steps = 2000 if len(phase.levels) > 1 else 20
+        assert model.generate({"text": text}, steps=steps, dry_run=True) == {}
+
+
+def test_what_callbacks_of_a_later_phase_will_draw_is_checked_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"phase 2 \[8, 16\]: `steps`.*steps=2000.*To fix it"):
+        train(tmp_path, callbacks=Draw())
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"validation": lambda phase: make_dataset(phase, 0)}, "must be finite"),
+        ({"validation": lambda phase: make_dataset(phase, 0).take(0)}, "must be finite"),
+        (
+            {"validation": lambda phase: make_dataset(phases()[0], 0).take(1)},
+            r"shape \(B, 16, 16, 3\)",
+        ),
+        ({"validate_every": 2}, "needs data"),
+    ],
+    ids=["endless", "empty", "of another size in phase 2", "none"],
+)
+def test_validation_is_checked_before_the_first_step(tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        train(tmp_path, **wrong)
+    assert not (tmp_path / "run.json").exists()
+
+
 def _raise():
     raise ValueError("no")
 
@@ -346,8 +383,6 @@ def test_losses_of_a_validation_are_in_the_record_and_change_nothing(whole, tmp_
     rows = json.loads((tmp_path / "run.json").read_text())["validation"]
     assert [(row["phase"], row["step"]) for row in rows] == [(1, 2), (1, 4), (2, 2), (2, 4)]
     assert all(np.isfinite(row["validation_loss_8"]) for row in rows)
-    with pytest.raises(ValueError, match="must be finite"):
-        train(tmp_path / "x", validation=lambda phase: make_dataset(phase, 0))
 
 
 def test_numbers_of_phases_follow_from_the_list():
