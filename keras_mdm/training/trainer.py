@@ -1,6 +1,5 @@
 """What `keras.Model.fit` needs to work under every distribution strategy."""
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -206,14 +205,14 @@ class DistributedTrainer(keras.Model):
         self.check_ready()
         kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
         try:
-            return super().fit(_sharded(x), *args, **kwargs)
+            return super().fit(_prepared(x), *args, **kwargs)
         finally:
             # Keras tells callbacks of an orderly end only; signals must not stay taken over.
             given = kwargs.get("callbacks") or ()
             for callback in given if isinstance(given, Sequence) else ():
                 if callable(getattr(callback, "restore", None)):
                     callback.restore()
-            _free_later([self.__dict__.pop("_iterator", None)])
+            self.__dict__.pop("_iterator", None)
 
     def evaluate(self, x: Any = None, *args: Any, weights: str = "ema", **kwargs: Any) -> Any:
         """`keras.Model.evaluate`; repeated calls draw equal noise.
@@ -229,7 +228,7 @@ class DistributedTrainer(keras.Model):
             self.network(weights)  # raises for a name that is not known
             self.evaluated_weights, self.test_function = weights, None
         self._test_batches.assign(0)
-        return super().evaluate(_sharded(x), *args, **kwargs)
+        return super().evaluate(_prepared(x), *args, **kwargs)
 
     def _computes_in_float16(self) -> bool:
         """Whether gradients would be rounded to zero without a loss scale."""
@@ -239,24 +238,22 @@ class DistributedTrainer(keras.Model):
         """Raise if something is missing before work starts."""
 
 
-def _free_later(held: list[Any]) -> None:
-    """Free an iterator beside whatever comes next: its destructor waits for all that its pipeline
-    reads ahead, which takes seconds or minutes where batches are large.
-
-    Args:
-        held: a list with the last reference.
-    """
-    threading.Thread(target=held.clear, daemon=True).start()
-
-
-def _sharded(data: Any) -> Any:
+def _prepared(data: Any) -> Any:
     """Have every worker take its part of each global batch, in the order of the dataset; left to
-    itself TensorFlow would rather share out files."""
+    itself TensorFlow would rather share out files.
+
+    And have TensorFlow not tune the pipeline while it runs, unless that was asked for: the thread
+    that tunes sleeps up to a minute at a time and is not woken when its iterator is freed, so that
+    every end of `fit` may wait a minute for each replica. `AUTOTUNE` then means as many calls at
+    once as there are cores.
+    """
     if not isinstance(data, tf.data.Dataset):
         return data
+    given, options = data.options(), tf.data.Options()
     policy = tf.data.experimental.AutoShardPolicy
-    if data.options().experimental_distribute.auto_shard_policy == policy.OFF:
-        return data  # it holds this worker's part already
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = policy.DATA
+    if given.experimental_distribute.auto_shard_policy != policy.OFF:
+        # Off: it holds this worker's part already.
+        options.experimental_distribute.auto_shard_policy = policy.DATA
+    if given.autotune.enabled is None:
+        options.autotune.enabled = False
     return data.with_options(options)

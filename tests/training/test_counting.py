@@ -2,6 +2,7 @@
 
 import contextlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -78,3 +79,18 @@ def test_what_replicas_share_must_not_know_the_step_that_traces_it(two_replicas)
 
     with pytest.raises(ValueError, match="must not hold tensors of the step"):
         tf.function(lambda: two_replicas.run(step, (tf.ones(()),)), autograph=False)()
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, False), (True, True), (False, False)])
+def test_a_pipeline_is_not_tuned_while_it_runs(asked, given, monkeypatch):
+    """The thread that tunes sleeps for up to a minute, and freeing its iterator waits for that."""
+    seen = []
+
+    def fit(self, data, **_):
+        seen.append(data.options().autotune.enabled)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    data, options = dataset(known=True), tf.data.Options()
+    options.autotune.enabled = asked
+    make_model().fit(data.with_options(options))
+    assert seen == [given]
