@@ -3,22 +3,25 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 from keras_mdm import checks
 from keras_mdm.cli import launch_guard
+from keras_mdm.cli.launch_output import Relay
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How long workers get to end after a signal before they are killed; they take 28 s at most, and
 # with the killing it is 30.
 PATIENCE = 29.0
+# How long what they have printed may wait for a reader then, and after a killing.
+LAST_WORDS, AFTER_KILLING = 5.0, 1.0
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -84,24 +87,27 @@ def _attempt(count: int, program: list[str]) -> tuple[int, bool]:
     addresses = [f"localhost:{port}" for port in free_ports(count)]
     command = [sys.executable, "-u", *program]
     with _noted_signals() as received, _guarded(count) as (tell, outputs):
-        processes, readers = [], []
-        for index, (reading, writing) in enumerate(outputs):
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                stdout=writing,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal's Ctrl-C comes by way of this process
-            )
-            tell(f"+{process.pid}")
-            os.close(writing)
-            processes.append(process)
-            readers.append(threading.Thread(target=_forward, args=(reading, index), daemon=True))
-            readers[-1].start()
-        code = _wait(processes, received, tell)
-        for reader in readers:
-            reader.join(timeout=5.0)
+        relay = Relay([reading for reading, _ in outputs])
+        relay.start()
+        try:
+            processes = []
+            for index, (_, writing) in enumerate(outputs):
+                task = {"type": "worker", "index": index}
+                config = {"cluster": {"worker": addresses}, "task": task}
+                process = subprocess.Popen(
+                    command,
+                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                    stdout=writing,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # the terminal's Ctrl-C comes by way of this process
+                )
+                tell(f"+{process.pid}")
+                os.close(writing)
+                processes.append(process)
+            code, deadline = _wait(processes, received, tell, relay)
+        finally:
+            relay.finish()
+        _hear_out(relay, received, deadline)
     return code, bool(received)
 
 
@@ -112,18 +118,6 @@ def free_ports(count: int) -> list[int]:
         for found in sockets:
             found.bind(("localhost", 0))
         return [found.getsockname()[1] for found in sockets]
-
-
-def _forward(output: int, index: int) -> None:
-    """Print what a worker does; read on where nobody listens, or it would wait for a reader."""
-    with open(output, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            _say(f"[{index}] {line}", end="")
-
-
-def _say(text: str, end: str = "\n") -> None:
-    with contextlib.suppress(OSError):  # the terminal may be closed
-        print(text, end=end, flush=True)
 
 
 @contextlib.contextmanager
@@ -172,9 +166,16 @@ def _guarded(count: int) -> Iterator[tuple[Callable[[str], None], list[tuple[int
 
 
 def _wait(
-    processes: list[subprocess.Popen], received: list[int], tell: Callable[[str], None]
-) -> int:
-    """Wait for all; forward signals; when one fails, end the others."""
+    processes: list[subprocess.Popen],
+    received: list[int],
+    tell: Callable[[str], None],
+    relay: Relay,
+) -> tuple[int, float | None]:
+    """Wait for all; forward signals; when one fails, end the others.
+
+    Returns:
+        The exit code, and when those that did not end were or would have been killed.
+    """
     failed, deadline, forwarded, running = 0, None, 0, list(processes)
     while True:
         for process in [process for process in running if process.poll() is not None]:
@@ -184,7 +185,7 @@ def _wait(
         now = time.monotonic()
         if not failed and any(codes):
             failed = next(code for code in codes if code)
-            _say(f"worker {codes.index(failed)} ended with {failed}: ending the others")
+            relay.say(f"worker {codes.index(failed)} ended with {failed}: ending the others")
             _signal(running, signal.SIGTERM)
             deadline = deadline or now + PATIENCE
         for number in received[forwarded:]:
@@ -197,10 +198,20 @@ def _wait(
         if not running:
             if deadline is not None:
                 _kill_groups(processes)  # what they have started and left
-            return 128 - failed if failed < 0 else failed
+            return 128 - failed if failed < 0 else failed, deadline
         if deadline is not None and now >= deadline:
             _kill_groups(running)
         time.sleep(0.1)
+
+
+def _hear_out(relay: Relay, received: list[int], deadline: float | None) -> None:
+    """Wait until all is printed: for ever, as any program waits for a reader, until a signal."""
+    until = math.inf
+    while relay.is_alive() and time.monotonic() < until:
+        if received and until == math.inf:
+            until = time.monotonic() + LAST_WORDS
+            until = min(until, (deadline or until) + AFTER_KILLING)
+        relay.join(0.1)
 
 
 def _signal(processes: list[subprocess.Popen], number: int) -> None:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from keras_mdm.cli import launch
+from keras_mdm.cli.launch_output import Relay
 from keras_mdm.cli.main import main
 
 PROGRAM = """
@@ -81,8 +82,8 @@ def test_signals_are_forwarded(program):
 DRIVER = """
 import sys
 from keras_mdm.cli import launch, main
-launch.PATIENCE = 2.0
-sys.exit(main.main(["launch", "-n", "2", *sys.argv[1:]]))
+launch.PATIENCE, launch.LAST_WORDS = float(sys.argv[1]), 0.5
+sys.exit(main.main(["launch", "-n", "2", *sys.argv[2:]]))
 """
 STUBBORN = """
 import os, signal, subprocess, sys, time
@@ -107,11 +108,28 @@ time.sleep(100)
 """
 
 
-def start(tmp_path, content, *words):
+FLOODS = """
+import os, signal, sys
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+print("pids", os.getpid(), flush=True)
+piece = b"x" * 65535 + (b"\\n" if "lines" in sys.argv else b"x")
+while True:
+    os.write(1, piece)
+"""
+LEAVES = """
+import os, signal, subprocess, sys
+flood = "import os\\nwhile True: os.write(1, b'left' * 200)"
+child = subprocess.Popen([sys.executable, "-c", flood], start_new_session=True)
+print("pids", os.getpid(), child.pid, flush=True)
+"""
+
+
+def start(tmp_path, content, *words, patience=2.0):
     """A launcher, and the processes that its workers say they are."""
     path = tmp_path / "program.py"
     path.write_text(content)
-    command = [sys.executable, "-c", DRIVER, str(path), *words]
+    command = [sys.executable, "-c", DRIVER, str(patience), str(path), *words]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -139,7 +157,6 @@ def wait_for_the_end(pids, seconds):
     return time.monotonic() - began
 
 
-# Under load a launcher that is talked to by everybody took minutes to end.
 @pytest.mark.parametrize(
     "words",
     [[], pytest.param(["talk"], marks=pytest.mark.slow)],
@@ -158,6 +175,80 @@ def test_who_does_not_end_is_killed_with_all_that_he_started(tmp_path, number, w
             process.stdout.read()
             assert process.wait(timeout=10) == 137
         process.wait(timeout=10)
+
+
+@pytest.mark.parametrize("words", [["lines"], ["one-line"]], ids=["lines", "one line"])
+def test_a_flood_that_nobody_reads_holds_nothing_up(tmp_path, words):
+    process, pids = start(tmp_path, FLOODS, *words, patience=0.5)
+    with process:
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 137
+        assert time.monotonic() - began < 4 and not any(map(lives, pids))
+
+
+def test_who_was_left_and_prints_is_not_waited_for(tmp_path):
+    process, pids = start(tmp_path, LEAVES)
+    with process:
+        process.stdout.read()
+        assert process.wait(timeout=4) == 0
+    wait_for_the_end(pids, 5)  # nobody reads what they print
+
+
+def test_last_words_wait_for_a_slow_reader(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import os\nos.write(1, b'x\\n' * 150_000 + b'last')")
+    command = [sys.executable, "-c", DRIVER, "2", str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        begun = process.stdout.read(1)
+        with pytest.raises(subprocess.TimeoutExpired):  # while the pipe is full
+            process.wait(timeout=1.5)
+        lines = (begun + process.stdout.read()).splitlines()
+    assert process.returncode == 0 and len(lines) == 2 * 150_001
+    assert {"[0] last", "[1] last"} < set(lines)
+
+
+class Printed:
+    """A relay, what it has read from, and what it has printed."""
+
+    def __init__(self, workers):
+        self.pipes = [os.pipe() for _ in range(workers)]
+        self.relay = Relay([reading for reading, _ in self.pipes])
+        self.relay.start()
+
+    def write(self, index, data):
+        os.write(self.pipes[index][1], data)
+
+    def end(self):
+        self.relay.finish()
+        self.relay.join(5)
+        assert not self.relay.is_alive()
+
+
+def test_what_is_printed_is_cut_into_lines(capsys):
+    printed = Printed(2)
+    printed.write(0, "one\r\n\u00e4".encode()[:-1])
+    time.sleep(0.3)
+    printed.write(0, "\u00e4".encode()[-1:] + b"\rthree\n\xff")
+    printed.write(1, b"x" * 40_000 + b"\nno end")
+    printed.relay.say("of the launcher's own")
+    printed.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "[0]" in line] == [
+        "[0] one", "[0] \u00e4", "[0] three", "[0] \ufffd"]  # fmt: skip
+    assert "of the launcher's own" in lines and "[1] no end" in lines
+    assert f"[1] {'x' * 40_000}" in lines
+
+
+def test_an_endless_line_is_not_kept(capsys):
+    printed = Printed(1)
+    for _ in range(8):
+        printed.write(0, b"x" * 60_000)
+        time.sleep(0.02)
+    printed.end()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.count("x") for line in lines) == 480_000
+    assert max(map(len, lines)) <= 2 * 65536 + 4
 
 
 def test_a_second_ctrl_c_kills_at_once(tmp_path):
