@@ -137,6 +137,23 @@ def add_text(made: argparse.ArgumentParser) -> None:
     made.add_argument("--embeddings", metavar="DIR", help="states that keras-mdm embed has written")
 
 
+def require_files(made: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End with an error if a run on the drawings in memory is given what data in files has.
+
+    Args:
+        made: the parser.
+        arguments: what it parsed.
+    """
+    for option in ("embeddings", "flip", "max_skipped", "captions", "stride", "clips", "short"):
+        value, default = getattr(arguments, option, None), made.get_default(option)
+        if value != default:
+            word = f"--{option.replace('_', '-')}"
+            made.error(
+                f"{word} is about data in files, and the small run has drawings in memory (got "
+                f"{value}): pass --data as well, or leave {word} out"
+            )
+
+
 def load_data(
     directory: str | None, *, sizes: Sequence[int], downsample: str = "area"
 ) -> mdm.data.CaptionedImages:
@@ -209,8 +226,6 @@ def fit(
     data: Any,
     make_dataset: Callable[[mdm.Phase, int], tf.data.Dataset],
     arguments: argparse.Namespace,
-    *,
-    validation: Callable[[mdm.Phase], tf.data.Dataset] | None = None,
     **more: Any,
 ) -> mdm.MatryoshkaDiffusion:
     """Train as the arguments say.
@@ -221,12 +236,8 @@ def fit(
         data: has an `identity`.
         make_dataset: see `phases`.
         arguments: of the recipe.
-        validation: function (phase) -> pairs for --validate-every.
         **more: further options of `fit_progressively`.
     """
-    asked = options.fit_options(arguments)
-    if arguments.validate_every is not None and validation is not None:
-        asked |= {"validation": validation, "validate_every": arguments.validate_every}
     return mdm.fit_progressively(
         phases,
         make_model,
@@ -235,7 +246,7 @@ def fit(
         fresh=arguments.fresh,
         data=data.identity,
         arguments=vars(arguments),
-        **asked,
+        **options.fit_options(arguments),
         **more,
     )
 

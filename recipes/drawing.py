@@ -1,43 +1,57 @@
 """What the recipes draw: grids while they train, pages at the end, and how often it is right."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import keras_mdm as mdm
+from keras_mdm import checks
 
 
-def sample_grids(
-    prompts: Sequence[str],
-    *,
-    every: int,
-    labels: Sequence[int] | None = None,
-    unconditional: bool = False,
-    **options: object,
-) -> Callable[[mdm.PhaseContext], list]:
-    """Make the callback function that draws the prompts every n steps, to PNG and TensorBoard; or
-    the classes that they name."""
+class SampleGrids:
+    """Makes the callback that draws every n steps, to PNG and TensorBoard; before the first step it
+    checks for every phase that the model will draw.
 
-    def callbacks(context: mdm.PhaseContext) -> list:
-        def generate():
-            given = None if unconditional or labels is not None else list(prompts)
-            return context.model.generate(given, labels=labels, progress=False, **options)
+    Args:
+        titles: what stands below the pictures, and the prompts unless there are labels.
+        every: steps between drawings.
+        labels: the classes that the titles name, to draw these.
+        unconditional: draw without prompts.
+        **options: of `generate`.
+    """
 
+    def __init__(
+        self,
+        titles: Sequence[str],
+        *,
+        every: int,
+        labels: Sequence[int] | None = None,
+        unconditional: bool = False,
+        **options: object,
+    ):
+        self.titles, self.every = list(titles), checks.integer("every", every, minimum=1)
+        self.prompts = None if unconditional or labels is not None else self.titles
+        self.options = {**options, "labels": labels, "progress": False}
+
+    def __call__(self, context: mdm.PhaseContext) -> list:
+        """The callbacks of a phase."""
         return [
             mdm.callbacks.SampleGrid(
-                generate,
-                prompts,
+                lambda: context.model.generate(self.prompts, **self.options),
+                self.titles,
                 context.run.samples,
-                every,
+                self.every,
                 context.logger.writer,
                 initial_step=context.global_step,
             )
         ]
 
-    return callbacks
+    def check(self, phase: mdm.Phase, model: mdm.MatryoshkaDiffusion) -> None:
+        """Raise unless the model of a phase, whose weights have no values yet, will draw."""
+        model.generate(self.prompts, **self.options, dry_run=True)
 
 
 def choose_prompts(data: mdm.data.CaptionedImages, wanted: Sequence[str], count: int) -> list[str]:

@@ -126,6 +126,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.scale == "paper" and not arguments.data:
         parser.error("--scale paper needs pictures: pass --data SOURCE")
+    for option in ("text_encoder", "embeddings"):
+        if arguments.condition != "text" and getattr(arguments, option):
+            word = f"--{option.replace('_', '-')}"
+            parser.error(
+                f"{word} is about captions: leave it out with --condition {arguments.condition}"
+            )
     if arguments.data is None:
         size = per_level(arguments, small=True)[0][-1]
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")

@@ -127,6 +127,8 @@ def choose(
         return rehearsal.begin(made, arguments, paper_scale, kind)
     if arguments.scale == "paper" and not arguments.data:
         made.error("--scale paper needs pictures: pass --data SOURCE")
+    if not arguments.data:
+        common.require_files(made, arguments)
     large = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
     return paper_scale if large else small_scale
 

@@ -35,7 +35,6 @@ def train(
     scale: common.Scale,
     *,
     condition: str = "text",
-    cond_dropout: float | None = None,
     start: mdm.MatryoshkaDiffusion | None = None,
     rule: Mapping[str, Any] | None = None,
     load: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion] | None = None,
@@ -47,7 +46,6 @@ def train(
         arguments: of the recipe.
         scale: how large.
         condition: "text", "class" or "none".
-        cond_dropout: share of conditions dropped; the model's default unless given.
         start: what the first phase begins with; what --start names unless given.
         rule: options of `ImageRule`.
         load: makes the model of a phase instead of building it.
@@ -73,9 +71,14 @@ def train(
         "class": lambda: {"num_classes": data.num_classes, **scale.network},
         "none": lambda: dict(scale.network),
     }[condition]()
-    process = dict(scale.process)
-    if cond_dropout is not None:
-        process["cond_dropout"] = cond_dropout
+    prompts, draw = drawn(data, sampling)
+    # Without samples that lost their condition there is nothing to be guided away from.
+    if arguments.guidance is None and (
+        condition == "none" or scale.process.get("cond_dropout") == 0.0
+    ):
+        draw["guidance_scale"] = 1.0
+    callbacks = rehearsal.Watched(sample_grids(prompts, scale.sample_every, draw))
+    validation = data.validation if arguments.validate_every else None
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         return mdm.build_nested_unet(phase.levels, seed=arguments.seed, **conditions)
@@ -88,7 +91,7 @@ def train(
                 make_unet(phase),
                 phase,
                 arguments,
-                process,
+                scale.process,
                 encoder=encoder,
                 guided_levels=scale.guided_levels,
             )
@@ -105,21 +108,14 @@ def train(
             data=data.identity,
             condition=condition,
             text_encoder=encoder and encoder.identity,
-            process=process,
+            process=scale.process,
             sampling=sampling,
         )
         if load is None:
             made = data.datasets()
+            estimated |= {"callbacks": callbacks, "validation": validation}
             options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
-    prompts, labels = shown(data)
-    drawn = {"labels": labels} if condition == "class" else {}
-    if condition == "none":
-        prompts, drawn = None, {"num_images": image_data.SHOWN}
-    draw = {**sampling, **drawn}
-    if condition == "none" or cond_dropout == 0.0:
-        draw["guidance_scale"] = 1.0
-    watches: dict[int, rehearsal.Watch] = {}
     model = common.fit(
         phases,
         make_model,
@@ -128,15 +124,26 @@ def train(
         arguments,
         strategy=strategy,
         start=start,
-        callbacks=rehearsal.watched(sample_grids(prompts, scale.sample_every, draw), watches),
+        callbacks=callbacks,
         checkpoint_every=scale.checkpoint_every,
-        validation=data.validation,
+        validation=validation,
     )
     if common.draws(arguments):
         show(model, prompts, draw, Path(arguments.run_dir), paper_prompts=condition == "text")
     data.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
-        rehearsal.report(arguments, phases, micro, watches, began)
+        rehearsal.report(arguments, phases, micro, callbacks.watches, began)
+
+
+def drawn(
+    data: image_data.Pictures, sampling: Mapping[str, Any]
+) -> tuple[list[str] | None, dict[str, Any]]:
+    """Prompts, or names of classes, or none; and the options of `generate` with what goes with
+    them."""
+    if data.condition == "none":
+        return None, {**sampling, "num_images": image_data.SHOWN}
+    prompts, labels = shown(data)
+    return prompts, {**sampling, **({"labels": labels} if labels is not None else {})}
 
 
 def shown(data: image_data.Pictures) -> tuple[list[str], list[int] | None]:
@@ -147,8 +154,6 @@ def shown(data: image_data.Pictures) -> tuple[list[str], list[int] | None]:
             names = drawing.choose_prompts(data.source, text_to_image.PROMPTS, image_data.SHOWN)
         names = (names * image_data.SHOWN)[: image_data.SHOWN]
         return names, [data.label_names.index(name) for name in names]
-    if data.condition == "none":
-        return [], None
     if data.in_memory:
         return drawing.choose_prompts(data.source, text_to_image.PROMPTS, image_data.SHOWN), None
     return data.captions[: image_data.SHOWN], None
@@ -156,15 +161,15 @@ def shown(data: image_data.Pictures) -> tuple[list[str], list[int] | None]:
 
 def sample_grids(
     prompts: Sequence[str] | None, every: int, draw: Mapping[str, Any]
-) -> Callable[[mdm.PhaseContext], list]:
-    """The callback function that draws every n steps."""
+) -> drawing.SampleGrids:
+    """What makes the callback that draws every n steps."""
     titles = [str(n) for n in range(8)] if prompts is None else prompts[:8]
-    drawn = {**draw}
-    if drawn.get("labels") is not None:
-        drawn["labels"] = drawn["labels"][:8]
-    if "num_images" in drawn:
-        drawn["num_images"] = 8
-    return drawing.sample_grids(titles, every=every, unconditional=prompts is None, **drawn)
+    few = {**draw}
+    if few.get("labels") is not None:
+        few["labels"] = few["labels"][:8]
+    if "num_images" in few:
+        few["num_images"] = 8
+    return drawing.SampleGrids(titles, every=every, unconditional=prompts is None, **few)
 
 
 def show(

@@ -52,12 +52,15 @@ def main() -> None:
     rehearsal.add(parser)
     parser.add_argument("--exact", action="store_true", help="drop no labels, as the text has it")
     arguments = parser.parse_args()
-    image_training.train(
-        arguments,
-        image_scales.choose(parser, arguments, SMALL, PAPER, kind="class"),
-        condition="class",
-        cond_dropout=0.0 if arguments.exact else 0.1,
-    )
+    if arguments.exact and arguments.guidance not in (None, 1.0):
+        parser.error(
+            f"--exact drops no labels, and without that there is no guidance (got --guidance "
+            f"{arguments.guidance}): leave one of the two out"
+        )
+    scale = image_scales.choose(parser, arguments, SMALL, PAPER, kind="class")
+    process = {**scale.process, "cond_dropout": 0.0 if arguments.exact else 0.1}
+    scale = image_scales.changed(scale, process=process)
+    image_training.train(arguments, scale, condition="class")
 
 
 if __name__ == "__main__":

@@ -279,6 +279,8 @@ def dry_run(
     micro: Mapping[tuple, int],
     *,
     devices: int,
+    callbacks: Any,
+    validation: Callable[[mdm.Phase], tf.data.Dataset] | None,
     **options: Any,
 ) -> None:
     """Make the checks of a training, print what the phases divide into and cost, and raise if that
@@ -292,11 +294,19 @@ def dry_run(
         make_dataset: likewise.
         micro: from `micro_batches`.
         devices: replicas.
+        callbacks: as in `fit_progressively`, as is the next.
+        validation: see `callbacks`.
         **options: of `estimate_training`.
     """
     preflight = mdm.runs.preflight
     reports = preflight.check_phases(
-        made, make_model, make_dataset, devices=devices, estimate=False
+        made,
+        make_model,
+        make_dataset,
+        devices=devices,
+        callbacks=callbacks,
+        validation=validation,
+        estimate=False,
     )
     preflight.check_disk(arguments.run_dir, max(report.checkpoint_bytes for report in reports))
     rows = []
@@ -339,5 +349,9 @@ def sizes(phase: mdm.Phase, devices: int = 1) -> str:
 
 def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Options of `fit_progressively` that were asked for."""
-    asked = {"extend": arguments.extend, "restart_phase": arguments.restart_phase}
+    asked = {
+        "extend": arguments.extend,
+        "restart_phase": arguments.restart_phase,
+        "validate_every": arguments.validate_every,
+    }
     return {name: value for name, value in asked.items() if value}

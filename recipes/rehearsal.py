@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import drawing
 import keras
 import options
 import rehearsal_data
@@ -60,8 +61,10 @@ def begin(
         The scale in miniature.
     """
     count, workers = arguments.rehearse, mdm.distribute.workers()
-    if arguments.data:
-        made.error("--rehearse makes its data: leave --data out")
+    for option in ("data", "text_encoder", "embeddings"):
+        if getattr(arguments, option, None):
+            word = option.replace("_", "-")
+            made.error(f"--rehearse makes its data and their states: leave --{word} out")
     if workers not in (1, count):
         made.error(
             f"--rehearse {count} under keras-mdm launch -n {workers}: each worker is one replica; "
@@ -160,16 +163,21 @@ class Watch(keras.callbacks.Callback):
         self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def watched(
-    callbacks: Callable[[mdm.PhaseContext], list], watches: dict[int, Watch]
-) -> Callable[[mdm.PhaseContext], list]:
-    """Callbacks of a phase, with one more that is kept in `watches` by the phase's number."""
+class Watched:
+    """Makes the callbacks of a phase, with one more that is kept by the phase's number.
 
-    def made(context: mdm.PhaseContext) -> list:
-        watches[context.number] = Watch()
-        return [watches[context.number], *callbacks(context)]
+    Args:
+        grids: makes the others, and checks them before the first step.
+    """
 
-    return made
+    def __init__(self, grids: drawing.SampleGrids):
+        self.check, self.grids = grids.check, grids
+        self.watches: dict[int, Watch] = {}
+
+    def __call__(self, context: mdm.PhaseContext) -> list:
+        """The callbacks of a phase."""
+        self.watches[context.number] = Watch()
+        return [self.watches[context.number], *self.grids(context)]
 
 
 def report(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import common
 import drawing
+import image_data
 import keras
+import numpy as np
 import options
 import tensorflow as tf
 
@@ -67,6 +69,11 @@ def train(
     start = options.start_model(arguments)
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
     encoder = mdm.text.MiniLM(length=16)
+    prompts = drawing.choose_prompts(data, PROMPTS, 32)
+    callbacks = drawing.SampleGrids(prompts[:8], every=300, **sampling)
+    validation = None
+    if arguments.validate_every:
+        validation = validation_of(data, encoder, seed=arguments.seed)
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         return mdm.build_nested_unet(
@@ -99,9 +106,9 @@ def train(
             sampling=sampling,
         )
         made = datasets(data, encoder, seed=arguments.seed)
+        estimated |= {"callbacks": callbacks, "validation": validation}
         options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
-    prompts = drawing.choose_prompts(data, PROMPTS, 32)
     model = common.fit(
         phases,
         make_model,
@@ -110,7 +117,8 @@ def train(
         arguments,
         strategy=strategy,
         start=start,
-        callbacks=drawing.sample_grids(prompts[:8], every=300, **sampling),
+        callbacks=callbacks,
+        validation=validation,
         **checkpointing,
     )
     if common.draws(arguments):
@@ -138,6 +146,26 @@ def datasets(
         return mdm.data.mixed_dataset(groups)
 
     return make_dataset
+
+
+def validation_of(
+    data: mdm.data.CaptionedImages, encoder: mdm.text.MiniLM, *, seed: int
+) -> Callable[[mdm.Phase], tf.data.Dataset]:
+    """Make the function that gives the pairs of --validate-every: a small set keeps all for its
+    training, and the first ones are taken."""
+    few = data.take(np.arange(min(image_data.VALIDATED, len(data))))
+    text, text_mask = (
+        states[: len(few)] for states in mdm.text.encode_cached(encoder, data.captions)
+    )
+
+    def validation(phase: mdm.Phase) -> tf.data.Dataset:
+        # What groups are multiples of divides over replicas and micro-batches as well.
+        rows = int(np.gcd.reduce(list(phase.groups.values())))
+        pictures = few.images[int(phase.level_names[-1])]
+        batches = mdm.data.image_text_dataset(pictures, text, text_mask, batch_size=rows, seed=seed)
+        return batches.take(max(1, len(few) // rows))
+
+    return validation
 
 
 def show(

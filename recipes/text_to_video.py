@@ -195,6 +195,10 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     encoder = encoder or common.text_encoder(arguments.text_encoder, scale.tokens)
     downsample = phases[-1].downsample or scale.process.get("downsample", "area")
     data = Clips(arguments, phases[-1].level_names, encoder, downsample)
+    prompts = prompts_of(data)
+    draw = drawing.SampleGrids(prompts, every=scale.sample_every, **sampling)
+    callbacks = rehearsal.Watched(draw)
+    validation = data.validation if arguments.validate_every else None
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         return mdm.build_nested_unet(
@@ -226,11 +230,9 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             sampling=sampling,
         )
         made = data.datasets()
+        estimated |= {"callbacks": callbacks, "validation": validation}
         options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return
-    prompts = prompts_of(data)
-    draw = drawing.sample_grids(prompts, every=scale.sample_every, **sampling)
-    watches: dict[int, rehearsal.Watch] = {}
     model = common.fit(
         phases,
         make_model,
@@ -239,14 +241,14 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
         arguments,
         strategy=strategy,
         start=start,
-        callbacks=rehearsal.watched(draw, watches),
+        callbacks=callbacks,
         checkpoint_every=scale.checkpoint_every,
-        validation=data.validation,
+        validation=validation,
     )
     if common.draws(arguments):
         show(model, data, prompts, Path(arguments.run_dir), sampling)
     if arguments.rehearse and mdm.distribute.is_chief():
-        rehearsal.report(arguments, phases, micro, watches, began)
+        rehearsal.report(arguments, phases, micro, callbacks.watches, began)
 
 
 def prompts_of(data: Clips) -> list[str]:

@@ -135,6 +135,8 @@ def main() -> None:
     if arguments.rehearse:
         text_to_video.train(arguments, rehearsal.begin(parser, arguments, PAPER, "video"))
         return
+    if not arguments.data and not arguments.animated_emoji:
+        common.require_files(parser, arguments)
     paper = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
     text_to_video.train(arguments, PAPER if paper else SMALL)
 

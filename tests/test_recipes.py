@@ -7,12 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from data import sources
+from training.tiny_models import PLAIN_INNER, FakeEncoder, outer, tiny_unet
 
-from keras_mdm import LevelSpec, Phase, assets, build_nested_unet
-from keras_mdm.data import ClipRule
+from keras_mdm import (
+    LevelSpec,
+    MatryoshkaDiffusion,
+    Phase,
+    assets,
+    build_nested_unet,
+    fit_progressively,
+    optimizers,
+)
+from keras_mdm.data import CaptionedImages, ClipRule, image_text_dataset
 
 ROOT = Path(__file__).parents[1]
 PAPER = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text())
@@ -242,6 +252,96 @@ def test_contradictions_are_one_line(name, words, said):
     recipe = [sys.executable, str(ROOT / "recipes" / f"{name}.py")]
     done = subprocess.run([*recipe, *words], capture_output=True, text=True)
     assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("cc12m_256", ["--embeddings", "x"], "--embeddings is about data in files"),
+        ("cc12m_1024", ["--embeddings", "x"], "--embeddings is about data in files"),
+        ("webvid_video", ["--embeddings", "x"], "--embeddings is about data in files"),
+        ("webvid_video", ["--stride", "2"], "--stride is about data in files"),
+        ("imagenet_256", ["--flip"], "--flip is about data in files"),
+        ("imagenet_256", ["--exact", "--guidance", "3"], "leave one of the two out"),
+        ("folder", ["--condition", "class", "--embeddings", "x"], "is about captions"),
+        ("cc12m_256", ["--rehearse", "2", "--embeddings", "x"], "leave --embeddings out"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(recipe, monkeypatch, capsys, name, words, said):
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit):
+        recipe(name).main()
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture
+def small_folder(recipe, monkeypatch, tmp_path):
+    """Function that runs the recipe of folders on pictures with more arguments; and the run."""
+    policy = keras.config.dtype_policy()
+    folder = sources.write("folder", tmp_path / "pictures")
+    words = ["folder", "--data", str(folder), "--scale", "small", "--levels", "8", "16"]
+    words += ["--steps", "1", "1", "--batches", "3", "3", "--run-dir", str(tmp_path / "run")]
+    words += ["--dtype", "float32", "--strategy", "one", "--no-samples"]
+
+    def run(*more):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        recipe("folder").main()
+
+    yield run, tmp_path / "run"
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--condition", "class", "--sampling-steps", "2000"], r"phase 1 \[8\]: `steps` must be"),
+        (["--condition", "none", "--guidance", "3"], "guidance needs a conditional network"),
+    ],
+    ids=["steps", "guidance"],
+)
+def test_what_cannot_be_drawn_is_found_before_the_first_step(small_folder, words, said, dry):
+    run, run_dir = small_folder
+    with pytest.raises(ValueError, match=f"{said}.*Received: .*To fix it: "):
+        run(*words, *dry)
+    assert not (run_dir / "run.json").exists()
+
+
+def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_path):
+    def make_model(phase):
+        # Phase 2 has fewer steps of diffusion than are drawn.
+        steps = 100 if len(phase.levels) == 1 else 10
+        model = MatryoshkaDiffusion(tiny_unet(phase.levels), num_steps=steps)
+        model.compile(optimizer=optimizers.Adam(1e-3))
+        return model
+
+    def make_dataset(phase, first_step):
+        side = int(phase.level_names[-1])
+        pictures = np.zeros((2, side, side, 3), "uint8")
+        return image_text_dataset(pictures, batch_size=2, seed=0, first_step=first_step)
+
+    phases = [
+        Phase([PLAIN_INNER], 2, batch_size=2),
+        Phase([PLAIN_INNER, outer(16)], 2, batch_size=2, mixed=False),
+    ]
+    options = {"every": 1, "unconditional": True, "num_images": 1, "steps": 20}
+    grids = recipe("drawing").SampleGrids(["a"], **options)
+    with pytest.raises(ValueError, match=r"phase 2 \[8, 16\]: `steps`.*steps=20.*To fix it"):
+        fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=grids)
+    assert not (tmp_path / "run.json").exists()
+    fit_progressively(phases[:1], make_model, make_dataset, run_dir=tmp_path, callbacks=grids,
+                      progress=False)  # fmt: skip
+    assert len(list((tmp_path / "samples").glob("*_8.png"))) == 2
+
+
+def test_the_emoji_recipes_validate_on_their_first_pairs(recipe):
+    rows = np.arange(70, dtype="uint8")
+    pictures = np.broadcast_to(rows[:, None, None, None], (70, 8, 8, 3)).copy()
+    data = CaptionedImages({8: pictures}, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
+    validation = recipe("text_to_image").validation_of(data, FakeEncoder(), seed=0)
+    batches = list(validation(Phase([PLAIN_INNER], 1, batch_size=16)))
+    seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+    assert len(batches) == 4 and sorted(seen) == list(range(64))
 
 
 def test_a_run_of_a_few_steps(tmp_path):
