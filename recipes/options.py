@@ -75,6 +75,12 @@ def add(made: argparse.ArgumentParser) -> None:
         help="parts of a replica's batch; auto: as few as fit into a device's memory, by estimate",
     )
     machine.add_argument(
+        "--recompute",
+        nargs="+",
+        metavar="LEVEL",
+        help="levels whose blocks are computed again in the backward pass: less memory, more time",
+    )
+    machine.add_argument(
         "--devices", type=whole, metavar="N", help="with --dry-run: so many, instead of those here"
     )
     machine.add_argument(
@@ -236,7 +242,11 @@ def micro_batches(
     for phase in made:
         if asked == "auto":
             found[key(phase)] = mdm.costs.smallest_micro_batches(
-                phase, make_unet, devices=devices, memory=memory(arguments), **options
+                phase,
+                make_unet,
+                devices=devices,
+                memory=memory(arguments),
+                **of_phase(options, phase),
             )
         else:
             given = default(phase) if callable(default) else default
@@ -245,6 +255,26 @@ def micro_batches(
         told = ", ".join(f"{' '.join(names)}: {n}" for (names, _), n in found.items())
         print(f"micro-batches by estimate, for {memory(arguments) / 1e9:.3g} GB: {told}")
     return found
+
+
+def recompute(
+    arguments: argparse.Namespace, made: Sequence[mdm.Phase], default: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Levels whose blocks are computed again, of whatever phases have them."""
+    asked, known = arguments.recompute, made[-1].level_names
+    strange = [level for level in asked or () if level not in known]
+    if strange:
+        raise ValueError(
+            f"--recompute must name levels of the run. Received: {', '.join(strange)}, of levels "
+            f"{', '.join(known)}. To fix it: name those"
+        )
+    return tuple(default if asked is None else asked)
+
+
+def of_phase(estimated: Mapping[str, Any], phase: mdm.Phase) -> dict[str, Any]:
+    """Options of `estimate_training`, without levels that the phase does not have."""
+    again = [level for level in estimated.get("recompute", ()) if level in phase.level_names]
+    return {**estimated, "recompute": again}
 
 
 def memory(arguments: argparse.Namespace) -> int:
@@ -316,7 +346,11 @@ def dry_run(
     )
     for report, phase in zip(reports, made, strict=True):
         rows += mdm.estimate.estimate_training(
-            [phase], make_unet, devices=devices, micro_batches=micro[key(phase)], **options
+            [phase],
+            make_unet,
+            devices=devices,
+            micro_batches=micro[key(phase)],
+            **of_phase(options, phase),
         )
         print(
             f"| {report.number} | {sizes(phase)} | {sizes(phase, devices)} | {micro[key(phase)]} "

@@ -134,11 +134,24 @@ def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
 
 
 def micro_batches(arguments: argparse.Namespace) -> int | Callable[[mdm.Phase], int]:
-    """Micro-batches unless asked for: in a rehearsal two where the groups can be halved."""
+    """Micro-batches unless asked for: in a rehearsal four or two where the groups allow it."""
     count = getattr(arguments, "rehearse", None)
     if count is None:
         return 1
-    return lambda phase: 2 - any(rows % (2 * count) for rows in phase.groups.values())
+
+    def chosen(phase: mdm.Phase) -> int:
+        shares = [rows / count for rows in phase.groups.values()]
+        return next(n for n in (4, 2, 1) if n == 1 or not any(rows % n for rows in shares))
+
+    return chosen
+
+
+def recompute(arguments: argparse.Namespace, phases: Sequence[mdm.Phase]) -> tuple[str, ...]:
+    """Levels that are computed again unless asked for: in a rehearsal those of clips, of which all
+    devices together keep a whole batch in this machine's memory."""
+    if getattr(arguments, "rehearse", None) is None:
+        return ()
+    return tuple(level.name for level in phases[-1].levels if level.frames)
 
 
 class Watch(keras.callbacks.Callback):

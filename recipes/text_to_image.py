@@ -65,6 +65,7 @@ def train(
     keras.config.set_dtype_policy(arguments.dtype)
     strategy = common.strategy(arguments)
     phases, training = options.phases(phases, arguments), dict(training or {})
+    training["recompute"] = options.recompute(arguments, phases, training.get("recompute", ()))
     sampling = options.sampling(SAMPLING, arguments)
     start = options.start_model(arguments)
     data = common.load_data(arguments.data, sizes=[int(n) for n in phases[-1].level_names])
@@ -90,7 +91,7 @@ def train(
         "text_tokens": encoder.length,
         "devices": options.devices(arguments, strategy),
         "averages": 1 + len(process.get("power_emas", ())),
-        "recompute": training.get("recompute", False),
+        "recompute": training["recompute"],
     }
     default = training.get("micro_batches", 1)
     micro = options.micro_batches(arguments, phases, make_unet, default=default, **estimated)

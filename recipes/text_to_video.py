@@ -214,9 +214,15 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
             encoder=encoder,
             guided_levels=scale.guided_levels,
         )
-        return common.compiled(model, phase, micro_batches=micro[options.key(phase)])
+        parts = micro[options.key(phase)]
+        return common.compiled(model, phase, micro_batches=parts, recompute=recompute)
 
-    estimated = {"text_tokens": encoder.length, "devices": options.devices(arguments, strategy)}
+    recompute = options.recompute(arguments, phases, rehearsal.recompute(arguments, phases))
+    estimated = {
+        "text_tokens": encoder.length,
+        "devices": options.devices(arguments, strategy),
+        "recompute": recompute,
+    }
     micro = options.micro_batches(
         arguments, phases, make_unet, default=rehearsal.micro_batches(arguments), **estimated
     )

@@ -52,7 +52,7 @@ def test_imagenet_on_two_devices(tmp_path):
     rows = table(output)
     assert rows.keys() == {1, 2}
     assert [cells[:3] for cells in rows.values()] == [
-        ["8: 16", "8: 8", "2"],
+        ["8: 16", "8: 8", "4"],
         ["8: 2, 32: 6", "8: 1, 32: 3", "1"],  # a replica's one sample cannot be halved
     ]
     assert all(float(cells[4]) > 0.0 for cells in rows.values())

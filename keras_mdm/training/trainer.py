@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
+from keras_mdm.training.untuned import untuned, untuned_devices
 
 
 class DistributedTrainer(keras.Model):
@@ -205,7 +206,8 @@ class DistributedTrainer(keras.Model):
         self.check_ready()
         kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
         try:
-            return super().fit(_prepared(x), *args, **kwargs)
+            with untuned_devices():
+                return super().fit(_prepared(x), *args, **kwargs)
         finally:
             # Keras tells callbacks of an orderly end only; signals must not stay taken over.
             given = kwargs.get("callbacks") or ()
@@ -228,7 +230,8 @@ class DistributedTrainer(keras.Model):
             self.network(weights)  # raises for a name that is not known
             self.evaluated_weights, self.test_function = weights, None
         self._test_batches.assign(0)
-        return super().evaluate(_prepared(x), *args, **kwargs)
+        with untuned_devices():
+            return super().evaluate(_prepared(x), *args, **kwargs)
 
     def _computes_in_float16(self) -> bool:
         """Whether gradients would be rounded to zero without a loss scale."""
@@ -240,20 +243,12 @@ class DistributedTrainer(keras.Model):
 
 def _prepared(data: Any) -> Any:
     """Have every worker take its part of each global batch, in the order of the dataset; left to
-    itself TensorFlow would rather share out files.
-
-    And have TensorFlow not tune the pipeline while it runs, unless that was asked for: the thread
-    that tunes sleeps up to a minute at a time and is not woken when its iterator is freed, so that
-    every end of `fit` may wait a minute for each replica. `AUTOTUNE` then means as many calls at
-    once as there are cores.
-    """
+    itself TensorFlow would rather share out files. And have nothing tune the pipeline."""
     if not isinstance(data, tf.data.Dataset):
         return data
-    given, options = data.options(), tf.data.Options()
-    policy = tf.data.experimental.AutoShardPolicy
-    if given.experimental_distribute.auto_shard_policy != policy.OFF:
-        # Off: it holds this worker's part already.
-        options.experimental_distribute.auto_shard_policy = policy.DATA
-    if given.autotune.enabled is None:
-        options.autotune.enabled = False
+    data, policy = untuned(data), tf.data.experimental.AutoShardPolicy
+    if data.options().experimental_distribute.auto_shard_policy == policy.OFF:
+        return data  # it holds this worker's part already
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = policy.DATA
     return data.with_options(options)

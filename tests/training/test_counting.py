@@ -1,6 +1,7 @@
 """A step that is counted was made: data that ends within an execution, or unexpectedly."""
 
 import contextlib
+import time
 
 import keras
 import numpy as np
@@ -95,3 +96,21 @@ def test_a_pipeline_is_not_tuned_while_it_runs(asked, given, monkeypatch):
         options.autotune.enabled = asked
     make_model().fit(data.with_options(options))
     assert seen == [given]
+
+
+@pytest.mark.slow
+def test_the_end_of_fit_waits_for_nothing(two_replicas):
+    """After 25 s the threads that tune would sleep for another 15 s."""
+
+    class Slow(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            time.sleep(2.5)
+            self.last = time.monotonic()
+
+    slow = Slow()
+    with two_replicas.scope():
+        model = make_model()
+    data = dataset(known=True).map(lambda batch: batch, num_parallel_calls=tf.data.AUTOTUNE)
+    model.fit(data.prefetch(tf.data.AUTOTUNE), verbose=0, callbacks=[slow])
+    del data
+    assert time.monotonic() - slow.last < 3.0
