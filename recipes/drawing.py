@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 import keras_mdm as mdm
-from keras_mdm import checks
 
 
 class SampleGrids:
@@ -32,7 +31,7 @@ class SampleGrids:
         unconditional: bool = False,
         **options: object,
     ):
-        self.titles, self.every = list(titles), checks.integer("every", every, minimum=1)
+        self.titles, self.every = list(titles), every
         self.prompts = None if unconditional or labels is not None else self.titles
         self.options = {**options, "labels": labels, "progress": False}
 
@@ -51,6 +50,7 @@ class SampleGrids:
 
     def check(self, phase: mdm.Phase, model: mdm.MatryoshkaDiffusion) -> None:
         """Raise unless the model of a phase, whose weights have no values yet, will draw."""
+        mdm.callbacks.SampleGrid(dict, self.titles, "", self.every)  # its own arguments
         model.generate(self.prompts, **self.options, dry_run=True)
 
 

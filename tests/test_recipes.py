@@ -328,6 +328,9 @@ def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_p
     grids = recipe("drawing").SampleGrids(["a"], **options)
     with pytest.raises(ValueError, match=r"phase 2 \[8, 16\]: `steps`.*steps=20.*To fix it"):
         fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=grids)
+    never = recipe("drawing").SampleGrids(["a"], **{**options, "every": 0})
+    with pytest.raises(ValueError, match=r"phase 1 \[8\]: `every`.*every=0.*To fix it"):
+        fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=never)
     assert not (tmp_path / "run.json").exists()
     fit_progressively(phases[:1], make_model, make_dataset, run_dir=tmp_path, callbacks=grids,
                       progress=False)  # fmt: skip
