@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import socket
+import struct
 import time
+import tokenize
 import uuid
 import zipfile
 import zlib
@@ -19,8 +21,13 @@ from typing import Any
 from keras_mdm import checks
 
 TEMPORARY_PREFIX = ".tmp-"
-# What reading a damaged archive of arrays can raise; an empty one is an EOFError.
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What reading a damaged archive of arrays can raise; an empty one is an EOFError. A flipped bit
+# makes an archive encrypted (RuntimeError) or packed in another way, or an array one of 2^60
+# entries; the header of an array is read as Python.
+DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(RuntimeError, MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError),
+)
 
 # When what belongs to nobody known is taken for left behind.
 _DAY = 24 * 3600.0

@@ -1,6 +1,5 @@
 """Clips prepared once: cut, resized and packed into files that are read at random."""
 
-import csv
 import io
 import json
 import os
@@ -150,7 +149,7 @@ class ClipShards(Skipping):
         max_skipped: share of damaged clips, of those seen, above which reading stops.
 
     Raises:
-        ValueError: if there is no manifest, or a shard is missing.
+        ValueError: if there is no manifest, or a shard is missing, or a table is damaged.
     """
 
     what = "clips"
@@ -191,11 +190,10 @@ class ClipShards(Skipping):
             )
         self._ends = np.cumsum([shard["records"] for shard in manifest["shards"]])
         self.keys, self.captions = [], []
-        for file in self._files:
-            with file.with_suffix(".csv").open(encoding="utf-8", newline="") as table:
-                for row in csv.DictReader(table):
-                    self.keys.append(row["key"])
-                    self.captions.append(row["caption"])
+        for file, shard in zip(self._files, manifest["shards"], strict=True):
+            for key, caption in _read_table(file, shard["records"]):
+                self.keys.append(key)
+                self.captions.append(caption)
         self._readers: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -285,6 +283,22 @@ def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:
 
 def _shard(target: Path, number: int) -> Path:
     return target / f"clips-{number:05d}.array_record"
+
+
+def _read_table(shard: Path, records: int) -> list[list[str]]:
+    """Key and caption of each clip of a shard."""
+    file, what = shard.with_suffix(".csv"), "the table of a shard"
+    note = sharding.note_of(shard).name
+    fix = f"restore it from a copy, or remove {note} and run `keras-mdm prepare` again, which "
+    fix += "makes this shard anew"
+    if not file.is_file():
+        raise checks.error(f"{what} must be there", fix=fix, missing=str(file))
+    rows = sharding.read_csv(file, ("key", "caption"), what=what, fix=fix, text=("caption",))
+    if len(rows) != records:
+        # Cut off, mostly: the line after the last.
+        problem = f"{records} clips need a row each, there are {len(rows)}"
+        raise sharding.damaged_table(file, problem, what=what, fix=fix, line=len(rows) + 2)
+    return rows
 
 
 def _strip(clip: np.ndarray) -> bytes:

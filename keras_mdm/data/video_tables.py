@@ -1,7 +1,7 @@
 """CSV files that list videos and their captions: of one's own, and WebVid's."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from keras_mdm import checks
@@ -25,7 +25,10 @@ def is_webvid(table: Path) -> bool:
         table: the file.
     """
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return _KEY in [name.strip() for name in next(csv.reader(file), [])]
+        try:
+            return _KEY in [name.strip() for name in next(csv.reader(file), [])]
+        except csv.Error:  # whoever reads it will say so
+            return False
 
 
 def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped], bool]:
@@ -90,10 +93,23 @@ def _read_csv(table: Path) -> dict[str, Sequence[str]]:
     # Line by line: ten million rows fit, and nothing but what is used is kept.
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(line.replace("\0", "") for line in file)
-        header = [name.strip() for name in next(rows, [])]
-        used = {name: header.index(name) for name in header if name in _USED}
-        columns: dict[str, Strings] = {name: Strings() for name in used}
-        for row in rows:
-            for name, place in used.items():
-                columns[name].append(row[place] if place < len(row) else "")
+        try:
+            return _columns(rows)
+        except csv.Error as problem:
+            raise checks.error(
+                "a CSV file must be readable to its end",
+                fix="look at the line, and for a quote before it that is never closed",
+                file=table.name,
+                line=rows.line_num,
+                problem=str(problem),
+            ) from None
+
+
+def _columns(rows: Iterator[list[str]]) -> dict[str, Sequence[str]]:
+    header = [name.strip() for name in next(rows, [])]
+    used = {name: header.index(name) for name in header if name in _USED}
+    columns: dict[str, Strings] = {name: Strings() for name in used}
+    for row in rows:
+        for name, place in used.items():
+            columns[name].append(row[place] if place < len(row) else "")
     return {name: columns.get(name, []) for name in header}

@@ -221,6 +221,8 @@ def find_videos(
     for file in _walk(root):
         name = file.relative_to(root).as_posix()
         text = file.stem.replace("_", " ") if captions == "names" else _beside(file)
+        # A name may hold bytes that are no UTF-8, a caption may not.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         text = " ".join(text.split())
         if not text:
             skipped.append(Skipped(name, NO_CAPTION))

@@ -69,7 +69,9 @@ class StoredStates:
                 fix="copy the missing files, or run `keras-mdm embed` again",
                 missing=missing[:5],
             )
-        self._states = [_mapped(file) for file in self._files]
+        counts = zip(self._files, shards.tolist(), strict=True)
+        self._states = [_mapped(file, (count, self.width)) for file, count in counts]
+        _check_index(root / _INDEX, columns)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -217,12 +219,28 @@ def _columns(file: Path, *names: str) -> list[np.ndarray]:
         raise _damaged(file, problem) from None
 
 
-def _mapped(file: Path) -> np.ndarray:
+def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
     """States that are not read but mapped: what is used often stays in the system's cache."""
     try:
-        return np.load(file, mmap_mode="r")
+        found = np.load(file, mmap_mode="r")
+        if found.shape != shape or found.dtype != np.float16:
+            raise ValueError(f"it holds {found.dtype} {found.shape} instead of float16 {shape}")
+        return found
     except DAMAGED as problem:
         raise _damaged(file, problem) from None
+
+
+def _check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
+    """Raise unless every text of the index has its tokens in the files."""
+    hashes, begins, counts, shards = columns
+    ends = begins + counts
+    if not len(hashes) == len(begins) == len(counts) or not len(hashes):
+        problem = "its columns are empty, or differ in length"
+    elif ends.max() > shards.sum() or (ends < begins).any():
+        problem = "a text lies outside of the files"
+    else:
+        return
+    raise _damaged(file, ValueError(problem))
 
 
 def _damaged(file: Path, problem: Exception) -> ValueError:

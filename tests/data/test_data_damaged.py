@@ -1,13 +1,23 @@
 """Prepared data with a damaged file: one error that names it and says what to do."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from data import sources
-from keras_mdm.data import ClipShards, open_images, prepare_images
+from data.videos import write_video
+from keras_mdm.data import (
+    ClipRule,
+    ClipShards,
+    find_videos,
+    open_images,
+    prepare_clips,
+    prepare_images,
+    skipped_clips,
+)
 from keras_mdm.files import temporary_path
 
 OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "progress": False}
@@ -72,6 +82,81 @@ def test_clips(tmp_path, content, message):
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"{message}.*To fix it: run `keras-mdm prepare`"):
         ClipShards(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Videos, one of them with a name that is no UTF-8, and what was prepared of them."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name in ("a", "b\udcff", "c"):
+        write_video(folder / "written.mp4", 70)
+        (folder / "written.mp4").rename(folder / f"{name}.mp4")
+    (folder / "bad.mp4").write_bytes(b"none")
+    videos = find_videos(folder, captions="names", max_skipped=0.5)
+    prepare_clips(videos, folder / "shards", **CLIPS)
+    return videos, folder / "shards"
+
+
+CLIPS = {"rule": ClipRule(8), "clips_per_shard": 3, "progress": False}
+HEADER = b"key,caption\r\n"
+TABLES = {
+    "empty": (b"", 1, "it is empty"),
+    "without its header": (b"a,b\r\n", 1, r"the columns are \['a', 'b'\]"),
+    "without a column": (HEADER + b"a\r\n", 2, "2 columns are needed, there are 1"),
+    "a column too many": (HEADER + b"a,b\r\nc,d,e\r\n", 3, "2 columns are needed, there are 3"),
+    "cut off": (HEADER + b"a.mp4,a\r\n", 3, "2 clips need a row each, there are 1"),
+    "binary": (HEADER + b"a.mp4,\x80\xff\r\n", 2, "it is not UTF-8"),
+    "an open quote": (HEADER + b'"' + b"x" * 200_000, 2, "field larger than"),
+}
+
+
+@pytest.mark.parametrize(("content", "line", "problem"), TABLES.values(), ids=TABLES)
+def test_the_table_of_a_shard(clips, tmp_path, content, line, problem):
+    videos, whole = clips
+    shards = tmp_path / "shards"
+    shutil.copytree(whole, shards)
+    table = shards / "clips-00000.csv"
+    table.write_bytes(content)
+    words = (
+        rf"clips-00000.csv', line={line}, problem=['\"]{problem}.*remove clips-00000.json and run"
+    )
+    with pytest.raises(ValueError, match=f"must be whole. Received: file='[^']*{words}"):
+        ClipShards(shards)
+    table.unlink()
+    with pytest.raises(ValueError, match="must be there.*To fix it"):
+        ClipShards(shards)
+    # What the errors advise.
+    (shards / "clips-00000.json").unlink()
+    again = prepare_clips(videos, shards, **CLIPS)
+    assert again.keys == ClipShards(whole).keys and again.identity == ClipShards(whole).identity
+
+
+def test_names_that_are_no_utf8_are_no_damage(clips):
+    shards = ClipShards(clips[1])
+    assert shards.keys == ["a", "b\udcff", "c"]
+    assert shards.captions == ["a", "b\ufffd", "c"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x00", b"file\r\na\r\n", b"file,reason\r\na\r\n"])
+def test_the_list_of_what_was_skipped(clips, tmp_path, content):
+    videos, whole = clips
+    shards = tmp_path / "shards"
+    shutil.copytree(whole, shards)
+    (shards / "skipped.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be whole.*skipped.csv', line=\d.*prepare` again"):
+        skipped_clips(shards)
+    prepare_clips(videos, shards, **CLIPS)
+    assert [entry.file for entry in skipped_clips(shards)] == ["bad.mp4"]
+
+
+def test_a_table_of_videos_with_a_quote_that_is_never_closed(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text('file,caption\na.mp4,a\nb.mp4,"' + "x" * 200_000)
+    with pytest.raises(ValueError, match="readable to its end.*list.csv', line=3.*To fix it"):
+        find_videos(tmp_path, captions=str(table))
+    table.write_text('"' + "x" * 200_000)
+    with pytest.raises(ValueError, match="readable to its end.*line=1.*To fix it"):
+        find_videos(tmp_path, captions=str(table))
 
 
 def test_a_call_that_was_killed_before_its_plan_was_there_can_be_repeated(folder, tmp_path):

@@ -1,5 +1,7 @@
 """States beside the data: the encoder's own, in half precision, once per text, resumable."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,19 @@ def test_one_clear_error(tmp_path, call, message):
         call(tmp_path)
 
 
+def archive(save, *arrays, **columns):
+    """The bytes of a file of arrays."""
+    buffer = io.BytesIO()
+    save(buffer, *arrays, **columns)
+    return buffer.getvalue()
+
+
+def index(**other):
+    """Columns of an index that is whole but not of these files."""
+    columns = {"hash": [1, 2, 3], "begin": [0, 1, 2], "count": [1, 1, 1], "shard": [3, 4, 4]}
+    return {name: np.asarray(value, np.uint64) for name, value in (columns | other).items()}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "advice"),
     [
@@ -85,6 +100,11 @@ def test_one_clear_error(tmp_path, call, message):
         ("index.npz", b"PK\x03\x04cut off", "remove index.npz"),
         ("states-00001.npz", b"damaged", "remove states-00001.npz"),
         ("states-00001.npy", b"", "remove states-00001.npz"),
+        ("states-00001.npy", b"\x93NUMPY\x01\x00v\x00{'descr': (((", "remove states-00001.npz"),
+        ("states-00001.npy", archive(np.save, np.zeros((2, 3))), "remove states-00001.npz"),
+        ("index.npz", archive(np.savez, hash=[1]), "remove index.npz"),
+        ("index.npz", archive(np.savez, **index(begin=[0, 99, 0])), "remove index.npz"),
+        ("index.npz", archive(np.savez, **index(hash=[1])), "remove index.npz"),
     ],
 )
 def test_a_damaged_file_is_one_error_whose_advice_helps(tmp_path, name, content, advice):
