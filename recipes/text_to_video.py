@@ -55,6 +55,7 @@ class Clips:
         levels: names of the levels.
         encoder: of the texts.
         downsample: how training makes lower levels, as which files are read for them.
+        frame: what stands there for a clip at a level of pictures, as which it is read.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class Clips:
         levels: Sequence[str],
         encoder: Any,
         downsample: str,
+        frame: str,
     ):
         self.arguments, self.encoder, self.seed = arguments, encoder, arguments.seed
+        self.frame = frame
         shapes = [mdm.diffusion.LevelShape.parse(level) for level in levels]
         shape = shapes[-1]
         if arguments.data or arguments.animated_emoji:
@@ -76,6 +79,7 @@ class Clips:
                 short=arguments.short,
                 of=shape.size,
                 downsample=downsample,
+                frame=frame,
             )
             self.source = (
                 mdm.data.load_animated_emoji(minimum_frames=self.rule.least)
@@ -104,7 +108,7 @@ class Clips:
         if self.in_memory:
             return self.source.identity
         # How lower levels are made follows from levels and process, which a run knows by itself.
-        rule = dataclasses.replace(self.rule, of=None, downsample="area")
+        rule = dataclasses.replace(self.rule, of=None, downsample="area", frame="first")
         return {**self.source.identity, "rule": rule.facts}
 
     @property
@@ -157,13 +161,13 @@ class Clips:
         worker: tuple[int, int],
         source: Any = None,
     ) -> tf.data.Dataset:
-        """Batches of one level; an image level sees the first frames."""
+        """Batches of one level; an image level sees `frame` of the clips."""
         source = source or self.source
         shape = mdm.diffusion.LevelShape.parse(level)
         given = {"batch_size": rows, "seed": self.seed, "first_step": first_step}
         if self.in_memory:
             clips = source.clips[shape.size]
-            clips = clips if shape.frames else np.ascontiguousarray(clips[:, 0])
+            clips = clips if shape.frames else mdm.data.reduction.still_frame(clips, self.frame)
             return mdm.data.image_text_dataset(clips, *captions["text"], **given)
         rule = dataclasses.replace(self.rule, size=shape.size)
         rule = rule if shape.frames else rule.picture()
@@ -194,7 +198,8 @@ def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
     encoder = rehearsal.encoder(arguments, scale.tokens)
     encoder = encoder or common.text_encoder(arguments.text_encoder, scale.tokens)
     downsample = phases[-1].downsample or scale.process.get("downsample", "area")
-    data = Clips(arguments, phases[-1].level_names, encoder, downsample)
+    frame = scale.process.get("frame", "first")
+    data = Clips(arguments, phases[-1].level_names, encoder, downsample, frame)
     prompts = prompts_of(data)
     draw = drawing.SampleGrids(prompts, every=scale.sample_every, **sampling)
     callbacks = rehearsal.Watched(draw)

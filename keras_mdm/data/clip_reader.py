@@ -55,7 +55,9 @@ def read_clip(
         raise checks.error("`place` must be below 1", fix="pass 0 for the beginning", place=place)
     path = Path(file)
     read = _read_animation if path.suffix.lower() in ANIMATION_EXTENSIONS else _read_video
-    clip = reduce_pixels(np.stack(read(path, rule, place)), rule.size, rule.downsample)
+    # Time before space, as in the pyramid.
+    clip = rule.joined(np.stack(read(path, rule, place)))
+    clip = reduce_pixels(clip, rule.size, rule.downsample)
     if mirror:
         clip = clip[:, :, ::-1]
     return np.ascontiguousarray(clip if rule.frames is not None else clip[0])

@@ -8,13 +8,14 @@ from typing import Any, Self
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.reduction import still_frame
 from keras_mdm.data.skipping import Unusable
-from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
 
 STARTS = ("fixed", "random")
 SHORT = ("spread", "skip")
 # What rules did before they had a field for it.
-_BEFORE = {"short": "skip", "of": None, "downsample": "area"}
+_BEFORE = {"short": "skip", "of": None, "downsample": "area", "frame": "first"}
 
 
 class UnusableVideo(Unusable):
@@ -30,18 +31,20 @@ class ClipRule:
 
     Args:
         size: height and width in pixels.
-        frames: length of the clip; `None` for a single picture, the first frame of the clip.
+        frames: length of the clip; `None` for a single picture, the `frame` of the clip.
         stride: distance of two frames of the clip in frames of the video.
         start: "fixed" takes the place from a hash of the video's key, so that a video has one clip;
             "random" draws another one each time.
         flip: mirror half of the clips, at random.
-        span: frames that a picture's clip would have, so that `frames=None` gives exactly the first
-            frame of the clip of `frames=span`.
+        span: frames that a picture's clip would have, so that `frames=None` gives exactly the
+            `frame` of the clip of `frames=span`.
         short: what becomes of a video with too few frames: "spread" takes all that it has, spread
             evenly over the clip, as the paper's source does; "skip" leaves it out.
         of: size of the highest level of the process, if that is not this one: frames are brought
             to that size and reduced from there, as training reduces them.
         downsample: how they are reduced then, the process's `"area"` or `"bilinear"`.
+        frame: what a picture shows of its clip, the process's `"first"`, `"middle"` or `"average"`;
+            clips are the same with all of them.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -64,6 +67,7 @@ class ClipRule:
     short: str = "spread"
     of: int | None = None
     downsample: str = "area"
+    frame: str = "first"
 
     def __post_init__(self):
         checks.integer("size", self.size, minimum=1)
@@ -83,6 +87,7 @@ class ClipRule:
             checks.integer("span", self.span, minimum=1)
         checks.one_of("short", self.short, SHORT)
         checks.one_of("downsample", self.downsample, DOWNSAMPLING)
+        checks.one_of("frame", self.frame, FRAMES)
         if self.of is not None and checks.integer("of", self.of, minimum=1) % self.size:
             raise checks.error(
                 "`of` must be a multiple of `size`",
@@ -92,7 +97,7 @@ class ClipRule:
             )
 
     def picture(self, size: int | None = None) -> Self:
-        """The rule for the first frame of the same clips, in another size if wanted."""
+        """The rule for the `frame` of the same clips, in another size if wanted."""
         return dataclasses.replace(
             self, size=size or self.size, frames=None, span=self.span or self.frames
         )
@@ -147,7 +152,30 @@ class ClipRule:
             )
         if count < self.reach:
             # Where they are fewer than the clip has, some come twice.
-            spread = np.linspace(0, count - 1, clip, dtype=int).tolist()
-            return spread[: self.frames or 1]
+            return self.kept(np.linspace(0, count - 1, clip, dtype=int).tolist())
         first = int(place * (count - self.reach + 1))
-        return range(first, first + ((self.frames or 1) - 1) * self.stride + 1, self.stride)
+        return self.kept(range(first, first + self.reach, self.stride))
+
+    def kept(self, clip: Any) -> Any:
+        """Of what there is for each frame of a clip, that of the frames that are needed.
+
+        Args:
+            clip: a sequence, or an array whose first axis is time.
+        """
+        if self.frames is not None or self.frame == "average":
+            return clip
+        taken = len(clip) // 2 if self.frame == "middle" else 0
+        return clip[taken : taken + 1]
+
+    def joined(self, clip: np.ndarray) -> np.ndarray:
+        """The clip, or for a picture the one frame that stands for it.
+
+        Args:
+            clip: uint8 (T, H, W, C), what `kept` has left.
+
+        Returns:
+            uint8 (T, H, W, C), or (1, H, W, C) for a rule without `frames`.
+        """
+        if self.frames is not None or len(clip) == 1:
+            return clip
+        return still_frame(clip, self.frame)[None]

@@ -76,7 +76,7 @@ def prepare_clips(
             size=rule.size,
             of=rule.of,
         )
-    rule = replace(rule, of=None, downsample="area")  # which changed nothing
+    rule = replace(rule, of=None, downsample="area", frame="first")  # which changed nothing
     if workers is not None:
         checks.integer("workers", workers, minimum=1)
     plan = {
@@ -251,8 +251,7 @@ class ClipShards(Skipping):
             raise UnusableVideo(f"cannot be read: {problem or type(problem).__name__}") from problem
         if len(clip) != self.rule.frames:
             raise UnusableVideo(f"has {len(clip)} frames instead of {self.rule.frames}")
-        clip = clip[:1] if rule.frames is None else clip
-        clip = reduce_pixels(clip, rule.drawn)
+        clip = rule.joined(reduce_pixels(rule.kept(clip), rule.drawn))
         clip = reduce_pixels(clip, rule.size, rule.downsample)
         clip = clip[:, :, ::-1] if mirror else clip
         return np.ascontiguousarray(clip if rule.frames is not None else clip[0])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
 
 # Values summed at a time: the sums are wider than the pixels.
 _AT_A_TIME = 2**24
@@ -63,3 +63,38 @@ def reduce_pixels(pixels: np.ndarray, size: int, kind: str = "area") -> np.ndarr
         total = sum(rows[:, :, column::ratio] for column in kept)
         small[first : first + step] = (total + sums(count // 2)) // sums(count)
     return small.reshape(*pixels.shape[:-3], size, size, channels)
+
+
+def still_frame(clips: np.ndarray, frame: str = "first") -> np.ndarray:
+    """The picture that stands for a clip, as `keras_mdm.diffusion.downsample` takes it.
+
+    Args:
+        clips: uint8 (..., T, H, W, C).
+        frame: `"first"`, `"middle"` (of an even number the later one of the two) or `"average"`.
+
+    Returns:
+        uint8 (..., H, W, C); an average is rounded to nearest, halves up.
+
+    Raises:
+        ValueError: if the clips are of another form, or `frame` is unknown.
+
+    Example:
+
+    >>> clip = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+    >>> [still_frame(clip, frame).item() for frame in ("first", "middle", "average")]
+    [0, 2, 2]
+    """
+    checks.one_of("frame", frame, FRAMES)
+    if clips.dtype != np.uint8 or clips.ndim < 4 or not clips.shape[-4]:
+        raise checks.error(
+            "`clips` must be uint8 (..., T, H, W, C)",
+            fix="pass clips of bytes",
+            shape=clips.shape,
+            dtype=clips.dtype.name,
+        )
+    count = clips.shape[-4]
+    if frame != "average":
+        taken = count // 2 if frame == "middle" else 0
+        return np.ascontiguousarray(clips[..., taken, :, :, :])
+    total = clips.sum(axis=-4, dtype=np.uint32)
+    return ((total + count // 2) // count).astype(np.uint8)

@@ -162,6 +162,7 @@ def test_notes_of_rules_are_those_of_before_where_rules_are():
         assert ClipRule.from_facts(rule.facts) == rule
         assert ClipRule.from_facts(rule.picture(4).facts) == rule.picture(4)
     assert ClipRule(8, of=16, downsample="bilinear").facts["of"] == 16
+    assert ClipRule(8, frame="middle").picture().facts["frame"] == "middle"
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,7 @@ def test_notes_of_rules_are_those_of_before_where_rules_are():
         {"frames": 12},
         {"frames": 1},
         {"size": 0},
+        {"frame": "last"},
         {"stride": 0},
         {"start": "last"},
         {"flip": 1},

@@ -12,18 +12,21 @@ from training.tiny_models import PLAIN_INNER, tiny_unet
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion
 from keras_mdm.data import (
+    ClipRule,
     ImageRule,
+    find_videos,
     image_dataset,
     load_emoji,
     load_folder,
     load_moving_emoji,
     mixed_dataset,
     open_images,
+    prepare_clips,
     prepare_images,
 )
 from keras_mdm.data.image_rule import decode
-from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.data.reduction import reduce_pixels, still_frame
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES, LevelShape, build_pyramid
 from keras_mdm.optimizers import Adam
 
 from .conftest import svg, write_emoji_asset
@@ -202,6 +205,38 @@ def test_moving_drawings_of_all_sizes_are_one():
     area = load_moving_emoji((8, 32), **options)
     np.testing.assert_array_equal(area.clips[32], data.clips[32])
     assert np.any(area.clips[8] != data.clips[8])
+
+
+@pytest.mark.parametrize("kind", DOWNSAMPLING)
+@pytest.mark.parametrize("frame", FRAMES)
+def test_all_paths_show_a_picture_the_same_frame(tmp_path, frame, kind):
+    """Of clips of 8 different pictures: by the pyramid, of files, of shards, of arrays."""
+    for number in range(3):
+        frames = [Image.fromarray(pink((number + step) % COUNT)) for step in range(20)]
+        same = [picture.resize((96, 72)) for picture in frames]
+        options = {"save_all": True, "lossless": True, "duration": 40}
+        same[0].save(tmp_path / f"{number}.webp", append_images=same[1:], **options)
+        (tmp_path / f"{number}.txt").write_text("a caption")
+    shapes = [LevelShape(None, 8), LevelShape(8, 8), LevelShape(8, 32)]
+    rule = ClipRule(32, frames=8, stride=2, flip=False, of=32, downsample=kind, frame=frame)
+    low, files = rule.picture(8), find_videos(tmp_path)
+    shards = prepare_clips(files, tmp_path / "shards", rule=rule, progress=False)
+    given = {"place": None, "mirror": False}
+    for source in (files, shards):
+        clips = np.stack([source.read_usable(row, rule, **given)[0] for row in range(3)])
+        # What `process.pyramid` is.
+        levels = build_pyramid(clips.astype("float32") / 127.5 - 1.0, shapes, kind, frame)
+        expected = grey(levels["8"])
+        in_memory = reduce_pixels(still_frame(clips, frame), 8, kind)
+        found = np.stack([source.read_usable(row, low, **given)[0] for row in range(3)])
+        np.testing.assert_array_equal(found, in_memory)
+        # An average is rounded twice, in time and in space.
+        most = 1.001 if frame == "average" else 0.501
+        assert np.abs(found - expected).max() <= most and rms(found - expected) <= WITHIN
+    if frame != "first":
+        first = dataclasses.replace(low, frame="first")
+        others = np.stack([files.read_usable(row, first, **given)[0] for row in range(3)])
+        assert rms(others.astype(float) - in_memory) > 5.0
 
 
 @pytest.mark.parametrize(
