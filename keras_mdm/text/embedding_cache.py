@@ -14,6 +14,7 @@ from keras_mdm import checks
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.files import DAMAGED, write_atomically
 from keras_mdm.text.encoders import TextEncoder, check_texts
+from keras_mdm.turns import take_turn
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def encode_cached(
     States are kept as float16, half the size, and rounded to it also when they were just computed:
     what comes back is the same on every call. For states of unit scale the rounding is a relative
     error of at most 0.0005, a sixth of what separates two implementations of the same encoder.
+    Of several processes with the same texts, such as the workers of a run, one encodes.
 
     Args:
         encoder: its identity is part of the cache key, so a change of weights, length or scale
@@ -64,8 +66,12 @@ def encode_cached(
     directory = cache_root(cache_dir) / "text" / _identity_key(encoder)
     rows = {_text_key(text): text for text in texts}
     found = _read(directory, rows.keys(), encoder)
-    missing = {key: text for key, text in rows.items() if key not in found}
-    found.update(_encode(encoder, missing, directory, progress))
+    if missing := {key: text for key, text in rows.items() if key not in found}:
+        # Several workers of a run would all encode the same.
+        with take_turn(directory):
+            found.update(_read(directory, missing.keys(), encoder))
+            missing = {key: text for key, text in missing.items() if key not in found}
+            found.update(_encode(encoder, missing, directory, progress))
     length = encoder.length
     if not _pads(encoder):
         length = max((_tokens(mask) for _, mask in found.values()), default=0)

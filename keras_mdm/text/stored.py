@@ -1,6 +1,6 @@
 """Token states beside the data: encoded once, packed without padding, read at random."""
 
-import hashlib
+import functools
 import itertools
 import json
 import os
@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.files import DAMAGED, read_json, remove_dead_temporaries, write_atomically
+from keras_mdm.files import remove_dead_temporaries, write_atomically
 from keras_mdm.text.encoders import TextEncoder
+from keras_mdm.text.stored_files import (
+    INDEX,
+    PLAN,
+    check_index,
+    hashes_of,
+    map_states,
+    part_of,
+    read_columns,
+    read_plan,
+)
+from keras_mdm.turns import take_turn
 
 _FORMAT = 1
-_PLAN, _INDEX = "plan.json", "index.npz"
 # Texts per call of the encoder.
 _CALL = 32
-# Texts that the size of everything is estimated from.
+# Texts that are looked at before anything is written.
 _SAMPLE = 256
 
 
@@ -49,19 +59,20 @@ class StoredStates:
 
     def __init__(self, directory: str | os.PathLike):
         root = Path(directory)
-        if not (root / _INDEX).is_file():
+        if not (root / INDEX).is_file():
             raise checks.error(
                 "the folder must hold states of texts",
                 fix="run `keras-mdm embed DATA FOLDER`; a run that was cut off goes on",
                 directory=str(directory),
-                missing=_INDEX,
+                missing=INDEX,
             )
-        plan = _read_plan(root)
+        plan = read_plan(root)
         self.identity, self.width, self.length = plan["encoder"], plan["width"], plan["length"]
-        columns = _columns(root / _INDEX, "hash", "begin", "count", "shard")
+        columns = read_columns(root / INDEX, "hash", "begin", "count", "shard")
+        check_index(root / INDEX, columns)
         self._hashes, self._begins, self._counts, shards = columns
         self._ends = np.cumsum(shards)
-        self._files = [_part(root, number) for number in range(len(shards))]
+        self._files = [part_of(root, number) for number in range(len(shards))]
         missing = [file.name for file in self._files if not file.is_file()]
         if missing:
             raise checks.error(
@@ -70,8 +81,7 @@ class StoredStates:
                 missing=missing[:5],
             )
         counts = zip(self._files, shards.tolist(), strict=True)
-        self._states = [_mapped(file, (count, self.width)) for file, count in counts]
-        _check_index(root / _INDEX, columns)
+        self._states = [map_states(file, (count, self.width)) for file, count in counts]
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -89,8 +99,8 @@ class StoredStates:
         Raises:
             ValueError: if a text was not encoded.
         """
-        rows = np.minimum(np.searchsorted(self._hashes, _hashes(texts)), len(self) - 1)
-        found = self._hashes[rows] == _hashes(texts)
+        rows = np.minimum(np.searchsorted(self._hashes, hashes_of(texts)), len(self) - 1)
+        found = self._hashes[rows] == hashes_of(texts)
         if not found.all():
             raise checks.error(
                 "all texts must have been encoded",
@@ -120,8 +130,9 @@ def embed(
     """Encode texts once and pack their states into files, in half precision, without padding.
 
     Files are written completely or not at all; the same call again goes on with the texts that are
-    missing, and texts that come twice are encoded once. The size is estimated from the first texts
-    and checked against the free space before the work starts.
+    missing, and texts that come twice are encoded once. Of several processes that are given the
+    same folder, such as the workers of a run, one encodes and the others wait. The size is
+    estimated from the first texts and checked against the free space before the work starts.
 
     Args:
         encoder: its identity is kept; states of another one are refused.
@@ -170,27 +181,35 @@ def embed(
     }
     _claim(root, json.loads(json.dumps(plan)))
     total = len(texts) if total is None and isinstance(texts, Sequence) else total
-    known, shards = _written(root)
-    if progress or total:
-        _estimate(encoder, first, total, root, progress)
-    wanted = _new(itertools.chain(first, stream), known)
-    disable = None if progress else True  # None: only on a terminal
-    with tqdm(total=total, desc="encoding texts", unit="text", disable=disable) as bar:
-        while group := list(itertools.islice(wanted, texts_per_file)):
-            _write(encoder, group, root, len(shards), bar)
-            known, shards = _written(root, known, shards)
-    hashes, begins, counts = _joined(root, shards)
-    columns = {"hash": hashes, "begin": begins, "count": counts, "shard": np.asarray(shards)}
-    write_atomically(root / _INDEX, lambda file: np.savez(file, **columns))
+    with take_turn(root, functools.partial(_say_waiting, root, progress)):
+        known, shards = _written(root)
+        wanted = _new(itertools.chain(first, stream), known)
+        new = list(itertools.islice(wanted, _CALL))
+        if new and (progress or total):
+            _estimate(encoder, new, total, root, progress)
+        wanted = itertools.chain(new, wanted)
+        disable = None if progress else True  # None: only on a terminal
+        with tqdm(total=total, desc="encoding texts", unit="text", disable=disable) as bar:
+            while group := list(itertools.islice(wanted, texts_per_file)):
+                _write(encoder, group, root, len(shards), bar)
+                known, shards = _written(root, known, shards)
+        hashes, begins, counts = _joined(root, shards)
+        columns = {"hash": hashes, "begin": begins, "count": counts, "shard": np.asarray(shards)}
+        write_atomically(root / INDEX, lambda file: np.savez(file, **columns))
     return StoredStates(root)
 
 
+def _say_waiting(root: Path, show: bool) -> None:
+    if show:
+        print(f"another process encodes the texts of {root}: waiting for it", flush=True)
+
+
 def _claim(root: Path, plan: dict[str, Any]) -> None:
-    note = root / _PLAN
+    note = root / PLAN
     if not note.is_file():
         write_atomically(note, json.dumps(plan, indent=1))
         return
-    known = _read_plan(root)
+    known = read_plan(root)
     different = {key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]}
     if different:
         raise checks.error(
@@ -201,69 +220,13 @@ def _claim(root: Path, plan: dict[str, Any]) -> None:
         )
 
 
-def _read_plan(root: Path) -> dict[str, Any]:
-    return read_json(
-        root / _PLAN,
-        what="the note of whose states a folder holds",
-        fix="restore it from a copy, or remove the folder and run `keras-mdm embed` again",
-        keys={"encoder": dict, "width": int, "length": int},
-    )
-
-
-def _columns(file: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of the index, or of the keys of a part."""
-    try:
-        with np.load(file) as columns:
-            return [columns[name] for name in names]
-    except DAMAGED as problem:
-        raise _damaged(file, problem) from None
-
-
-def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """States that are not read but mapped: what is used often stays in the system's cache."""
-    try:
-        found = np.load(file, mmap_mode="r")
-        if found.shape != shape or found.dtype != np.float16:
-            raise ValueError(f"it holds {found.dtype} {found.shape} instead of float16 {shape}")
-        return found
-    except DAMAGED as problem:
-        raise _damaged(file, problem) from None
-
-
-def _check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
-    """Raise unless every text of the index has its tokens in the files."""
-    hashes, begins, counts, shards = columns
-    ends = begins + counts
-    if not len(hashes) == len(begins) == len(counts) or not len(hashes):
-        problem = "its columns are empty, or differ in length"
-    elif ends.max() > shards.sum() or (ends < begins).any():
-        problem = "a text lies outside of the files"
-    else:
-        return
-    raise _damaged(file, ValueError(problem))
-
-
-def _damaged(file: Path, problem: Exception) -> ValueError:
-    return checks.error(
-        "files of states must be whole",
-        # Without its keys a part counts as not made; the index is always made anew.
-        fix=f"remove {file.with_suffix('.npz').name} and run `keras-mdm embed` again",
-        file=str(file),
-        problem=f"{type(problem).__name__}: {problem}",
-    )
-
-
-def _part(root: Path, number: int) -> Path:
-    return root / f"states-{number:05d}.npy"
-
-
 def _written(
     root: Path, known: set[int] | None = None, shards: list[int] | None = None
 ) -> tuple[set[int], list[int]]:
     """Hashes of the texts that are there, and tokens per file."""
     known, shards = known if known is not None else set(), shards if shards is not None else []
-    while (keys := _part(root, len(shards)).with_suffix(".npz")).is_file():
-        texts, counts = _columns(keys, "hash", "count")
+    while (keys := part_of(root, len(shards)).with_suffix(".npz")).is_file():
+        texts, counts = read_columns(keys, "hash", "count")
         known.update(texts.tolist())
         shards.append(int(counts.sum()))
     return known, shards
@@ -272,7 +235,7 @@ def _written(
 def _new(texts: Iterator[str], known: set[int]) -> Iterator[str]:
     """The texts that are not there yet, each once."""
     for text in texts:
-        key = int(_hashes([text])[0])
+        key = int(hashes_of([text])[0])
         if key not in known:
             known.add(key)
             yield text
@@ -281,8 +244,8 @@ def _new(texts: Iterator[str], known: set[int]) -> Iterator[str]:
 def _estimate(
     encoder: TextEncoder, sample: Sequence[str], total: int | None, root: Path, show: bool
 ) -> None:
-    tokens = sum(mask.sum() for _, mask in _encoded(encoder, sample[:_CALL]))
-    per_text = float(tokens) / len(sample[:_CALL])
+    tokens = sum(mask.sum() for _, mask in _encoded(encoder, sample))
+    per_text = float(tokens) / len(sample)
     size = per_text * encoder.width * 2
     if show:
         whole = f", {size * total / 1e9:.2f} GB for {total} texts" if total else ""
@@ -326,10 +289,10 @@ def _write(encoder: TextEncoder, texts: Sequence[str], root: Path, number: int, 
         counts.append(len(kept))
         bar.update()
     joined = np.concatenate(pieces)
-    write_atomically(_part(root, number), lambda file: np.save(file, joined))
-    columns = {"hash": _hashes(texts), "count": np.asarray(counts, np.uint32)}
+    write_atomically(part_of(root, number), lambda file: np.save(file, joined))
+    columns = {"hash": hashes_of(texts), "count": np.asarray(counts, np.uint32)}
     # Last: where it is, the part is complete.
-    keys = _part(root, number).with_suffix(".npz")
+    keys = part_of(root, number).with_suffix(".npz")
     write_atomically(keys, lambda file: np.savez(file, **columns))
 
 
@@ -337,16 +300,10 @@ def _joined(root: Path, shards: Sequence[int]) -> tuple[np.ndarray, np.ndarray, 
     """Hashes, places and numbers of tokens of all texts, sorted by hash."""
     hashes, counts = [], []
     for number in range(len(shards)):
-        texts, tokens = _columns(_part(root, number).with_suffix(".npz"), "hash", "count")
+        texts, tokens = read_columns(part_of(root, number).with_suffix(".npz"), "hash", "count")
         hashes.append(texts)
         counts.append(tokens)
     hashes, counts = np.concatenate(hashes), np.concatenate(counts)
     begins = np.cumsum(counts, dtype=np.uint64) - counts
     order = np.argsort(hashes)
     return hashes[order], begins[order], counts[order]
-
-
-def _hashes(texts: Sequence[str]) -> np.ndarray:
-    """64 bits of the SHA-256 of texts."""
-    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-    return np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8").copy()

@@ -105,6 +105,8 @@ def index(**other):
         ("index.npz", archive(np.savez, hash=[1]), "remove index.npz"),
         ("index.npz", archive(np.savez, **index(begin=[0, 99, 0])), "remove index.npz"),
         ("index.npz", archive(np.savez, **index(hash=[1])), "remove index.npz"),
+        ("index.npz", archive(np.savez, **index(begin=[0, 1])), "remove index.npz"),
+        ("index.npz", archive(np.savez, **index(shard=3)), "remove index.npz"),
     ],
 )
 def test_a_damaged_file_is_one_error_whose_advice_helps(tmp_path, name, content, advice):

@@ -1,0 +1,78 @@
+"""The files that stored states lie in: where they are, and whether they are whole."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.files import DAMAGED, read_json
+
+PLAN, INDEX = "plan.json", "index.npz"
+
+
+def part_of(root: Path, number: int) -> Path:
+    """Where the states of a group of texts lie; their hashes and counts beside them, as .npz."""
+    return root / f"states-{number:05d}.npy"
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    """The note of whose states a folder holds."""
+    return read_json(
+        root / PLAN,
+        what="the note of whose states a folder holds",
+        fix="restore it from a copy, or remove the folder and run `keras-mdm embed` again",
+        keys={"encoder": dict, "width": int, "length": int},
+    )
+
+
+def read_columns(file: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of the index, or of the keys of a part."""
+    try:
+        with np.load(file) as columns:
+            return [columns[name] for name in names]
+    except DAMAGED as problem:
+        raise _damaged(file, problem) from None
+
+
+def map_states(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    """States that are not read but mapped: what is used often stays in the system's cache."""
+    try:
+        found = np.load(file, mmap_mode="r")
+        if found.shape != shape or found.dtype != np.float16:
+            raise ValueError(f"it holds {found.dtype} {found.shape} instead of float16 {shape}")
+        return found
+    except DAMAGED as problem:
+        raise _damaged(file, problem) from None
+
+
+def check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
+    """Raise unless every text of the index has its tokens in the files."""
+    hashes, begins, counts, shards = columns
+    if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
+        problem = "its columns are no lists of integers"
+    elif not len(hashes) == len(begins) == len(counts) or not len(hashes):
+        problem = "its columns are empty, or differ in length"
+    elif (begins + counts).max() > shards.sum() or (begins + counts < begins).any():
+        problem = "a text lies outside of the files"
+    else:
+        return
+    raise _damaged(file, ValueError(problem))
+
+
+def hashes_of(texts: Sequence[str]) -> np.ndarray:
+    """64 bits of the SHA-256 of texts."""
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8").copy()
+
+
+def _damaged(file: Path, problem: Exception) -> ValueError:
+    return checks.error(
+        "files of states must be whole",
+        # Without its keys a part counts as not made; the index is always made anew.
+        fix=f"remove {file.with_suffix('.npz').name} and run `keras-mdm embed` again",
+        file=str(file),
+        problem=f"{type(problem).__name__}: {problem}",
+    )
