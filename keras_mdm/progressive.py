@@ -462,6 +462,9 @@ def _train(
         raise
     finally:
         stop_on_signal.restore()
+        for callback in watching:
+            # Who keeps a callback beyond its phase must not keep the model with it.
+            callback._model = None
         if context.logger is not None:
             context.logger.close()
     made = int(model.optimizer.iterations.numpy()) - phase.first_step

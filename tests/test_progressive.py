@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -67,7 +68,16 @@ class StopAt(StepCallback):
             raise Stop
 
 
-def train(run_dir, *, table=None, stop=None, model=make_model, dataset=make_dataset, watch=None):
+def train(
+    run_dir,
+    *,
+    table=None,
+    stop=None,
+    model=make_model,
+    dataset=make_dataset,
+    watch=None,
+    strategy=None,
+):
     def callbacks(context):
         made = [watch(context)] if watch is not None else []
         if stop is not None and context.number == stop[0]:
@@ -79,6 +89,7 @@ def train(run_dir, *, table=None, stop=None, model=make_model, dataset=make_data
         model,
         dataset,
         run_dir=run_dir,
+        strategy=strategy,
         callbacks=callbacks,
         checkpoint_every=2,
         log_every=1,
@@ -189,18 +200,25 @@ def test_curves_are_written(whole):
     assert [event.step for event in events.Tensors("loss_8")] == list(range(1, 9))
 
 
-def test_the_model_of_a_phase_is_gone_when_the_next_one_is_made(tmp_path):
-    models = []
+@pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_model_of_a_phase_is_gone_when_the_next_one_is_made(tmp_path, traced, two_replicas):
+    models, kept = [], []
 
     def make(phase):
-        made = make_eager_model(phase)
+        made = (make_model if traced else make_eager_model)(phase)
         if made.unet.variables[0]._value is not None:  # or it only takes part in the checks
             assert not any(reference() for reference in models)  # two would need twice the memory
             models.append(weakref.ref(made))
         return made
 
-    train(tmp_path, table=[Phase(LEVELS[:1], 1), Phase(LEVELS, 1, mixed=False)], model=make)
-    assert len(models) == 2
+    def watch(context):
+        kept.append(keras.callbacks.Callback())
+        return kept[-1]
+
+    table = [Phase(LEVELS[:1], 1, batch_size=4), Phase(LEVELS, 1, batch_size=4, mixed=False)]
+    strategy = two_replicas if traced else None
+    train(tmp_path, table=table, model=make, watch=watch, strategy=strategy)
+    assert len(models) == len(kept) == 2
 
 
 def test_a_short_dataset_is_an_error(tmp_path):
