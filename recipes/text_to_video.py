@@ -64,7 +64,7 @@ class Clips:
         levels: Sequence[str],
         encoder: Any,
         downsample: str,
-        frame: str,
+        frame: str = "first",
     ):
         self.arguments, self.encoder, self.seed = arguments, encoder, arguments.seed
         self.frame = frame

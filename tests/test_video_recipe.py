@@ -40,12 +40,12 @@ def folder(tmp_path):
 def data(recipe, folder, tmp_path):
     """Function that makes the data of a run."""
 
-    def make(downsample="bilinear", **given):
+    def make(downsample="bilinear", frame="first", **given):
         options = {"data": str(folder), "animated_emoji": False, "stride": 2, "clips": "fixed"}
         options |= {"captions": "names", "max_skipped": 0.01, "short": "spread", "seed": 0}
         options |= {"embeddings": None, "run_dir": str(tmp_path / "run"), **given}
         made = recipe("text_to_video").Clips
-        return made(SimpleNamespace(**options), LEVELS, Letters(), downsample)
+        return made(SimpleNamespace(**options), LEVELS, Letters(), downsample, frame)
 
     return make
 
@@ -80,6 +80,11 @@ def test_lower_groups_see_reductions_of_the_highest_level(data, folder, tmp_path
     picture, low, high = (next(iter(whole[level].as_numpy_iterator())) for level in LEVELS)
     np.testing.assert_array_equal(low["video"], reduce_pixels(high["video"], 16, kind))
     np.testing.assert_array_equal(picture["image"], low["video"][:, 0])
+    middle = data(kind, "middle", **({"data": str(tmp_path / "shards")} if prepared else {}))
+    assert middle.identity == made.identity  # a run knows its process by itself
+    group = middle._group(LEVELS[0], middle.encode(), 3, 0, (0, 1))
+    picture = next(iter(group.as_numpy_iterator()))["image"]
+    np.testing.assert_array_equal(picture, low["video"][:, low["video"].shape[1] // 2])
 
 
 def test_captions_are_encoded_once_into_the_runs_folder(data, tmp_path):
