@@ -6,12 +6,13 @@ times the memory. What is equal but for the variables is traced for the first re
 function of its own; the others call that function with their copies of the variables.
 """
 
-import weakref
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import ops  # what it registers has no public name
 
 from keras_mdm import checks
 
@@ -42,13 +43,13 @@ class SharedTrace:
         variables: Callable[[], Sequence[keras.Variable]],
     ):
         self._function, self._variables = function, variables
-        # By the graph of the step: another one is another trace.
-        self._traced: Any = weakref.WeakKeyDictionary()
 
     def __call__(self, *args: Any) -> Any:
         if tf.executing_eagerly() or _replicas_here(tf.distribute.get_strategy()) < 2:
             return self._function(*args)
-        known = self._traced.setdefault(tf.compat.v1.get_default_graph(), {})
+        # In the graph of the step, which it goes with: another one is another trace.
+        held = tf.compat.v1.get_default_graph().__dict__.setdefault("_shared_traces", {})
+        known = held.setdefault(self, {})
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), args)
         key = str(specs)
         if key not in known:
@@ -82,6 +83,24 @@ class SharedTrace:
             if tensor._id in by_handle:
                 owners[number] = by_handle[tensor._id]
         return concrete, owners
+
+
+@contextlib.contextmanager
+def forgotten_gradients() -> Iterator[None]:
+    """Forget the custom gradients of what is traced inside, when it is done.
+
+    TensorFlow keeps each of them by name for as long as the process runs, and with it the graph
+    that it was traced in: `GroupNorm` has one. They are needed by whoever takes a gradient, which
+    for a step of training or of sampling is the step itself, while it is traced.
+    """
+    known = ops.gradient_registry._registry
+    before = set(known)
+    try:
+        yield
+    finally:
+        for name in set(known) - before:
+            if name.startswith("CustomGradient-"):
+                known.pop(name, None)
 
 
 def local(variable: keras.Variable | tf.Variable) -> tf.Variable:

@@ -61,13 +61,14 @@ _SAMPLERS: dict[str, Sampler] = {
 NAMES = tuple(_SAMPLERS)
 
 
-def get(sampler: str | Sampler, *, eta: float = 0.0) -> Sampler:
+def get(sampler: str | Sampler, *, eta: Any = 0.0) -> Sampler:
     """Return a sampler from its name; a `Sampler` is returned as it is.
 
     Args:
         sampler: one of `NAMES`, or a record. `"euler"` is `"ddim"` and `"euler_ancestral"` is
             `"ddpm"`, under the names of those who think in sigma / alpha.
-        eta: share of fresh noise of DDIM, in [0, 1]; 0 for all others, which have none to choose.
+        eta: share of fresh noise of DDIM, in [0, 1]; 0 for all others, which have none to choose. A
+            scalar tensor makes a sampler that draws noise, whatever its value.
 
     Returns:
         The record.
@@ -80,11 +81,12 @@ def get(sampler: str | Sampler, *, eta: float = 0.0) -> Sampler:
     >>> get("ddim").needs_noise, get("ddim", eta=1.0).needs_noise, get("ddpm").needs_noise
     (False, True, True)
     """
-    eta = checks.real("eta", eta, minimum=0.0, maximum=1.0)
+    given = ops.is_tensor(eta)  # a value that is not known yet
+    eta = eta if given else checks.real("eta", eta, minimum=0.0, maximum=1.0)
     found = sampler
     if not isinstance(sampler, Sampler):
         found = _SAMPLERS[checks.one_of("sampler", sampler, NAMES)]
-    if eta == 0.0:
+    if not given and eta == 0.0:
         return found
     if sampler != "ddim":
         raise checks.error(

@@ -91,7 +91,7 @@ def ddim_step(
     sigma_s: Any,
     noise: Any = None,
     *,
-    eta: float = 0.0,
+    eta: Any = 0.0,
 ) -> Any:
     """Move to s along the noise that the estimate implies, renewing a part of it.
 
@@ -107,8 +107,8 @@ def ddim_step(
         sigma_t: see `alpha_t`.
         alpha_s: see `alpha_t`.
         sigma_s: see `alpha_t`.
-        noise: (B, ...), standard normal; not used if `eta` is 0.
-        eta: number in [0, 1].
+        noise: (B, ...), standard normal; not used if `eta` is the number 0.
+        eta: in [0, 1], a number or a scalar tensor; float64 for the bits of the number.
 
     Returns:
         x_s, (B, ...).
@@ -117,10 +117,11 @@ def ddim_step(
     """
     alpha_t, sigma_t, alpha_s, sigma_s = _expand_all(x_t, alpha_t, sigma_t, alpha_s, sigma_s)
     eps = (x_t - alpha_t * x0) / sigma_t
-    if eta == 0.0:
+    if not ops.is_tensor(eta) and eta == 0.0:
         return alpha_s * x0 + sigma_s * eps
     q = alpha_t * sigma_s / (alpha_s * sigma_t)
-    renewed = eta * eta * (1.0 - q) * (1.0 + q)
+    share = ops.cast(eta * eta, ops.dtype(q)) if ops.is_tensor(eta) else eta * eta
+    renewed = share * (1.0 - q) * (1.0 + q)
     return alpha_s * x0 + sigma_s * (ops.sqrt(1.0 - renewed) * eps + ops.sqrt(renewed) * noise)
 
 

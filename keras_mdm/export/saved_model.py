@@ -10,7 +10,7 @@ from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.files import temporary_directory
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.sampling import SamplingPlan, start_noise, to_uint8
+from keras_mdm.training.sampling import SamplingPlan, amounts_of, start_noise, to_uint8
 
 
 def export_saved_model(
@@ -65,16 +65,16 @@ def export_saved_model(
     checks.one_of("weights", weights, ("ema", "raw", *model.power_emas))
     model.check_ready()
     conditional = bool(_condition_specs(model))
+    samplers.get(sampler, eta=eta)  # raises for what is out of range
     plan = SamplingPlan(
         sampler=sampler,
-        eta=eta,
+        renewed=eta > 0.0,
         grid=grid,
         threshold=threshold or model.threshold,
         guided=conditional,
         weights=weights,
-        shares=tuple(sorted(model.guidance_shares.items())),
     ).check()
-    module = _Sampler(model, plan)
+    module = _Sampler(model, plan, eta)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
     with temporary_directory(directory) as scratch:
@@ -104,7 +104,7 @@ def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
 class _Sampler(tf.Module):
     """Holds the variables that the traced sampler reads, and the traced sampler."""
 
-    def __init__(self, model: MatryoshkaDiffusion, plan: SamplingPlan):
+    def __init__(self, model: MatryoshkaDiffusion, plan: SamplingPlan, eta: float):
         super().__init__()
         averages = plan.weights == "ema"
         held = model.ema.averages if averages else model.unet.trainable_variables
@@ -124,9 +124,15 @@ class _Sampler(tf.Module):
             samples = tf.range(tf.cast(count, tf.int64))
             seeds = tf.fill([count], seed)
             x = start_noise(model.process, model.unet.spec.in_channels, seeds, samples)
-            state = samplers.begin(samplers.get(plan.sampler, eta=plan.eta), x)
+            state = samplers.begin(samplers.get(plan.sampler), x)
+            amounts = amounts_of(
+                model.unet.levels,
+                guidance_scale=guidance_scale,
+                shares=model.guidance_shares,
+                eta=eta,
+            )
             state = model.sample_stretch(
-                plan, state, inputs, guidance_scale, seeds, samples, steps, tf.constant(0), steps
+                plan, state, inputs, amounts, seeds, samples, steps, tf.constant(0), steps
             )
             return to_uint8(model.process.multiplied(state["x"]))
 

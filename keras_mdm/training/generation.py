@@ -9,11 +9,18 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.diffusion import samplers
 from keras_mdm.training import guiding, starting
 from keras_mdm.training.conditions import condition_names
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.prompting import PromptMixin
-from keras_mdm.training.sampling import SamplingPlan, level_shapes, start_noise, to_uint8
+from keras_mdm.training.sampling import (
+    SamplingPlan,
+    amounts_of,
+    level_shapes,
+    start_noise,
+    to_uint8,
+)
 from keras_mdm.training.sampling_graph import SamplingMixin
 
 # Keyword defaults by name of a way of sampling.
@@ -167,20 +174,30 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             reconstruction=reconstruction,
             anything_known=mask is not None or hold is not None,
         )
+        sampler = sampler or defaults["sampler"]
+        samplers.get(sampler, eta=eta)  # raises for what is out of range
         plan = SamplingPlan(
-            sampler=sampler or defaults["sampler"],
-            eta=eta,
+            sampler=sampler,
+            renewed=eta > 0.0,
             grid=grid,
             threshold=self._threshold_of(sampling) if threshold is None else threshold,
             guided=guidance.scale != 1.0,
             weights=self._known_weights(weights),
-            shares=tuple(sorted(guidance.shares.items())),
             rescaled=guidance.rescale > 0.0,
             split=guidance.split,
             weak=guidance.weak,
             stop_at=self._check_stop_at(stop_at),
             reconstructed=guidance.reconstruction > 0.0,
         ).check()
+        plan = plan if plan.guided else plan.unguided()
+        amounts = amounts_of(
+            self.unet.levels,
+            guidance_scale=guidance.scale,
+            shares=guidance.shares,
+            rescale=guidance.rescale,
+            reconstruction=guidance.reconstruction,
+            eta=eta,
+        )
         process = self._process_of(plan)
         if not dry_run:
             self.check_ready()
@@ -214,7 +231,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 )
                 state, estimates = self._begin(plan, process, part, steps, first), []
                 stretches = self._stretches(
-                    plan, guidance, part, state, steps, first, marks, each=bool(callback)
+                    plan, guidance, amounts, part, state, steps, first, marks, each=bool(callback)
                 )
                 for begun, done, state in stretches:  # noqa: B020
                     bar.update(done - begun)

@@ -1,7 +1,7 @@
 """The traced part of sampling: start noise, a stretch of steps, guidance and thresholds."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,19 +11,21 @@ from keras_mdm.training import randomness
 from keras_mdm.training.conditions import match_tokens
 from keras_mdm.training.level_process import LevelProcess
 
+Amounts = dict[str, Any]
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingPlan:
-    """The static choices of sampling: one plan, one traced graph.
+    """The static choices of sampling: one plan, one traced graph. What is continuous is no part of
+    it, see `amounts_of`.
 
     Args:
         sampler: name of the sampler.
-        eta: share of fresh noise of DDIM.
+        renewed: whether DDIM draws a share of fresh noise.
         grid: kind of the time grid.
         threshold: name of the threshold of x0.
         guided: whether both halves of guidance are computed.
         weights: `"ema"`, `"raw"` or a power-function average.
-        shares: how much of the guidance a level gets, pairs of name and share; 1 unless given.
         rescaled: whether the guided output gets (part of) the conditional one's deviation.
         split: compute the halves of guidance one after the other instead of in one batch.
         weak: (model, weights) of autoguidance, or `None` for classifier-free guidance.
@@ -32,12 +34,11 @@ class SamplingPlan:
     """
 
     sampler: str = "ddim"
-    eta: float = 0.0
+    renewed: bool = False
     grid: str = "uniform"
     threshold: str = "dynamic"
     guided: bool = True
     weights: str = "ema"
-    shares: tuple[tuple[str, float], ...] = ()
     rescaled: bool = False
     split: bool = False
     weak: tuple[Any, str] | None = None
@@ -46,15 +47,55 @@ class SamplingPlan:
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
-        samplers.get(self.sampler, eta=self.eta)
+        samplers.get(self.sampler, eta=float(self.renewed))
         thresholding.get(self.threshold)
         time_grid(self.grid, 1)
         return self
+
+    def unguided(self) -> "SamplingPlan":
+        """The plan without guidance; what only matters to it makes no other graph."""
+        return dataclasses.replace(self, guided=False, rescaled=False, split=False, weak=None)
+
+    def start(self) -> "SamplingPlan":
+        """The plan of what sampling starts from, which most choices do not matter to."""
+        return SamplingPlan(sampler=self.sampler, stop_at=self.stop_at)
 
     def times(self, process: LevelProcess, steps: Any) -> tf.Tensor:
         """Times that are visited, `(K + 1,)` float32 descending to 0."""
         schedule = process.schedules[process.levels[0]]
         return time_grid(self.grid, steps, schedule.num_steps, schedule=schedule)
+
+
+def amounts_of(
+    levels: Sequence[str],
+    *,
+    guidance_scale: Any,
+    shares: Mapping[str, float] | None = None,
+    rescale: float = 0.0,
+    reconstruction: float = 0.0,
+    eta: float = 0.0,
+) -> Amounts:
+    """The continuous choices of sampling as tensors: no value of theirs makes another graph.
+
+    Args:
+        levels: names of all levels.
+        guidance_scale: scalar.
+        shares: how much of the guidance a level gets, by its name; 1 unless given.
+        rescale: see `make_denoiser`, as for `reconstruction`.
+        reconstruction: weight of reconstruction guidance.
+        eta: share of fresh noise of DDIM; used if the plan says so.
+
+    Returns:
+        dict of scalars, of which "shares" is a dict by level name; float32, and "eta" float64.
+    """
+    shares = shares or {}
+    return {
+        "guidance_scale": tf.convert_to_tensor(guidance_scale, tf.float32),
+        "shares": {name: tf.constant(shares.get(name, 1.0), tf.float32) for name in levels},
+        "rescale": tf.constant(rescale, tf.float32),
+        "reconstruction": tf.constant(reconstruction, tf.float32),
+        "eta": tf.constant(eta, tf.float64),
+    }
 
 
 def start_noise(
@@ -108,7 +149,7 @@ def make_denoiser(
     guidance_scale: Any,
     threshold: str,
     residual_std: Mapping[str, Any],
-    shares: Mapping[str, float] | None = None,
+    shares: Mapping[str, Any] | None = None,
     *,
     weak: Network | None = None,
     rescale: Any = None,
@@ -127,7 +168,7 @@ def make_denoiser(
         threshold: name of the threshold, applied per sample and level.
         residual_std: see `LevelProcess.predictions`.
         shares: how much of the guidance a level gets, by its name: its scale is
-            1 + share * (guidance_scale - 1).
+            1 + share * (guidance_scale - 1). Numbers or scalars.
         weak: a weaker network to be guided away from, instead of `without`.
         rescale: scalar, see `guidance.rescale`; `None` to leave it out.
         split: compute the two halves of guidance one after the other.
@@ -228,6 +269,7 @@ def run_steps(
     steps: Any,
     start: Any,
     stop: Any,
+    eta: Any = 0.0,
 ) -> samplers.State:
     """Take the steps `start` to `stop` of `steps`; all of them may be tensors.
 
@@ -241,6 +283,7 @@ def run_steps(
         steps: number of steps of the whole grid.
         start: first step.
         stop: the step to stop before.
+        eta: share of fresh noise of DDIM, used if the plan says so.
 
     Returns:
         The state after the last step. Equal whether taken at once or in stretches.
@@ -251,7 +294,7 @@ def run_steps(
         return randomness.normal_per_row(seeds, "step", index, samples, shape)[name]
 
     return samplers.advance(
-        samplers.get(plan.sampler, eta=plan.eta),
+        samplers.get(plan.sampler, eta=eta if plan.renewed else 0.0),
         denoise,
         process.schedules,
         plan.times(process, steps),

@@ -1,6 +1,5 @@
-"""The network as a sampler sees it, and the traced steps; one graph per plan, kept."""
+"""The network as a sampler sees it, and the traced steps; one graph per plan."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,9 +14,11 @@ from keras_mdm.models import cut
 from keras_mdm.models.recompute import no_recompute
 from keras_mdm.training import checkpoints
 from keras_mdm.training.conditions import cast_conditions, unconditional
+from keras_mdm.training.graphs import Graphs
 from keras_mdm.training.guiding import Guidance
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.sampling import (
+    Amounts,
     SamplingPlan,
     make_denoiser,
     noisy_start,
@@ -112,15 +113,15 @@ class SamplingMixin:
         self, plan: SamplingPlan, process: LevelProcess, rows: dict, steps: int, first: int
     ) -> samplers.State:
         """State before step `first`."""
-        start, _ = self._sampling_functions(plan)
         times = plan.times(process, steps)
         given = rows["seeds"], rows["samples"], rows["noise"], rows["init"]
-        return _call(start, *given, times[first])
+        return self._graphs.call("start", plan.start(), self._start, *given, times[first])
 
     def _stretches(
         self,
         plan: SamplingPlan,
         guidance: Guidance,
+        amounts: Amounts,
         rows: dict,
         state: samplers.State,
         steps: int,
@@ -137,17 +138,16 @@ class SamplingMixin:
         for end in sorted(mark for mark in ends if first < mark <= steps):
             # Steps outside of the interval run in a graph without the other half of guidance.
             inside = guided[0] <= begin < guided[1]
-            active = plan if inside else dataclasses.replace(plan, guided=False)
-            _, run = self._sampling_functions(active)
-            state = _call(
-                run,
+            active = plan if inside else plan.unguided()
+            state = self._graphs.call(
+                "run",
+                active,
+                self._run,
                 state,
                 rows["conditions"],
                 rows["without"] if active.guided else {},
                 rows["known"],
-                tf.constant(guidance.scale, tf.float32),
-                tf.constant(guidance.rescale, tf.float32),
-                tf.constant(guidance.reconstruction, tf.float32),
+                amounts,
                 rows["seeds"],
                 rows["samples"],
                 *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
@@ -155,48 +155,47 @@ class SamplingMixin:
             yield begin, end, state
             begin = end
 
-    def _sampling_functions(self, plan: SamplingPlan) -> tuple[Any, Any]:
-        """Traced functions of a plan: the start, and a stretch of steps. Kept."""
-        known = self.__dict__.setdefault("_sampling_cache", {})
-        if not plan.guided:
-            # What only matters to guidance does not make another graph.
-            plan = dataclasses.replace(plan, shares=(), rescaled=False, split=False, weak=None)
-        if plan not in known:
-            channels, process = self.unet.spec.in_channels, self._process_of(plan)
+    @property
+    def _graphs(self) -> Graphs:
+        """The traced steps that were used last; past Keras' tracking."""
+        return self.__dict__.setdefault("_sampling_graphs", Graphs())
 
-            @tf.function(reduce_retracing=True, autograph=False)
-            def start(seeds, samples, noise, init, t):
-                x = dict(noise) or start_noise(process, channels, seeds, samples)
-                x = noisy_start(process, init, x, t) if init else x
-                return samplers.begin(samplers.get(plan.sampler, eta=plan.eta), x)
+    def _start(
+        self,
+        plan: SamplingPlan,
+        seeds: tf.Tensor,
+        samples: tf.Tensor,
+        noise: Mapping[str, tf.Tensor],
+        init: Mapping[str, tf.Tensor],
+        t: tf.Tensor,
+    ) -> samplers.State:
+        process = self._process_of(plan)
+        x = dict(noise) or start_noise(process, self.unet.spec.in_channels, seeds, samples)
+        x = noisy_start(process, init, x, t) if init else x
+        return samplers.begin(samplers.get(plan.sampler), x)
 
-            @tf.function(reduce_retracing=True, autograph=False)
-            def run(
-                state, conditions, without, known, scale, rescale, pull, seeds, samples, *bounds
-            ):
-                return self.sample_stretch(
-                    plan,
-                    state,
-                    conditions,
-                    scale,
-                    seeds,
-                    samples,
-                    *bounds,
-                    without=without,
-                    known=known,
-                    rescale=rescale,
-                    reconstruction=pull,
-                )
-
-            known[plan] = (start, run)
-        return known[plan]
+    def _run(
+        self,
+        plan: SamplingPlan,
+        state: samplers.State,
+        conditions: Mapping[str, tf.Tensor],
+        without: Mapping[str, tf.Tensor],
+        known: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
+        amounts: Amounts,
+        seeds: tf.Tensor,
+        samples: tf.Tensor,
+        *bounds: tf.Tensor,
+    ) -> samplers.State:
+        return self.sample_stretch(
+            plan, state, conditions, amounts, seeds, samples, *bounds, without=without, known=known
+        )
 
     def sample_stretch(
         self,
         plan: SamplingPlan,
         state: samplers.State,
         conditions: Mapping[str, tf.Tensor],
-        guidance_scale: tf.Tensor,
+        amounts: Amounts,
         seeds: tf.Tensor,
         samples: tf.Tensor,
         steps: tf.Tensor,
@@ -205,8 +204,6 @@ class SamplingMixin:
         *,
         without: Mapping[str, tf.Tensor] | None = None,
         known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
-        rescale: tf.Tensor | None = None,
-        reconstruction: tf.Tensor | None = None,
     ) -> samplers.State:
         """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
 
@@ -214,7 +211,7 @@ class SamplingMixin:
             plan: the static choices.
             state: from `samplers.begin`, or from the steps before.
             conditions: conditions of every row.
-            guidance_scale: scalar float32.
+            amounts: the continuous choices, see `amounts_of`.
             seeds: `(B,)` int64, as are `samples`.
             samples: see `seeds`.
             steps: scalar int32, as are `start` and `stop`.
@@ -222,8 +219,6 @@ class SamplingMixin:
             stop: see `steps`.
             without: conditions to be guided away from; the dropped condition unless given.
             known: see `make_denoiser`.
-            rescale: scalar float32, used if the plan says so; `reconstruction` likewise.
-            reconstruction: see `make_denoiser`.
 
         Returns:
             The state at the end.
@@ -246,15 +241,15 @@ class SamplingMixin:
             process,
             inner,
             None if away is None else {k: v for k, v in away.items() if k in inner},
-            guidance_scale,
+            amounts["guidance_scale"],
             plan.threshold,
             self.residual_std,
-            dict(plan.shares),
+            amounts["shares"],
             weak=weak,
-            rescale=rescale if plan.rescaled else None,
+            rescale=amounts["rescale"] if plan.rescaled else None,
             split=plan.split,
             known=known,
-            reconstruction=reconstruction if plan.reconstructed else None,
+            reconstruction=amounts["reconstruction"] if plan.reconstructed else None,
         )
         return run_steps(
             plan,
@@ -266,6 +261,7 @@ class SamplingMixin:
             steps=steps,
             start=start,
             stop=stop,
+            eta=amounts["eta"],
         )
 
     def _takes(self, plan: SamplingPlan, condition: str) -> bool:
@@ -285,30 +281,3 @@ class SamplingMixin:
             "signal_scale": dict(process.signal_scale),
             "residual_std": {k: round(float(v), 4) for k, v in self.residual_std.items()},
         }
-
-
-def _call(function: Any, *args: Any) -> Any:
-    """Call a traced function, tracing it for any number of rows and of text tokens at once."""
-    function.get_concrete_function(*_relaxed(args))
-    return function(*args)
-
-
-def _relaxed(args: Any) -> Any:
-    """Specs of tensors whose rows are open, and whose tokens are."""
-
-    def spec(path: tuple, value: tf.Tensor) -> tf.TensorSpec:
-        shape = value.shape.as_list()
-        if shape:
-            shape[0] = None
-        if path and path[-1] in ("text", "text_mask"):
-            shape[1] = None
-        return tf.TensorSpec(shape, value.dtype)
-
-    def walk(value: Any, path: tuple) -> Any:
-        if isinstance(value, Mapping):
-            return {key: walk(item, (*path, key)) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(walk(item, path) for item in value)
-        return spec(path, value)
-
-    return walk(args, ())

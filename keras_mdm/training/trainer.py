@@ -1,5 +1,6 @@
 """What `keras.Model.fit` needs to work under every distribution strategy."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
+from keras_mdm.tracing import forgotten_gradients
 from keras_mdm.training.untuned import untuned, untuned_devices
 
 
@@ -163,8 +165,9 @@ class DistributedTrainer(keras.Model):
             one = traced(run)  # a function of its own: it stands in several places, traced once
 
         def several(*batches):
-            values = [one(batch) for batch in batches]
-            return values[-1]
+            forget = contextlib.nullcontext() if self.run_eagerly else forgotten_gradients()
+            with forget:
+                return [one(batch) for batch in batches][-1]
 
         fetch = traced(lambda iterator: next(iterator))
         make = traced(several, jit_compile=self.jit_compile)

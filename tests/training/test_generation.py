@@ -123,9 +123,9 @@ def test_averages_are_used_unless_raw_weights_are_asked_for(model):
 
 def test_other_numbers_do_not_trace_again(model):
     draw(model)
-    traced = [f.experimental_get_tracing_count() for _, f in model._sampling_cache.values()]
+    traced = model._graphs.tracings()
     draw(model, steps=4, seed=9, guidance_scale=2.0)
-    assert traced == [f.experimental_get_tracing_count() for _, f in model._sampling_cache.values()]
+    assert traced == model._graphs.tracings()
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_dry_run_checks_a_model_without_values_and_draws_nothing():
     ):
         with pytest.raises(ValueError, match=THREE_PARTS):
             draw(empty, dry_run=True, **wrong)
-    assert not empty.__dict__.get("_sampling_cache")  # nothing was traced
+    assert "_sampling_graphs" not in empty.__dict__  # nothing was traced
 
 
 def test_a_missing_encoder_is_named(saved):

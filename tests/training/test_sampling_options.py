@@ -113,13 +113,10 @@ def test_one_graph_for_all_numbers():
     draw(model, [*PROMPTS, "a b c d", "e"], seed=[1, 2, 3, 4, 5], guidance_scale=0.5)
     states = np.ones((2, 9, TEXT_WIDTH), "float32")
     draw(model, {"text": states, "text_mask": np.ones((2, 9))})
-    counts = [f.experimental_get_tracing_count() for _, f in model._sampling_cache.values()]
-    starts = [f.experimental_get_tracing_count() for f, _ in model._sampling_cache.values()]
-    assert counts == starts == [1]
+    assert model._graphs.tracings() == [1, 1]  # the start and the steps
     draw(model, guidance_scale=1.0)  # without the other half: a second graph, once
     draw(model, guidance_scale=1.0, guidance_rescale=0.5)
-    counts = [f.experimental_get_tracing_count() for _, f in model._sampling_cache.values()]
-    assert counts == [1, 1]
+    assert model._graphs.tracings() == [1, 1, 1]
 
 
 # Guidance
@@ -159,12 +156,12 @@ def rows_computed(model, **options):
         return bounded(model, outputs)
 
     model.__dict__["bounded"] = counting
-    model.__dict__["_sampling_cache"] = {}
+    model.__dict__.pop("_sampling_graphs")
     try:
         images = draw(model, **options)
     finally:
         del model.__dict__["bounded"]
-        model.__dict__["_sampling_cache"] = {}
+        model.__dict__.pop("_sampling_graphs")
     return counted, images
 
 

@@ -1,0 +1,83 @@
+"""Traced functions by what they were traced for; the last ones that were used are kept."""
+
+import collections
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm.tracing import forgotten_gradients
+
+# A graph of a large network is hundreds of megabytes and tens of seconds of tracing: enough for
+# what a program takes turns with, and an end to what one collects that tries many options.
+LIMIT = 16
+
+
+class Graphs:
+    """Traced functions, at most `limit` of them: the one that was not used for longest is given up.
+
+    Args:
+        limit: how many are kept.
+
+    Example:
+
+    >>> graphs = Graphs()
+    >>> twice = lambda plan, x: {"y": 2.0 * x}
+    >>> float(graphs.call("twice", None, twice, tf.ones(3))["y"][0])
+    2.0
+    """
+
+    def __init__(self, limit: int = LIMIT):
+        self._limit = limit
+        self._known: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def tracings(self) -> list[int]:
+        """How often each of the functions was traced, the one used last at the end."""
+        return [function.experimental_get_tracing_count() for function in self._known.values()]
+
+    def call(self, name: str, plan: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """Return `function(plan, *args)`, traced for any number of rows and of text tokens.
+
+        Args:
+            name: tells functions apart.
+            plan: static choices of the function.
+            function: takes the plan and nested tensors, and returns nested tensors.
+            *args: nested tensors.
+        """
+        specs = _relaxed(args)
+        key = (name, plan, str(specs))
+        traced = self._known.pop(key, None)
+        if traced is None:
+            traced = tf.function(
+                lambda *args: function(plan, *args), reduce_retracing=True, autograph=False
+            )
+            with forgotten_gradients():
+                traced.get_concrete_function(*specs)
+        self._known[key] = traced  # behind all others
+        while len(self._known) > self._limit:
+            self._known.popitem(last=False)
+        return traced(*args)
+
+
+def _relaxed(args: Any) -> Any:
+    """Specs of tensors whose rows are open, and whose tokens are."""
+
+    def spec(path: tuple, value: tf.Tensor) -> tf.TensorSpec:
+        shape = value.shape.as_list()
+        if shape:
+            shape[0] = None
+        if path and path[-1] in ("text", "text_mask"):
+            shape[1] = None
+        return tf.TensorSpec(shape, value.dtype)
+
+    def walk(value: Any, path: tuple) -> Any:
+        if isinstance(value, Mapping):
+            return {key: walk(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(walk(item, path) for item in value)
+        return spec(path, value)
+
+    return walk(args, ())
