@@ -48,8 +48,10 @@ class SharedTrace:
         if tf.executing_eagerly() or _replicas_here(tf.distribute.get_strategy()) < 2:
             return self._function(*args)
         # In the graph of the step, which it goes with: another one is another trace.
-        held = tf.compat.v1.get_default_graph().__dict__.setdefault("_shared_traces", {})
-        known = held.setdefault(self, {})
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, "_shared_traces"):
+            graph._shared_traces = {}
+        known = graph._shared_traces.setdefault(self, {})
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), args)
         key = str(specs)
         if key not in known:
