@@ -40,6 +40,8 @@ ALLOWED = {
         "models",
         "optimizers",
         "text",
+        "data.python_calls",  # for captions
+        "export",  # of a model's own `export`
         "keras",
         "tensorflow",
         "tqdm",

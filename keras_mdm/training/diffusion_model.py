@@ -17,20 +17,18 @@ from keras_mdm.models import NestedUNet
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.derived import DerivedMixin
 from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.training.front_door import FrontDoor
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
 from keras_mdm.training.power_ema import PowerEMA, group_name
 from keras_mdm.training.steps import TIMES, StepMixin
-from keras_mdm.training.trainer import DistributedTrainer
 
 PREDICTIONS = ("v", "eps", "x0")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class MatryoshkaDiffusion(
-    GenerationMixin, DerivedMixin, ObjectiveMixin, StepMixin, DistributedTrainer
-):
+class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMixin, FrontDoor):
     """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,

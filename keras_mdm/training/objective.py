@@ -125,16 +125,19 @@ class ObjectiveMixin:
         schedule = self.process.schedules[level]
         return losses.weighting(self.loss_weighting, schedule, t, target=self.loss_target)
 
-    def loss_normalizer(self, index: tf.Tensor) -> tf.Tensor:
+    def loss_normalizer(self, index: tf.Tensor, share: tf.Tensor | None = None) -> tf.Tensor:
         """What the release's VDM weights are divided by, their mean over the global batch; 1 for
         all others.
 
         Args:
             index: `(B,)` int32, of all samples of a replica.
+            share: `(B,)`, what every sample counts in that mean, see `remainder.counted_share`;
+                1 unless given.
         """
         if losses.check_weighting(self.loss_weighting)[0] != "vdm":
             return tf.ones(())
-        mean = tf.reduce_mean(self._weighting(self.unet.levels[0], self._time(index)))
+        weights = self._weighting(self.unet.levels[0], self._time(index))
+        mean = tf.reduce_mean(weights if share is None else share * weights)
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
 

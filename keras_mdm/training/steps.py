@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import SharedTrace
-from keras_mdm.training import batches, randomness
+from keras_mdm.training import batches, randomness, remainder
 from keras_mdm.training.conditions import condition_names, drop
 
 TIMES = ("uniform", "stratified")
@@ -27,7 +27,8 @@ class StepMixin:
         take turns, so that no two rows of a step share a position."""
         if "sample" in group:
             return tf.cast(group["sample"], tf.int64)
-        return (step * self._global(rows) + self._place(rows)) * count + number
+        place, full = remainder.sample_places(group) or (self._place(rows), self._global(rows))
+        return (step * full + place) * count + number
 
     def _global(self, rows: tf.Tensor) -> tf.Tensor:
         """Rows of all replicas together, int64."""
@@ -85,11 +86,14 @@ class StepMixin:
         if self.times == "uniform":
             return dict.fromkeys(groups)
         rows = {level: batches.rows_of(group) for level, group in groups.items()}
+        counted = {level: remainder.counted_places(group) for level, group in groups.items()}
         total = tf.add_n([self._global(count) for count in rows.values()])
         words = tf.reshape(tf.bitcast(randomness.key(self.seed, "strata", step), tf.uint32), (4,))
         found, before = {}, tf.zeros((), tf.int64)
         for level, count in rows.items():
             index = before + self._place(count)
+            if counted[level] is not None:
+                index, total = counted[level]
             dealt = tf.raw_ops.RandomIndexShuffle(
                 index=index,
                 seed=words[:3],
@@ -117,10 +121,13 @@ class StepMixin:
     def _forward(
         self, purpose: str, step: Any, network: Any, drawn: Mapping[str, Mapping[str, Any]]
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """(losses by level, time index) of all rows of the groups."""
+        """(losses by level, time index) of all rows of the groups; rows that only fill a batch up
+        have the loss 0, and their share is the others'."""
         x0, eps, conditions, index, dropped = [], [], [], [], []
         for level, group in drawn.items():
-            data = {k: v for k, v in group.items() if k not in ("index", "dropped")}
+            data = {
+                k: v for k, v in remainder.data_of(group).items() if k not in ("index", "dropped")
+            }
             levels, given = self._prepare_group(level, data)
             x0.append(levels)
             conditions.append(given)
@@ -135,7 +142,14 @@ class StepMixin:
             joined = drop(joined, self._null, dropped)
         names = self.unet.levels
         x0, eps = batches.join_levels(x0, names), batches.join_levels(eps, names)
-        return self.level_losses(network, x0, eps, index, joined), index
+        by_level = self.level_losses(network, x0, eps, index, joined)
+        weights = remainder.level_weights(drawn, names)
+        if weights is not None:
+            by_level = {
+                name: tf.math.multiply_no_nan(value, weights[name])
+                for name, value in by_level.items()
+            }
+        return by_level, index
 
     def _backward(
         self,
@@ -200,6 +214,12 @@ class StepMixin:
     def _shared_losses(self) -> SharedTrace:
         return SharedTrace(self._test_losses, lambda: self.variables)
 
+    def _normalizer(self, drawn: Mapping[str, Mapping[str, Any]]) -> tf.Tensor:
+        """`loss_normalizer` of the global batch."""
+        index = tf.concat([group["index"] for group in drawn.values()], axis=0)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        return self.loss_normalizer(index, remainder.counted_share(drawn, replicas))
+
     def _moving(self) -> list:
         """The variables that the optimizer moves: frozen weights cost no gradient."""
         variables = self.unet.trainable_variables
@@ -224,7 +244,7 @@ class StepMixin:
         drawn = self._drawn("train", step, batch, step)
         # While tracing: the levels of the groups are known then, and do not change after.
         self.unet.trained_alone = tuple(drawn)
-        normalizer = self.loss_normalizer(tf.concat([g["index"] for g in drawn.values()], axis=0))
+        normalizer = self._normalizer(drawn)
         loss, means, gradients = self._shared_gradients(step, drawn, normalizer)
         learning_rate = tf.cast(self.optimizer.learning_rate, tf.float32)
         self.optimizer.apply(gradients, self._moving())
@@ -240,8 +260,7 @@ class StepMixin:
         for name, tracker in self._step_trackers.items():
             counts = tf.ones(()) if name == "skipped_in_a_row" else applied
             tracker.update_state(tf.math.multiply_no_nan(logs[name], counts), counts)
-        rows = tf.add_n([batches.rows_of(group) for group in drawn.values()])
-        return {**self._loss_logs(loss, means, rows, applied), **logs}
+        return {**self._loss_logs(loss, means, drawn, applied), **logs}
 
     def test_step(self, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Loss without training; a sample's noise depends on its position only."""
@@ -250,8 +269,8 @@ class StepMixin:
         by_level, index = self._shared_losses(drawn)
         self._test_batches.assign_add(1)
         means = {name: tf.reduce_mean(value) for name, value in by_level.items()}
-        rows = tf.add_n([batches.rows_of(group) for group in drawn.values()])
-        return self._loss_logs(self.batch_loss(by_level, index, progress=1.0), means, rows)
+        loss = self.batch_loss(by_level, index, progress=1.0, normalizer=self._normalizer(drawn))
+        return self._loss_logs(loss, means, drawn)
 
     def _test_losses(self, drawn: Mapping[str, Mapping[str, Any]]) -> tuple[dict, tf.Tensor]:
         """(losses by level, time index) of all rows, of the weights that are evaluated."""
@@ -261,13 +280,17 @@ class StepMixin:
         self,
         loss: tf.Tensor,
         means: Mapping[str, tf.Tensor],
-        rows: tf.Tensor,
+        drawn: Mapping[str, Mapping[str, Any]],
         applied: tf.Tensor | float = 1.0,
     ) -> dict[str, tf.Tensor]:
-        """Losses by the name of their metric; a skipped step leaves the metrics alone."""
+        """Losses by the name of their metric, weighed by the samples they are means of; a skipped
+        step leaves the metrics alone."""
         logs = {"loss": loss, **{f"loss_{name}": value for name, value in means.items()}}
-        weight = tf.cast(rows, tf.float32) * applied
-        for name, value in logs.items():
+        replicas, levels = self.distribute_strategy.num_replicas_in_sync, self.unet.levels
+        rows = {level: remainder.counted_rows(group, replicas) for level, group in drawn.items()}
+        for number, (name, value) in enumerate(logs.items()):
+            # The samples of a level are those of its groups; the loss as a whole is of all.
+            having = [rows[group] for group in rows if levels.index(group) >= number - 1]
             kept = tf.math.multiply_no_nan(value, tf.cast(applied, value.dtype))
-            self._loss_trackers[name].update_state(kept, sample_weight=weight)
+            self._loss_trackers[name].update_state(kept, sample_weight=tf.add_n(having) * applied)
         return logs

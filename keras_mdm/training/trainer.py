@@ -11,7 +11,8 @@ from keras_mdm import checks
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import forgotten_gradients
-from keras_mdm.training.untuned import untuned, untuned_devices
+from keras_mdm.training import compiling
+from keras_mdm.training.first_look import look_at
 
 
 class DistributedTrainer(keras.Model):
@@ -27,22 +28,25 @@ class DistributedTrainer(keras.Model):
     # Whether the next batch is being waited for, and how many steps the last execution made.
     fetching = False
     executed_steps: int | None = None
+    # Batches that are still looked at before they are used.
+    _looks = 0
 
     def compile(
         self,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | str | dict[str, Any] | None = None,
         *,
         micro_batches: int = 1,
         recompute: Sequence[str] | bool = False,
         steps_per_execution: int = 1,
         run_eagerly: bool = False,
         jit_compile: bool = False,
+        **others: Any,
     ) -> None:
         """Set the optimizer; the loss belongs to the model.
 
         Args:
             optimizer: preferably one of `keras_mdm.optimizers`, which clip after the sum over
-                replicas.
+                replicas; `"adam"`, `"adamw"` and `"sgd"` are these with their defaults.
             micro_batches: parts of a replica's batch that are computed one after the other before
                 the optimizer step, in the memory of one of them. Results stay the same.
             recompute: levels whose blocks are computed again in the backward pass, which saves most
@@ -50,11 +54,16 @@ class DistributedTrainer(keras.Model):
             steps_per_execution: optimizer steps per call from Python.
             run_eagerly: run steps without tracing, for debugging.
             jit_compile: compile steps with XLA; slower on CPUs.
+            **others: arguments of Keras' `compile` that have no meaning here, such as `loss`: only
+                `None` is taken.
 
         Raises:
             ValueError: if the optimizer averages weights by itself, or clips before the sum over
-                several replicas.
+                several replicas; or for a loss or metrics.
         """
+        compiling.refuse(others)
+        with self.distribute_strategy.scope():
+            optimizer = compiling.optimizer_of(optimizer)
         if getattr(optimizer, "use_ema", False):
             raise checks.error(
                 "the optimizer must not average weights",
@@ -184,6 +193,7 @@ class DistributedTrainer(keras.Model):
                     raise
             finally:
                 self.__dict__["fetching"] = False
+            self._look_at(batches)
             if counted:
                 self.__dict__["executed_steps"] = len(batches)
             return make(*batches)
@@ -204,37 +214,10 @@ class DistributedTrainer(keras.Model):
             self.test_function = self._make_function(lambda data: self.test_step(data))
         return self.test_function
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.fit`, after checking that the model is ready."""
-        self.check_ready()
-        kwargs.setdefault("shuffle", False)  # the order belongs to the dataset
-        try:
-            with untuned_devices():
-                return super().fit(_prepared(x), *args, **kwargs)
-        finally:
-            # Keras tells callbacks of an orderly end only; signals must not stay taken over.
-            given = kwargs.get("callbacks") or ()
-            for callback in given if isinstance(given, Sequence) else ():
-                if callable(getattr(callback, "restore", None)):
-                    callback.restore()
-            self.__dict__.pop("_iterator", None)
-
-    def evaluate(self, x: Any = None, *args: Any, weights: str = "ema", **kwargs: Any) -> Any:
-        """`keras.Model.evaluate`; repeated calls draw equal noise.
-
-        Args:
-            x: as for Keras, like all others.
-            *args: likewise.
-            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-            **kwargs: likewise.
-        """
-        self.check_ready()
-        if weights != self.evaluated_weights:
-            self.network(weights)  # raises for a name that is not known
-            self.evaluated_weights, self.test_function = weights, None
-        self._test_batches.assign(0)
-        with untuned_devices():
-            return super().evaluate(_prepared(x), *args, **kwargs)
+    def _look_at(self, batches: Sequence[Any]) -> None:
+        for batch in batches[: self._looks]:
+            look_at(self, batch)
+            self.__dict__["_looks"] = self._looks - 1
 
     def _computes_in_float16(self) -> bool:
         """Whether gradients would be rounded to zero without a loss scale."""
@@ -242,16 +225,3 @@ class DistributedTrainer(keras.Model):
 
     def check_ready(self) -> None:
         """Raise if something is missing before work starts."""
-
-
-def _prepared(data: Any) -> Any:
-    """Have every worker take its part of each global batch, in the order of the dataset; left to
-    itself TensorFlow would rather share out files. And have nothing tune the pipeline."""
-    if not isinstance(data, tf.data.Dataset):
-        return data
-    data, policy = untuned(data), tf.data.experimental.AutoShardPolicy
-    if data.options().experimental_distribute.auto_shard_policy == policy.OFF:
-        return data  # it holds this worker's part already
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = policy.DATA
-    return data.with_options(options)

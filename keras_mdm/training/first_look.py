@@ -1,0 +1,88 @@
+"""A look at the first batches, before they are trained on: what no shape and no type tells."""
+
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.training import batches
+from keras_mdm.training.conditions import NO_CLASS
+
+# Batches of a `fit` or an `evaluate` that are looked at.
+LOOKS = 4
+# What rounding, or a mean that is off by half a grey level, may add to the range of pictures.
+SLACK = 0.01
+# Codes have about unit scale; what is beyond is pictures in 0..255.
+LARGEST_CODE = 64.0
+
+
+def look_at(model: Any, batch: Any) -> None:
+    """Raise if pictures are out of range or classes do not exist.
+
+    Pictures that are not finite pass: a step leaves them out by itself.
+
+    Args:
+        model: a `MatryoshkaDiffusion`.
+        batch: eager tensors, or those of all replicas.
+    """
+    replicas = model.distribute_strategy.experimental_local_results
+    for group in batches.split_groups(batch, model.unet.levels).values():
+        for key in ("image", "video"):
+            found = [value for value in replicas(group.get(key)) if value is not None]
+            if found and found[0].dtype.is_floating:
+                check_range(key, found, codes=_are_codes(model))
+        classes = model.unet.spec.num_classes
+        if classes and "label" in group:
+            check_classes(replicas(group["label"]), classes)
+
+
+def _are_codes(model: Any) -> bool:
+    """Whether a model may be one of an autoencoder's codes, whose range is open."""
+    return model.threshold == "none" or model.unet.spec.out_channels > 4
+
+
+def check_range(key: str, values: Any, *, codes: bool = False) -> None:
+    """Raise unless pictures lie in [-1, 1], and warn if they seem to lie in [0, 1].
+
+    Args:
+        key: what they are called.
+        values: tensors.
+        codes: whether they may be codes, which need not lie there.
+    """
+    finite = [tf.where(tf.math.is_finite(value), value, tf.zeros_like(value)) for value in values]
+    low = min(float(tf.reduce_min(value)) for value in finite)
+    high = max(float(tf.reduce_max(value)) for value in finite)
+    largest = LARGEST_CODE if codes else 1.0 + SLACK
+    if max(high, -low) > largest:
+        raise checks.error(
+            f"`{key}` of floats must lie in [-1, 1]",
+            fix="pass uint8, divide 0..255 by 127.5 and subtract 1, clip what a resize overshoots; "
+            'codes of an autoencoder need MatryoshkaDiffusion(threshold="none")',
+            smallest=round(low, 3),
+            largest=round(high, 3),
+        )
+    if not codes and 0.0 <= low < 0.05 and high > 0.95:
+        warnings.warn(
+            f"`{key}` seems to lie in [0, 1] (smallest {low:.3g}, largest {high:.3g}), but must "
+            "lie in [-1, 1]: nothing darker than mid-grey is trained. Pass 2 * x - 1, or uint8",
+            stacklevel=2,
+        )
+
+
+def check_classes(values: Any, classes: int) -> None:
+    """Raise unless classes are between -1 and the last one: on a GPU others would be no error.
+
+    Args:
+        values: tensors of integers.
+        classes: their number.
+    """
+    low = min(int(tf.reduce_min(value)) for value in values)
+    high = max(int(tf.reduce_max(value)) for value in values)
+    if low < NO_CLASS or high >= classes:
+        raise checks.error(
+            f"`label` must lie between -1 (no class) and {classes - 1}",
+            fix="number the classes from 0, or build the network with more of them",
+            smallest=low,
+            largest=high,
+        )
