@@ -11,7 +11,7 @@ from keras_mdm.data.clip_rule import ClipRule
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
 from keras_mdm.data.pipeline import record_index
 from keras_mdm.data.python_calls import call_python
-from keras_mdm.data.workers import fraction, share_of
+from keras_mdm.data.workers import fraction, once, share_of
 
 
 class ClipSource(Protocol):
@@ -56,8 +56,9 @@ def clip_dataset(
     encoder: Encoder | None = None,
     worker: tuple[int, int] = (0, 1),
     parallel_reads: int = tf.data.AUTOTUNE,
+    repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return endless training batches of clips, or of their first frames.
+    """Return training batches of clips, or of their first frames, endless unless asked for.
 
     The order is that of `ordered_dataset`, the mirroring and random places follow from the position
     in it: a run that resumes sees what it would have seen. A record that gives no clip is replaced
@@ -77,6 +78,7 @@ def clip_dataset(
             and decodes its own samples only, as in `image_dataset`. By default every worker reads
             whole batches and keeps its part.
         parallel_reads: clips decoded at a time.
+        repeat: as in `image_dataset`.
 
     Returns:
         A dataset of dicts: "video" uint8 (B, T, S, S, 3), or "image" (B, S, S, 3) for a rule
@@ -98,6 +100,7 @@ def clip_dataset(
     first_step = checks.integer("first_step", first_step, minimum=0)
     share = share_of(worker, batch_size)
     _check(source, rule, text, encoder)
+    end = once(repeat, len(source), first_step, batch_size, share.workers)
 
     def read(row: int, position: int) -> tuple[np.ndarray, np.int64]:
         place = fraction(seed, "place", position) if rule.start == "random" else None
@@ -112,18 +115,30 @@ def clip_dataset(
         clip, found = call_python(read, (row, position), (tf.uint8, tf.int64))
         clip.set_shape(shape)
         found.set_shape(())
-        return {key: clip, "row": found, "sample": position}
+        return {key: clip, "row": found, "sample": position, "wanted": row}
 
     def order(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = share.positions(start, batch_size)
         return record_index(positions, len(source), seed), positions
 
-    dataset = share.starts(first_step, batch_size).map(order).unbatch()
+    dataset = share.starts(first_step, batch_size, end).map(order).unbatch()
+    if end is not None:  # past the end nothing is left
+        dataset = dataset.filter(lambda row, position: position < end)
     dataset = dataset.map(decode, num_parallel_calls=parallel_reads, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.batch(batch_size, drop_remainder=end is None)
+    if end is not None:
+        dataset = dataset.map(_without_replacements)
+        left = -(-end // batch_size) - first_step
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
     # Captions after the batch: an encoder is called once for all of them.
     dataset = dataset.map(_texts(source.captions, text, encoder), num_parallel_calls=1)
     return share.told(dataset).prefetch(tf.data.AUTOTUNE)
+
+
+def _without_replacements(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The records that stand for themselves: what replaces one comes in its own place as well."""
+    kept = batch["row"] == batch["wanted"]
+    return {key: value[kept] for key, value in batch.items()}
 
 
 def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
@@ -164,7 +179,7 @@ def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
     """Function that replaces the rows of a batch by the states of their captions."""
 
     def drop(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {key: value for key, value in batch.items() if key != "row"}
+        return {key: value for key, value in batch.items() if key not in ("row", "wanted")}
 
     if text is not None:
         with tf.device("CPU"):
@@ -180,4 +195,5 @@ def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
         return gather
     if encoder is None:
         return drop
-    return encoding(encoder, "row", lambda rows: [captions[row] for row in rows])
+    encode = encoding(encoder, "row", lambda rows: [captions[row] for row in rows])
+    return lambda batch: encode({k: v for k, v in batch.items() if k != "wanted"})

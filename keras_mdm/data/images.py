@@ -1,5 +1,6 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras_mdm.data.pipeline import check_micro_name, record_index
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
-from keras_mdm.data.workers import fraction, share_of
+from keras_mdm.data.workers import fraction, once, share_of
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
 # does putting groups together into a batch.
@@ -36,8 +37,9 @@ def image_dataset(
     worker: tuple[int, int] = (0, 1),
     window: int = 8,
     parallel_reads: int = tf.data.AUTOTUNE,
+    repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return endless training batches of pictures, with texts or classes.
+    """Return training batches of pictures, with texts or classes, endless unless asked for.
 
     The order is a pure function of seed and position p = step * batch_size + j: every epoch is a
     permutation of all records, batches straddle epochs, and a run that resumes at a step sees what
@@ -63,6 +65,8 @@ def image_dataset(
             divide `batch_size`. By default every worker reads whole batches and keeps its part.
         window: shards that are mixed, for sources that are read in shards.
         parallel_reads: groups of records decoded at a time.
+        repeat: `False` for a dataset that ends after every record has come once, such as one for
+            validation; its last batch may be smaller, and records that cannot be used are left out.
 
     Returns:
         A dataset of dicts: "image" uint8 (B, S, S, 3), or float32 if the rule says so; "text"
@@ -92,15 +96,21 @@ def image_dataset(
             labels=labels,
         )
     share = share_of(worker, batch_size)
-    load = _loader(source, rule, seed, texts=encoder is not None, labels=labels)
+    end = once(repeat, len(source), first_step, batch_size, share.workers)
+    load = _loader(source, rule, seed, texts=encoder is not None, labels=labels, replace=repeat)
     dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
 
     def decode_group(rows: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
         kinds = (dtype, tf.int32, tf.float32, tf.string)
-        pictures, classes, sides, captions = call_python(load, (rows, positions), kinds)
-        pictures.set_shape((group, rule.size, rule.size, 3))
-        for value in (classes, sides, captions):
-            value.set_shape((group,))
+        if end is not None:  # past the end nothing is left
+            kept = positions < end
+            rows, positions = rows[kept], positions[kept]
+        found = call_python(load, (rows, positions), (*kinds, tf.int64))
+        pictures, classes, sides, captions, positions = found
+        number = group if end is None else None
+        pictures.set_shape((number, rule.size, rule.size, 3))
+        for value in (classes, sides, captions, positions):
+            value.set_shape((number,))
         records = {"image": pictures, "sample": positions}
         if labels:
             records["label"] = classes
@@ -108,8 +118,9 @@ def image_dataset(
             records[original_size] = sides
         return records | ({"caption": captions} if encoder is not None else {})
 
-    group = _group_size(batch_size)
-    starts = share.starts(first_step, group)
+    # Batches from which records are left out are not put together of groups.
+    group = _group_size(batch_size) if repeat else batch_size
+    starts = share.starts(first_step, group, end)
     dataset = starts.map(_order(source, seed, window, lambda start: share.positions(start, group)))
     dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
     if group != batch_size:
@@ -177,11 +188,14 @@ def _order(
     return rows
 
 
-def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool) -> Any:
-    """Function (rows, positions) -> pictures, classes, shorter sides before, captions."""
+def _loader(
+    source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool, replace: bool
+) -> Any:
+    """Function (rows, positions) -> pictures, classes, shorter sides before, captions, positions;
+    of rows that cannot be used, or of what replaces them."""
     classes = len(source.label_names) or np.iinfo(np.int32).max
 
-    def one(row: int, position: int) -> tuple[np.ndarray, int, float, bytes]:
+    def one(row: int, position: int) -> tuple[tuple[np.ndarray, int, float, bytes], int]:
         place = None
         if rule.crop == "random":
             place = fraction(seed, "down", position), fraction(seed, "across", position)
@@ -199,12 +213,17 @@ def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, lab
             pixels, size = decode(record.data, rule, place=place, mirror=mirror)
             return pixels, record.label, float(min(record.original_size or size)), caption
 
-        return source.usable(row, make)[0]
+        return source.usable(row, make)
 
     def load(rows: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:
         found = [one(int(row), int(p)) for row, p in zip(rows, positions, strict=True)]
-        pictures, classes, sides, captions = zip(*found, strict=True)
-        pictures = np.stack(pictures)
+        if not replace:
+            kept = [made == row for (_, made), row in zip(found, rows, strict=True)]
+            found, positions = list(itertools.compress(found, kept)), positions[kept]
+        made = [value for value, _ in found]
+        pictures, classes, sides, captions = zip(*made, strict=True) if made else ((),) * 4
+        shape = (len(made), rule.size, rule.size, 3)
+        pictures = np.stack(pictures) if made else np.empty(shape, np.uint8)
         if rule.pixel_range == "release":
             pictures = (pictures.astype(np.float32) - 127.0) / 128.0
         # Bytes of one length would lose what they end in: objects.
@@ -213,6 +232,7 @@ def _loader(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, lab
             np.asarray(classes, np.int32),
             np.asarray(sides, np.float32),
             np.asarray(captions, object),
+            positions,
         )
 
     return load

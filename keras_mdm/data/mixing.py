@@ -40,6 +40,14 @@ def mixed_dataset(groups: Mapping[str, tf.data.Dataset]) -> tf.data.Dataset:
         raise checks.error("there must be a group", fix="pass {level: dataset}", groups={})
     if len(groups) == 1:
         return next(iter(groups.values()))
+    sizes = {level: int(dataset.cardinality()) for level, dataset in groups.items()}
+    finite = {level: size for level, size in sizes.items() if 0 <= size < 2**31}
+    if len(set(finite.values())) > 1:  # the longer ones would lose their last batches
+        raise checks.error(
+            "the datasets of all groups must have equally many batches, or no end",
+            fix="choose batch sizes in the proportion of the pictures, or repeat the shorter ones",
+            batches=sizes,
+        )
     count = len(groups)
 
     def renumber(number: int, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages
+from keras_mdm.data.workers import once
 
 _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "sample")
 
@@ -92,7 +93,7 @@ def _word(value: int) -> tf.Tensor:
 
 
 def ordered_dataset(
-    num_records: int, batch_size: int, *, seed: int, first_step: int = 0
+    num_records: int, batch_size: int, *, seed: int, first_step: int = 0, repeat: bool = True
 ) -> tf.data.Dataset:
     """Return the endless dataset of (record index, position) batches.
 
@@ -103,9 +104,11 @@ def ordered_dataset(
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch; seeking costs nothing.
+        repeat: `False` for a dataset that ends after every record has come once, such as one for
+            validation; its last batch may be smaller.
 
     Returns:
-        A dataset of pairs of int64 (batch_size,), without end.
+        A dataset of pairs of int64 (batch_size,), without end unless asked for.
 
     Raises:
         ValueError: when an argument is out of range.
@@ -121,10 +124,16 @@ def ordered_dataset(
     first_step = checks.integer("first_step", first_step, minimum=0)
     seed = checks.seed(seed)
 
+    end = once(repeat, num_records, first_step, batch_size)
+
     def order(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         position = positions(step, batch_size)
+        if end is not None and num_records % batch_size:
+            position = position[position < end]
         return record_index(position, num_records, seed), position
 
+    if end is not None:
+        return tf.data.Dataset.range(first_step, -(-end // batch_size)).map(order)
     # The last position must fit into 64 bits.
     last_step = np.iinfo(np.int64).max // batch_size
     return tf.data.Dataset.range(first_step, last_step).map(order)
@@ -142,8 +151,9 @@ def image_text_dataset(
     seed: int,
     first_step: int = 0,
     keys: Collection[str] | None = None,
+    repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return endless training batches out of arrays in memory.
+    """Return training batches out of arrays in memory, endless unless asked for.
 
     Args:
         images: uint8 (n, S, S, 3), or a record such as `load_emoji` and `load_folder` return, of
@@ -160,6 +170,7 @@ def image_text_dataset(
         first_step: the step of the first batch, for resuming.
         keys: which of "image" or "video", "text", "text_mask", "pooled", "label", the
             micro-conditions and "sample" a batch holds; by default all that are known.
+        repeat: as in `ordered_dataset`.
 
     Returns:
         A dataset of dicts: "image" uint8 (B, S, S, 3) or "video" (B, T, S, S, 3), "text" (B, L, D)
@@ -202,7 +213,9 @@ def image_text_dataset(
         batch = {key: tf.gather(table, index) for key, table in tables.items()}
         return batch | ({"sample": position} if "sample" in wanted else {})
 
-    order = ordered_dataset(len(images), batch_size, seed=seed, first_step=first_step)
+    order = ordered_dataset(
+        len(images), batch_size, seed=seed, first_step=first_step, repeat=repeat
+    )
     return order.map(gather).prefetch(tf.data.AUTOTUNE)
 
 
@@ -244,4 +257,10 @@ def _check(image: np.ndarray, columns: dict[str, np.ndarray], micro: dict[str, n
             "(n, P), labels and micro-conditions (n,)",
             fix="encode the captions of these pictures, in their order",
             **shapes,
+        )
+    if "label" in columns and not np.issubdtype(columns["label"].dtype, np.integer):
+        raise checks.error(
+            "`labels` must be integers, the numbers of classes",
+            fix="cast whole numbers with astype(int); of one-hot rows take the argmax",
+            dtype=columns["label"].dtype.name,
         )

@@ -38,15 +38,17 @@ class Share:
         """Samples per step of this worker."""
         return self.batch_size // self.workers
 
-    def starts(self, first_step: int, count: int) -> tf.data.Dataset:
+    def starts(self, first_step: int, count: int, records: int | None = None) -> tf.data.Dataset:
         """Numbers of every `count`th of the worker's own samples, from a step on.
 
         Args:
             first_step: the step.
             count: samples that are made at a time.
+            records: where to end, after each of so many records has come once; without an end
+                unless given.
         """
         last = np.iinfo(np.int64).max // 2**20  # positions are up to that many times as large
-        return tf.data.Dataset.range(first_step * self.own, last, count)
+        return tf.data.Dataset.range(first_step * self.own, records or last, count)
 
     def positions(self, start: tf.Tensor | int, count: int) -> tf.Tensor:
         """Positions of some of the worker's own samples in the order of all.
@@ -94,6 +96,36 @@ def share_of(worker: Any, batch_size: int) -> Share:
             batch_size=batch_size,
         )
     return Share(batch_size, *worker)
+
+
+def once(
+    repeat: bool, records: int, first_step: int, batch_size: int, workers: int = 1
+) -> int | None:
+    """Return where a dataset ends: `None` for an endless one, or after every record.
+
+    Args:
+        repeat: whether it goes on for ever.
+        records: how many there are.
+        first_step: the step of the first batch.
+        batch_size: samples per step.
+        workers: that share the batches out.
+
+    Raises:
+        ValueError: if it would be empty, or workers would share out batches of different sizes.
+    """
+    if not isinstance(repeat, bool):
+        raise checks.error("`repeat` must be a bool", fix="pass True or False", repeat=repeat)
+    if repeat:
+        return None
+    if workers > 1 or first_step * batch_size >= records:
+        raise checks.error(
+            "with repeat=False every worker reads all batches, and there must be one",
+            fix="leave worker out, and pass an earlier first_step",
+            workers=workers,
+            first_step=first_step,
+            records=records,
+        )
+    return records
 
 
 def fraction(seed: int, purpose: str, position: int) -> float:

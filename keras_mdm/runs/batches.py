@@ -8,6 +8,7 @@ from keras_mdm import checks
 from keras_mdm.describe import DEFAULT_TEXT_TOKENS
 from keras_mdm.runs.validation import require_finite
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.first_look import look_at
 from keras_mdm.training.phases import Phase
 
 
@@ -56,6 +57,7 @@ def check_batch(
             fix=fix,
             batches=0,
         )
+    look_at(model, batch)
     nested = all(isinstance(value, Mapping) for value in batch.values())
     groups = batch if nested else {phase.level_names[-1]: batch}
     for level, group in groups.items():

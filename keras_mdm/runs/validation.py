@@ -7,17 +7,17 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.callbacks.tensorboard import EventWriter
+from keras_mdm.training.inputs import is_endless
 from keras_mdm.training.run_directory import RunDirectory
 
 
 def require_finite(dataset: tf.data.Dataset) -> None:
     """Raise if a data set of a validation is endless or empty."""
     size = int(dataset.cardinality())
-    # Streams that end at the last 64-bit number say so.
-    if size == 0 or size == tf.data.INFINITE_CARDINALITY or size > 2**31:
+    if size == 0 or is_endless(dataset):
         raise checks.error(
             "the data of a validation must be finite and hold a batch",
-            fix="end it with .take(number of batches)",
+            fix="make it with repeat=False, or end it with .take(number of batches)",
             batches=size,
         )
 

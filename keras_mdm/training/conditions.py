@@ -180,9 +180,18 @@ def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str,
     """Take the conditions out of a batch, each in the dtype that the network expects.
 
     Raises:
-        ValueError: if one is missing (micro-conditions may be) or the text has another width.
+        ValueError: if one is missing (micro-conditions may be), the text has another width, or
+            classes are no integers.
     """
     conditions = {}
+    if "label" in batch and spec.num_classes:
+        dtype = tf.as_dtype(batch["label"].dtype)
+        if not dtype.is_integer:  # 1.7 would become class 1
+            raise checks.error(
+                "`label` must hold integers, the numbers of classes",
+                fix="cast whole numbers in the pipeline; of one-hot rows take the argmax",
+                dtype=dtype.name,
+            )
     for name in condition_names(spec):
         if name in batch:
             dtype = tf.int32 if name == "label" else tf.float32

@@ -17,6 +17,7 @@ from keras_mdm.models import NestedUNet
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.derived import DerivedMixin
 from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.training.first_look import look_at
 from keras_mdm.training.front_door import FrontDoor
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import LevelProcess
@@ -331,6 +332,7 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             return {}
         squares, rows = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
         for batch in itertools.islice(dataset, batches):
+            look_at(self, batch)
             x0, _ = self.prepare(batch)
             for below, shape in zip(self.process.shapes, self.process.shapes[1:], strict=False):
                 if shape.name in squares:

@@ -26,10 +26,14 @@ def look_at(model: Any, batch: Any) -> None:
         model: a `MatryoshkaDiffusion`.
         batch: eager tensors, or those of all replicas.
     """
-    replicas = model.distribute_strategy.experimental_local_results
+    results = model.distribute_strategy.experimental_local_results
+
+    def replicas(value: Any) -> list[tf.Tensor]:
+        return [tf.convert_to_tensor(part) for part in results(value)]
+
     for group in batches.split_groups(batch, model.unet.levels).values():
         for key in ("image", "video"):
-            found = [value for value in replicas(group.get(key)) if value is not None]
+            found = replicas(group[key]) if key in group else []
             if found and found[0].dtype.is_floating:
                 check_range(key, found, codes=_are_codes(model))
         classes = model.unet.spec.num_classes

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.training.first_look import LOOKS
@@ -227,6 +228,28 @@ class FrontDoor(DistributedTrainer):
         batch = self._one_batch(Inputs(self), x, y, sample_weight)
         self._evaluate_weights(weights)
         return self._on_batch(self.make_test_function(), batch, return_dict)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.predict` of the network: its outputs for noisy inputs; `generate` draws.
+
+        Args:
+            x: the network's inputs by key, or a dataset of them.
+            *args: as for Keras.
+            **kwargs: likewise.
+
+        Returns:
+            The outputs by level name.
+
+        Raises:
+            ValueError: for data that is no dict.
+        """
+        if not isinstance(x, Mapping | tf.data.Dataset | keras.utils.PyDataset):
+            raise checks.error(
+                f"`predict` takes the network's inputs, a dict of {list(self.unet.input_names)}",
+                fix="draw pictures with generate, or see how well data is denoised with evaluate",
+                x=type(x).__name__,
+            )
+        return super().predict(x, *args, **kwargs)
 
     def _one_batch(self, inputs: Inputs, x: Any, y: Any, sample_weight: Any) -> Any:
         data = inputs.one_batch(x, y, sample_weight)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -111,7 +112,7 @@ class Inputs:
         if isinstance(x, keras.utils.PyDataset):
             return _NamedBatches(x, self._one(naming))
         if inspect.isgenerator(x):
-            return _named(x, self._one(naming))
+            return self._prepared(_generated(x), naming)
         if not isinstance(x, tf.distribute.DistributedDataset) or self.class_weight is not None:
             raise checks.error(
                 "data must be arrays, a tf.data.Dataset, a PyDataset or a generator, or a "
@@ -132,7 +133,7 @@ class Inputs:
         naming = Naming(self.model, self.class_weight)
         element = arrays.element(x, y, sample_weight)
         naming.check(element)
-        dataset = tf.data.Dataset.from_tensors(element).map(naming)
+        dataset = tf.data.Dataset.from_tensors(element).map(_as_written(naming))
         levels = self.model.unet.levels
         return distributed(remainder.filled(dataset, levels, self.parts))
 
@@ -174,7 +175,7 @@ class Inputs:
         policy = tf.data.experimental.AutoShardPolicy
         shared_out = dataset.options().experimental_distribute.auto_shard_policy == policy.OFF
         if naming.needed(dataset.element_spec):
-            dataset = dataset.map(naming, num_parallel_calls=1)
+            dataset = dataset.map(_as_written(naming), num_parallel_calls=1)
         # What a worker holds of a batch that is shared out already does not tell the whole of it.
         if not shared_out:
             dataset = remainder.filled(dataset, self.model.unet.levels, self.parts, full=full)
@@ -232,9 +233,30 @@ def unpack(data: Any) -> tuple[Any, Any, Any]:
     return (*data, *([None] * (3 - len(data))))
 
 
-def _named(generator: Iterator[Any], one: Any) -> Iterator[dict[str, Any]]:
-    for element in generator:
-        yield one(element)
+def _as_written(naming: Naming) -> Any:
+    """Without AutoGraph, which would word its errors anew."""
+    return tf.autograph.experimental.do_not_convert(lambda *element: naming(*element))
+
+
+def _generated(generator: Iterator[Any]) -> tf.data.Dataset:
+    """The dataset of what a generator yields, whose first element tells the types; numbers of
+    samples and of tokens may change."""
+    first = next(generator, None)
+    if first is None:
+        raise checks.error("a generator must yield a batch", fix="make a new one", batches=0)
+
+    def spec(value: Any) -> tf.TensorSpec:
+        value = tf.convert_to_tensor(arrays.as_array(value))
+        shape = [None if axis == 0 or len(value.shape) < 4 else n
+                 for axis, n in enumerate(value.shape)]  # fmt: skip
+        return tf.TensorSpec([*shape[:2], *value.shape[2:]], value.dtype)
+
+    def elements() -> Iterator[Any]:
+        for element in itertools.chain([first], generator):
+            yield arrays.as_arrays(element)
+
+    signature = tf.nest.map_structure(spec, first)
+    return tf.data.Dataset.from_generator(elements, output_signature=signature)
 
 
 class _NamedBatches(keras.utils.PyDataset):

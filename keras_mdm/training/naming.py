@@ -134,8 +134,9 @@ class Naming:
         kinds = ["integer classes (n,)"] if spec.num_classes else []
         kinds += ["captions (n,)"] if spec.text_width or spec.pooled_width else []
         kinds += [f"states (n, L, {spec.text_width})"] if spec.text_width else []
-        return ", ".join(kinds) + " or a dict of conditions" if kinds else "left out: the network "
-        "has no conditions"
+        if not kinds:
+            return "left out: the network has no conditions"
+        return ", ".join(kinds) + " or a dict of conditions"
 
     def _advice(self, shape: tuple) -> str:
         spec = self._spec

@@ -110,22 +110,23 @@ def _fill(
 ) -> dict[str, dict[str, tf.Tensor]]:
     """Fill the groups of one batch, from the highest level down."""
     size = {level: -(-full[level] // parts) * parts for level in groups}
-    counted = tf.add_n([tf.cast(count, tf.int64) for count in rows.values()])
+    # At least 1: a batch of which nothing could be used counts nothing, and divides by nothing.
+    counted = tf.maximum(tf.add_n([tf.cast(count, tf.int64) for count in rows.values()]), 1)
     whole, before = {}, tf.zeros((), tf.int64)
     for level, group in groups.items():
         data = {key: value for key, value in group.items() if key != SAMPLE_WEIGHT}
         place, own = tf.range(size[level]), rows[level]
-        index = place % own
+        index = place % tf.maximum(own, 1)
         given = group.get(SAMPLE_WEIGHT)
         # Nothing is copied where nothing is missing.
         data = tf.cond(
             tf.equal(own, size[level]),
             lambda data=data: {key: tf.identity(value) for key, value in data.items()},
-            lambda data=data, index=index: {k: tf.gather(v, index) for k, v in data.items()},
+            lambda data=data, index=index: {k: _repeated(v, index) for k, v in data.items()},
         )
         counts = tf.cast(place < own, tf.float32)
         if given is not None:
-            counts *= tf.gather(tf.cast(given, tf.float32), index)
+            counts *= _repeated(tf.cast(given, tf.float32), index)
         scales = [
             _scale(below, rows, size, levels) for below in levels[: 1 + _index(level, levels)]
         ]
@@ -154,7 +155,13 @@ def _scale(level: str, rows: Mapping, size: Mapping, levels: Sequence[str]) -> t
     """Rows that a level has over those that count there."""
     having = [name for name in rows if _index(name, levels) >= _index(level, levels)]
     total, counted = (tf.add_n([of[name] for name in having]) for of in (size, rows))
-    return tf.cast(total, tf.float32) / tf.cast(counted, tf.float32)
+    return tf.cast(total, tf.float32) / tf.cast(tf.maximum(counted, 1), tf.float32)
+
+
+def _repeated(value: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Rows by their number; zeros in the place of a row 0 that is missing."""
+    spare = tf.zeros([1, *tf.unstack(tf.shape(value)[1:])], value.dtype)
+    return tf.gather(tf.concat([value, spare], axis=0), index)
 
 
 # What a step makes of a filled batch; all take groups that may not be filled.

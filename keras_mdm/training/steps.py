@@ -10,6 +10,7 @@ from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import SharedTrace
 from keras_mdm.training import batches, randomness, remainder
 from keras_mdm.training.conditions import condition_names, drop
+from keras_mdm.training.penalties import penalties_of, with_penalties
 
 TIMES = ("uniform", "stratified")
 
@@ -161,14 +162,19 @@ class StepMixin:
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
         """(loss, mean loss by level, gradients times `share`)."""
 
+        penalties: list[tf.Tensor | None] = []
+
         def network(inputs: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-            return self.bounded(self.unet(inputs, training=True))
+            outputs = self.unet(inputs, training=True)
+            penalties.append(penalties_of(self.unet))
+            return self.bounded(outputs)
 
         with tf.GradientTape() as tape:
             by_level, index = self._forward("train", step, network, drawn)
             loss = self.batch_loss(
                 by_level, index, progress=self.progress(step), normalizer=normalizer
             )
+            loss = with_penalties(loss, penalties)
             # Gradients are summed over replicas. Inside the tape, or they would double.
             scaled = self.optimizer.scale_loss(loss * share)
         gradients = tape.gradient(

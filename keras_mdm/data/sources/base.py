@@ -30,12 +30,14 @@ class Record(NamedTuple):
 
 
 def class_number(label: Any) -> int:
-    """Return the number of a class as it is stored; -1 for none, and for what is no number."""
+    """Return the number of a class as it is stored; -1 for none, and for what is no whole number:
+    1.7 is no class, 3.0 is what tables with gaps make of 3."""
     try:
         number = int(label)
+        whole = not isinstance(label, float | np.floating) or number == label
     except (TypeError, ValueError, OverflowError):
         return -1
-    return number if 0 <= number < 2**31 else -1
+    return number if whole and 0 <= number < 2**31 else -1
 
 
 class ImageSource(Skipping, ABC):

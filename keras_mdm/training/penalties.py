@@ -1,0 +1,59 @@
+"""What a network's layers add to the loss: Keras' `losses`, of regularizers and of `add_loss`."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm import checks
+
+
+def penalties_of(network: keras.Model) -> tf.Tensor | None:
+    """Return the sum of a network's `losses` after a call, and forget them; `None` if there are
+    none.
+
+    Regularizers see the weights, once. What layers add with `add_loss` is of the rows they were
+    called with: of a micro-batch or of a replica's part, and is averaged over those.
+
+    Args:
+        network: the network, called in this trace, inside of the tape.
+
+    Raises:
+        ValueError: if a layer that is computed again in the backward pass adds a loss: its gradient
+            would be missing.
+
+    Example:
+
+    >>> network.layers[0].kernel.regularizer = keras.regularizers.L2(1e-4)
+    >>> outputs = network(inputs)
+    >>> loss = data_loss(outputs) + penalties_of(network)
+    """
+    _check_recomputed(network)
+    found = network.losses
+    # Tensors of this trace: whoever asks for `losses` later must not find them.
+    network._clear_losses()
+    if not found:
+        return None
+    return tf.add_n([tf.cast(tf.reduce_sum(value), tf.float32) for value in found])
+
+
+def _check_recomputed(network: keras.Model) -> None:
+    for layer in network._flatten_layers():
+        again = "call" in layer.__dict__  # see `models.recompute`
+        if again and any(inner._losses for inner in layer._flatten_layers()):
+            raise checks.error(
+                "a layer that adds a loss must not be computed again in the backward pass",
+                fix="leave its level out of compile(recompute=...)",
+                layer=layer.path,
+            )
+
+
+def with_penalties(loss: tf.Tensor, penalties: Any) -> tf.Tensor:
+    """A loss and what the network adds to it.
+
+    Args:
+        loss: scalar.
+        penalties: from `penalties_of`, of every call.
+    """
+    given = [value for value in penalties if value is not None]
+    return tf.add_n([loss, *given]) if given else loss
