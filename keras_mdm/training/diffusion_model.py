@@ -35,7 +35,8 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
     uint8 or float32 in [-1, 1]; `text` `(B, L, D)` with `text_mask` `(B, L)`, or `label` `(B,)`
     (-1 = no class), as the network was built; micro-conditions `(B,)`; and optionally `sample`
-    `(B,)` int64, the global position of every sample, which keys its noise. A mixed-resolution
+    `(B,)` int64, the global position of every sample, which keys its noise, and `sample_weight`
+    `(B,)`, which its loss is multiplied by. `fit` takes Keras' (x, y) as well. A mixed-resolution
     batch is a dict of such batches by the highest level of their samples: in
     `{"64": {"image": (B0, 64, 64, 3), ...}, "256": {"image": (B1, 256, 256, 3), ...}}` the level 64
     is trained on B0 + B1 samples and 256 on B1, each loss a mean over its own.
