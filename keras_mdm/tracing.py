@@ -4,6 +4,9 @@
 included, to the graph: a minute of tracing on one device is eight minutes on eight, and as many
 times the memory. What is equal but for the variables is traced for the first replica only, as a
 function of its own; the others call that function with their copies of the variables.
+
+The same parts are what XLA compiles. Sums over replicas, metrics and the times that are drawn stay
+outside: XLA has no kernels for some of them.
 """
 
 import contextlib
@@ -16,12 +19,42 @@ from tensorflow.python.framework import ops  # what it registers has no public n
 
 from keras_mdm import checks
 
+# What a graph is marked with: its parts are to be compiled, or it is itself.
+_PARTS, _WHOLE = "_keras_mdm_compiles_parts", "_keras_mdm_is_compiled"
+
+
+def compile_parts() -> None:
+    """Have XLA compile every `SharedTrace` of the function that is being traced."""
+    setattr(tf.compat.v1.get_default_graph(), _PARTS, True)
+
+
+def compiled_whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` for `tf.function(..., jit_compile=True)`, so that what it calls knows."""
+
+    def marked(*args: Any) -> Any:
+        setattr(tf.compat.v1.get_default_graph(), _WHOLE, True)
+        return function(*args)
+
+    return marked
+
+
+def is_compiled() -> bool:
+    """Whether what is being traced will be compiled by XLA."""
+    return _marked(_WHOLE)
+
+
+def _marked(name: str) -> bool:
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and not hasattr(graph, name):
+        graph = getattr(graph, "outer_graph", None)  # loops have graphs of their own
+    return graph is not None
+
 
 class SharedTrace:
     """A function of tensors and of a model's variables, for use inside of a traced step.
 
     Without several replicas on this machine it is the function itself, and so it is where nothing
-    is traced.
+    is traced. Where `compile_parts` was called, XLA compiles it.
 
     Args:
         function: takes nested tensors and returns nested tensors. It must not know which replica it
@@ -45,7 +78,10 @@ class SharedTrace:
         self._function, self._variables = function, variables
 
     def __call__(self, *args: Any) -> Any:
-        if tf.executing_eagerly() or _replicas_here(tf.distribute.get_strategy()) < 2:
+        if tf.executing_eagerly():
+            return self._function(*args)
+        compiled = _marked(_PARTS)
+        if not compiled and _replicas_here(tf.distribute.get_strategy()) < 2:
             return self._function(*args)
         # In the graph of the step, which it goes with: another one is another trace.
         graph = tf.compat.v1.get_default_graph()
@@ -55,7 +91,7 @@ class SharedTrace:
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), args)
         key = str(specs)
         if key not in known:
-            known[key] = self._trace(specs)
+            known[key] = self._trace(specs, compiled)
         concrete, owners = known[key]
         captured = [
             owners[number]._get().handle if number in owners else tensor
@@ -64,13 +100,16 @@ class SharedTrace:
         # A private method of TensorFlow 2.21, to which the package is pinned.
         return concrete._call_flat(tf.nest.flatten(args), captured)
 
-    def _trace(self, specs: Any) -> tuple[Any, dict[int, Any]]:
+    def _trace(self, specs: Any, compiled: bool) -> tuple[Any, dict[int, Any]]:
         """The function, and which of its captures are whose."""
         # Without the device of the first replica: operations run where the function is called.
         # Left as a function: inlined, the graph would be as large as without all this.
         with tf.device(None):
             concrete = tf.function(
-                self._function, autograph=False, experimental_attributes={"_noinline": True}
+                compiled_whole(self._function) if compiled else self._function,
+                autograph=False,
+                jit_compile=compiled,
+                experimental_attributes={"_noinline": True},
             ).get_concrete_function(*specs)
         distributed = [variable.value for variable in self._variables()]
         by_handle = {v._primary.handle._id: v for v in distributed if hasattr(v, "_primary")}

@@ -154,7 +154,9 @@ def take_part(group: Mapping[str, tf.Tensor], index: tf.Tensor, parts: int) -> d
     size = rows_of(group) // parts
     cut = {}
     for name, value in group.items():
-        part = value[index * size : (index + 1) * size]
+        # As many rows in every part: XLA wants to know, and `value[a:b]` does not tell.
+        begin = tf.pad([index * size], [[0, len(value.shape) - 1]])
+        part = tf.slice(value, begin, tf.concat([[size], tf.shape(value)[1:]], axis=0))
         rows = value.shape[0]
         part.set_shape([None if rows is None else rows // parts, *value.shape[1:]])
         cut[name] = part

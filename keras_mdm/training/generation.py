@@ -65,6 +65,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         stop_at: str | None = None,
         weights: str = "ema",
         batch_size: int = 32,
+        jit_compile: bool = False,
         output: str = "uint8",
         return_steps: int = 0,
         callback: Callable[[int, int, dict], None] | None = None,
@@ -126,6 +127,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
             batch_size: pictures drawn at a time. Fewer are filled up to one of a few sizes, at
                 least two, so that a picture comes from the same kernels in any batch.
+            jit_compile: compile the steps with XLA, anew for every number of rows, of text tokens
+                and of steps.
             output: `"uint8"`, or `"float32"` as the sampler left them, not clipped.
             return_steps: this many estimates on the way are returned as well.
             callback: function (steps done, steps, estimates) called after every step of every
@@ -156,6 +159,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         copies = checks.integer("num_images_per_prompt", num_images_per_prompt, minimum=1)
         batch_size = checks.integer("batch_size", batch_size, minimum=1)
         return_steps = checks.integer("return_steps", return_steps, minimum=0)
+        checks.one_of("jit_compile", jit_compile, (False, True))
         checks.one_of("output", output, OUTPUTS)
         if callback is not None and not callable(callback):
             raise checks.error(
@@ -231,7 +235,16 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 )
                 state, estimates = self._begin(plan, process, part, steps, first), []
                 stretches = self._stretches(
-                    plan, guidance, amounts, part, state, steps, first, marks, each=bool(callback)
+                    plan,
+                    guidance,
+                    amounts,
+                    part,
+                    state,
+                    steps,
+                    first,
+                    marks,
+                    each=bool(callback),
+                    jit_compile=jit_compile,
                 )
                 for begun, done, state in stretches:  # noqa: B020
                     bar.update(done - begun)

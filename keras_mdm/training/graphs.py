@@ -1,12 +1,13 @@
 """Traced functions by what they were traced for; the last ones that were used are kept."""
 
 import collections
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm.tracing import forgotten_gradients
+from keras_mdm.tracing import compiled_whole, forgotten_gradients
 
 # A graph of a large network is hundreds of megabytes and tens of seconds of tracing: enough for
 # what a program takes turns with, and an end to what one collects that tries many options.
@@ -38,7 +39,14 @@ class Graphs:
         """How often each of the functions was traced, the one used last at the end."""
         return [function.experimental_get_tracing_count() for function in self._known.values()]
 
-    def call(self, name: str, plan: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+    def call(
+        self,
+        name: str,
+        plan: Hashable,
+        function: Callable[..., Any],
+        *args: Any,
+        jit_compile: bool = False,
+    ) -> Any:
         """Return `function(plan, *args)`, traced for any number of rows and of text tokens.
 
         Args:
@@ -46,13 +54,18 @@ class Graphs:
             plan: static choices of the function.
             function: takes the plan and nested tensors, and returns nested tensors.
             *args: nested tensors.
+            jit_compile: compile the function with XLA.
         """
         specs = _relaxed(args)
-        key = (name, plan, str(specs))
+        key = (name, plan, jit_compile, str(specs))
         traced = self._known.pop(key, None)
         if traced is None:
+            planned = functools.partial(function, plan)
             traced = tf.function(
-                lambda *args: function(plan, *args), reduce_retracing=True, autograph=False
+                compiled_whole(planned) if jit_compile else planned,
+                reduce_retracing=True,
+                autograph=False,
+                jit_compile=jit_compile,
             )
             with forgotten_gradients():
                 traced.get_concrete_function(*specs)

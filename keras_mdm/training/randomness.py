@@ -5,11 +5,14 @@ that results do not depend on how a batch is split over replicas, and a run that
 draws what the uninterrupted one would have drawn.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from keras_mdm.tracing import is_compiled
 
 
 def key(seed: int, purpose: str, step: Any = 0) -> tf.Tensor:
@@ -25,12 +28,12 @@ def key(seed: int, purpose: str, step: Any = 0) -> tf.Tensor:
     """
     seed = tf.cast(seed, tf.int64)
     base = tf.stack([seed, tf.constant(zlib.crc32(purpose.encode()), tf.int64)])
-    return tf.random.experimental.stateless_fold_in(base, tf.cast(step, tf.int64))
+    return _fold_in(base, tf.cast(step, tf.int64))
 
 
 def fold(base: tf.Tensor, name: str) -> tf.Tensor:
     """Return the key of the draw called `name` under `base`."""
-    return tf.random.experimental.stateless_fold_in(base, zlib.crc32(name.encode()))
+    return _fold_in(base, zlib.crc32(name.encode()))
 
 
 def normal_per_sample(
@@ -48,11 +51,8 @@ def normal_per_sample(
     """
 
     def draw(sample):
-        own = tf.random.experimental.stateless_fold_in(base, sample)
-        return {
-            name: tf.random.stateless_normal(shape, fold(own, name))
-            for name, shape in shapes.items()
-        }
+        own = _fold_in(base, sample)
+        return {name: _normal(shape, fold(own, name)) for name, shape in shapes.items()}
 
     signature = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}
     return tf.map_fn(draw, tf.cast(samples, tf.int64), fn_output_signature=signature)
@@ -80,11 +80,8 @@ def normal_per_row(
 
     def draw(row):
         seed, sample = row
-        own = tf.random.experimental.stateless_fold_in(key(seed, purpose, step), sample)
-        return {
-            name: tf.random.stateless_normal(shape, fold(own, name))
-            for name, shape in shapes.items()
-        }
+        own = _fold_in(key(seed, purpose, step), sample)
+        return {name: _normal(shape, fold(own, name)) for name, shape in shapes.items()}
 
     signature = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}
     rows = tf.cast(seeds, tf.int64), tf.cast(samples, tf.int64)
@@ -99,8 +96,68 @@ def uniform_per_sample(base: tf.Tensor, samples: tf.Tensor, names: tuple[str, ..
     """
 
     def draw(sample):
-        own = tf.random.experimental.stateless_fold_in(base, sample)
-        return {name: tf.random.stateless_uniform((), fold(own, name)) for name in names}
+        own = _fold_in(base, sample)
+        return {name: _uniform(fold(own, name)) for name in names}
 
     signature = {name: tf.TensorSpec((), tf.float32) for name in names}
     return tf.map_fn(draw, tf.cast(samples, tf.int64), fn_output_signature=signature)
+
+
+# What XLA makes of a key is another matter: it drops the upper half of each of the two numbers, and
+# turns bits into fractions and pairs of fractions into normal draws in its own ways. So all but the
+# counter-based generator itself is written out for it, after TensorFlow's kernels.
+_PHILOX = 1
+_SCRAMBLING = (0x02461E29 << 32) | 0x3EC8F720
+
+
+def _philox(count: int, key: Any, counter: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=(count,), key=key, counter=counter, alg=_PHILOX, dtype=dtype
+    )
+
+
+def _scrambled(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Key and counter of the generator, `(1,)` and `(2,)` uint64."""
+    key = tf.constant([_SCRAMBLING], tf.uint64)
+    mixed = _philox(2, key, tf.bitcast(tf.cast(seed, tf.int64), tf.uint64), tf.uint64)
+    return mixed[:1], tf.stack([tf.zeros((), tf.uint64), mixed[1]])
+
+
+def _fold_in(base: tf.Tensor, data: Any) -> tf.Tensor:
+    """`tf.random.experimental.stateless_fold_in`, the same under XLA."""
+    if not is_compiled():
+        return tf.random.experimental.stateless_fold_in(base, data)
+    data = tf.convert_to_tensor(data)  # int32 if it fits, and so is the result
+    return tf.stack([_philox(1, *_scrambled(base), data.dtype)[0], data])
+
+
+def _normal(shape: tuple[int, ...], key: tf.Tensor) -> tf.Tensor:
+    """Standard normal draws, the same under XLA, whose own are others."""
+    if not is_compiled():
+        return tf.random.stateless_normal(shape, key)
+    count = math.prod(shape)
+    pairs = tf.reshape(_fraction(_bits(-(-count // 4) * 4, key)), (-1, 2))
+    # Box and Muller 1958, as in TensorFlow's kernels.
+    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(pairs[:, 0], 1e-7)))
+    angle = 2.0 * math.pi * pairs[:, 1]
+    drawn = tf.stack([tf.sin(angle) * radius, tf.cos(angle) * radius], axis=1)
+    return tf.reshape(tf.reshape(drawn, (-1,))[:count], shape)
+
+
+def _uniform(key: tf.Tensor) -> tf.Tensor:
+    """One number inside [0, 1), the same under XLA."""
+    if not is_compiled():
+        return tf.random.stateless_uniform((), key)
+    return _fraction(_bits(1, key))[0]
+
+
+def _bits(count: int, key: tf.Tensor) -> tf.Tensor:
+    """Random int32, which are the same with and without XLA."""
+    return tf.bitcast(_philox(count, *_scrambled(key), tf.uint32), tf.int32)
+
+
+def _fraction(bits: tf.Tensor) -> tf.Tensor:
+    """Numbers inside [0, 1) with the lower 23 bits as their fraction, as in TensorFlow's kernels;
+    XLA takes the upper ones."""
+    one = tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(bits, 0x7FFFFF), 0x3F800000)
+    return tf.bitcast(one, tf.float32) - 1.0

@@ -129,6 +129,7 @@ class SamplingMixin:
         marks: np.ndarray,
         *,
         each: bool,
+        jit_compile: bool,
     ) -> Iterator[tuple[int, int, samplers.State]]:
         """Take the steps from `first` on; yields (first step, step after the last, state)."""
         stretch = 1 if each else max(1, steps // STRETCHES)
@@ -151,6 +152,7 @@ class SamplingMixin:
                 rows["seeds"],
                 rows["samples"],
                 *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
+                jit_compile=jit_compile,
             )
             yield begin, end, state
             begin = end

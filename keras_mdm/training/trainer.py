@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
-from keras_mdm.tracing import forgotten_gradients
+from keras_mdm.tracing import compile_parts, forgotten_gradients
 from keras_mdm.training import compiling
 from keras_mdm.training.first_look import look_at
 
@@ -53,7 +53,10 @@ class DistributedTrainer(keras.Model):
                 of their activations; `True` for all. Results stay the same.
             steps_per_execution: optimizer steps per call from Python.
             run_eagerly: run steps without tracing, for debugging.
-            jit_compile: compile steps with XLA; slower on CPUs.
+            jit_compile: compile with XLA what a replica computes by itself: the network forward and
+                backward, the optimizer's step, the averages. Sums over replicas, metrics and the
+                drawing of times stay outside. Every new shape of a batch is compiled anew; slower
+                on CPUs.
             **others: arguments of Keras' `compile` that have no meaning here, such as `loss`: only
                 `None` is taken.
 
@@ -163,23 +166,25 @@ class DistributedTrainer(keras.Model):
         half made, which would count it and change nothing.
         """
 
-        def traced(function, **options):
+        def traced(function):
             if self.run_eagerly:
                 return function
             # Nothing needs AutoGraph, whose rewriting of sources is half of the time of tracing.
-            return tf.function(function, reduce_retracing=True, autograph=False, **options)
+            return tf.function(function, reduce_retracing=True, autograph=False)
 
         one = run = self._run_replicas(step)
         if self.steps_per_execution > 1:
             one = traced(run)  # a function of its own: it stands in several places, traced once
 
         def several(*batches):
+            if self.jit_compile:
+                compile_parts()
             forget = contextlib.nullcontext() if self.run_eagerly else forgotten_gradients()
             with forget:
                 return [one(batch) for batch in batches][-1]
 
         fetch = traced(lambda iterator: next(iterator))
-        make = traced(several, jit_compile=self.jit_compile)
+        make = traced(several)
 
         def function(iterator):
             self.__dict__["_iterator"] = iterator
