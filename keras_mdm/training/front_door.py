@@ -128,6 +128,8 @@ class FrontDoor(DistributedTrainer):
     ) -> Any:
         """`keras.Model.evaluate`; repeated calls draw equal noise, and every sample counts once.
 
+        The losses are those of the data: what regularizers and layers add is no part of them.
+
         Args:
             x: as in `fit`, like `y`, `batch_size` and `sample_weight`; a dataset must come to an
                 end unless `steps` are given.
