@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks
+from keras_mdm import checks, pixels
 
 
 @runtime_checkable
@@ -78,7 +78,7 @@ class SpaceToDepth:
                 shape=tuple(shape),
             )
         if images.dtype == tf.uint8:
-            images = tf.cast(images, tf.float32) / 127.5 - 1.0
+            images = pixels.to_unit(images)
         return tf.nn.space_to_depth(images, self.factor) if self.factor > 1 else images
 
     def decode(self, codes: Any) -> tf.Tensor:
@@ -98,4 +98,4 @@ def to_pictures(codec: Codec, codes: Any) -> np.ndarray:
         (B, H, W, C) uint8.
     """
     images = tf.cast(codec.decode(tf.cast(codes, tf.float32)), tf.float32)
-    return tf.cast(tf.clip_by_value(tf.round((images + 1.0) * 127.5), 0.0, 255.0), tf.uint8).numpy()
+    return pixels.to_uint8(images).numpy()

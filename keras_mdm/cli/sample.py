@@ -125,24 +125,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_picture(path: Path) -> "np.ndarray":
-    """A picture file as uint8 (H, W, 3).
+def read_picture(path: Path, channels: int = 3) -> "np.ndarray":
+    """A picture file as training reads it, uint8 (H, W, C).
 
     Args:
         path: the file.
+        channels: of the model.
 
     Raises:
         ValueError: if it is not a picture.
     """
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from keras_mdm import data
 
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as problem:
+        return data.read_picture(path, channels=channels)
+    except data.Unusable as problem:
         raise checks.error(
-            "--init must be a picture file", fix="pass a PNG or JPEG file", init=str(path)
+            "--init must be a picture file",
+            fix="pass a PNG or JPEG file",
+            init=str(path),
+            problem=str(problem),
         ) from problem
 
 

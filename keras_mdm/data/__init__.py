@@ -11,7 +11,7 @@ from keras_mdm.data.clip_shards import ClipShards, prepare_clips, skipped_clips
 from keras_mdm.data.clips import ClipSource, clip_dataset
 from keras_mdm.data.emoji import EmojiData, load_emoji
 from keras_mdm.data.folder import FolderData, load_folder
-from keras_mdm.data.image_rule import ImageRule
+from keras_mdm.data.image_rule import ImageRule, read_picture
 from keras_mdm.data.image_shards import ImagePreparation, prepare_images
 from keras_mdm.data.images import image_dataset
 from keras_mdm.data.mixing import mixed_dataset
@@ -80,6 +80,7 @@ __all__ = [
     "prepare_images",
     "prepare_with_beam",
     "read_clip",
+    "read_picture",
     "read_skipped",
     "record_index",
     "skipped_clips",

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.image_rule import cut_square, to_channels
 from keras_mdm.data.reduction import reduce_pixels
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
@@ -178,7 +179,7 @@ def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray
         frames = []
         for number in rule.wanted(count, place):
             picture.seek(number)
-            frames.append(_on_white(picture, rule.drawn))
+            frames.append(np.asarray(cut_square(to_channels(picture), rule.drawn)))
         return frames
 
 
@@ -189,17 +190,6 @@ def _animation(path: Path) -> Iterator[Any]:
     with _problems_of_files(SyntaxError, EOFError, Image.DecompressionBombError):
         with Image.open(path) as picture:
             yield picture
-
-
-def _on_white(picture: Any, size: int) -> np.ndarray:
-    from PIL import Image
-
-    shown = picture.convert("RGBA")
-    white = Image.new("RGBA", shown.size, "white")
-    shown = Image.alpha_composite(white, shown).convert("RGB")
-    shrinks = min(shown.size) > size
-    kind = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    return _centre(np.asarray(shown.resize(cover(*shown.size, size), kind)), size)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """From the bytes of a picture file to the square that a model is trained on."""
 
 import io
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")
+MAX_PIXELS = 64_000_000
+# Pillow's modes by the number of channels.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class ImageRule:
     crop: str = "center"
     flip: bool = False
     pixel_range: str = "symmetric"
-    max_pixels: int = 64_000_000
+    max_pixels: int = MAX_PIXELS
     of: int | None = None
     downsample: str = "area"
 
@@ -100,13 +104,46 @@ def decode(
     """
     picture = open_picture(data, rule.max_pixels)
     try:
-        upright = to_rgb(picture)
+        upright = to_channels(picture)
         square = cut_square(upright, rule.drawn, place)
     # What Pillow raises depends on the format and on what is wrong with the bytes.
     except Exception as problem:
         raise Unusable(_reason(problem)) from problem
     pixels = reduce_pixels(np.asarray(square), rule.size, rule.downsample)
     return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
+
+
+def read_picture(
+    file: str | os.PathLike, *, channels: int = 3, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Read a picture as training reads it: upright, on white where it is transparent, 8 bits.
+
+    Args:
+        file: the file.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which stays.
+        max_pixels: the most it may have.
+
+    Returns:
+        uint8 (H, W, channels).
+
+    Raises:
+        Unusable: if it is missing, no picture, damaged, or holds too many pixels.
+
+    Example:
+
+    >>> model.generate(["a pear"], init_image=read_picture("apple.png"))  # doctest: +SKIP
+    """
+    checks.one_of("channels", channels, tuple(_MODES))
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read()
+    except OSError as problem:
+        raise Unusable(f"cannot be read: {problem.strerror}") from problem
+    picture = open_picture(data, max_pixels)
+    try:
+        return as_pixels(to_channels(picture, channels))
+    except Exception as problem:
+        raise Unusable(_reason(problem)) from problem
 
 
 def open_picture(data: bytes, max_pixels: int) -> Any:
@@ -135,8 +172,13 @@ def open_picture(data: bytes, max_pixels: int) -> Any:
     return picture
 
 
-def to_rgb(picture: Any) -> Any:
-    """Turn a picture upright, put it on white, and convert it to 8-bit RGB."""
+def to_channels(picture: Any, channels: int = 3) -> Any:
+    """Turn a picture upright and convert it to 8 bits; on white, unless transparency is kept.
+
+    Args:
+        picture: of Pillow, in any mode.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency.
+    """
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
@@ -144,11 +186,20 @@ def to_rgb(picture: Any) -> Any:
         # 16-bit greys; Pillow's own conversion clips them to white instead of scaling.
         values = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
         picture = Image.fromarray(np.round(values).astype(np.uint8))
-    if picture.mode != "RGB" and picture.has_transparency_data:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+        if channels != 4:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+    elif channels == 4:
+        picture = picture.convert("RGB")  # some modes have no other way
+    return picture.convert(_MODES[channels])
+
+
+def as_pixels(picture: Any) -> np.ndarray:
+    """uint8 (H, W, C) of a picture of Pillow; grey ones have an axis of channels too."""
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def cut_square(picture: Any, size: int, place: tuple[float, float] | None = None) -> Any:

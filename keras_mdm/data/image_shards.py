@@ -11,7 +11,7 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_rgb
+from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_channels
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
 from keras_mdm.data.sources.base import ImageSource
@@ -128,7 +128,7 @@ class ImagePreparation:
         picture = open_picture(data, self.rule.max_pixels)
         buffer = io.BytesIO()
         try:
-            upright = to_rgb(picture)
+            upright = to_channels(picture)
             square = cut_square(upright, self.rule.size)
             square.save(buffer, self.image_format, **FORMATS[self.image_format])
         except Exception as problem:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm import checks
+from keras_mdm import checks, pixels
 from keras_mdm.models import NestedUNetSpec
 from keras_mdm.training.conditions import cast_conditions, condition_names, pad_tokens
 from keras_mdm.training.level_process import LevelProcess
@@ -74,7 +74,7 @@ def prepare_group(
             shape=tuple(data.shape),
         )
     if data.dtype == tf.uint8:
-        data = tf.cast(data, tf.float32) / 127.5 - 1.0
+        data = pixels.to_unit(data)
     elif data.dtype != tf.float32:
         raise checks.error(
             f"`{key}` must be uint8, or float32 in [-1, 1]",

@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm import pixels
 from keras_mdm.diffusion import Schedule, guidance, samplers, thresholding, time_grid
 from keras_mdm.training import randomness
 from keras_mdm.training.conditions import match_tokens
@@ -306,8 +307,5 @@ def run_steps(
 
 
 def to_uint8(x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Turn [-1, 1] into uint8: round((x + 1) * 127.5), clipped."""
-    return {
-        name: tf.cast(tf.clip_by_value(tf.round((value + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
-        for name, value in x.items()
-    }
+    """Turn levels in [-1, 1] into uint8, see `pixels.to_uint8`."""
+    return {name: pixels.to_uint8(value) for name, value in x.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks
+from keras_mdm import checks, pixels
 from keras_mdm.diffusion import LevelShape
 from keras_mdm.training.level_process import LevelProcess
 
@@ -133,7 +133,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
             shape=images.shape,
         )
     if whole.dtype == np.uint8:
-        whole = whole.astype("float32") / 127.5 - 1.0
+        whole = pixels.to_unit(whole)
     elif not np.issubdtype(whole.dtype, np.floating) or (
         channels == PICTURE_CHANNELS and not np.all(np.abs(whole) <= 1.0 + 1e-6)
     ):

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from keras_mdm.data import ImageRule, ImageSource, Record, Unusable, image_dataset
+from keras_mdm.cli import sample
+from keras_mdm.data import (
+    ClipRule,
+    ImageRule,
+    ImageSource,
+    Record,
+    Unusable,
+    image_dataset,
+    read_picture,
+)
+from keras_mdm.data.clip_reader import read_clip
 from keras_mdm.data.image_rule import decode
 
 
@@ -172,3 +182,66 @@ def test_the_range_of_the_release():
     )["image"]
     assert batch.dtype == "float32"
     np.testing.assert_array_equal(batch[0, 0, :, 0], (np.arange(1, 5) - 127) / 128)
+
+
+def odd_pictures():
+    """Pictures that a plain conversion to RGB gets wrong, as the bytes of PNG files."""
+    transparent = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    transparent.paste((0, 200, 0, 255), (0, 0, 4, 8))
+    grey = Image.fromarray(np.full((8, 8), 257 * 90, np.uint16))
+    turned = red_and_blue()
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    return {
+        "transparent": encoded(transparent),
+        "a transparent colour": encoded(red_and_blue(), transparency=(0, 0, 255)),
+        "16 bits": encoded(grey),
+        "turned": encoded(turned, exif=exif),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_pictures())
+def test_every_reader_reads_as_training_does(kind, tmp_path):
+    """That of the command line and that of animations had rules of their own."""
+    file = tmp_path / "picture.png"
+    file.write_bytes(odd_pictures()[kind])
+    expected = square(file.read_bytes())
+    assert (
+        expected[2, 2].tolist()
+        == {
+            "transparent": [0, 200, 0],
+            "a transparent colour": [255, 0, 0],
+            "16 bits": [90, 90, 90],
+            "turned": [255, 0, 0],
+        }[kind]
+    )
+    assert (
+        expected[6, 6].tolist()
+        == {
+            "transparent": [255, 255, 255],
+            "a transparent colour": [255, 255, 255],
+            "16 bits": [90, 90, 90],
+            "turned": [0, 0, 255],
+        }[kind]
+    )
+    np.testing.assert_array_equal(sample.read_picture(file), expected)
+    np.testing.assert_array_equal(read_picture(file), expected)
+    # An animation of one frame, whatever its format.
+    file = file.rename(tmp_path / "picture.gif")
+    clip = read_clip(file, ClipRule(8, frames=None, short="spread", span=1), place=0.0)
+    np.testing.assert_array_equal(clip, expected)
+
+
+def test_pictures_of_other_channels(tmp_path):
+    files = odd_pictures()
+    file = tmp_path / "picture.png"
+    file.write_bytes(files["transparent"])
+    found = read_picture(file, channels=4)
+    assert found[2, 2].tolist() == [0, 200, 0, 255] and found[6, 6, 3] == 0
+    grey = read_picture(file, channels=1)
+    assert grey.shape == (8, 8, 1) and grey[6, 6] == 255
+    file.write_bytes(files["16 bits"])
+    assert (read_picture(file, channels=4) == [90, 90, 90, 255]).all()
+    for broken in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(Unusable):
+            read_picture(broken)
