@@ -14,6 +14,7 @@ from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources.texts import NOT_UTF8, is_text, text_of
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 _log = logging.getLogger(__name__)
@@ -89,13 +90,13 @@ def load_folder(
             directory=str(directory),
             skipped=[tuple(entry) for entry in skipped[:5]],
         )
-    largest = np.stack([row for row in rows if row is not None])
+    largest = np.stack([row[0] for row in rows if row is not None])
     classes = [file.relative_to(root).parts[0] if file.parent != root else None for file in kept]
     names = tuple(sorted({name for name in classes if name is not None}))
     labels = [-1 if name is None else names.index(name) for name in classes]
     return FolderData(
         images={side: reduce_pixels(largest, side, downsample) for side in sizes},
-        captions=tuple(caption_of(file) for file in kept),
+        captions=tuple(row[1] for row in rows if row is not None),
         labels=np.array(labels, np.int32),
         label_names=names,
         skipped=tuple(skipped),
@@ -128,14 +129,15 @@ def _find(root: Path, extensions: Collection[str]) -> list[Path]:
 
 def _read_all(
     files: Sequence[Path], root: Path, size: int, progress: bool
-) -> tuple[list[np.ndarray | None], list[Skipped]]:
+) -> tuple[list[tuple[np.ndarray, str] | None], list[Skipped]]:
+    """Pictures with their captions, `None` where there is none; and why."""
     from tqdm import tqdm
 
     skipped, rule = [], ImageRule(size)
 
-    def work(file: Path) -> np.ndarray | Skipped:
+    def work(file: Path) -> tuple[np.ndarray, str] | Skipped:
         try:
-            return decode(file.read_bytes(), rule)[0]
+            return decode(file.read_bytes(), rule)[0], caption_of(file)
         except (OSError, Unusable) as problem:
             reason = str(problem).replace(str(file), file.name)
             return Skipped(file.relative_to(root).as_posix(), reason)
@@ -161,10 +163,19 @@ def caption_of(file: Path) -> str:
 
     Returns:
         One line. `red_apple.png` alone gives "red apple".
+
+    Raises:
+        Unusable: if it is not UTF-8, nor what its byte order mark says.
     """
     beside = file.with_suffix(".txt")
     if beside.is_file():
-        text = " ".join(beside.read_text(encoding="utf-8-sig", errors="replace").split())
+        text = _line(text_of(beside.read_bytes()), f"{beside.name} ")
         if text:
             return text
-    return " ".join(file.stem.replace("_", " ").split())
+    return _line(file.stem.replace("_", " "), "its name ")
+
+
+def _line(text: str, what: str) -> str:
+    if "\0" in text or not is_text(text):
+        raise Unusable(what + ("holds a NUL character" if "\0" in text else NOT_UTF8))
+    return " ".join(text.split())

@@ -15,6 +15,7 @@ from keras_mdm.data.pipeline import check_micro_name, record_index
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
+from keras_mdm.data.sources.texts import NOT_UTF8, is_text
 from keras_mdm.data.workers import fraction, once, share_of
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
@@ -257,9 +258,10 @@ def usable_captions(record: Record) -> list[str]:
             reason = "has a caption with a NUL character"
         elif len(caption) > MAX_CAPTION:
             reason = f"has a caption of {len(caption)} characters, more than {MAX_CAPTION}"
+        elif not is_text(caption):  # JSON may hold halves of characters besides
+            reason = f"has a caption that {NOT_UTF8}"
         elif line := " ".join(caption.split()):
-            # JSON may hold halves of characters, which no file and no tensor can.
-            found.append(line.encode("utf-8", "replace").decode("utf-8"))
+            found.append(line)
     if not found:
         raise Unusable(reason)
     return found

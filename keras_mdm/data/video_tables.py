@@ -3,10 +3,12 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources.strings import Strings
+from keras_mdm.data.sources.texts import NOT_UTF8, encoding_of, is_text, marked
 
 # Columns of a CSV: the file and its caption, or WebVid-10M's.
 OWN_COLUMNS = ("file", "caption")
@@ -24,10 +26,10 @@ def is_webvid(table: Path) -> bool:
     Args:
         table: the file.
     """
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with _opened(table) as file:
         try:
             return _KEY in [name.strip() for name in next(csv.reader(file), [])]
-        except csv.Error:  # whoever reads it will say so
+        except (csv.Error, UnicodeError):  # whoever reads it will say so
             return False
 
 
@@ -67,12 +69,12 @@ def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped]
     # Ten million rows as Python strings would take some GB.
     kept, texts, skipped = Strings(), Strings(), []
     for file, caption in zip(files, captions, strict=True):
-        text = " ".join(caption.split())
-        if text and file:
-            kept.append(file)
-            texts.append(text)
+        problem = problem_of(caption) if file else "has no file"
+        if problem:
+            skipped.append(Skipped(file or "(no file)", problem))
         else:
-            skipped.append(Skipped(file or "(no file)", NO_CAPTION if file else "has no file"))
+            kept.append(file)
+            texts.append(" ".join(caption.split()))
     if not kept:
         raise checks.error(
             "a CSV file must list videos with captions",
@@ -83,6 +85,30 @@ def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped]
     return kept, texts, skipped, webvid
 
 
+def problem_of(caption: str) -> str | None:
+    """What is wrong with a caption, if anything.
+
+    Args:
+        caption: of `texts.text_of`.
+    """
+    if not is_text(caption):
+        return f"has a caption that {NOT_UTF8}"
+    if "\0" in caption:
+        return "has a caption with a NUL character"
+    return None if caption.split() else NO_CAPTION
+
+
+def _opened(table: Path) -> TextIO:
+    """A table open as text: by its byte order mark or as UTF-8."""
+    with table.open("rb") as file:
+        encoding, mark = encoding_of(file.read(4))
+    if encoding == "utf-8":
+        return table.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    opened = table.open(encoding=encoding, errors="surrogatepass", newline="")
+    opened.seek(mark)
+    return opened
+
+
 def _read_csv(table: Path) -> dict[str, Sequence[str]]:
     if not table.is_file():
         raise checks.error(
@@ -91,11 +117,11 @@ def _read_csv(table: Path) -> dict[str, Sequence[str]]:
             captions=str(table),
         )
     # Line by line: ten million rows fit, and nothing but what is used is kept.
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = csv.reader(line.replace("\0", "") for line in file)
+    with _opened(table) as file:
+        rows = csv.reader(map(marked, file))
         try:
             return _columns(rows)
-        except csv.Error as problem:
+        except (csv.Error, UnicodeError) as problem:
             raise checks.error(
                 "a CSV file must be readable to its end",
                 fix="look at the line, and for a quote before it that is never closed",

@@ -13,7 +13,8 @@ from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
-from keras_mdm.data.video_tables import NO_CAPTION, is_webvid, read_table
+from keras_mdm.data.sources.texts import text_of
+from keras_mdm.data.video_tables import is_webvid, problem_of, read_table
 
 EXTENSIONS = clip_reader.VIDEO_EXTENSIONS + clip_reader.ANIMATION_EXTENSIONS
 # Files of a table that are looked for, to see where they lie.
@@ -221,14 +222,12 @@ def find_videos(
     for file in _walk(root):
         name = file.relative_to(root).as_posix()
         text = file.stem.replace("_", " ") if captions == "names" else _beside(file)
-        # A name may hold bytes that are no UTF-8, a caption may not.
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        text = " ".join(text.split())
-        if not text:
-            skipped.append(Skipped(name, NO_CAPTION))
+        problem = problem_of(text)
+        if problem:
+            skipped.append(Skipped(name, problem))
             continue
         files.append(name)
-        texts.append(text)
+        texts.append(" ".join(text.split()))
     if not files:
         raise checks.error(
             "the folder must hold videos with captions",
@@ -280,4 +279,4 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _beside(file: Path) -> str:
     text = file.with_suffix(".txt")
-    return text.read_text(encoding="utf-8-sig", errors="replace") if text.is_file() else ""
+    return text_of(text.read_bytes()) if text.is_file() else ""

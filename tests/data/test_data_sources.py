@@ -295,13 +295,18 @@ def test_tables_skip_what_they_name_wrongly(save, tmp_path):
 def test_captions_with_halves_of_characters(save, tmp_path):
     save("a.png", sources.pixels(1))
     table = tmp_path / "pictures" / "t.jsonl"
-    table.write_text('{"file": "a.png", "caption": "half a face \\ud83d 7"}')
-    source = open_images(table)
+    rows = ['{"file": "a.png", "caption": "half a face \\ud83d 7"}']
+    rows.append('{"file": "b.png", "caption": "whole 8"}')
+    table.write_text("\n".join(rows))
+    save("b.png", sources.pixels(2))
+    source = open_images(table, max_skipped=0.5)
     assert "\ud83d" in source.read(0).captions[0]
-    prepared = prepare_images(source, tmp_path / "shards", size=8, progress=False)
+    prepared = prepare_images(source, tmp_path / "shards", size=8, max_skipped=0.5, progress=False)
     for found in (source, prepared):
-        assert list(captions_of(found)) == ["half a face ? 7"]
-    batches(source, 1, encoder=Words(), batch_size=1)
+        assert list(captions_of(found)) == ["whole 8"]
+    batch = batches(source, 1, encoder=Words(), batch_size=2)[0]
+    assert set(batch["text"].numpy().flat) == {8.0}
+    assert [file for file, _ in source.skipped] == ["a.png"]
 
 
 def test_a_table_may_hold_lines_in_quotes(save, tmp_path):

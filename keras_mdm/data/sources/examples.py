@@ -15,6 +15,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import Index, index_files
+from keras_mdm.data.sources.texts import text_of
 
 # What features are called, the first that is there counts.
 IMAGE = ("image", "image/encoded", "jpg", "png", "webp", "image_bytes", "image_raw")
@@ -151,15 +152,18 @@ class ExampleImages(ImageSource):
         key = values(self._names["key"])
         size = [value for name in SIZE for value in values(name)]
         return Record(
-            _text(key[0]) if key else self.name(row),
+            _name(key[0]) if key else self.name(row),
             data[0],
-            tuple(_text(caption) for caption in values(self._names["caption"])),
+            tuple(
+                text_of(caption) if isinstance(caption, bytes) else str(caption)
+                for caption in values(self._names["caption"])
+            ),
             class_number(label[0] if label else None),
             tuple(map(int, size)) if len(size) == 2 else None,
         )
 
 
-def _text(value: Any) -> str:
+def _name(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 

@@ -13,6 +13,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.strings import Strings
+from keras_mdm.data.sources.texts import text_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -102,7 +103,7 @@ class FolderImages(ImageSource):
         if self._has_texts:
             try:
                 with file_bytes.open_file(f"{stem}.txt") as file:
-                    text = file.read().decode("utf-8-sig", "replace")
+                    text = text_of(file.read())
             except OSError:
                 text = ""
             lines = tuple(line.strip() for line in text.splitlines() if line.strip())

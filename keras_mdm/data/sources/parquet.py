@@ -15,6 +15,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
+from keras_mdm.data.sources.texts import text_of
 
 # Groups of rows in memory: two windows of the order, and one that is read ahead.
 _GROUPS = 24
@@ -119,17 +120,16 @@ class ParquetImages(ImageSource):
                 table = self._kept(group)
             except Exception as problem:
                 raise Unusable(f"cannot be read: {problem}") from problem
-        values = {part: column[place].as_py() for part, column in table.items()}
+        values = {k: column[place].as_py() for k, column in table.items() if k != "caption"}
         data = values["image"]
         data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
             raise Unusable("has no bytes of a picture")
-        captions = values.get("caption") or ()
-        captions = captions if isinstance(captions, list) else (captions,)
+        captions = _texts(table["caption"][place]) if "caption" in table else ()
         return Record(
             self.name(row),
             data,
-            tuple(str(caption) for caption in captions if caption),
+            tuple(filter(None, captions)),
             class_number(values.get("label")),
         )
 
@@ -146,3 +146,15 @@ class ParquetImages(ImageSource):
             for part, name in self._names.items()
             if name is not None
         }
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a field, one or a list; they may be stored as bytes, in any encoding."""
+    if not value.is_valid:
+        return []
+    value = getattr(value, "value", value) if hasattr(value, "dictionary") else value
+    if hasattr(value, "as_buffer"):
+        return [text_of(value.as_buffer().to_pybytes())]
+    if hasattr(value, "values"):
+        return [text for part in value.values for text in _texts(part)]
+    return [str(value.as_py())]

@@ -16,6 +16,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import read_whole
+from keras_mdm.data.sources.texts import NOT_UTF8, Lines, decode, is_text
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 # What columns are called, the first that is there counts.
@@ -29,8 +30,9 @@ MAX_CLASSES = 100_000
 class TableImages(ImageSource):
     """Pictures named by the rows of a CSV, TSV or JSON-lines file.
 
-    Of a row only its place in the table is kept in memory. Files are not looked for here: what is
-    missing is skipped when its turn comes.
+    The table is UTF-8, or what its byte order mark says; rows that are not are skipped where their
+    captions or classes are needed. Of a row only its place in the table is kept in memory. Files
+    are not looked for here: what is missing is skipped when its turn comes.
 
     Args:
         table: the file. Its columns are a file (`file`, `file_name`, `path`), and may be a caption
@@ -124,7 +126,7 @@ class TableImages(ImageSource):
 
     def _row(self, row: int) -> dict[str, Any]:
         raw = self._bytes.read(0, int(self._places[row]), int(self._sizes[row]))
-        return self._parse([_text(raw)])
+        return self._parse([decode(raw, self._encoding)])
 
     def _parse(self, lines: Sequence[str]) -> dict[str, Any]:
         if self._delimiter is None:
@@ -141,11 +143,12 @@ class TableImages(ImageSource):
     def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
         """(first byte, byte after the last, content or what is wrong with it) of every row."""
         with file_bytes.open_file(self.table) as file:
-            lines = _Lines(file)
+            lines = Lines(file)
+            self._encoding = lines.encoding
             yield from self._json_rows(lines) if self._delimiter is None else self._csv_rows(lines)
 
-    def _json_rows(self, lines: "_Lines") -> Iterator[tuple[int, int, dict[str, Any] | str]]:
-        begin = 0
+    def _json_rows(self, lines: Lines) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+        begin = lines.position
         for line in lines:
             if line.strip():
                 try:
@@ -154,10 +157,10 @@ class TableImages(ImageSource):
                     yield begin, lines.position, str(problem)
             begin = lines.position
 
-    def _csv_rows(self, lines: "_Lines") -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+    def _csv_rows(self, lines: Lines) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
         reader = csv.reader(lines, delimiter=self._delimiter)
         try:
-            self._header = [name.strip().lstrip("\ufeff") for name in next(reader, [])]
+            self._header = [name.strip() for name in next(reader, [])]
         except csv.Error as problem:
             raise checks.error(
                 "the table must begin with a line of names of columns",
@@ -188,26 +191,14 @@ class TableImages(ImageSource):
         return f"{os.path.basename(self.table)}, row {number}"
 
 
-class _Lines:
-    """Lines of a file as texts, and the byte after the last one that was taken."""
-
-    def __init__(self, file: Any):
-        self._file, self.position = file, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._file:
-            self.position += len(line)
-            yield _text(line)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
 def _problem(row: dict[str, Any]) -> str | None:
     """What is wrong with a row, if anything."""
-    name = _first(row, FILE)
-    return None if name and isinstance(name, str) else "names no file"
+    name, label = _first(row, FILE), _first(row, LABEL)
+    if not name or not isinstance(name, str):
+        return "names no file"
+    # Captions are judged when they are used.
+    wrong = isinstance(label, str) and not is_text(label)
+    return f"has a class that {NOT_UTF8}" if wrong else None
 
 
 def _first(row: dict[str, Any], names: Sequence[str]) -> Any:

@@ -17,6 +17,7 @@ from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import EXTENSIONS
 from keras_mdm.data.sources.index_cache import Index, index_files
 from keras_mdm.data.sources.table import CAPTION
+from keras_mdm.data.sources.texts import text_of
 
 # Members begin at multiples of this, so that 32 bits reach 2 TB.
 _BLOCK = 512
@@ -117,10 +118,10 @@ class TarImages(ImageSource):
 
 def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
     if parts.get("txt"):
-        return (parts["txt"].decode("utf-8", "replace").strip(),)
+        return (text_of(parts["txt"]).strip(),)
     if parts.get("json"):
         try:
-            fields = json.loads(parts["json"])
+            fields = json.loads(text_of(parts["json"]))
         except ValueError:
             return ()
         if not isinstance(fields, dict):
