@@ -49,7 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="folder of the model's FLAN-T5 encoder, if it was imported without or is not found",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
-    parser.add_argument("--guidance", type=float, help="guidance scale (default: 4)")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="guidance scale (default: 4; 1 for a model whose conditions were never dropped)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
     parser.add_argument("--negative", metavar="PROMPT", help="what to guide away from")
     parser.add_argument("--per-prompt", type=int, default=1, metavar="N", help="pictures of each")

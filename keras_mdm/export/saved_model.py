@@ -1,6 +1,7 @@
 """A SavedModel with the sampler inside, which runs with TensorFlow alone."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.files import temporary_directory
+from keras_mdm.training import nulls
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.sampling import SamplingPlan, amounts_of, start_noise, to_uint8
 
@@ -65,6 +67,12 @@ def export_saved_model(
     checks.one_of("weights", weights, ("ema", "raw", *model.power_emas))
     model.check_ready()
     conditional = bool(_condition_specs(model))
+    if conditional and not nulls.trained_null(model):
+        warnings.warn(
+            "the model was trained without dropping its conditions "
+            f"(cond_dropout={model.cond_dropout}): call what is exported with guidance_scale=1",
+            stacklevel=2,
+        )
     samplers.get(sampler, eta=eta)  # raises for what is out of range
     plan = SamplingPlan(
         sampler=sampler,

@@ -228,4 +228,5 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
         "output_limit": 0.0 if nested else abs(float(settings["model_output_scale"] or 0.0)),
         "ema_warmup": False,
         "cond_dropout": 0.0,
+        "null_in_data": True,  # their captions were left out while the data was read
     }

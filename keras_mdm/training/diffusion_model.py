@@ -77,7 +77,10 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
         null_pooled: `(P,)`, pooled vector of "no prompt"; the encoder's, or zeros, unless given.
         cond_dropout: share of training samples that lose their prompt and class; or a dict of
             shares by condition (`"text"`, `"pooled"`, `"label"`, micro-conditions), drawn
-            independently, where those that are left out are never dropped.
+            independently, where those that are left out are never dropped. `generate` guides only
+            what was trained so, and warns of conditions that it never saw left out.
+        null_in_data: the data itself holds samples without prompt or class (-1), as that of the
+            released models does: guidance works without `cond_dropout`.
         ema_decay: decay of the averaged weights that `generate` uses.
         ema_warmup: let the decay rise from 0 at the beginning.
         power_emas: relative widths of further averages, with a power-function profile; two, such as
@@ -126,6 +129,7 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
         null_mask: Any = None,
         null_pooled: Any = None,
         cond_dropout: float | Mapping[str, float] = 0.1,
+        null_in_data: bool = False,
         ema_decay: float = 0.9999,
         ema_warmup: bool = True,
         power_emas: Sequence[float] = (),
@@ -178,6 +182,7 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             for level, share in (guidance_shares or {}).items()
         }
         self.cond_dropout = check_dropout(cond_dropout, unet.spec)
+        self.null_in_data = checks.one_of("null_in_data", null_in_data, (False, True))
         self.seed = checks.seed(seed)
         self._config = {
             "schedule": schedule.get_config(),
@@ -389,6 +394,7 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             "output_limit": self.output_limit,
             "null_length": self._null["text"].shape[0] if "text" in self._null else None,
             "cond_dropout": self.cond_dropout,
+            "null_in_data": self.null_in_data,
             "seed": self.seed,
             "text_encoder": self._encoder_identity,
             "ema_starts": self.ema.starts if any(self.ema.starts) else None,
@@ -411,6 +417,8 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
         length = config.pop("null_length")
         starts = config.pop("ema_starts")
         config["schedule"] = schedules.Schedule.from_config(config["schedule"])
+        # Files of earlier versions: only imported models have the table in float32.
+        config.setdefault("null_in_data", config["schedule"].single)
         if length is not None:  # a place for the saved null
             config["null_text"] = np.zeros((length, unet.spec.text_width))
         model = cls(unet, **config)

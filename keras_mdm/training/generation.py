@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from keras_mdm import checks
 from keras_mdm.diffusion import samplers
-from keras_mdm.training import guiding, starting
+from keras_mdm.training import guiding, nulls, starting
 from keras_mdm.training.conditions import condition_names
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.prompting import PromptMixin
@@ -94,9 +94,10 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
                 given. To be given where `sampling` names another one than the model's.
             guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
-                unconditional one. 4 unless given (2 with `autoguidance`). A dict gives every level
-                its own, 1 for levels that are missing; a number is spread by the model's
-                `guidance_shares`.
+                unconditional one. 4 unless given (2 with `autoguidance`, and 1 for a model that was
+                trained without dropping its conditions, for which more is warned of). A dict gives
+                every level its own, 1 for levels that are missing; a number is spread by the
+                model's `guidance_shares`.
             negative_prompts: what to guide away from instead of "no prompt": one text for all
                 pictures, one per prompt, or a dict as for `prompts`.
             guidance_interval: (lowest, highest) time, 0 clean and 1 noise: only steps that begin
@@ -175,6 +176,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             autoguidance=autoguidance,
             split=split_guidance,
             conditional=bool(condition_names(self.unet.spec)),
+            negative=negative_prompts is not None,
             reconstruction=reconstruction,
             anything_known=mask is not None or hold is not None,
         )
@@ -207,6 +209,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             self.check_ready()
         count, conditions = self.conditions_for(prompts, labels, num_images, micro)
         without = self._negative(negative_prompts, guidance, count, conditions)
+        away = None if guidance.weak else without
+        nulls.warn_of_untrained(self, guidance.scale, conditions, away)
         if copies > 1:
             repeat = lambda value: np.repeat(np.asarray(value), copies, axis=0)  # noqa: E731
             conditions, without = tf.nest.map_structure(repeat, (conditions, without))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.training import nulls
 
 GUIDANCE_SCALE = 4.0
 
@@ -57,13 +58,16 @@ def resolve(
     autoguidance: Any,
     split: bool,
     conditional: bool,
+    negative: bool = False,
     reconstruction: float = 0.0,
     anything_known: bool = False,
 ) -> Guidance:
     """Check the guidance that `generate` was asked for; arguments as there."""
     weak = None if autoguidance is None else _weaker(model, autoguidance)
     if scale is None:
-        scale = GUIDANCE_SCALE if conditional else 1.0
+        # Without samples that lost their conditions there is nothing to be guided away from.
+        trained = conditional and (negative or nulls.trained_null(model))
+        scale = GUIDANCE_SCALE if trained else 1.0
         scale = 2.0 if weak else scale
     shares = model.guidance_shares
     if isinstance(scale, Mapping):

@@ -34,6 +34,7 @@ def make_model(**options):
         tiny_unet([INNER, outer(16)], text_width=TEXT_WIDTH, num_classes=4),
         text_encoder=FakeEncoder(),
         residual={"16": 0.3},
+        cond_dropout={"text": 0.1, "label": 0.1},
         **options,
     )
     scramble_averages(model)

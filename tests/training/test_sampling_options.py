@@ -32,6 +32,7 @@ def make_model(levels=(INNER, outer(16)), **options):
         tiny_unet(list(levels), text_width=TEXT_WIDTH, num_classes=4),
         text_encoder=FakeEncoder(),
         power_emas=(0.1,),
+        cond_dropout={"text": 0.1, "label": 0.1},
         **options,
     )
     scramble_averages(model)
