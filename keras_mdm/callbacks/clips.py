@@ -1,13 +1,12 @@
 """Clips that play: GIF and mp4 files of what `generate` returned."""
 
-import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image
 
 from keras_mdm import checks
 from keras_mdm.callbacks.images import captioned_grid
@@ -64,11 +63,11 @@ def animated_grid(
 
 
 def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
-    """Frames as the bytes of a GIF file that plays for ever.
+    """Frames as the bytes of a GIF file that plays for ever, every one of them, equal ones too.
 
     Args:
         frames: uint8 (T, H, W, 3).
-        frames_per_second: speed; GIF counts in hundredths of a second.
+        frames_per_second: speed; GIF counts in hundredths of a second, all frames last as long.
 
     Returns:
         The bytes.
@@ -81,19 +80,28 @@ def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
     pictures = [Image.fromarray(frame) for frame in frames]
     tall = Image.fromarray(np.concatenate(list(frames), axis=0))
     palette = tall.quantize(256, method=Image.Quantize.MEDIANCUT)
-    first, *others = [
-        picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
-    ]
-    buffer = io.BytesIO()
-    first.save(
-        buffer,
-        format="gif",
-        save_all=True,
-        append_images=others,
-        duration=max(20, round(1000.0 / speed / 10.0) * 10),
-        loop=0,
-    )
-    return buffer.getvalue()
+    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    # Pillow's own writer makes one frame of several that are equal: a clip would lose frames.
+    lasts = max(20, round(1000.0 / speed / 10.0) * 10)
+    header, _ = GifImagePlugin.getheader(pictures[0].copy(), info={"loop": 0, "duration": lasts})
+    pieces, shown = list(header), None
+    for picture in pictures:
+        indices = np.asarray(picture)
+        left, top, right, bottom = _changed(shown, indices)
+        part = picture.crop((left, top, right, bottom))
+        pieces += GifImagePlugin.getdata(part, (left, top), duration=lasts)
+        shown = indices
+    return b"".join([*pieces, b";"])
+
+
+def _changed(before: np.ndarray | None, after: np.ndarray) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of what is different in a frame; one pixel if nothing is."""
+    if before is None:
+        return 0, 0, *after.shape[::-1]
+    rows, columns = np.nonzero(before != after)
+    if not len(rows):
+        return 0, 0, 1, 1
+    return tuple(map(int, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
 
 
 def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: int = 14) -> bytes:
