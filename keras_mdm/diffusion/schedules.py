@@ -9,8 +9,11 @@ from keras_mdm import checks
 from keras_mdm.diffusion.pyramid import LevelShape
 from keras_mdm.diffusion.schedule import Schedule
 
+# Of one step: at 1 it would remove all signal.
+_MAX_BETA = 0.999
 
-def cosine(num_steps: int = 1000, *, max_beta: float = 0.999) -> Schedule:
+
+def cosine(num_steps: int = 1000, *, max_beta: float = _MAX_BETA) -> Schedule:
     """Squared cosine with capped steps: the paper's schedule, and that of the released models.
 
     Args:
@@ -50,23 +53,30 @@ def logsnr_cosine(num_steps: int = 1000) -> Schedule:
 
 
 def linear_beta(
-    num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
+    num_steps: int = 1000, *, beta_start: float | None = None, beta_end: float | None = None
 ) -> Schedule:
     """Steps of linearly growing variance: the schedule of DDPM.
 
     Args:
-        num_steps: N. The defaults of the other two belong to 1000.
-        beta_start: variance that the first step adds.
-        beta_end: variance that the last step adds.
+        num_steps: N.
+        beta_start: variance that the first step adds; 0.1 / N unless given, DDPM's 1e-4 for 1000
+            steps: other numbers of steps leave as little signal.
+        beta_end: variance that the last step adds; 20 / N unless given, at most 0.999.
 
     Returns:
         The schedule.
 
-    Reference: Ho et al., arXiv 2006.11239, section 4.
+    Reference: Ho et al., arXiv 2006.11239, section 4; the limit of these steps for large N is the
+    VP SDE of Song et al., arXiv 2011.13456, appendix B.
     """
+    num_steps = checks.integer("num_steps", num_steps, minimum=2)
+    if beta_start is None:
+        beta_start = 1e-4 * (1000 / num_steps)
+    if beta_end is None:
+        beta_end = min(0.02 * (1000 / num_steps), _MAX_BETA)
     beta_start = checks.real("beta_start", beta_start, minimum=0.0, maximum=1.0 - 1e-9)
     beta_end = checks.real("beta_end", beta_end, minimum=0.0, maximum=1.0 - 1e-9)
-    beta = np.linspace(beta_start, beta_end, checks.integer("num_steps", num_steps, minimum=2))
+    beta = np.linspace(beta_start, beta_end, num_steps)
     options = (("beta_start", beta_start), ("beta_end", beta_end))
     return Schedule("linear", num_steps, _from_beta(beta), options=options)
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.front_door import FrontDoor
 from keras_mdm.training.generation import GenerationMixin
-from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
 from keras_mdm.training.power_ema import PowerEMA, group_name
 from keras_mdm.training.steps import TIMES, StepMixin
@@ -44,7 +45,8 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
     Args:
         unet: the network.
         schedule: name of a noise schedule or a `Schedule`, of the innermost level.
-        num_steps: number N of training steps, for a schedule given by name; 1000 unless given.
+        num_steps: number N of training steps, for a schedule given by name; 1000 unless given. A
+            schedule that leaves much of the pictures at its end is warned of.
         shift_power: p of the shift SNR / s^p of a level s times larger than the innermost.
         prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
         loss_target: what the loss compares; `prediction` unless given.
@@ -168,6 +170,15 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             downsample=downsample,
             frame=frame,
         )
+        level, left = self.process.signal_left()
+        if left > MOST_LEFT:
+            warnings.warn(
+                f"the schedule {schedule.name!r} of {schedule.num_steps} steps leaves {left:.3f} "
+                f"of the pictures' amplitude at its end (level {level}), and sampling starts from "
+                "noise without any: brightness and colours are likely to be wrong. Use more steps, "
+                "larger ones, or a table whose last entry is below 0.01",
+                stacklevel=2,
+            )
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
         self.level_weights = check_level_weights(level_weights, unet.levels)
         losses.check_weighting(loss_weighting)

@@ -12,7 +12,7 @@ from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.training import guiding, nulls, starting
 from keras_mdm.training.conditions import condition_names
-from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
 from keras_mdm.training.prompting import PromptMixin
 from keras_mdm.training.sampling import (
     SamplingPlan,
@@ -219,6 +219,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         first, rows = self._start_rows(
             process, count, steps, noise, init_image, strength, mask, hold
         )
+        if first == 0:
+            _check_start(process, plan, steps)
         if dry_run:
             return {}
         rows |= {"conditions": conditions, "without": without, "seeds": seeds, "samples": samples}
@@ -405,6 +407,20 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             masks = starting.mask_levels(mask, process, count)
             rows["known"] = {name: (rows["init"][name], masks[name]) for name in masks}
         return steps - round(strength * steps), rows
+
+
+def _check_start(process: LevelProcess, plan: SamplingPlan, steps: int) -> None:
+    """Warn of grids that start from pure noise where it should not be pure."""
+    start = float(plan.times(process, steps)[0])
+    level, left = process.signal_left(start)
+    # What the schedule leaves at its end was said when the model was made.
+    if left > max(MOST_LEFT, 1.01 * process.signal_left()[1]):
+        warnings.warn(
+            f"{steps} steps of the grid {plan.grid!r} start at the time {start:.3f}, where level "
+            f"{level} should hold {left:.3f} of the pictures' amplitude and the noise holds none. "
+            'Pass grid="uniform", or more steps',
+            stacklevel=3,
+        )
 
 
 def _batches(count: int, batch_size: int) -> Iterator[tuple[int, int, int]]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
@@ -18,6 +19,10 @@ from keras_mdm.diffusion import (
     upsample,
 )
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
+
+# Amplitude of the pictures that may be left where sampling starts from pure noise: the release's
+# cosine in log-SNR leaves 0.082.
+MOST_LEFT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,20 @@ class LevelProcess:
     def amplitudes(self, name: str, t: Any) -> tuple[Any, Any]:
         """alpha and sigma of a level at time(s) `t`, float32."""
         return self.schedules[name].alpha_sigma(t)
+
+    def signal_left(self, t: float = 1.0) -> tuple[str, float]:
+        """The level that keeps most of its pictures at a time, and the amplitude that it keeps.
+
+        Sampling starts from pure noise: what training left there is missing in what is drawn.
+
+        Args:
+            t: in (0, 1].
+        """
+        kept = {
+            name: float(schedule.alpha_sigma(np.float64(t))[0]) / self.signal_scale.get(name, 1.0)
+            for name, schedule in self.schedules.items()
+        }
+        return max(kept.items(), key=lambda pair: pair[1])
 
     def predictions(
         self,
