@@ -2,17 +2,23 @@
 
 import hashlib
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.text import places
 from keras_mdm.text.encoders import check_texts, in_own_thread, warn_of_cuts
 
 _BATCH = 32
 _PAD = 0
+# keras-hub makes one token of these, wherever they stand. Apart they are what CLIP makes of text:
+# it splits punctuation from letters, and spaces do not count.
+_CONTROL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)", re.IGNORECASE)
 
 
 class ClipText:
@@ -20,13 +26,16 @@ class ClipText:
 
     States are those after the last normalisation, zero at padding; attention is causal, so padding
     changes nothing before it. Nothing is loaded before the first use. Weights are not part of this
-    package: pass a preset that keras-hub has, or a folder that `save_to_preset` wrote.
+    package: pass a preset that keras-hub has, or a folder that `save_to_preset` wrote. What was
+    loaded is remembered in the cache, so that a saved model finds its encoder again; a pair is not.
+    Names of control tokens in a text, such as "<|endoftext|>", are words like others.
 
     Args:
         preset: what `keras_hub.models.CLIPBackbone.from_preset` takes: the name of a CLIP model, or
             a folder; or a pair of a `CLIPTextEncoder` and a `CLIPTokenizer`.
         length: L, tokens that prompts are padded or cut to, with the two that mark beginning and
             end; at most what the model was made for (77 for all published ones).
+        cache_dir: as in `keras_mdm.assets.cache_root`.
 
     Raises:
         ValueError: when `length` is out of range, or, at the first use, the preset is no CLIP
@@ -45,9 +54,16 @@ class ClipText:
 
     name = "clip_text"
 
-    def __init__(self, preset: str | os.PathLike | tuple[Any, Any], *, length: int = 77):
+    def __init__(
+        self,
+        preset: str | os.PathLike | tuple[Any, Any],
+        *,
+        length: int = 77,
+        cache_dir: str | os.PathLike | None = None,
+    ):
         self.length = checks.integer("length", length, minimum=2)
         self._preset = preset if isinstance(preset, tuple) else str(preset)
+        self._cache_dir = cache_dir
         self._parts = None
         self._sha256 = ""
         self._lock = threading.Lock()
@@ -116,6 +132,7 @@ class ClipText:
         ids = np.full((len(texts), self.length), _PAD, "int32")
         tokens, lost, room = np.zeros(len(texts), int), [], self.length - 2
         for row, text in enumerate(texts):
+            text = _CONTROL.sub(r"\1 \2 \3", text)
             found = [int(token) for token in np.asarray(tokenizer(text))] if text.strip() else []
             if len(found) > room:
                 # Decoded: how keras-hub's tokens lie in the text is not known.
@@ -144,7 +161,15 @@ class ClipText:
                     digest.update(np.ascontiguousarray(np.asarray(variable)))
                 self._sha256 = digest.hexdigest()
                 self._parts = encoder, tokenizer
+                self._remember()
             return self._parts
+
+    def _remember(self) -> None:
+        if isinstance(self._preset, tuple):
+            return
+        folder = Path(self._preset)
+        place = str(folder.resolve()) if folder.is_dir() else self._preset
+        places.remember(self._sha256, place, self._cache_dir)
 
     def _open(self) -> tuple[Any, Any]:
         if isinstance(self._preset, tuple):
@@ -162,3 +187,19 @@ class ClipText:
                 found=type(backbone).__name__,
             )
         return backbone.text_encoder, keras_hub.models.CLIPTokenizer.from_preset(self._preset)
+
+
+def from_identity(
+    identity: Mapping[str, Any], *, cache_dir: str | os.PathLike | None = None
+) -> ClipText | None:
+    """Return the encoder with an identity, or `None` if its preset is not known on this machine.
+
+    Args:
+        identity: the `identity` of a `ClipText`.
+        cache_dir: as in `keras_mdm.assets.cache_root`.
+    """
+    preset = places.known(cache_dir).get(str(identity.get("sha256")))
+    if preset is None or (Path(preset).is_absolute() and not Path(preset).is_dir()):
+        return None
+    encoder = ClipText(preset, length=identity.get("length"), cache_dir=cache_dir)
+    return encoder if encoder.identity == dict(identity) else None

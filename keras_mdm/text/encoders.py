@@ -122,7 +122,8 @@ def from_identity(
         An encoder with exactly this identity. Its weights are loaded at the first use.
 
     Raises:
-        ValueError: when no encoder of this version of the package has the identity.
+        ValueError: when no encoder of this version of the package has the identity, or where its
+            weights lie is not known on this machine.
 
     Example:
 
@@ -130,7 +131,7 @@ def from_identity(
     >>> from_identity(MiniLM(length=24).identity).length
     24
     """
-    from keras_mdm.text import flan_t5
+    from keras_mdm.text import clip, flan_t5
     from keras_mdm.text.minilm import MiniLM
 
     if identity.get("name") == flan_t5.FlanT5.name:
@@ -142,12 +143,30 @@ def from_identity(
             fix="assign model.text_encoder = keras_mdm.text.FlanT5(FOLDER), with the same weights",
             identity=dict(identity),
         )
+    if identity.get("name") == clip.ClipText.name:
+        encoder = clip.from_identity(identity, cache_dir=cache_dir)
+        if encoder is not None:
+            return encoder
+        raise checks.error(
+            "the preset of the model's CLIP encoder must be known on this machine, and have the "
+            "same weights",
+            fix="assign model.text_encoder = keras_mdm.text.ClipText(PRESET, length=...), with the "
+            "preset, folder or pair that the model was trained with",
+            identity=dict(identity),
+        )
     if identity.get("name") == MiniLM.name:
         encoder = MiniLM(length=identity.get("length"), cache_dir=cache_dir)
         if encoder.identity == dict(identity):
             return encoder
+        raise checks.error(
+            "the model's MiniLM must be that of this version of keras_mdm",
+            fix="attach the encoder that the model was trained with by hand, as `text_encoder`",
+            identity=dict(identity),
+            here=encoder.identity,
+        )
     raise checks.error(
-        "`identity` must be that of a text encoder of this version of keras_mdm",
+        "`identity` must be that of MiniLM, FlanT5 or ClipText: other encoders, such as a "
+        "FunctionEncoder, cannot be made of it",
         fix="attach the encoder that the model was trained with by hand, as `text_encoder`",
         identity=dict(identity),
     )

@@ -1,6 +1,5 @@
 """FLAN-T5 as a frozen text encoder, from a local folder: that of the released models."""
 
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.assets.cache import cache_root, locked
-from keras_mdm.files import write_atomically
+from keras_mdm.text import places
 from keras_mdm.text.encoders import check_texts
 from keras_mdm.text.t5_weights import T5Folder
 
@@ -74,7 +72,7 @@ class FlanT5:
         self._fingerprint = self._files.fingerprint()
         self._tokenizer = self._weights = self._null = None
         self._lock = threading.Lock()
-        _remember(self._fingerprint, self._files.folder, cache_dir)
+        places.remember(self._fingerprint, str(self._files.folder.resolve()), cache_dir)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -156,31 +154,6 @@ class FlanT5:
                 }
 
 
-def _table(cache_dir: str | os.PathLike | None) -> Path:
-    return cache_root(cache_dir) / "text" / "folders.json"
-
-
-def _known(table: Path) -> dict[str, str]:
-    try:
-        known = json.loads(table.read_text())
-    except (OSError, json.JSONDecodeError):  # none yet; a damaged one is only forgotten
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _remember(fingerprint: str, folder: Path, cache_dir: str | os.PathLike | None) -> None:
-    """Keep where an encoder lies. A cache that cannot be written only costs the convenience."""
-    table, place = _table(cache_dir), str(folder.resolve())
-    if _known(table).get(fingerprint) == place:
-        return
-    try:
-        with locked(table.with_suffix(".lock")):
-            known = {**_known(table), fingerprint: place}
-            write_atomically(table, json.dumps(known, indent=1))
-    except OSError:
-        return
-
-
 def from_identity(
     identity: dict[str, Any], *, cache_dir: str | os.PathLike | None = None
 ) -> FlanT5 | None:
@@ -190,9 +163,9 @@ def from_identity(
         identity: the `identity` of a `FlanT5`.
         cache_dir: as in `keras_mdm.assets.cache_root`.
     """
-    folder = _known(_table(cache_dir)).get(str(identity.get("sha256")))
+    folder = places.known(cache_dir).get(str(identity.get("sha256")))
     if folder is None or not Path(folder).is_dir():
         return None
-    options = {key: identity[key] for key in ("length", "max_characters", "dtype")}
+    options = {k: identity[k] for k in ("length", "max_characters", "dtype") if k in identity}
     encoder = FlanT5(folder, cache_dir=cache_dir, **options)
     return encoder if encoder.identity == identity else None

@@ -134,6 +134,8 @@ class MiniLM:
             # The file asks for padding and cutting to 128; both are done here, to any length.
             tokenizer.no_padding()
             tokenizer.no_truncation()
+            # "[PAD]" or "[SEP]" in a caption are words, not tokens that steer the network.
+            tokenizer.encode_special_tokens = True
             self._tokenizer = tokenizer
             self._network = in_own_thread(
                 lambda: keras_hub.models.BertBackbone.from_preset(directory, dtype="float32")

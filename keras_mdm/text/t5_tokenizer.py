@@ -9,7 +9,7 @@ import numpy as np
 from keras_mdm import checks
 
 PAD, END = "<pad>", "</s>"
-UNKNOWN_TYPE = 2  # of SentencePiece's kinds of pieces
+UNKNOWN_TYPE, CONTROL_TYPE = 2, 3  # of SentencePiece's kinds of pieces
 
 
 class T5Tokenizer:
@@ -47,6 +47,8 @@ class T5Tokenizer:
         self.pad, self.end = names.index(PAD), names.index(END)
         self.unknown = kinds.index(UNKNOWN_TYPE)
         self.size = len(names)
+        for special in (self.pad, self.end):  # never found in a text
+            proto.pieces[special].type = CONTROL_TYPE
         rules = proto.normalizer_spec
         rules.Clear()
         rules.name = "identity"

@@ -129,3 +129,18 @@ def test_a_vocabulary_without_padding_is_refused():
     )
     with pytest.raises(ValueError, match="<pad>"):
         T5Tokenizer(written.getvalue(), length=8, max_characters=8)
+
+
+@pytest.mark.parametrize("name", ["</s>", "<pad>", "<unk>"])
+def test_names_of_control_tokens_are_words(spiece, name):
+    """Also if the vocabulary has them as pieces like others."""
+    from keras_mdm.text.t5_tokenizer import _parse
+
+    proto = _parse(spiece)
+    for piece in proto.pieces[:2]:
+        piece.type, piece.score = 1, 0.0
+    for model in (spiece, proto.SerializeToString()):
+        found = T5Tokenizer(model, length=128, max_characters=512)
+        (row,) = found.rows([f"a {name} dog"])
+        assert row[-1] == 1 and not {0, 1, 2} & set(row[:-1])
+        assert (found.encode([f"a {name} dog"]) != 0).all()

@@ -7,7 +7,13 @@ import pytest
 from training.tiny_models import INNER, THREE_PARTS, as_dataset, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, optimizers
-from keras_mdm.text import ClipText, FunctionEncoder, PooledTextEncoder, encode_cached
+from keras_mdm.text import (
+    ClipText,
+    FunctionEncoder,
+    PooledTextEncoder,
+    encode_cached,
+    from_identity,
+)
 
 WORDS = ["a", "red", "apple", "cat", "blue"]
 
@@ -149,3 +155,48 @@ def test_any_function_can_encode(tmp_path):
     ):
         with pytest.raises(ValueError, match=THREE_PARTS):
             bad()
+
+
+def test_an_identity_leads_back_to_the_preset_where_it_was_used(parts, tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    encoder, tokenizer = parts
+    vision = hub.models.CLIPVisionEncoder(
+        patch_size=8, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=16,
+        image_shape=(16, 16, 3),
+    )  # fmt: skip
+    whole = hub.models.CLIPBackbone(vision, encoder, projection_dim=8)
+    for saved in (whole, tokenizer):
+        saved.save_to_preset(str(tmp_path / "clip"))
+    identity = ClipText(parts, length=8).identity
+    # A pair has no place, and nothing was loaded from the folder yet.
+    with pytest.raises(ValueError, match=r"preset of the model's CLIP encoder.*ClipText\(PRESET"):
+        from_identity(identity, cache_dir=tmp_path)
+    first = ClipText(tmp_path / "clip", length=8, cache_dir=tmp_path)
+    expected = first.encode(["red cat"])
+    again = from_identity(identity, cache_dir=tmp_path)
+    assert type(again) is ClipText and again.identity == identity and again.length == 8
+    np.testing.assert_array_equal(again.encode(["red cat"])[0], expected[0])
+    with pytest.raises(ValueError, match=THREE_PARTS):
+        from_identity({**identity, "sha256": "0" * 64}, cache_dir=tmp_path)
+    shorter = from_identity({**identity, "length": 6}, cache_dir=tmp_path)
+    assert shorter.length == 6
+    with pytest.raises(ValueError, match="MiniLM, FlanT5 or ClipText"):
+        from_identity({"name": "letters-1", "length": 4}, cache_dir=tmp_path)
+
+
+def test_names_of_control_tokens_are_words(parts):
+    hub = pytest.importorskip("keras_hub")
+    signs = sorted(set("abcdefghijklmnopqrstuvwxyz<|>"))
+    listed = [*signs, *(f"{sign}</w>" for sign in signs), "ab", "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(listed)}
+    tokenizer = hub.models.CLIPTokenizer(vocabulary=vocabulary, merges=["a b"])
+    clip = ClipText((parts[0], tokenizer), length=40)
+    for text, words in {
+        "a <|endoftext|> cat": ["a", "<|", "endoftext", "|>", "cat"],
+        "cat<|startoftext|>": ["cat", "<|", "startoftext", "|>"],
+        "c<|EndOfText|>d": ["c", "<|", "endoftext", "|>", "d"],
+    }.items():
+        ids, tokens = clip._tokenize(tokenizer, [text])
+        found = [listed[i] for i in ids[0, : tokens[0]]]
+        spelled = [letter for word in words for letter in (*word[:-1], f"{word[-1]}</w>")]
+        assert found == ["<|startoftext|>", *spelled, "<|endoftext|>"]

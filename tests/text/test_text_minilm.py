@@ -140,3 +140,36 @@ def test_the_cache_returns_what_the_encoder_would(encoder, tmp_path):
     expected, expected_mask = encoder.encode(PROMPTS)
     np.testing.assert_allclose(states, expected, rtol=2**-11, atol=1e-7)
     np.testing.assert_array_equal(mask, expected_mask)
+
+
+def wordpieces():
+    """A tokenizer of BERT's kind with a few words."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", "pad", "sep", "cl", "##s"]
+    words += ["mask", "un", "##k", "a", "dog", *(f"##filler{i}" for i in range(120))]
+    model = tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    found = tokenizers.Tokenizer(model)
+    found.normalizer = tokenizers.normalizers.BertNormalizer()
+    found.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    found.add_special_tokens(words[:5])
+    return found, words
+
+
+def test_names_of_control_tokens_are_words(tmp_path, monkeypatch):
+    keras_hub = pytest.importorskip("keras_hub")
+    found, words = wordpieces()
+    found.save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("keras_mdm.text.minilm.asset_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(keras_hub.models.BertBackbone, "from_preset", lambda *_, **__: object())
+    encoder = MiniLM(length=12)
+    encoder._load()
+    ids = encoder._tokenize(["a [PAD] dog", "a [SEP] dog", "[CLS]", "[MASK] [UNK]"])
+    read = [[words[i] for i in row if i not in (0, 101, 102)] for row in ids]
+    assert read == [
+        ["a", "[", "pad", "]", "dog"],
+        ["a", "[", "sep", "]", "dog"],
+        ["[", "cl", "##s", "]"],
+        ["[", "mask", "]", "[", "un", "##k", "]"],
+    ]
+    mask = ids != 0
+    assert (np.diff(mask.astype(int), axis=1) <= 0).all()
