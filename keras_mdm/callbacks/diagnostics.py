@@ -60,6 +60,7 @@ class Diagnostics(StepCallback):
         self.writer = writer
         self.every = checks.integer("every", every, minimum=1)
         self._measure: Any = None
+        self._version: int | None = None  # of the network that was traced
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
@@ -67,7 +68,9 @@ class Diagnostics(StepCallback):
 
     def measure(self) -> dict[str, float]:
         """Measure now; gives what is written."""
-        if self._measure is None:
+        self.model.refresh(contents=False)
+        if self._measure is None or self._version != self.model.network_version:
+            self._version = self.model.network_version
             self._measure = tf.function(self._traced, autograph=False)
         return {name: float(value) for name, value in self._measure().items()}
 

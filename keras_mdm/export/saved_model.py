@@ -40,7 +40,8 @@ def export_saved_model(
         eta: share of fresh noise of DDIM.
         threshold: threshold of the estimates; the model's own unless given.
         grid: kind of the time grid.
-        weights: `"ema"` or `"raw"`; only these are written.
+        weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`; only these are
+            written.
 
     Returns:
         The directory.
@@ -64,8 +65,9 @@ def export_saved_model(
             fix="choose another one, or remove it",
             directory=str(directory),
         )
-    checks.one_of("weights", weights, ("ema", "raw", *model.power_emas))
+    model.averages.check(weights)
     model.check_ready()
+    model.refresh(contents=weights != "raw")
     conditional = bool(_condition_specs(model))
     if conditional and not nulls.trained_null(model):
         warnings.warn(
@@ -114,8 +116,7 @@ class _Sampler(tf.Module):
 
     def __init__(self, model: MatryoshkaDiffusion, plan: SamplingPlan, eta: float):
         super().__init__()
-        averages = plan.weights == "ema"
-        held = model.ema.averages if averages else model.unet.trainable_variables
+        held = model.averages.held(plan.weights)
         extra = [*model.residual_std.values(), *model.null_condition.values()]
         # What the graph reads has to be tracked, or it would not be written.
         self.held = [variable.value for variable in [*held, *extra]]

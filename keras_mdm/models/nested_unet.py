@@ -18,6 +18,7 @@ from keras_mdm.layers import (
     TextConditioning,
 )
 from keras_mdm.layers.initializers import derive_seed
+from keras_mdm.models.flags import freeze, frozen_in, policies_of, quantization
 from keras_mdm.models.resolve import extend, resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
@@ -69,6 +70,8 @@ class NestedUNet(keras.Model):
         self.input_names = tuple(inputs)
         self.output_names = tuple(outputs)
         self.trained_alone = None
+        # Past Keras' tracking, as all that is no part of the network.
+        self.__dict__["_policies"] = policies_of(self)
 
     @property
     def trained_alone(self) -> tuple[str, ...] | None:
@@ -151,6 +154,7 @@ class NestedUNet(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.policy),
             "name": self.name,
             "trained_alone": None if self.trained_alone is None else list(self.trained_alone),
+            "frozen": frozen_in(self),
         }
 
     @classmethod
@@ -159,7 +163,48 @@ class NestedUNet(keras.Model):
         spec = NestedUNetSpec.from_config(config["spec"])
         unet = cls(spec, dtype=policy, name=config["name"])
         unet.trained_alone = config.get("trained_alone")
+        freeze(unet, config.get("frozen"))  # which files of earlier versions do not know
         return unet
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            # TensorFlow drops an assignment of what is there already, and with it the flags of the
+            # layers inside: `unet.trainable = True` would leave a frozen level frozen.
+            keras.Model.trainable.fset(self, value)
+        else:
+            super().__setattr__(name, value)
+
+    def enable_lora(
+        self, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
+    ) -> list[str]:
+        """Have only low-rank additions to the kernels be trained; of a network alone, as for
+        `estimate_training`. Around a model call `MatryoshkaDiffusion.enable_lora`.
+
+        Args:
+            rank: as in `lora.enable_lora`, like all others.
+            levels: likewise.
+            alpha: likewise.
+
+        Returns:
+            Paths of the new weights.
+        """
+        from keras_mdm.models.lora import enable_lora
+
+        return enable_lora(self, rank, levels=levels, alpha=alpha)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """As in Keras; averages of a model around this network begin anew."""
+        super().set_weights(weights)
+        self.__dict__["_replaced"] = True
+
+    def load_weights(self, filepath: Any, **kwargs: Any) -> None:
+        """As in Keras; averages of a model around this network begin anew."""
+        super().load_weights(filepath, **kwargs)
+        self.__dict__["_replaced"] = True
+
+    def quantize(self, mode=None, config=None, **kwargs) -> None:
+        """Refused: averages, training and files are about floating-point weights."""
+        raise quantization(mode=mode)
 
 
 def build_nested_unet(

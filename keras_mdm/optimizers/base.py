@@ -121,6 +121,46 @@ class Optimizer(keras.optimizers.Optimizer):
         )
         self._resolve_factors()
 
+    def follow(self, variables: Sequence[keras.Variable]) -> None:
+        """Hold the state of other variables: those that stay keep theirs, new ones begin with
+        zeros and count their updates from now, and those that are left out are forgotten.
+
+        Args:
+            variables: what is moved from now on; call it between two steps, and trace the next.
+        """
+        if not self.built:
+            self.build(variables)
+            return
+        before = {self._var_key(v): row for row, v in enumerate(self._trainable_variables)}
+        rows = [before.get(self._var_key(variable)) for variable in variables]
+        new = [variable for variable, row in zip(variables, rows, strict=True) if row is None]
+        gone = set(before.values()) - set(rows)
+        slots = []
+        for name, held in zip(self.slot_names, self._slots, strict=True):
+            added = iter(self.add_optimizer_variables(new, name) if new else ())
+            slots.append([next(added) if row is None else held[row] for row in rows])
+            for row in gone:
+                self._untrack_variable(held[row])
+        counts, old = np.asarray(self._updates), self._updates
+        self._updates = self.add_variable(
+            (len(rows),), dtype="int64", aggregation="only_first_replica", name="updates"
+        )
+        self._updates.assign([0 if row is None else counts[row] for row in rows])
+        self._untrack_variable(old)
+        self._slots = slots
+        # Past the tracking of Keras, as in its `build`: they are the network's.
+        self.__dict__["_trainable_variables"] = list(variables)
+        self.__dict__["_trainable_variables_indices"] = {
+            self._var_key(variable): row for row, variable in enumerate(variables)
+        }
+        known = set(self._trainable_variables_indices) | {v.path for v in variables}
+        self.__dict__["_factors"] = [
+            (key, factor)
+            for key, factor in self._factors
+            if (key if isinstance(key, str) else self._var_key(key)) in known
+        ]
+        self._resolve_factors()
+
     def set_learning_rate_factors(
         self, factors: Mapping[str, float] | Iterable[tuple[Any, float]]
     ) -> None:
@@ -378,6 +418,24 @@ class Optimizer(keras.optimizers.Optimizer):
         self._skips.assign(arrays["skips"])
         self._scaling.assign(arrays["scaling"])
         return new
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write `state` into a `.keras` file, which has the kernels that LoRA adapts merged, and
+        so nothing of what LoRA added."""
+        if not self.built:
+            super().save_own_variables(store)
+            return
+        for key, value in self.state().items():
+            if not key.rsplit("/", 1)[-1].startswith("lora_"):
+                store[key.replace("/", "|")] = np.asarray(value)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read `state` back; files of earlier versions number the variables."""
+        keys = list(store.keys())
+        if all(key.isdigit() for key in keys):
+            super().load_own_variables(store)
+        else:
+            self.set_state({key.replace("|", "/"): store[key] for key in keys})
 
     def _names(self, names: Sequence[str] | None) -> list[str]:
         if not self.built:

@@ -111,6 +111,7 @@ def _load_file(path: Path) -> MatryoshkaDiffusion:
             path=str(path),
             type=type(model).__name__,
         )
+    model.refresh(contents=False)  # puts averages of earlier versions in their places
     return model
 
 

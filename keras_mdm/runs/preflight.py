@@ -246,7 +246,8 @@ def _report(
     averages = 1 + len(model.power_emas)
     weights = 4 * model.unet.count_params()
     slots = len(getattr(model.optimizer, "slot_names", ()))
-    state = weights * (1 + slots + averages)
+    moving = sum(int(np.prod(v.shape, dtype="int64")) for v in model.unet.trainable_variables)
+    state = weights * (1 + averages) + 4 * slots * moving
     row = None
     pixels = max(np.prod(v.shape[1:], dtype="int64") for v in picture_specs(dataset)) * 4
     largest = pixels * sum(phase.groups.values()) / parts

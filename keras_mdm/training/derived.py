@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from keras_mdm import checks
 from keras_mdm.models import NestedUNet, cut, with_frames
+from keras_mdm.models.lora import check_without_lora
 from keras_mdm.models.specs import NestedUNetSpec
 from keras_mdm.training import checkpoints
 
@@ -32,8 +33,9 @@ class DerivedMixin:
 
         >>> model.cut("64").save("model-64.keras")
         """
+        self.refresh()
         unet = cut(self.unet, level)
-        paths = {variable.path: variable.path for variable in unet.trainable_variables}
+        paths = {variable.path: variable.path for variable in unet.weights}
         return self._derived(unet, {name: name for name in unet.levels}, paths)
 
     def with_frames(self, frames: int) -> Self:
@@ -59,6 +61,8 @@ class DerivedMixin:
         >>> model.with_frames(32).generate(["a pizza turning"])["32x64"].shape
         (1, 32, 64, 64, 3)
         """
+        self.refresh()
+        check_without_lora(self.unet, "with_frames")
         unet = with_frames(self.unet, frames)
         pairs = [
             (old.path, new.path)
@@ -102,6 +106,9 @@ class DerivedMixin:
                 fix="pass what keras_mdm.load returned",
                 trained=type(trained).__name__,
             )
+        for model in (self, trained):
+            model.refresh()
+            check_without_lora(model.unet, "start_from")
         differences = _differences(self.unet.spec, trained.unet.spec)
         if differences:
             raise checks.error(
@@ -114,19 +121,16 @@ class DerivedMixin:
         theirs = {variable.path: variable.value for variable in trained.unet.weights}
         kept = {path: variable for path, variable in mine.items() if path in theirs}
         checkpoints.assign(kept, theirs, what="trained model")
-        pairs = [(self.ema, trained.ema)]
-        pairs += [(e, trained.power_emas.get(n, trained.ema)) for n, e in self.power_emas.items()]
-        for ema, other in pairs:
-            averages = dict(zip((v.path for v in ema.variables), ema.averages, strict=True))
-            found = {
-                variable.path: average.value
-                for variable, average in zip(other.variables, other.averages, strict=True)
-            }
+        theirs_by_name = trained.averages.by_name
+        for name, ema in self.averages.by_name.items():
+            averages = ema.by_path()
+            found = theirs_by_name.get(name, trained.ema).by_path()
             held = {path: average for path, average in averages.items() if path in found}
             checkpoints.assign(held, found, what="averages")
         for level, value in trained.residual_std.items():
             if level in self.residual_std:
                 self.residual_std[level].assign(value.value)
+        self.averages.mark()
         return sorted(mine.keys() - theirs.keys())
 
     def _derived(
@@ -143,11 +147,8 @@ class DerivedMixin:
         for name in ("level_weights", "guidance_shares", "signal_scale"):
             if isinstance(config[name], Mapping):
                 config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
-        starts = dict(zip((v.path for v in self.ema.variables), self.ema.starts, strict=True))
         old_path = {new: old for old, new in paths.items()}
-        kept = [old_path[variable.path] for variable in unet.trainable_variables]
-        if config["ema_starts"] is not None:
-            config["ema_starts"] = [starts[path] for path in kept]
+        kept = [old_path[variable.path] for variable in unet.weights]
         model = self._around(unet, config)
         model.downsample = self.downsample
         for old, new in levels.items():
@@ -155,9 +156,10 @@ class DerivedMixin:
                 model.residual_std[new].assign(self.residual_std[old].value)
         for name, null in model.null_condition.items():
             null.assign(self.null_condition[name].value)
-        _copy_averages(self.ema, model.ema, kept)
-        for name, ema in self.power_emas.items():
-            _copy_averages(ema, model.power_emas[name], kept)
+        for name, ema in self.averages.by_name.items():
+            _copy_averages(ema, model.averages.by_name[name], kept)
+        model.averages.age = self.averages.age
+        model.averages.mark()
         model.text_encoder = self.text_encoder
         return model
 
@@ -183,7 +185,7 @@ def _differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[str]:
 
 def _copy_averages(source: Any, target: Any, paths: list[str]) -> None:
     """Copy the averages of the variables at `paths` to those of `target`, in its order."""
-    pairs = zip(source.variables, source.averages, strict=True)
-    averages = {variable.path: average.value for variable, average in pairs}
+    rows = {variable.path: row for row, variable in enumerate(source.variables)}
+    target.starts = [source.starts[rows[path]] for path in paths]
     for path, average in zip(paths, target.averages, strict=True):
-        average.assign(averages[path])
+        average.assign(source.averages[rows[path]].value)

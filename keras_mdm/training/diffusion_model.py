@@ -1,7 +1,6 @@
 """`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
 
 import dataclasses
-import functools
 import itertools
 import math
 import warnings
@@ -15,22 +14,33 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.models import NestedUNet
+from keras_mdm.training.averages import Averages
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.derived import DerivedMixin
 from keras_mdm.training.ema import ExponentialMovingAverage
 from keras_mdm.training.first_look import look_at
+from keras_mdm.training.following import FollowingMixin
 from keras_mdm.training.front_door import FrontDoor
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
+from keras_mdm.training.model_file import ModelFileMixin
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
-from keras_mdm.training.power_ema import PowerEMA, group_name
+from keras_mdm.training.power_ema import PowerEMA
 from keras_mdm.training.steps import TIMES, StepMixin
 
 PREDICTIONS = ("v", "eps", "x0")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMixin, FrontDoor):
+class MatryoshkaDiffusion(
+    GenerationMixin,
+    DerivedMixin,
+    ObjectiveMixin,
+    StepMixin,
+    FollowingMixin,
+    ModelFileMixin,
+    FrontDoor,
+):
     """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
@@ -203,17 +213,9 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
         }
         self._add_residual(residual)
         self._add_null(text_encoder, null_text, null_mask, null_pooled)
-        self.ema = ExponentialMovingAverage(
-            unet.trainable_variables, self._average_of, decay=ema_decay, warmup=ema_warmup
+        self.averages = Averages(
+            unet, self._average_of, widths=power_emas, decay=ema_decay, warmup=ema_warmup
         )
-        self.power_emas = {}
-        for width in power_emas:
-            group = group_name(width)
-            self.power_emas[group] = PowerEMA(
-                unet.trainable_variables,
-                functools.partial(self._average_of, prefix=group.replace(".", "_")),
-                width=width,
-            )
         names = ("loss", *(f"loss_{level}" for level in unet.levels))
         self._loss_trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self._step_trackers = {
@@ -225,10 +227,23 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             "zeros", shape=(), dtype="int64", trainable=False, name="test_batches"
         )
         self.built = True
+        self.averages.mark()
+        self.__dict__["_built_of"] = self._construction()
 
     # Parts
 
-    def _average_of(self, variable: keras.Variable, prefix: str = "ema") -> keras.Variable:
+    @property
+    def ema(self) -> ExponentialMovingAverage:
+        """The average with a decay, `weights="ema"`."""
+        return self.averages.ema
+
+    @property
+    def power_emas(self) -> dict[str, PowerEMA]:
+        """The power-function averages by name, such as "ema_0.05"."""
+        return self.averages.power
+
+    def _average_of(self, variable: keras.Variable, prefix: str) -> keras.Variable:
+        self._tracker.unlock()  # LoRA's weights join later
         return self.add_weight(
             name=f"{prefix}__" + variable.path.replace("/", "__"),
             shape=variable.shape,
@@ -301,6 +316,18 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             )
             weight.assign(value)
             self._null[name] = weight
+
+    @property
+    def process(self) -> LevelProcess:
+        """The joint process of the levels. It may be replaced by one that the model's options
+        make, such as one with another schedule; graphs and files follow."""
+        return self._process
+
+    @process.setter
+    def process(self, process: LevelProcess) -> None:
+        if hasattr(self, "_process"):
+            self._check_process(process)
+        self._process = process
 
     @property
     def downsample(self) -> str:
@@ -408,7 +435,7 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             "null_in_data": self.null_in_data,
             "seed": self.seed,
             "text_encoder": self._encoder_identity,
-            "ema_starts": self.ema.starts if any(self.ema.starts) else None,
+            "divide_targets": self.process.divide_targets,
             "power_emas": [ema.width for ema in self.power_emas.values()],
             "name": self.name,
         }
@@ -426,7 +453,8 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
         config = dict(config)
         identity = config.pop("text_encoder")
         length = config.pop("null_length")
-        starts = config.pop("ema_starts")
+        starts = config.pop("ema_starts", None)  # of files of earlier versions
+        divide_targets = config.pop("divide_targets", True)
         config["schedule"] = schedules.Schedule.from_config(config["schedule"])
         # Files of earlier versions: only imported models have the table in float32.
         config.setdefault("null_in_data", config["schedule"].single)
@@ -434,7 +462,8 @@ class MatryoshkaDiffusion(GenerationMixin, DerivedMixin, ObjectiveMixin, StepMix
             config["null_text"] = np.zeros((length, unet.spec.text_width))
         model = cls(unet, **config)
         model._encoder_identity = identity
+        if not divide_targets:
+            model.process = dataclasses.replace(model.process, divide_targets=False)
         if starts is not None:  # what joined in a later phase counts its own steps
-            for ema in (model.ema, *model.power_emas.values()):
-                ema.starts = [int(start) for start in starts]
+            model.__dict__["_earlier_starts"] = [int(start) for start in starts]
         return model

@@ -1,7 +1,7 @@
 """Exponential moving average of the weights, kept in plain float32 variables."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -71,6 +71,7 @@ class ExponentialMovingAverage:
         self.decay = checks.real("decay", decay, minimum=0.0, maximum=1.0)
         self.warmup = bool(warmup)
         self.copy_steps = checks.integer("copy_steps", copy_steps, minimum=0)
+        self._create = create
         self.averages = [create(variable) for variable in self.variables]
         self.starts = [0] * len(self.variables)
 
@@ -91,7 +92,8 @@ class ExponentialMovingAverage:
         are equal: nothing is sent.
 
         Args:
-            step: how many optimizer steps came before the one just made, an int64 scalar.
+            step: how many steps of the average came before the one just made, an int64 scalar; it
+                goes on where a new optimizer begins again.
             applied: 0 if that step was skipped, which leaves the averages as they are; else 1.
         """
         step = tf.cast(tf.convert_to_tensor(step), tf.int64)
@@ -132,6 +134,7 @@ class ExponentialMovingAverage:
         names: Sequence[str] | None = None,
         *,
         new_start: int | None = None,
+        left_out: Collection[str] = (),
     ) -> list[str]:
         """Restore what `state` gave; call it before the training step is traced.
 
@@ -140,6 +143,7 @@ class ExponentialMovingAverage:
             names: as in `state`.
             new_start: growth; weights of which nothing was saved are copied and count from this
                 step. `None` makes them an error.
+            left_out: names of weights that need not be there; they are copied and count from 0.
 
         Returns:
             Names of the new weights.
@@ -149,7 +153,8 @@ class ExponentialMovingAverage:
         """
         names = unique_names(self.variables, names)
         new = [name for name in names if f"average/{name}" not in arrays]
-        new = [] if new_start is None else new
+        if new_start is None:
+            new, new_start = [name for name in new if name in left_out], 0
         expected = {k: v for k, v in self.state(names).items() if k.split("/", 1)[1] not in new}
         require_match(
             expected,
@@ -165,6 +170,43 @@ class ExponentialMovingAverage:
                 self.averages[row].assign(arrays[f"average/{name}"])
                 self.starts[row] = int(arrays[f"start/{name}"])
         return new
+
+    def follow(self, variables: Sequence[keras.Variable], age: int) -> list[keras.Variable]:
+        """Follow other weights: those that are new are copied and count from now.
+
+        Args:
+            variables: the weights, in their new order.
+            age: steps of the average so far.
+
+        Returns:
+            The averages of weights that are gone.
+        """
+        known = {
+            id(variable): (average, start)
+            for variable, average, start in zip(
+                self.variables, self.averages, self.starts, strict=True
+            )
+        }
+        rows = [known.pop(id(v), None) or (self._create(v), age) for v in variables]
+        self.variables = list(variables)
+        self.averages = [average for average, _ in rows]
+        self.starts = [start for _, start in rows]
+        return [average for average, _ in known.values()]
+
+    def restart(self, rows: Sequence[int], age: int) -> None:
+        """Let the averages of some weights begin anew, from what the weights are now.
+
+        Args:
+            rows: their places among `variables`.
+            age: steps of the average so far.
+        """
+        for row in rows:
+            self.averages[row].assign(_value_of(self.variables[row]))
+            self.starts[row] = int(age)
+
+    def by_path(self) -> dict[str, keras.Variable]:
+        """The averages by the path of their weight."""
+        return {v.path: a for v, a in zip(self.variables, self.averages, strict=True)}
 
     def reset(self) -> None:
         """Set the averages to the current weights, as after loading weights from elsewhere."""

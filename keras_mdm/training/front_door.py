@@ -77,6 +77,7 @@ class FrontDoor(DistributedTrainer):
         """
         self._assert_compile_called("fit")
         self.check_ready()
+        self.refresh()
         inputs = Inputs(self, class_weight)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = inputs.split(
@@ -111,6 +112,7 @@ class FrontDoor(DistributedTrainer):
                 if callable(getattr(callback, "restore", None)):
                     callback.restore()
             self.__dict__.pop("_iterator", None)
+            self.averages.mark()
 
     def evaluate(
         self,
@@ -168,9 +170,8 @@ class FrontDoor(DistributedTrainer):
 
     def _evaluate_weights(self, weights: str) -> None:
         """Choose what the next evaluation reads, and let it draw what the last one drew."""
-        if weights != self.evaluated_weights:
-            self.network(weights)  # raises for a name that is not known
-            self.evaluated_weights, self.test_function = weights, None
+        self.evaluated_weights = self.averages.check(weights)
+        self.refresh(contents=weights != "raw")
         self._test_batches.assign(0)
 
     def train_on_batch(

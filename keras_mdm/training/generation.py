@@ -105,7 +105,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             guidance_rescale: share in [0, 1] of the conditional output's standard deviation that
                 the guided one gets back.
             autoguidance: guide away from a weaker network under the same conditions: other weights
-                of this model, such as `"raw"` or `"ema_0.05"`, or a weaker `MatryoshkaDiffusion`.
+                of this model, such as `"raw"` or `"ema_0.05"`, a weaker `MatryoshkaDiffusion`, or a
+                pair of it and the name of its weights.
             split_guidance: compute the two halves of guidance one after the other, in half the
                 memory.
             reconstruction: weight of reconstruction guidance, with a mask or `hold`: moves what is
@@ -188,7 +189,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             grid=grid,
             threshold=self._threshold_of(sampling) if threshold is None else threshold,
             guided=guidance.scale != 1.0,
-            weights=self._known_weights(weights),
+            weights=self.averages.check(weights),
             rescaled=guidance.rescale > 0.0,
             split=guidance.split,
             weak=guidance.weak,
@@ -207,6 +208,10 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         process = self._process_of(plan)
         if not dry_run:
             self.check_ready()
+            self.refresh(contents=weights != "raw")
+            if plan.weak is not None:
+                weaker, name = plan.weak
+                weaker.refresh(contents=name != "raw")
         count, conditions = self.conditions_for(prompts, labels, num_images, micro)
         without = self._negative(negative_prompts, guidance, count, conditions)
         away = None if guidance.weak else without

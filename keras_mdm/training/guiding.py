@@ -129,13 +129,16 @@ def _interval(interval: Sequence[float]) -> tuple[float, float]:
 def _weaker(model: Any, autoguidance: Any) -> tuple[Any, str]:
     """(model, weights) of a weaker network whose outputs can be compared with the model's."""
     if isinstance(autoguidance, str):
-        model.network(autoguidance)  # raises for a name that is not known
-        return model, autoguidance
+        return model, model.averages.check(autoguidance)
+    name = "ema"
+    if isinstance(autoguidance, tuple) and len(autoguidance) == 2:
+        autoguidance, name = autoguidance
     unet, process = getattr(autoguidance, "unet", None), getattr(autoguidance, "process", None)
     if unet is None or process is None:
         raise checks.error(
             "`autoguidance` must be the name of weaker weights, or a weaker model",
-            fix='pass for example "ema_0.05", or a model loaded from an earlier checkpoint',
+            fix='pass for example "ema_0.05", a model loaded from an earlier checkpoint, or a pair '
+            "of a model and the name of its weights",
             autoguidance=type(autoguidance).__name__,
         )
     mine, other = model.comparable(), autoguidance.comparable()
@@ -147,4 +150,4 @@ def _weaker(model: Any, autoguidance: Any) -> tuple[Any, str]:
             "with the same process and conditions",
             **{name: (mine[name], other[name]) for name in different},
         )
-    return autoguidance, "ema"
+    return autoguidance, autoguidance.averages.check(name)

@@ -171,8 +171,9 @@ def reconstruct(
     for path in checkpoints.list_checkpoints(directory):
         if checkpoints.find_damage(path, contents=False) is not None:
             continue
-        groups, _ = checkpoints.load(path)
-        last, made = checkpoints.step_of(path), int(groups["optimizer"]["iterations"])
+        groups, state = checkpoints.load(path)
+        last = checkpoints.step_of(path)
+        made = int(state.get("ema_age", groups["optimizer"]["iterations"]))
         first_step = made - last  # of the phase
         stored += [
             (made, float(name.removeprefix("ema_")), arrays)

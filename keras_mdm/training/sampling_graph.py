@@ -4,11 +4,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.models import cut
 from keras_mdm.models.recompute import no_recompute
@@ -51,21 +49,19 @@ class SamplingMixin:
         Raises:
             ValueError: if the model has no such weights or level.
         """
+        self.averages.check(weights)
+        self.refresh(contents=weights != "raw")
         unet = self._inner_unet(stop_at)
 
         def infer(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
             with no_recompute():
                 return self.bounded(unet(inputs, training=False))
 
-        if self._known_weights(weights) == "raw":
+        if weights == "raw":
             return infer
-        ema = self.ema if weights == "ema" else self.power_emas[weights]
 
         def averaged(inputs):
-            pairs = zip(ema.variables, ema.averages, strict=True)
-            mapping = [(variable, average.value) for variable, average in pairs]
-            # Nothing is made in here, so nothing has to be filled when it ends.
-            with keras.StatelessScope(state_mapping=mapping, initialize_variables=False):
+            with self.averages.substituted(weights):
                 return infer(inputs)
 
         return averaged
@@ -81,20 +77,25 @@ class SamplingMixin:
                 known[stop_at] = cut(self.unet, stop_at)
         return known[stop_at]
 
-    def _known_weights(self, weights: Any) -> str:
-        return checks.one_of("weights", weights, ("ema", "raw", *self.power_emas))
-
     def set_average(self, arrays: Mapping[str, Any]) -> None:
         """Replace the averaged weights, for example by what `power_ema.reconstruct` returned.
 
         Args:
-            arrays: {variable path: array} of all trainable variables of the network.
+            arrays: {variable path: array} of all weights of the network; those that are frozen may
+                be left out and keep their average.
 
         Raises:
             ValueError: naming all paths that are missing or unexpected and all shapes that differ.
         """
-        averages = {v.path: a for v, a in zip(self.ema.variables, self.ema.averages, strict=True)}
+        self.refresh()
+        moving = {variable.path for variable in self.unet.trainable_variables}
+        averages = {
+            path: average
+            for path, average in self.ema.by_path().items()
+            if path in arrays or path in moving
+        }
         checkpoints.assign(averages, arrays, what="averages")
+        self.averages.mark()
 
     def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
@@ -140,8 +141,10 @@ class SamplingMixin:
             # Steps outside of the interval run in a graph without the other half of guidance.
             inside = guided[0] <= begin < guided[1]
             active = plan if inside else plan.unguided()
+            # Another model, to be guided away from, may change as well.
+            version = active.weak[0].network_version if active.weak else ""
             state = self._graphs.call(
-                "run",
+                f"run{version}",
                 active,
                 self._run,
                 state,

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.models import lora
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.ema import ExponentialMovingAverage
 
 
 def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
@@ -25,11 +25,6 @@ def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
     found = {variable.path: variable for variable in model.unet.variables}
     found |= {f"residual_std/{name}": value for name, value in model.residual_std.items()}
     return found | {f"null/{name}": value for name, value in model.null_condition.items()}
-
-
-def _averages(model: MatryoshkaDiffusion) -> dict[str, ExponentialMovingAverage]:
-    """All averages of a model by the name of their group."""
-    return {"ema": model.ema, **model.power_emas}
 
 
 def _group(groups: Mapping[str, Any], name: str) -> Any:
@@ -64,7 +59,7 @@ def _groups_of(model: MatryoshkaDiffusion) -> dict[str, Mapping[str, Any]]:
     return {
         "model": _weights(model),
         "optimizer": model.optimizer.state(),
-        **{name: ema.state() for name, ema in _averages(model).items()},
+        **{name: ema.state() for name, ema in model.averages.by_name.items()},
     }
 
 
@@ -90,7 +85,32 @@ def prepare_snapshot(
 
 
 def _state_of(model: MatryoshkaDiffusion, state: Mapping[str, Any]) -> dict[str, Any]:
-    return {**state, "seed": model.seed, "model": describe_model(model)}
+    adapted = {e.path: [e.lora_rank, e.lora_alpha] for e in lora.adapted_layers(model.unet)}
+    return {
+        **state,
+        "seed": model.seed,
+        "model": describe_model(model),
+        "ema_age": model.averages.age,
+        # Checkpoints hold LoRA as it is trained, files hold it merged.
+        "lora": adapted,
+    }
+
+
+def _restore_averages(
+    model: MatryoshkaDiffusion,
+    groups: Mapping[str, Any],
+    state: Mapping[str, Any],
+    new_start: int | None = None,
+) -> None:
+    """Put all averages back, and their age."""
+    weights = [v.path for v in model.averages.ema.variables]
+    # Earlier versions averaged what was trainable, and counted with the optimizer.
+    known = "ema_age" in state
+    age = state["ema_age"] if known else int(np.asarray(groups["optimizer"]["iterations"]))
+    for name, ema in model.averages.by_name.items():
+        ema.set_state(_group(groups, name), new_start=new_start, left_out=() if known else weights)
+    model.averages.age = age
+    model.averages.mark()
 
 
 def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
@@ -108,8 +128,7 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
     """
     kind = type(model)
     try:
-        # The arrays hold the first steps of every average.
-        config = keras.saving.serialize_keras_object({**model.get_config(), "ema_starts": None})
+        config = keras.saving.serialize_keras_object(model.get_config())
         description = {
             "module": None if kind.__module__ == "__main__" else kind.__module__,
             "class_name": kind.__name__,
@@ -154,9 +173,10 @@ def load_snapshot(
             checkpoint=str(path),
         )
     model = _make(description, path)
+    lora.adapt(model.unet, state.get("lora", {}))
+    model.refresh(contents=False)
     checkpoints.assign(_weights(model), _group(groups, "model"), what="model")
-    for name, ema in _averages(model).items():
-        ema.set_state(_group(groups, name))
+    _restore_averages(model, groups, state)
     return model
 
 
@@ -202,9 +222,9 @@ def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, 
     """
     groups, state = checkpoints.load(path)
     _check_seed(model, state)
+    model.refresh(contents=False)
     checkpoints.assign(_weights(model), groups["model"], what="model")
-    for name, ema in _averages(model).items():
-        ema.set_state(_group(groups, name))
+    _restore_averages(model, groups, state)
     model.optimizer.set_state(groups["optimizer"])
     return state
 
@@ -237,8 +257,7 @@ def grow_from_snapshot(
     inner = {name: value for name, value in weights.items() if name not in new}
     checkpoints.assign(inner, groups["model"], what="inner levels of the grown model")
     step = int(np.asarray(groups["optimizer"]["iterations"]))
-    for name, ema in _averages(model).items():
-        ema.set_state(_group(groups, name), new_start=step)
+    _restore_averages(model, groups, state, new_start=state.get("ema_age", step))
     if keep_moments:
         model.optimizer.set_state(groups["optimizer"], allow_new=True)
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm.optimizers import Optimizer
-from keras_mdm.tracing import SharedTrace
+from keras_mdm.tracing import SharedTrace, local
 from keras_mdm.training import batches, randomness, remainder
 from keras_mdm.training.conditions import condition_names, drop
 from keras_mdm.training.penalties import penalties_of, with_penalties
@@ -260,8 +260,11 @@ class StepMixin:
         else:
             norm, in_a_row = tf.linalg.global_norm(gradients), tf.zeros(())
         applied = tf.cast(tf.equal(in_a_row, 0.0), tf.float32)
-        for ema in (self.ema, *self.power_emas.values()):
-            ema.update(step, applied)
+        age = local(self.averages.age_variable)
+        followed = tf.identity(age)
+        for ema in self.averages.by_name.values():
+            ema.update(followed, applied)
+        age.assign(followed + 1)
         logs = {"learning_rate": learning_rate, "gradient_norm": norm, "skipped_in_a_row": in_a_row}
         for name, tracker in self._step_trackers.items():
             counts = tf.ones(()) if name == "skipped_in_a_row" else applied

@@ -13,6 +13,7 @@ from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import compile_parts, forgotten_gradients
 from keras_mdm.training import compiling
 from keras_mdm.training.first_look import look_at
+from keras_mdm.training.following import optimized
 
 
 class DistributedTrainer(keras.Model):
@@ -130,11 +131,19 @@ class DistributedTrainer(keras.Model):
             "steps_per_execution": self.steps_per_execution,
             "run_eagerly": self.run_eagerly,
             "jit_compile": self.jit_compile,
+            "optimized": optimized(self.optimizer),
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile again as the saved model was."""
+        config = dict(config)
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        # Frozen weights may have moments; files of earlier versions do not say which.
+        held = config.pop("optimized", None)
+        if held is not None:
+            weights = {variable.path: variable for variable in self.unet.weights}
+            with self.distribute_strategy.scope():
+                optimizer.build([weights[path] for path in held])
         self.compile(**{**config, "optimizer": optimizer})
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
@@ -206,16 +215,23 @@ class DistributedTrainer(keras.Model):
         return function
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Trace the training step once."""
-        if self.train_function is None or force:
+        """Trace the training step, once for what it is made of."""
+        self.refresh(contents=False)
+        self.follow_trainable()
+        key = self.training_key()
+        if self.train_function is None or force or key != self.__dict__.get("_trained_as"):
+            self.__dict__["_trained_as"] = key
             self.train_function = self._make_function(
                 lambda data: self.train_step(data), counted=True
             )
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """Trace the evaluation step once."""
-        if self.test_function is None or force:
+        """Trace the evaluation step, once for what it is made of."""
+        self.refresh(contents=False)
+        key = self.testing_key()
+        if self.test_function is None or force or key != self.__dict__.get("_tested_as"):
+            self.__dict__["_tested_as"] = key
             self.test_function = self._make_function(lambda data: self.test_step(data))
         return self.test_function
 

@@ -1,0 +1,119 @@
+"""What of a network is frozen, and whether its layers are still those that it was built of."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from keras_mdm import checks
+
+
+def layers_of(unet: keras.Model) -> Iterator[keras.layers.Layer]:
+    """All layers of a network with a path, outer ones before those inside; no inputs."""
+    for layer in unet._flatten_layers(include_self=True):
+        if not isinstance(layer, keras.layers.InputLayer):
+            yield layer
+
+
+def frozen_in(unet: keras.Model) -> dict[str, list[str]] | None:
+    """Return what is frozen, as JSON values: layers, and single weights that differ from theirs.
+
+    LoRA freezes the kernels that it adapts. A file holds them merged, so here they count as they
+    were before.
+
+    Args:
+        unet: the network.
+
+    Returns:
+        {"layers": paths, "weights": paths of those that are not as their layer is}, or `None` if
+        everything is trainable.
+    """
+    if "_frozen_before_lora" in unet.__dict__:
+        return unet.__dict__["_frozen_before_lora"]
+    layers, weights = [], []
+    for layer in layers_of(unet):
+        if not layer.trainable:
+            layers.append(layer.path or "")
+        adapted = lora_kernel(layer)
+        for variable in layer._trainable_variables:
+            if is_lora(variable.path):
+                continue
+            flag = layer.trainable if variable is adapted else variable.trainable
+            if flag != layer.trainable:
+                weights.append(variable.path)
+    return {"layers": layers, "weights": weights} if layers or weights else None
+
+
+def freeze(unet: keras.Model, frozen: Mapping[str, list[str]] | None) -> None:
+    """Set the flags that `frozen_in` returned.
+
+    Args:
+        unet: the network, everything in it trainable.
+        frozen: what `frozen_in` returned.
+    """
+    if not frozen:
+        return
+    layers, weights = set(frozen["layers"]), set(frozen["weights"])
+    for layer in layers_of(unet):  # outer ones first: each hands its flag down
+        wanted = (layer.path or "") not in layers
+        if layer.trainable != wanted:
+            layer.trainable = wanted
+    for layer in layers_of(unet):
+        for variable in layer._trainable_variables:
+            if variable.path in weights:
+                variable.trainable = not layer.trainable
+
+
+def is_lora(path: str) -> bool:
+    """Whether a path is that of a weight which LoRA added to a layer."""
+    return path.rsplit("/", 1)[-1].startswith("lora_")
+
+
+def lora_kernel(layer: keras.layers.Layer) -> keras.Variable | None:
+    """The weight of a layer that LoRA adapts, or `None` if it adapts none."""
+    if not getattr(layer, "lora_enabled", False):
+        return None
+    return layer._kernel if hasattr(layer, "_kernel") else layer._embeddings
+
+
+def policies_of(unet: keras.Model) -> dict[str, Any]:
+    """Dtype policies of all layers, by an identity that lasts as long as they do."""
+    return {str(id(layer)): layer.dtype_policy.name for layer in layers_of(unet)}
+
+
+def check_policies(unet: keras.Model) -> None:
+    """Raise if a layer computes with other numbers than it was built for, or was quantized.
+
+    Args:
+        unet: a `NestedUNet`.
+
+    Raises:
+        ValueError: naming the layers.
+    """
+    known = unet.__dict__["_policies"]
+    names = {layer: layer.dtype_policy.name for layer in layers_of(unet)}
+    changed = [e for e, name in names.items() if known.get(str(id(e)), name) != name]
+    quantized = sorted({layer.path for layer in layers_of(unet) if layer.quantization_mode})
+    if quantized:
+        raise quantization(layers=quantized)
+    if changed:
+        raise checks.error(
+            "the dtype policies of a network are those that it was built with: files, averages "
+            "and gradients do not know of others",
+            fix="build the network with dtype=..., and give it these weights with set_weights",
+            layers={layer.path: names[layer] for layer in changed},
+        )
+
+
+def quantization(**received: Any) -> ValueError:
+    """The error of networks that are to be quantized.
+
+    Args:
+        **received: what arrived.
+    """
+    return checks.error(
+        "quantized networks can be neither averaged, trained nor saved here",
+        fix='load the model again; for less memory build the network with dtype="mixed_bfloat16", '
+        "or export it and quantize the SavedModel",
+        **received,
+    )

@@ -1,0 +1,205 @@
+"""All averages of a network, and the one owner of "which weights"."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.models.flags import is_lora, lora_kernel
+from keras_mdm.models.lora import adapted_layers, merged
+from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.training.power_ema import PowerEMA, group_name
+
+
+class Averages:
+    """The averages of all weights of a network, frozen ones included, and what they have seen.
+
+    `"ema"`, `"raw"` or a power-function average such as `"ema_0.05"` mean the same everywhere,
+    because everything asks here.
+
+    Args:
+        unet: the network. Build under the strategy it was built under.
+        create: function (weight, prefix) -> its average.
+        widths: relative widths of the power-function averages.
+        decay: as in `ExponentialMovingAverage`.
+        warmup: likewise.
+    """
+
+    def __init__(
+        self,
+        unet: keras.Model,
+        create: Callable[[keras.Variable, str], keras.Variable],
+        *,
+        widths: Sequence[float],
+        decay: float,
+        warmup: bool,
+    ):
+        weights = unet.weights
+        self.ema = ExponentialMovingAverage(
+            weights, lambda v: create(v, "ema"), decay=decay, warmup=warmup
+        )
+        self.power: dict[str, PowerEMA] = {}
+        for width in widths:
+            group = group_name(width)
+            self.power[group] = PowerEMA(
+                weights, lambda v, g=group: create(v, g.replace(".", "_")), width=width
+            )
+        # Steps that the averages have followed; an optimizer may come and go meanwhile.
+        self._age = keras.Variable(
+            "zeros", shape=(), dtype="int64", trainable=False, name="ema_age"
+        )
+        # Digests of every weight and its average by their identities, and the age at which they
+        # were taken.
+        self._seen: tuple[dict[int, bytes], int] | None = None
+
+    # Which weights
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that `weights` may name."""
+        return ("ema", "raw", *self.power)
+
+    @property
+    def by_name(self) -> dict[str, ExponentialMovingAverage]:
+        """The averages by their names, which are also those of their groups in checkpoints."""
+        return {"ema": self.ema, **self.power}
+
+    def check(self, name: Any) -> str:
+        """Return `name`, or raise unless it names weights of this model."""
+        return checks.one_of("weights", name, self.names)
+
+    def replacing(self, name: Any) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Pairs of a weight and the average that stands for it; none for the raw weights."""
+        if self.check(name) == "raw":
+            return []
+        ema = self.by_name[name]
+        return list(zip(ema.variables, ema.averages, strict=True))
+
+    def held(self, name: Any) -> list[keras.Variable]:
+        """The variables with the values of the weights of that name."""
+        pairs = self.replacing(name)
+        return [average for _, average in pairs] if pairs else list(self.ema.variables)
+
+    def substituted(self, name: Any) -> keras.StatelessScope:
+        """Context in which the network computes with the weights of that name; nothing is swapped
+        and nothing may be made in it."""
+        mapping = [(variable, average.value) for variable, average in self.replacing(name)]
+        return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
+
+    # Age and contents
+
+    @property
+    def age(self) -> int:
+        """Steps that the averages have followed."""
+        return int(self._age.numpy())
+
+    @age.setter
+    def age(self, value: int) -> None:
+        self._age.assign(int(value))
+
+    @property
+    def age_variable(self) -> keras.Variable:
+        """`age`, for the training step to count."""
+        return self._age
+
+    def follow(self, weights: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """Have new weights join all averages and old ones leave; returns averages left over."""
+        age = self.age
+        if self._seen is not None:
+            # Joined, they are known as they are.
+            known = {id(variable) for variable in self.ema.variables}
+            new = [variable for variable in weights if id(variable) not in known]
+            self._seen[0].update(digests(new))
+        left_over = [old for ema in self.by_name.values() for old in ema.follow(weights, age)]
+        if self._seen is not None:
+            self._seen[0].update(digests(self.ema.averages))
+        return left_over
+
+    def mark(self, contents: Mapping[str, bytes] | None = None) -> None:
+        """Remember what the weights are now: what differs later without a step was changed by
+        hand.
+
+        Args:
+            contents: digests of the weights by path, where they are known.
+        """
+        weights = self.ema.variables
+        if any(variable._value is None for variable in weights):  # a network without memory
+            return
+        found = digests(weights) if contents is None else {
+            id(v): contents[v.path] for v in weights if v.path in contents
+        }  # fmt: skip
+        self._seen = (found | digests(self.ema.averages), self.age)
+
+    def forget(self) -> None:
+        """Take the next look at the weights for the first one."""
+        self._seen = None
+
+    def restart_changed(self, *, replaced: bool = False) -> list[str]:
+        """Let the averages of weights that were changed without a step begin anew from them.
+
+        Args:
+            replaced: all weights were, whatever steps were made before.
+
+        Returns:
+            Paths of these weights.
+        """
+        if not replaced and (self._seen is None or self._seen[1] != self.age):
+            self.mark()  # after steps the averages follow by themselves
+            return []
+        age, now = self.age, digests([*self.ema.variables, *self.ema.averages])
+        rows = list(range(len(self.ema.variables)))
+        if self._seen is not None and self._seen[1] == age:
+            seen = self._seen[0]
+
+            def changed(variable: keras.Variable) -> bool:
+                return seen.get(id(variable), now[id(variable)]) != now[id(variable)]
+
+            # Who changes a weight and its average knows what the average is.
+            pairs = zip(self.ema.variables, self.ema.averages, strict=True)
+            rows = [row for row, (v, a) in enumerate(pairs) if changed(v) and not changed(a)]
+        for ema in self.by_name.values():
+            ema.restart(rows, age)
+        if rows:
+            now.update(digests([self.ema.averages[row] for row in rows]))
+        self._seen = (now, age)
+        return [self.ema.variables[row].path for row in rows]
+
+    # Files
+
+    def merged(self, name: str, unet: keras.Model) -> Iterator[tuple[str, Any]]:
+        """(path, value) of all weights of that name as a file holds them: LoRA in the kernels."""
+        with self.substituted(name):
+            kernels = {id(lora_kernel(e)): merged(e) for e in adapted_layers(unet)}
+        values = self.held(name)
+        for variable, value in zip(self.ema.variables, values, strict=True):
+            if not is_lora(variable.path):
+                yield variable.path, kernels.get(id(variable), value)
+
+    def merge(self, unet: keras.Model) -> None:
+        """Put what LoRA adds into the kernels, of the weights and of all averages."""
+        for name in self.names:
+            targets = self.by_name[name].by_path() if name != "raw" else {
+                variable.path: variable for variable in self.ema.variables
+            }  # fmt: skip
+            found = [(path, np.array(v)) for path, v in self.merged(name, unet)
+                     if v is not targets[path]]  # fmt: skip
+            for path, value in found:
+                targets[path].assign(value)
+
+
+def digests(variables: Sequence[Any]) -> dict[int, bytes]:
+    """64 bits of every variable's content by its identity, at the speed of the memory."""
+    return {id(variable): digest(variable) for variable in variables}
+
+
+def digest(value: Any) -> bytes:
+    """64 bits of the content of an array or variable.
+
+    It tells apart what was changed from what was not; it is no protection against anybody.
+    """
+    with tf.device("CPU:0"):
+        flat = tf.reshape(tf.convert_to_tensor(value), (1, -1))
+        return tf.fingerprint(flat).numpy().tobytes()

@@ -1,0 +1,177 @@
+"""What a `.keras` file holds of the model itself: averages of every weight, by name."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.models.flags import is_lora, lora_kernel
+from keras_mdm.models.lora import adapted_layers
+from keras_mdm.training.averages import digest
+
+# H5 takes a slash for a folder.
+_SLASH = "|"
+# An average that has seen so many steps goes on with its largest decay.
+_OLD = 100_000
+
+
+class ModelFileMixin:
+    """Saves and loads what belongs to a `MatryoshkaDiffusion` and not to its network.
+
+    The network's layers and the optimizer save themselves; Keras walks over all three.
+    """
+
+    def _fixed(self) -> dict[str, keras.Variable]:
+        """Weights of the model that are neither the network's nor averages, by name."""
+        found = {f"residual_std|{name}": value for name, value in self.residual_std.items()}
+        return found | {f"null|{name}": value for name, value in self.null_condition.items()}
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write averages, their age, the null condition and what was measured.
+
+        LoRA is merged, as Keras does it in the weights of the layers.
+        """
+        self.refresh()
+        for name, variable in self._fixed().items():
+            store[name] = variable
+        averages = self.averages
+        rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
+        store["age"] = np.int64(averages.age)
+        for name, ema in averages.by_name.items():
+            store[f"starts|{name}"] = np.array([ema.starts[row] for row in rows], "int64")
+            for path, value in averages.merged(name, self.unet):
+                store[_key(name, path)] = np.asarray(value)
+        # What the weights are now, for whoever changes them before the first picture. Merged
+        # kernels are rounded by Keras as it likes: nothing is said of them.
+        adapted = {id(lora_kernel(layer)) for layer in adapted_layers(self.unet)}
+        seen = [averages.ema.variables[row] for row in rows]
+        found = [b"" if id(variable) in adapted else digest(variable) for variable in seen]
+        words = [np.frombuffer(each or bytes(8), "uint8") for each in found]
+        store["contents"] = np.stack(words)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what `save_own_variables` of this or an earlier version wrote; everything is
+        consumed or it fails."""
+        if "age" not in store.keys():
+            self._load_earlier(store)
+            return
+        averages, fixed = self.averages, self._fixed()
+        targets = {
+            _key(name, path): average
+            for name, ema in averages.by_name.items()
+            for path, average in ema.by_path().items()
+        }
+        added = {key: targets.pop(key) for key in list(targets) if is_lora(key)}
+        rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
+        notes = {"age", "contents", *(f"starts|{name}" for name in averages.by_name)}
+        _require_same({*fixed, *targets, *notes}, set(store.keys()))
+        for name, variable in (fixed | targets).items():
+            variable.assign(store[name])
+        for variable in added.values():  # as Keras does it with the weights
+            variable.assign(tf.zeros(variable.shape))
+        averages.age = int(np.asarray(store["age"]))
+        for name, ema in averages.by_name.items():
+            for row, start in zip(rows, np.asarray(store[f"starts|{name}"]), strict=True):
+                ema.starts[row] = int(start)
+        paths = [averages.ema.variables[row].path for row in rows]
+        words = [np.asarray(each).tobytes() for each in np.asarray(store["contents"])]
+        pairs = zip(paths, words, strict=True)
+        averages.mark({path: word for path, word in pairs if word != bytes(8)})
+
+    # Files of earlier versions number their variables, and average what was trainable.
+
+    def _load_earlier(self, store: Any) -> None:
+        emas, fixed = self.averages.by_name, list(self._fixed().values())
+        arrays = [np.asarray(store[str(number)]) for number in range(len(store.keys()))]
+        for variable, array in zip(fixed, arrays, strict=False):
+            variable.assign(array)
+        arrays = arrays[len(fixed) :]
+        count, rest = divmod(len(arrays), len(emas))
+        if rest or count > len(self.averages.ema.variables):
+            raise checks.error(
+                "the averages in the file must be those of the model",
+                fix="build the model as it was when the file was written",
+                arrays=len(arrays),
+                expected=len(emas) * len(self.averages.ema.variables),
+            )
+        saved = {name: arrays[i * count : (i + 1) * count] for i, name in enumerate(emas)}
+        starts = self.__dict__.pop("_earlier_starts", None) or [0] * count
+        # Placed beside the weights, which Keras loads after this.
+        self.__dict__["_earlier"] = (saved, starts, _iterations(store))
+        self.averages.forget()
+
+    def _place_earlier_averages(self) -> None:
+        if "_earlier" not in self.__dict__:
+            return
+        saved, starts, age = self.__dict__.pop("_earlier")
+        weights = self.averages.ema.variables
+        rows = _places(saved["ema"], weights)
+        moved = False
+        for name, ema in self.averages.by_name.items():
+            ema.restart(range(len(weights)), 0)
+            for row, start, array in zip(rows, starts, saved[name], strict=True):
+                moved = moved or not np.array_equal(array, np.asarray(weights[row]))
+                ema.averages[row].assign(array)
+                ema.starts[row] = start
+        if age is None:
+            # The optimizer knew it; without one, averages that have moved go on as old ones do.
+            age = _OLD if moved else 0
+        self.averages.age = age
+        self.averages.mark()
+
+
+def _key(name: str, path: str) -> str:
+    return f"{name}|{path.replace('/', _SLASH)}"
+
+
+def _iterations(store: Any) -> int | None:
+    """Steps of the optimizer in the same file, if it has one."""
+    file = getattr(store, "h5_file", None)  # private, of Keras 3.15
+    where = "optimizer/vars/0"
+    return int(np.asarray(file[where])) if file is not None and where in file else None
+
+
+def _places(arrays: list, weights: list) -> list[int]:
+    """Which weights some averages are of: in their order, of their shapes, nearest in value.
+
+    Args:
+        arrays: averages of some of the weights, in their order.
+        weights: all weights.
+    """
+    if len(arrays) == len(weights):
+        return list(range(len(weights)))
+    first = lambda value: np.ravel(np.asarray(value, "float32"))[:64]  # noqa: E731
+    heads = [(tuple(w.shape), first(w)) for w in weights]
+    best = {0: (0.0, None)}  # by the number of arrays that have found their place
+    for row, (shape, head) in enumerate(heads):
+        found = dict(best)  # the weight was frozen
+        for number, (cost, rows) in best.items():
+            if number < len(arrays) and arrays[number].shape == shape:
+                more = cost + float(np.sum((first(arrays[number]) - head) ** 2))
+                if number + 1 not in found or more < found[number + 1][0]:
+                    found[number + 1] = (more, (rows, row))
+        best = found
+    if len(arrays) not in best:
+        raise checks.error(
+            "the averages in the file must be those of weights of the model",
+            fix="build the model as it was when the file was written",
+            averages=len(arrays),
+            weights=len(weights),
+        )
+    found, chain = [], best[len(arrays)][1]
+    while chain is not None:
+        chain, row = chain
+        found.append(row)
+    return found[::-1]
+
+
+def _require_same(expected: set, found: set) -> None:
+    if expected != found:
+        raise checks.error(
+            "the file must hold the averages of this model, one to one",
+            fix="build the model as it was when the file was written",
+            missing=sorted(expected - found),
+            unexpected=sorted(found - expected),
+        )
