@@ -99,15 +99,21 @@ def remove_dead_temporaries(directory: str | Path, *, recursive: bool = False) -
     return removed
 
 
-def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], Any]) -> Path:
+def write_atomically(
+    path: str | Path,
+    content: bytes | str | Callable[[Path], Any],
+    *,
+    make_directory: bool = True,
+) -> Path:
     """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
 
     The first call of a process in a directory removes what killed ones left there.
 
     Args:
-        path: the file; its directory is made if need be.
+        path: the file.
         content: the bytes, a text, or a function that writes to the path it is given. That path
             has the same suffix, which `keras.Model.save` and Pillow look at.
+        make_directory: make the directory of the file if need be.
 
     Returns:
         The path.
@@ -119,7 +125,8 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], A
     ```
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_directory:
+        path.parent.mkdir(parents=True, exist_ok=True)
     if (directory := path.parent.absolute()) not in _swept:
         _swept.add(directory)
         remove_dead_temporaries(directory)

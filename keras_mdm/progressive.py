@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -360,10 +361,10 @@ def _write_model(
     run.require_present()
     if same is not None and same.is_file():
         with contextlib.suppress(OSError):  # a file system without links
-            write_atomically(file, lambda temporary: os.link(same, temporary))
+            write_atomically(file, functools.partial(os.link, same), make_directory=False)
             run.note_model(file)
             return
-    write_atomically(file, model.save)
+    write_atomically(file, model.save, make_directory=False)
     run.note_model(file)
 
 

@@ -64,7 +64,9 @@ def save(
     ```
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    # Not the run's own directory: one that was moved must not come into being again.
+    for folder in (directory.parent, directory):
+        folder.mkdir(exist_ok=True)
     remove_leftovers(directory)
     name = f"step-{checks.integer('step', step, minimum=0):07d}"
     temporary = directory / f"{TEMPORARY_PREFIX}{name}"

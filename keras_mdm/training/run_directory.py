@@ -345,7 +345,12 @@ class RunDirectory:
             )
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        write_atomically(self.file, json.dumps(content, indent=2) + "\n")
+        try:
+            # A directory that was moved a moment ago must not come into being again.
+            write_atomically(self.file, json.dumps(content, indent=2) + "\n", make_directory=False)
+        except FileNotFoundError:
+            self.require_present()
+            raise
 
 
 def _path_of(file: IO) -> Path | None:

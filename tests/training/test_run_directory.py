@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from keras_mdm.training import checkpoints
 from keras_mdm.training.run_directory import RunDirectory
 
 PHASES = [{"levels": ("64",), "steps": 10}, {"levels": ("64", "256"), "steps": 5}]
@@ -37,3 +38,16 @@ def test_the_ledger_notes_phases_and_checkpoints(tmp_path):
     assert run.phase_record(1) == {"state": "done", "steps": 10}
     run.note_phase(1, {"state": "running", "steps": 0})  # begun again: what came after has not been
     assert run.phase_record(2) is None
+
+
+def test_a_directory_that_was_moved_does_not_come_into_being_again(tmp_path):
+    """Moved between the look at it and the writing."""
+    run = RunDirectory(tmp_path / "run")
+    with run.locked():
+        run.start({}, [{"levels": ["8"]}])
+        (tmp_path / "run").rename(tmp_path / "moved")
+        with pytest.raises(ValueError, match="must stay where it is.*moved_to="):
+            run._write({})
+        with pytest.raises(FileNotFoundError):
+            checkpoints.save(run.checkpoints(1), 1, {}, {})
+    assert not (tmp_path / "run").exists()
