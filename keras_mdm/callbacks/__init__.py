@@ -3,7 +3,7 @@
 from keras_mdm.callbacks.clips import animated_grid, encode_gif, encode_mp4, write_clip
 from keras_mdm.callbacks.diagnostics import Diagnostics
 from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
-from keras_mdm.callbacks.images import captioned_grid, contact_sheet, image_grid
+from keras_mdm.callbacks.images import captioned_grid, contact_sheet, image_grid, on_white
 from keras_mdm.callbacks.progress import ProgressBar
 from keras_mdm.callbacks.sample_grid import SampleGrid
 from keras_mdm.callbacks.signals import OrderlyStop
@@ -28,5 +28,6 @@ __all__ = [
     "encode_gif",
     "encode_mp4",
     "image_grid",
+    "on_white",
     "write_clip",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image
 
 from keras_mdm import checks
-from keras_mdm.callbacks.images import captioned_grid
+from keras_mdm.callbacks.images import captioned_grid, on_white
 from keras_mdm.files import write_atomically
 
 
@@ -22,7 +22,7 @@ def animated_grid(
     the same picture throughout.
 
     Args:
-        clips_by_level: {level: uint8 (B, T, H, W, 3) or, for images, (B, H, W, 3)}, lowest first.
+        clips_by_level: {level: uint8 (B, T, H, W, C) or, for images, (B, H, W, C)}, lowest first.
         prompts: B captions.
         size: side of every cell, see `captioned_grid`.
 
@@ -66,7 +66,7 @@ def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
     """Frames as the bytes of a GIF file that plays for ever, every one of them, equal ones too.
 
     Args:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, C) of 1, 3 or 4 channels; on white where they are transparent.
         frames_per_second: speed; GIF counts in hundredths of a second, all frames last as long.
 
     Returns:
@@ -108,7 +108,7 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
     """Frames as the bytes of an mp4 file (H.264) that browsers and players show.
 
     Args:
-        frames: uint8 (T, H, W, 3). Players want even sides: an odd one is repeated at the edge.
+        frames: uint8 (T, H, W, C). Players want even sides: an odd one is repeated at the edge.
         frames_per_second: speed.
         quality: the encoder's constant rate factor, 0 (lossless) to 51.
 
@@ -157,7 +157,7 @@ def write_clip(
 
     Args:
         path: the file, ending in .gif or .mp4.
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, C).
         frames_per_second: speed.
         smallest: smaller clips are enlarged by whole pixels until their shorter side has this many,
             as players would smear them.
@@ -186,12 +186,12 @@ def write_clip(
 
 def _check(frames: np.ndarray, frames_per_second: float, *, fastest: float) -> tuple:
     frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or not frames.size:
         raise checks.error(
-            "`frames` must be uint8 (T, H, W, 3)",
+            "`frames` must be uint8 (T, H, W, C)",
             fix="pass one clip, or an animated_grid of several",
             shape=frames.shape,
             dtype=str(frames.dtype),
         )
     speed = checks.real("frames_per_second", frames_per_second, minimum=0.1, maximum=fastest)
-    return frames, speed
+    return on_white(frames), speed

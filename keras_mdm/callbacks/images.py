@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_mdm import checks
+from keras_mdm import checks, pixels
 
 # Characters of a title that are drawn.
 _LONGEST = 300
@@ -17,12 +17,13 @@ def image_grid(images: np.ndarray, columns: int | None = None, *, gap: int = 2) 
     """Put a batch of pictures into one.
 
     Args:
-        images: uint8 (B, H, W, 3), or clips (B, T, H, W, 3): one row per clip, time to the right.
+        images: uint8 (B, H, W, C), or clips (B, T, H, W, C): one row per clip, time to the right.
+            C is 3, 1 (grey) or 4 (with transparency).
         columns: pictures per row; by default a nearly square grid. Clips ignore it.
         gap: width of the white lines between pictures.
 
     Returns:
-        uint8 (height, width, 3); places without a picture are white.
+        uint8 (height, width, C); places without a picture are white.
 
     Example:
 
@@ -32,11 +33,11 @@ def image_grid(images: np.ndarray, columns: int | None = None, *, gap: int = 2) 
     images = _as_uint8(images)
     if images.ndim == 5:
         columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
-    batch, height, width, _ = images.shape
+    batch, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(batch))
     checks.integer("columns", columns, minimum=1)
     rows = math.ceil(batch / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)
     grid = np.full(shape, 255, "uint8")
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
@@ -55,7 +56,8 @@ def captioned_grid(
     """One row per level, one column per prompt, the prompt under its column.
 
     Args:
-        images_by_level: {level: uint8 (B, H, W, 3)}, lowest first; of clips the first frame.
+        images_by_level: {level: uint8 (B, H, W, C)}, lowest first; of clips the first frame. Grey
+            ones become RGB, transparent ones lie on white.
         prompts: B captions; long ones are wrapped.
         size: side of every cell; by default the highest level's. Pictures are enlarged by whole
             pixels (nearest neighbour), never smoothed.
@@ -72,7 +74,7 @@ def captioned_grid(
     Image.fromarray(captioned_grid(images, prompts, size=160)).save("samples.png")
     ```
     """
-    levels = {name: _as_uint8(images) for name, images in images_by_level.items()}
+    levels = {name: on_white(images) for name, images in images_by_level.items()}
     if not levels or any(len(images) != len(prompts) for images in levels.values()):
         raise checks.error(
             "every level must hold one picture per prompt",
@@ -110,7 +112,7 @@ def contact_sheet(
     """One row per clip, its caption on the left, time to the right.
 
     Args:
-        clips: uint8 (B, T, H, W, 3).
+        clips: uint8 (B, T, H, W, C), see `captioned_grid`.
         prompts: B captions; long ones are wrapped.
         size: side of every frame; the clips' own unless given.
         font_size: height of the letters in pixels.
@@ -124,7 +126,7 @@ def contact_sheet(
     >>> contact_sheet(np.zeros((2, 4, 32, 32, 3), "uint8"), ["a", "b"], gap=0).shape[0]
     64
     """
-    clips = _as_uint8(clips)
+    clips = on_white(clips)
     if clips.ndim != 5 or len(clips) != len(prompts):
         raise checks.error(
             "there must be one clip (T, H, W, 3) per prompt",
@@ -174,18 +176,47 @@ def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """A (H, W, 3) uint8 picture as the bytes of a PNG file."""
+    """A (H, W, C) uint8 picture of 1, 3 or 4 channels as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="png")
+    shown = picture[..., 0] if picture.shape[-1] == 1 else picture
+    Image.fromarray(shown).save(buffer, format="png")
     return buffer.getvalue()
+
+
+def on_white(images: np.ndarray) -> np.ndarray:
+    """Pictures as they are looked at: RGB, where they are transparent on white.
+
+    Args:
+        images: uint8 (B, H, W, C), or clips (B, T, H, W, C); C is 1, 3 or 4.
+
+    Returns:
+        uint8 of the same shape with three channels.
+
+    Raises:
+        ValueError: if they are something else.
+
+    Example:
+
+    >>> on_white(np.array([[[[200, 0, 0, 0]]]], "uint8")).tolist()
+    [[[[255, 255, 255]]]]
+    """
+    images = _as_uint8(images)
+    if images.shape[-1] == 1:
+        return images.repeat(3, axis=-1)
+    if images.shape[-1] == 3:
+        return images
+    colours, share = images[..., :3].astype("float32"), images[..., 3:].astype("float32") / 255.0
+    return np.round(255.0 + (colours - 255.0) * share).astype("uint8")
 
 
 def _as_uint8(images: np.ndarray) -> np.ndarray:
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] != 3:
+    fits = images.ndim in (4, 5) and images.shape[-1] in pixels.PICTURE_CHANNELS
+    if images.dtype != np.uint8 or not fits:
         raise checks.error(
-            "pictures must be uint8 (B, H, W, 3), or clips (B, T, H, W, 3)",
-            fix="pass what `generate` returns for one level",
+            "pictures must be uint8 (B, H, W, C), or clips (B, T, H, W, C), of 1, 3 or 4 channels",
+            fix="pass what `generate` returns for one level; codes have to be decoded, see "
+            "keras_mdm.latents.to_pictures and SampleGrid(codec=)",
             shape=images.shape,
             dtype=str(images.dtype),
         )

@@ -11,6 +11,7 @@ from keras_mdm.callbacks.clips import animated_grid, encode_gif
 from keras_mdm.callbacks.images import captioned_grid, encode_png, image_grid
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.files import write_atomically
+from keras_mdm.latents import Codec, to_pictures
 
 if TYPE_CHECKING:
     from keras_mdm.callbacks.tensorboard import EventWriter
@@ -20,13 +21,15 @@ class SampleGrid(StepCallback):
     """Generate pictures or clips now and then; write files and, if wanted, TensorBoard images.
 
     Args:
-        generate_fn: function without arguments that gives {level: uint8 (B, H, W, 3)}, or
-            (B, T, H, W, 3) for clips.
+        generate_fn: function without arguments that gives {level: uint8 (B, H, W, C)}, or
+            (B, T, H, W, C) for clips, of 1, 3 or 4 channels; with a codec, codes.
         prompts: the captions of the B pictures, or `None` for plain grids only.
         directory: receives `step-0000500_64.png` per level and, with prompts,
             `step-0000500_all.png`; if there are clips, `step-0000500_all.gif`, which plays.
         every: generate when a multiple of this many steps is reached.
         writer: an `EventWriter`, such as `TensorBoardLogger(...).writer`.
+        codec: what decodes the codes that `generate_fn` gives, see `keras_mdm.latents`; for a model
+            of codes, whose `generate` has `output="float32"`.
         initial_step: see `StepCallback`.
 
     Example:
@@ -47,6 +50,7 @@ class SampleGrid(StepCallback):
         every: int,
         writer: "EventWriter | None" = None,
         *,
+        codec: Codec | None = None,
         initial_step: int = 0,
     ):
         super().__init__(initial_step=initial_step)
@@ -55,6 +59,7 @@ class SampleGrid(StepCallback):
         self.directory = Path(directory)
         self.every = checks.integer("every", every, minimum=1)
         self.writer = writer
+        self.codec = codec
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
@@ -63,6 +68,8 @@ class SampleGrid(StepCallback):
     def write(self) -> list[Path]:
         """Generate and write now; gives the paths of the files."""
         images = {level: np.asarray(batch) for level, batch in self.generate_fn().items()}
+        if self.codec is not None:
+            images = {level: to_pictures(self.codec, codes) for level, codes in images.items()}
         paths = [self._write(level, image_grid(batch)) for level, batch in images.items()]
         if self.prompts is None:
             return paths

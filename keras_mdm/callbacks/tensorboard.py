@@ -55,13 +55,13 @@ class EventWriter:
         )
 
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
-        """Write one (H, W, 3) uint8 picture."""
+        """Write one (H, W, C) uint8 picture."""
         self._encoded(step, tag, *picture.shape[:2], encode_png(picture))
 
     def clip(
         self, step: int, tag: str, frames: np.ndarray, *, frames_per_second: float = 8.0
     ) -> None:
-        """Write one (T, H, W, 3) uint8 clip, which plays among the pictures."""
+        """Write one (T, H, W, C) uint8 clip, which plays among the pictures."""
         content = encode_gif(frames, frames_per_second=frames_per_second)
         self._encoded(step, tag, *np.shape(frames)[1:3], content)
 

@@ -42,6 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         default=0.01,
         help="share of pictures or videos that cannot be used above which it stops (%(default)s)",
     )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3, 4),
+        default=3,
+        help="3 for RGB, 1 for grey, 4 for RGB with its transparency (%(default)s)",
+    )
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
         "--format",
@@ -110,7 +117,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _clips(args: argparse.Namespace, data: Any) -> str:
-    rule = data.ClipRule(args.size, args.frames, args.stride, short=args.short)
+    rule = data.ClipRule(
+        args.size, args.frames, args.stride, short=args.short, channels=args.channels
+    )
     videos = data.find_videos(args.source, captions=args.captions, max_skipped=args.max_skipped)
     shards = data.prepare_clips(videos, args.out, rule=rule, clips_per_shard=args.clips_per_shard)
     return f"{len(shards)} clips of {rule.frames} x {rule.size}"
@@ -120,6 +129,7 @@ def _pictures(args: argparse.Namespace, data: Any) -> str:
     options = {
         "size": args.size,
         "image_format": args.format,
+        "channels": args.channels,
         "records_per_shard": args.records_per_shard,
         "max_skipped": args.max_skipped,
     }

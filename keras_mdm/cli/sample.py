@@ -18,6 +18,7 @@ LONGEST_NAME = 60
 GRID_FILE = "grid.png"
 # Written out: `--help` does not start TensorFlow.
 SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+KINDS = ("pictures", "codes")
 GRIDS = ("uniform", "release", "logsnr", "karras")
 
 
@@ -78,6 +79,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="what clips are written as (%(default)s; mp4 needs PyAV)",
     )
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second (%(default)g)")
+    parser.add_argument(
+        "--as",
+        dest="kind",
+        choices=KINDS,
+        help="write PNG files, or the codes of an autoencoder as .npy files (default: by the "
+        "model's number of channels)",
+    )
     parser.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR")
     parser.set_defaults(run=run)
     return parser
@@ -103,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
         )
     model = models.load(args.model)
+    kind = kind_of(model, args.kind)
     if args.text_encoder:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
@@ -115,18 +124,68 @@ def run(args: argparse.Namespace) -> int:
         negative_prompts=args.negative,
         grid=args.grid,
         stop_at=args.stop_at,
-        init_image=read_picture(args.init) if args.init else None,
+        init_image=_start(args.init, model, kind) if args.init else None,
         strength=args.strength,
         steps=args.steps,
         sampler=args.sampler,
         guidance_scale=args.guidance,
         seed=args.seed,
         weights=args.weights,
+        output="float32" if kind == "codes" else "uint8",
     )
+    if kind == "codes":
+        for path in write_codes(images, captions, args.out):
+            print(path)
+        return 0
     paths = write(images, captions, args.out)
     for path in paths + play(images, captions, args.out, ending=args.clips, speed=args.fps):
         print(path)
     return 0
+
+
+def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
+    """What a model draws, "pictures" or "codes", by its number of channels unless that is said.
+
+    Args:
+        model: the model.
+        wanted: what was said.
+
+    Raises:
+        ValueError: if it may be either, or cannot be what was said.
+    """
+    from keras_mdm.pixels import PICTURE_CHANNELS
+
+    channels = model.unet.spec.out_channels
+    if wanted is None and channels == 4 and model.threshold == "none":
+        raise checks.error(
+            "four channels without a threshold may be a picture with transparency or a code",
+            fix="say --as pictures or --as codes",
+            channels=channels,
+            threshold=model.threshold,
+        )
+    if wanted == "pictures" and channels not in PICTURE_CHANNELS:
+        raise checks.error(
+            "pictures have 1, 3 or 4 channels",
+            fix="say --as codes, and decode them with keras_mdm.latents.to_pictures",
+            channels=channels,
+        )
+    return wanted or ("pictures" if channels in PICTURE_CHANNELS else "codes")
+
+
+def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
+    """What --init names: a picture, or the codes of one."""
+    import numpy as np
+
+    if kind == "pictures":
+        return read_picture(path, model.unet.spec.out_channels)
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as problem:
+        raise checks.error(
+            "--init must be a .npy file of codes for a model of codes",
+            fix="pass one that `keras-mdm sample` wrote",
+            init=str(path),
+        ) from problem
 
 
 def read_picture(path: Path, channels: int = 3) -> "np.ndarray":
@@ -184,7 +243,7 @@ def write(
     """Write pictures of all levels as PNG files, and a grid with the captions.
 
     Args:
-        images: uint8 `(B, H, W, 3)`, or clips `(B, T, H, W, 3)`, by level name.
+        images: uint8 `(B, H, W, C)`, or clips `(B, T, H, W, C)`, by level name; 1, 3 or 4 channels.
         captions: B texts.
         directory: made if it does not exist; files of the same name are replaced.
 
@@ -204,6 +263,30 @@ def write(
     for name, picture in pictures.items():
         (directory / name).write_bytes(encode_png(picture))
     return [directory / name for name in pictures]
+
+
+def write_codes(
+    codes: Mapping[str, "np.ndarray"], captions: Sequence[str], directory: Path
+) -> list[Path]:
+    """Write codes of all levels as .npy files.
+
+    Args:
+        codes: float32 `(B, H, W, C)` by level name.
+        captions: B texts.
+        directory: see `write`.
+
+    Returns:
+        The paths.
+    """
+    import numpy as np
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index, caption in enumerate(captions):
+        for level, batch in codes.items():
+            paths.append(directory / f"{index:03d}-{slug(caption)}_{level}.npy")
+            np.save(paths[-1], batch[index])
+    return paths
 
 
 def play(

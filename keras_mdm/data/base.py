@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.pixels import PICTURE_CHANNELS
 
 
 class Skipped(NamedTuple):
@@ -24,7 +25,7 @@ class CaptionedImages:
     """Pictures in memory with one caption and one label each.
 
     Attributes:
-        images: size in pixels to uint8 (n, size, size, 3); every size holds the same pictures.
+        images: size in pixels to uint8 (n, size, size, C); every size holds the same pictures.
         captions: one caption per picture.
         labels: int32 (n,), positions in `label_names`; -1 for pictures without a label.
         label_names: names of the labels.
@@ -39,9 +40,10 @@ class CaptionedImages:
 
     def __post_init__(self):
         for size, array in self.images.items():
-            if array.dtype != np.uint8 or array.shape != (len(self.captions), size, size, 3):
+            fits = array.shape[:-1] == (len(self.captions), size, size)
+            if array.dtype != np.uint8 or not fits or array.shape[-1] not in PICTURE_CHANNELS:
                 raise checks.error(
-                    "`images` must map sizes to uint8 (n, size, size, 3), one caption per picture",
+                    "`images` must map sizes to uint8 (n, size, size, C), one caption per picture",
                     fix="pass arrays that belong together",
                     size=size,
                     shape=array.shape,
@@ -108,11 +110,11 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     """Shrink uint8 pictures by averaging whole blocks of pixels, rounded to nearest.
 
     Args:
-        images: uint8 (n, s, s, 3), s a multiple of `size`.
+        images: uint8 (n, s, s, C), s a multiple of `size`.
         size: the new height and width.
 
     Returns:
-        uint8 (n, size, size, 3).
+        uint8 (n, size, size, C).
 
     Raises:
         ValueError: when the sizes do not divide.

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.image_rule import cut_square, to_channels
+from keras_mdm.data.image_rule import as_pixels, cut_square, to_channels
 from keras_mdm.data.reduction import reduce_pixels
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
@@ -41,7 +41,7 @@ def read_clip(
         mirror: flip left and right.
 
     Returns:
-        uint8 (T, size, size, 3), or (size, size, 3) if the rule's `frames` is `None`.
+        uint8 (T, size, size, C), or (size, size, C) if the rule's `frames` is `None`.
 
     Raises:
         UnusableVideo: if the file is missing, broken, too short, or holds no pictures.
@@ -82,7 +82,7 @@ def _read_video(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
     with _opened(path) as (container, stream):
         times = _frame_times(container, stream)
         wanted = [times[number] for number in rule.wanted(len(times), place)]
-        convert = _converter(stream, rule.drawn)
+        convert = _converter(stream, rule.drawn, rule.channels)
         found = {}
         # Some containers seek to a later frame than they were asked for: then from the beginning.
         for start in (wanted[0], min(0, times[0])):
@@ -123,8 +123,10 @@ def _frame_times(container: Any, stream: Any) -> list[int]:
     return sorted(set(times))
 
 
-def _converter(stream: Any, size: int) -> Callable[[Any], np.ndarray]:
-    """Function from a decoded frame to the centre square of its RGB pixels."""
+def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndarray]:
+    """Function from a decoded frame to the centre square of its pixels."""
+    from PIL import Image
+
     scaler = require_av().video.reformatter.VideoReformatter()
     shape = float(stream.sample_aspect_ratio or 1.0)  # pixels that are not square
 
@@ -135,7 +137,10 @@ def _converter(stream: Any, size: int) -> Callable[[Any], np.ndarray]:
         small = scaler.reformat(frame, width, height, "rgb24", interpolation=kind)
         picture = _centre(small.to_ndarray(), size)
         turns = round((frame.rotation or 0) / 90) % 4
-        return np.rot90(picture, turns) if turns else picture
+        picture = np.rot90(picture, turns) if turns else picture
+        if channels == 3:
+            return picture
+        return as_pixels(to_channels(Image.fromarray(picture), channels))
 
     return convert
 
@@ -179,7 +184,8 @@ def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray
         frames = []
         for number in rule.wanted(count, place):
             picture.seek(number)
-            frames.append(np.asarray(cut_square(to_channels(picture), rule.drawn)))
+            shown = to_channels(picture, rule.channels)
+            frames.append(as_pixels(cut_square(shown, rule.drawn)))
         return frames
 
 

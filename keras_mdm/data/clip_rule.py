@@ -11,11 +11,12 @@ from keras_mdm import checks
 from keras_mdm.data.reduction import still_frame
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
+from keras_mdm.pixels import PICTURE_CHANNELS
 
 STARTS = ("fixed", "random")
 SHORT = ("spread", "skip")
 # What rules did before they had a field for it.
-_BEFORE = {"short": "skip", "of": None, "downsample": "area", "frame": "first"}
+_BEFORE = {"short": "skip", "of": None, "downsample": "area", "frame": "first", "channels": 3}
 
 
 class UnusableVideo(Unusable):
@@ -45,6 +46,7 @@ class ClipRule:
         downsample: how they are reduced then, the process's `"area"` or `"bilinear"`.
         frame: what a picture shows of its clip, the process's `"first"`, `"middle"` or `"average"`;
             clips are the same with all of them.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with the transparency that animations may have.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -68,6 +70,7 @@ class ClipRule:
     of: int | None = None
     downsample: str = "area"
     frame: str = "first"
+    channels: int = 3
 
     def __post_init__(self):
         checks.integer("size", self.size, minimum=1)
@@ -80,6 +83,7 @@ class ClipRule:
                     frames=frames,
                 )
         checks.integer("stride", self.stride, minimum=1)
+        checks.one_of("channels", self.channels, PICTURE_CHANNELS)
         checks.one_of("start", self.start, STARTS)
         if not isinstance(self.flip, bool):
             raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)

@@ -69,6 +69,12 @@ def prepare_clips(
             start=rule.start,
             frames=rule.frames,
         )
+    if rule.channels == 4:
+        raise checks.error(
+            "prepared clips are JPEG pictures, which hold no transparency",
+            fix="pass a rule with channels=3 or 1, or read the animations themselves",
+            channels=rule.channels,
+        )
     if rule.drawn != rule.size:
         raise checks.error(
             "shards hold clips as large as their frames are brought to",
@@ -216,6 +222,7 @@ class ClipShards(Skipping):
             self.rule.size % rule.drawn
             or frames != self.rule.frames
             or rule.stride != self.rule.stride
+            or rule.channels != self.rule.channels
             or rule.start != "fixed"
             # What was spread is not told apart; short videos that were left out are not missed.
             or (rule.short, self.rule.short) == ("skip", "spread")
@@ -236,7 +243,7 @@ class ClipShards(Skipping):
             mirror: flip left and right.
 
         Returns:
-            uint8 (T, size, size, 3), or (size, size, 3) for a rule without frames.
+            uint8 (T, size, size, C), or (size, size, C) for a rule without frames.
 
         Raises:
             UnusableVideo: if it is damaged.
@@ -245,7 +252,7 @@ class ClipShards(Skipping):
         first = int(self._ends[shard - 1]) if shard else 0
         try:
             strip = self._reader(shard).read([row - first])[0]
-            clip = _frames(strip, self.rule.size)
+            clip = _frames(strip, self.rule.size, self.rule.channels)
         # The reader and Pillow have errors of their own.
         except Exception as problem:
             raise UnusableVideo(f"cannot be read: {problem or type(problem).__name__}") from problem
@@ -304,14 +311,15 @@ def _strip(clip: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    strip = Image.fromarray(clip.reshape(-1, *clip.shape[2:]))
+    tall = clip.reshape(-1, *clip.shape[2:])
+    strip = Image.fromarray(tall[..., 0] if tall.shape[-1] == 1 else tall)
     # Without chroma subsampling: at 64 pixels colours would bleed.
     strip.save(buffer, "jpeg", quality=_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
-def _frames(strip: bytes, size: int) -> np.ndarray:
+def _frames(strip: bytes, size: int, channels: int) -> np.ndarray:
     from PIL import Image
 
     with Image.open(io.BytesIO(strip)) as picture:
-        return np.asarray(picture).reshape(-1, size, size, 3)
+        return np.asarray(picture).reshape(-1, size, size, channels)

@@ -81,7 +81,7 @@ def clip_dataset(
         repeat: as in `image_dataset`.
 
     Returns:
-        A dataset of dicts: "video" uint8 (B, T, S, S, 3), or "image" (B, S, S, 3) for a rule
+        A dataset of dicts: "video" uint8 (B, T, S, S, C), or "image" (B, S, S, C) for a rule
         without frames, "text" (B, L, D) and "text_mask" (B, L) if asked for, "sample" int64 (B,).
 
     Raises:
@@ -108,7 +108,8 @@ def clip_dataset(
         clip, found = source.read_usable(int(row), rule, place=place, mirror=mirror)
         return clip, np.int64(found)
 
-    shape = (*(() if rule.frames is None else (rule.frames,)), rule.size, rule.size, 3)
+    shape = (*(() if rule.frames is None else (rule.frames,)), rule.size, rule.size)
+    shape = (*shape, rule.channels)
     key = "image" if rule.frames is None else "video"
 
     def decode(row: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:

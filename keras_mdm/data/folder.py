@@ -16,6 +16,7 @@ from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text, text_of
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.pixels import PICTURE_CHANNELS
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class FolderData(CaptionedImages):
     """Pictures of a folder in memory.
 
     Attributes:
-        images: size in pixels to uint8 (n, size, size, 3).
+        images: size in pixels to uint8 (n, size, size, C).
         captions: from `name.txt` beside `name.png`, else from the file name.
         labels: int32 (n,), which sub-folder of the folder; -1 for pictures directly in it.
         label_names: names of the sub-folders.
@@ -45,12 +46,13 @@ def load_folder(
     *,
     size: int | Sequence[int],
     downsample: str = "area",
+    channels: int = 3,
     extensions: Collection[str] = EXTENSIONS,
     progress: bool = True,
 ) -> FolderData:
     """Read all pictures below a folder into memory.
 
-    Every picture is turned upright, put on white where it is transparent, converted to 8-bit RGB,
+    Every picture is turned upright, put on white where it is transparent, converted to 8 bits,
     shrunk until its shorter side fits, and cropped to the centre square. Hidden files and folders
     are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`. A
     picture has one caption here, all lines of its text; `FolderImages` takes each line for one.
@@ -59,6 +61,7 @@ def load_folder(
         directory: searched with its sub-folders.
         size: height and width in pixels, or several; smaller ones are made of the largest.
         downsample: how, the process's D^r: "area" or "bilinear".
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which then stays.
         extensions: endings of picture files, in any case.
         progress: show a bar while reading.
 
@@ -74,10 +77,11 @@ def load_folder(
     >>> data.images[256].shape, data.captions[0]  # doctest: +SKIP
     """
     sizes = check_sizes("size", size)
+    checks.one_of("channels", channels, PICTURE_CHANNELS)
     checks.one_of("downsample", downsample, DOWNSAMPLING)
     root = Path(directory)
     files = _find(root, extensions)
-    rows, skipped = _read_all(files, root, sizes[-1], progress)
+    rows, skipped = _read_all(files, root, ImageRule(sizes[-1], channels=channels), progress)
     kept = [file for file, row in zip(files, rows, strict=True) if row is not None]
     if skipped:
         listed = "; ".join(f"{file} ({reason})" for file, reason in skipped[:5])
@@ -128,12 +132,12 @@ def _find(root: Path, extensions: Collection[str]) -> list[Path]:
 
 
 def _read_all(
-    files: Sequence[Path], root: Path, size: int, progress: bool
+    files: Sequence[Path], root: Path, rule: ImageRule, progress: bool
 ) -> tuple[list[tuple[np.ndarray, str] | None], list[Skipped]]:
     """Pictures with their captions, `None` where there is none; and why."""
     from tqdm import tqdm
 
-    skipped, rule = [], ImageRule(size)
+    skipped = []
 
     def work(file: Path) -> tuple[np.ndarray, str] | Skipped:
         try:

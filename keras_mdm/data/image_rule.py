@@ -11,6 +11,7 @@ from keras_mdm import checks
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.pixels import PICTURE_CHANNELS
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")
@@ -23,7 +24,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 class ImageRule:
     """What is done to a picture.
 
-    It is turned upright, put on white where it is transparent, converted to 8-bit RGB, resized with
+    It is turned upright, put on white where it is transparent, converted to 8 bits, resized with
     antialiasing until its shorter side fits, and cropped to a square. For a lower level of a
     process that is the square of the highest level, reduced from there as training reduces it: a
     level then sees the same picture, whether the sample has levels above it or not.
@@ -37,6 +38,7 @@ class ImageRule:
         max_pixels: larger pictures are skipped before they are decoded.
         of: size of the highest level of the process that the pictures are for, a multiple of
             `size`; `size` itself unless given.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which then stays.
         downsample: how the square of `of` pixels is reduced to `size`, the process's D^r: "area",
             means of blocks, or the paper's "bilinear", which is not antialiased.
 
@@ -58,8 +60,10 @@ class ImageRule:
     max_pixels: int = MAX_PIXELS
     of: int | None = None
     downsample: str = "area"
+    channels: int = 3
 
     def __post_init__(self):
+        checks.one_of("channels", self.channels, PICTURE_CHANNELS)
         checks.integer("size", self.size, minimum=1)
         if self.of is not None and checks.integer("of", self.of, minimum=1) % self.size:
             raise checks.error(
@@ -97,19 +101,19 @@ def decode(
         mirror: flip left and right.
 
     Returns:
-        uint8 (size, size, 3), and (height, width) before it was resized, upright.
+        uint8 (size, size, channels), and (height, width) before it was resized, upright.
 
     Raises:
         Unusable: if the bytes are no picture, are damaged, or hold too many pixels.
     """
     picture = open_picture(data, rule.max_pixels)
     try:
-        upright = to_channels(picture)
+        upright = to_channels(picture, rule.channels)
         square = cut_square(upright, rule.drawn, place)
     # What Pillow raises depends on the format and on what is wrong with the bytes.
     except Exception as problem:
         raise Unusable(_reason(problem)) from problem
-    pixels = reduce_pixels(np.asarray(square), rule.size, rule.downsample)
+    pixels = reduce_pixels(as_pixels(square), rule.size, rule.downsample)
     return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
 
 

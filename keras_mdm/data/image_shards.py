@@ -33,6 +33,7 @@ class ImagePreparation:
         size: height and width of the squares.
         image_format: "jpeg" (quality 95), "png" or "webp" (both lossless).
         records_per_shard: records of the source per shard.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which JPEG has not.
         captions: whether a record needs a caption.
         max_skipped: share of unusable records above which preparing fails at its end.
 
@@ -49,6 +50,7 @@ class ImagePreparation:
         image_format: str = "jpeg",
         records_per_shard: int = 8192,
         captions: bool = False,
+        channels: int = 3,
         max_skipped: float = MAX_SKIPPED,
     ):
         self.path, self._source = None, source
@@ -61,8 +63,15 @@ class ImagePreparation:
                 source=source,
             )
         self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
-        self.rule = ImageRule(size)
+        self.rule = ImageRule(size, channels=channels)
         self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))
+        if channels == 4 and image_format == "jpeg":
+            raise checks.error(
+                "JPEG files hold no transparency",
+                fix='pass image_format="png" or "webp"',
+                image_format=image_format,
+                channels=channels,
+            )
         self.records_per_shard = checks.integer("records_per_shard", records_per_shard, minimum=1)
         self.captions = bool(captions)
         self.directory = Path(directory)
@@ -93,6 +102,8 @@ class ImagePreparation:
             "image_format": self.image_format,
             "records_per_shard": self.records_per_shard,
             "captions": self.captions,
+            # As it was before there was a choice.
+            **({} if self.rule.channels == 3 else {"channels": self.rule.channels}),
             "label_names": list(self.source.label_names),
         }
 
@@ -128,7 +139,7 @@ class ImagePreparation:
         picture = open_picture(data, self.rule.max_pixels)
         buffer = io.BytesIO()
         try:
-            upright = to_channels(picture)
+            upright = to_channels(picture, self.rule.channels)
             square = cut_square(upright, self.rule.size)
             square.save(buffer, self.image_format, **FORMATS[self.image_format])
         except Exception as problem:
@@ -178,7 +189,7 @@ def prepare_images(
         directory: receives the shards and `manifest.json`.
         workers: threads; the number of cores unless given.
         progress: show a bar.
-        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions.
+        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions, channels.
 
     Returns:
         The shards, open.

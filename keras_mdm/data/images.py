@@ -70,7 +70,7 @@ def image_dataset(
             validation; its last batch may be smaller, and records that cannot be used are left out.
 
     Returns:
-        A dataset of dicts: "image" uint8 (B, S, S, 3), or float32 if the rule says so; "text"
+        A dataset of dicts: "image" uint8 (B, S, S, C), or float32 if the rule says so; "text"
         (B, L, D) and "text_mask" (B, L) with an encoder; "label" int32 (B,) if asked for; the
         micro-condition float32 (B,); "sample" int64 (B,), the position.
 
@@ -109,7 +109,7 @@ def image_dataset(
         found = call_python(load, (rows, positions), (*kinds, tf.int64))
         pictures, classes, sides, captions, positions = found
         number = group if end is None else None
-        pictures.set_shape((number, rule.size, rule.size, 3))
+        pictures.set_shape((number, rule.size, rule.size, rule.channels))
         for value in (classes, sides, captions, positions):
             value.set_shape((number,))
         records = {"image": pictures, "sample": positions}
@@ -223,7 +223,7 @@ def _loader(
             found, positions = list(itertools.compress(found, kept)), positions[kept]
         made = [value for value, _ in found]
         pictures, classes, sides, captions = zip(*made, strict=True) if made else ((),) * 4
-        shape = (len(made), rule.size, rule.size, 3)
+        shape = (len(made), rule.size, rule.size, rule.channels)
         pictures = np.stack(pictures) if made else np.empty(shape, np.uint8)
         if rule.pixel_range == "release":
             pictures = (pictures.astype(np.float32) - 127.0) / 128.0

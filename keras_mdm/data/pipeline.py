@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages
 from keras_mdm.data.workers import once
+from keras_mdm.pixels import PICTURE_CHANNELS
 
 _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "sample")
 
@@ -156,9 +157,10 @@ def image_text_dataset(
     """Return training batches out of arrays in memory, endless unless asked for.
 
     Args:
-        images: uint8 (n, S, S, 3), or a record such as `load_emoji` and `load_folder` return, of
+        images: uint8 (n, S, S, C) of 1, 3 or 4 channels, or codes of an autoencoder, float32 of any
+            number of channels, or a record such as `load_emoji` and `load_folder` return, of
             which the largest size is used (training makes the smaller ones) and the labels; or
-            clips, uint8 (n, T, S, S, 3), which batches hold as "video".
+            clips, (n, T, S, S, C), which batches hold as "video".
         text: token states (n, L, D), for example of `encode_cached`.
         text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
         labels: int (n,), -1 for unconditional; by default those of the record.
@@ -173,8 +175,8 @@ def image_text_dataset(
         repeat: as in `ordered_dataset`.
 
     Returns:
-        A dataset of dicts: "image" uint8 (B, S, S, 3) or "video" (B, T, S, S, 3), "text" (B, L, D)
-        and "text_mask" (B, L) in the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,),
+        A dataset of dicts: "image" (B, S, S, C) or "video" (B, T, S, S, C), "text" (B, L, D) and
+        "text_mask" (B, L) in the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,),
         micro-conditions float32 (B,), "sample" int64 (B,), the position.
 
     Raises:
@@ -220,15 +222,12 @@ def image_text_dataset(
 
 
 def _check(image: np.ndarray, columns: dict[str, np.ndarray], micro: dict[str, np.ndarray]) -> None:
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (4, 5)
-        or image.shape[-1] != 3
-        or not image.size
-    ):
+    pictures = image.dtype == np.uint8 and image.shape[-1:] in {(c,) for c in PICTURE_CHANNELS}
+    codes = image.dtype == np.float32
+    if not (pictures or codes) or image.ndim not in (4, 5) or not image.size:
         raise checks.error(
-            "`images` must be uint8 (n, height, width, 3), or clips (n, T, height, width, 3), with "
-            "n of at least 1",
+            "`images` must be uint8 (n, height, width, C) of 1, 3 or 4 channels, or float32 codes, "
+            "or clips (n, T, height, width, C), with n of at least 1",
             fix="convert the pictures, for example with load_folder",
             shape=image.shape,
             dtype=image.dtype.name,

@@ -98,7 +98,7 @@ class VideoFiles(Skipping):
             mirror: flip left and right.
 
         Returns:
-            uint8 (T, size, size, 3), or (size, size, 3) for a rule without frames.
+            uint8 (T, size, size, C), or (size, size, C) for a rule without frames.
 
         Raises:
             UnusableVideo: if the file gives no clip.

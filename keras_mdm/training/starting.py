@@ -13,8 +13,8 @@ from keras_mdm.training.level_process import LevelProcess
 
 # How much of the way is gone again when a picture is changed without a mask.
 STRENGTH = 0.7
-# Data with another number of channels are codes, which have no range.
-PICTURE_CHANNELS = 3
+# Of floats with these channels the range is checked. Others may be codes, four channels too.
+RANGED = (1, 3)
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +135,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
     if whole.dtype == np.uint8:
         whole = pixels.to_unit(whole)
     elif not np.issubdtype(whole.dtype, np.floating) or (
-        channels == PICTURE_CHANNELS and not np.all(np.abs(whole) <= 1.0 + 1e-6)
+        channels in RANGED and not np.all(np.abs(whole) <= 1.0 + 1e-6)
     ):
         raise checks.error(
             f"`{name}` must be uint8, or float in [-1, 1]",
