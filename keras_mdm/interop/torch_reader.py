@@ -1,10 +1,12 @@
 """Reads PyTorch checkpoints (zip archives) without PyTorch, memory-mapped."""
 
+import io
 import mmap
 import os
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.interop.torch_pickle import SafeUnpickler
 
+_PART = 2**26  # bytes that are read at a time for the checksum
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name and of the extra field
 
 
@@ -27,8 +30,8 @@ class TorchFile:
 
     Raises:
         ValueError: if the file does not exist, is no zip archive (PyTorch before 1.6 wrote others),
-            is cut off, or its pickle names anything but tensors, plain values and the official
-            code's own classes. Nothing in the file is run.
+            is cut off, does not have the checksums that it names, or its pickle names anything but
+            tensors, plain values and the official code's own classes. Nothing in the file is run.
 
     Example:
 
@@ -62,8 +65,9 @@ class TorchFile:
     def items(self) -> Any:
         """Return what was saved; tensors are read-only float or integer arrays."""
         try:
-            with self._archive.open(f"{self._prefix}data.pkl") as file:
-                return SafeUnpickler(file, self._tensor, self._storage).load()
+            # Read whole: only then its checksum is compared.
+            file = io.BytesIO(self._archive.read(f"{self._prefix}data.pkl"))
+            return SafeUnpickler(file, self._tensor, self._storage).load()
         except (
             pickle.UnpicklingError,
             zipfile.BadZipFile,
@@ -75,6 +79,8 @@ class TorchFile:
             struct.error,
             OverflowError,
             RecursionError,
+            RuntimeError,  # a flipped bit makes an entry encrypted
+            zlib.error,
         ) as problem:
             raise self._broken("cannot be read", f"{type(problem).__name__}: {problem}") from None
 
@@ -119,7 +125,16 @@ class TorchFile:
         start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         if signature != b"PK\x03\x04" or start + info.file_size > len(self._map):
             raise self._broken("ends early", name)
-        return np.frombuffer(self._map, np.uint8, info.file_size, start)
+        data = np.frombuffer(self._map, np.uint8, info.file_size, start)
+        checksum = 0
+        for begin in range(0, len(data), _PART):
+            checksum = zlib.crc32(data[begin : begin + _PART], checksum)
+            self.release()
+        if checksum != info.CRC:
+            raise self._broken(
+                "holds a tensor that is damaged, or was written without checksums", name
+            )
+        return data
 
     def _tensor(self, storage, offset, size, stride, dtype=None) -> np.ndarray:
         data, code = storage

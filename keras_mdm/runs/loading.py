@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_mdm import checks
+from keras_mdm.files import DAMAGED
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.run_directory import RunDirectory
@@ -86,8 +87,11 @@ def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
     if found.run is None or found.phase is None:
         return None
     for file in model_files(RunDirectory(found.run), found.phase):
-        with zipfile.ZipFile(file) as archive:
-            described = json.loads(archive.read("config.json"))
+        try:
+            with zipfile.ZipFile(file) as archive:
+                described = dict(json.loads(archive.read("config.json")))
+        except DAMAGED as problem:
+            raise _damaged(file, problem) from problem
         # The optimizer is that of the program.
         return {k: v for k, v in described.items() if k not in ("compile_config", "build_config")}
     return None
@@ -102,7 +106,7 @@ def _load_file(path: Path) -> MatryoshkaDiffusion:
         if "Could not locate" not in str(problem):
             raise _damaged(path, problem) from problem
         raise unknown_class(path, problem) from problem
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as problem:
+    except (*DAMAGED, AttributeError, IndexError) as problem:
         raise _damaged(path, problem) from problem
     if not isinstance(model, MatryoshkaDiffusion):
         raise checks.error(

@@ -60,10 +60,25 @@ class T5Config:
             value = content.get(field.name, field.default)
             if field.type is int and not (checks.is_int(value) and value > 0):
                 wrong[field.name] = None if value is dataclasses.MISSING else value
+        epsilon = content.get("layer_norm_epsilon", 1e-6)
+        if not checks.is_real(epsilon) or epsilon <= 0:
+            wrong["layer_norm_epsilon"] = epsilon
+        if not wrong:  # both halves need single distances, and longer ones that share
+            buckets, distance = (
+                content.get(name, getattr(cls, name))
+                for name in ("relative_attention_num_buckets", "relative_attention_max_distance")
+            )
+            if buckets < 4 or distance <= buckets // 4:
+                wrong |= {
+                    "relative_attention_num_buckets": buckets,
+                    "relative_attention_max_distance": distance,
+                }
         if content.get("model_type", "t5") not in ("t5", "mt5"):
             wrong["model_type"] = content["model_type"]
         given = {f.name: content[f.name] for f in fields if f.name in content}
-        if str(given.get("feed_forward_proj", "relu")).split("-")[-1] not in ACTIVATIONS:
+        activation = given.get("feed_forward_proj", "relu")
+        known = isinstance(activation, str) and activation.removeprefix("gated-") in ACTIVATIONS
+        if not known:
             wrong["feed_forward_proj"] = given["feed_forward_proj"]
         if wrong:
             raise checks.error(

@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.text import safetensors_header
 from keras_mdm.text.t5_network import T5Config, tensor_shapes
 
 CONFIG, VOCABULARY = "config.json", "spiece.model"
@@ -23,9 +24,6 @@ FINGERPRINT_BYTES = 4096
 
 # Elements that are read at a time: what reading costs beside the weights themselves.
 PART = 2**21
-
-# A header lists names and places; no model needs more.
-LARGEST_HEADER = 100 * 2**20
 
 
 class T5Folder:
@@ -53,7 +51,7 @@ class T5Folder:
         self.config = self._read_config(problems)
         if not (self.folder / VOCABULARY).is_file():
             problems.append(f"{VOCABULARY} is missing")
-        self._places: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
+        self._places: dict[str, safetensors_header.Place] = {}
         for file in self._weight_files(problems):
             self._read_header(file, problems)
         if self.config is not None and self._places:
@@ -72,8 +70,11 @@ class T5Folder:
             problems.append(f"{CONFIG} is missing")
             return None
         try:
-            return T5Config.from_json(json.loads(file.read_text()))
-        except json.JSONDecodeError:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, Mapping):
+                return T5Config.from_json(content)
+            problems.append(f"{CONFIG} holds no fields")
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             problems.append(f"{CONFIG} is not JSON")
         except ValueError as wrong:
             problems.append(str(wrong))
@@ -86,10 +87,15 @@ class T5Folder:
         else:
             try:
                 names = json.loads(index.read_text())["weight_map"].values()
-            except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
+            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
                 problems.append(f"{INDEX} has no weight_map")
                 return []
-            files = [self.folder / name for name in sorted(set(map(str, names)))]
+            names = sorted(set(map(str, names)))
+            outside = [name for name in names if Path(name).name != name]
+            if outside:
+                problems.append(f"{INDEX} names files of other folders: {outside[:3]}")
+                return []
+            files = [self.folder / name for name in names]
         missing = [file.name for file in files if not file.is_file()]
         problems += [f"{name} is missing" for name in missing]
         if missing and any(self.folder.glob("*.bin")):
@@ -97,36 +103,18 @@ class T5Folder:
         return [file for file in files if file.name not in missing]
 
     def _read_header(self, file: Path, problems: list[str]) -> None:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            first = stream.read(8)
-            length = int.from_bytes(first, "little")
-            if first.startswith(b"version"):
-                problems.append(f"{file.name} is a Git LFS pointer, not the weights")
-                return
-            if len(first) < 8 or length > min(size - 8, LARGEST_HEADER):
-                problems.append(f"{file.name} is cut off, or no safetensors file")
-                return
-            try:
-                header = json.loads(stream.read(length))
-                places = {
-                    name: (file, kind["dtype"], tuple(kind["shape"]), 8 + length + begin)
-                    for name, kind in header.items()
-                    if name != "__metadata__"
-                    for begin in kind["data_offsets"][:1]
-                }
-                ends = [kind["data_offsets"][1] for n, kind in header.items() if n in places]
-            except (ValueError, KeyError, TypeError, AttributeError):
-                problems.append(f"{file.name} is no safetensors file")
-                return
-        whole = 8 + length + max(ends, default=0)
-        if size < whole:
-            problems.append(f"{file.name} is cut off: {size:,} of {whole:,} bytes")
+        places, wrong = safetensors_header.read_header(file)
+        twice = sorted(places.keys() & self._places.keys())
+        problems += [*wrong, *(f"tensor {name} is in several files" for name in twice)]
         self._places |= places
 
     def _wrong_tensors(self) -> Iterator[str]:
         """What is missing or has another shape. Files of an encoder alone may name its embedding
         after the encoder."""
+        layers = self.config.num_layers
+        if layers > len(self._places):  # names of 10 million layers would take minutes
+            yield f"{CONFIG} has {layers:,} layers, the files {len(self._places):,} tensors"
+            return
         alias = "encoder.embed_tokens.weight"
         if alias in self._places:
             self._places.setdefault("shared.weight", self._places[alias])
@@ -134,11 +122,11 @@ class T5Folder:
             if name not in self._places:
                 yield f"tensor {name} is missing"
                 continue
-            _, kind, found, _ = self._places[name]
-            if found != shape:
-                yield f"tensor {name} has shape {found} instead of {shape}"
-            if kind not in TYPES:
-                yield f"tensor {name} is of type {kind}, not one of {', '.join(TYPES)}"
+            place = self._places[name]
+            if place.shape != shape:
+                yield f"tensor {name} has shape {place.shape} instead of {shape}"
+            if place.kind not in TYPES:
+                yield f"tensor {name} is of type {place.kind}, not one of {', '.join(TYPES)}"
 
     @property
     def vocabulary(self) -> bytes:
@@ -149,15 +137,28 @@ class T5Folder:
         """Read a tensor piece by piece, as flat float32 arrays.
 
         Read, not mapped: pages of a mapping would count as memory until they are dropped.
+
+        Raises:
+            ValueError: if a number is not finite.
         """
-        file, kind, shape, offset = self._places[name]
-        size, width = math.prod(shape), np.dtype(TYPES[kind]).itemsize
+        place = self._places[name]
+        kind, size, width = place.kind, math.prod(place.shape), np.dtype(TYPES[place.kind]).itemsize
         for begin in range(0, size, PART):
             count = min(PART, size - begin)
-            value = np.fromfile(file, TYPES[kind], count, offset=offset + begin * width)
+            first = place.offset + begin * width
+            value = np.fromfile(place.file, TYPES[kind], count, offset=first)
             if kind == "BF16":
                 value = (value.astype("<u4") << 16).view("<f4")
-            yield value.astype("float32", copy=False)
+            with np.errstate(over="ignore"):
+                value = value.astype("float32", copy=False)
+            if not np.isfinite(value).all():
+                raise checks.error(
+                    "the text encoder's weights must be finite",
+                    fix=f"download {place.file.name} again",
+                    tensor=name,
+                    file=str(place.file),
+                )
+            yield value
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over vocabulary, configuration, and the beginning of every tensor.
@@ -168,10 +169,10 @@ class T5Folder:
         found = hashlib.sha256(self.vocabulary)
         found.update(repr(self.config).encode())
         for name in tensor_shapes(self.config):
-            file, kind, shape, offset = self._places[name]
-            found.update(f"{name} {kind} {shape}".encode())
-            with open(file, "rb") as stream:
-                stream.seek(offset)
-                size = math.prod(shape) * np.dtype(TYPES[kind]).itemsize
+            place = self._places[name]
+            found.update(f"{name} {place.kind} {place.shape}".encode())
+            with open(place.file, "rb") as stream:
+                stream.seek(place.offset)
+                size = math.prod(place.shape) * np.dtype(TYPES[place.kind]).itemsize
                 found.update(stream.read(min(size, FINGERPRINT_BYTES)))
         return found.hexdigest()

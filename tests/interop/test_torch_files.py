@@ -244,3 +244,19 @@ def test_torch_loads_what_was_written_without_trusting_it(tmp_path):
     assert list(found) == list(state)
     for key, value in state.items():
         np.testing.assert_array_equal(found[key].numpy(), value, err_msg=key)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("entry", ["data/0", "data.pkl"])
+def test_a_wrong_checksum_is_refused(tmp_path, entry, compression):
+    data = np.random.default_rng(0).normal(size=4000).astype("<f4")
+    value = {"weight": tensor("0", (4000,), (1,))}
+    path = write_archive(tmp_path / "x.pth", pickled(value), {"0": data.tobytes()}, compression)
+    np.testing.assert_array_equal(TorchFile(path).items()["weight"], data)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"archive/{entry}")
+    content = bytearray(path.read_bytes())
+    content[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Received: .*To fix it: "):
+        TorchFile(path).items()

@@ -256,7 +256,9 @@ def test_what_is_no_model_is_one_error_that_names_what_is(tmp_path, run):
         load(run / "phase-3")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "changed", "no weights", "no config", "other"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "changed", "encrypted", "no weights", "no config", "null", "other"]
+)
 def test_a_damaged_file_is_one_error(tmp_path, models, damage):
     import zipfile
 
@@ -272,13 +274,19 @@ def test_a_damaged_file_is_one_error(tmp_path, models, damage):
         path.write_bytes(whole[:middle] + 64 * b"\xa5" + whole[middle + 64 :])
     elif damage == "other":
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    elif damage == "encrypted":  # one bit of the general purpose flags
+        path.write_bytes(
+            whole.replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
+        )
     else:
         leave = "model.weights.h5" if damage == "no weights" else "config.json"
         with zipfile.ZipFile(path) as archive:
             kept = {n: archive.read(n) for n in archive.namelist() if n != leave}
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in kept.items():
-                archive.writestr(name, content)
+                archive.writestr(name, b"null" if damage == "null" else content)
+            if damage == "null":
+                archive.writestr("config.json", b"null")
     with pytest.raises(ValueError, match=THREE_PARTS) as failure:
         load(path)
     assert str(path) in str(failure.value)
