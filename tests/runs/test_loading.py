@@ -275,9 +275,9 @@ def test_a_damaged_file_is_one_error(tmp_path, models, damage):
     elif damage == "other":
         keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
     elif damage == "encrypted":  # one bit of the general purpose flags
-        path.write_bytes(
-            whole.replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
-        )
+        entry = b"PK\x01\x02\x14\x03\x14\0"
+        assert entry in whole
+        path.write_bytes(whole.replace(entry + b"\0", entry + b"\1"))
     else:
         leave = "model.weights.h5" if damage == "no weights" else "config.json"
         with zipfile.ZipFile(path) as archive:
