@@ -1,14 +1,13 @@
 """Models made of a trained one: its inner levels alone, or its levels with other frames."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from keras_mdm import checks
 from keras_mdm.models import NestedUNet, cut, with_frames
 from keras_mdm.models.lora import check_without_lora
-from keras_mdm.models.specs import NestedUNetSpec
 from keras_mdm.training import checkpoints
+from keras_mdm.training.taking import StartReport, choose
 
 
 class DerivedMixin:
@@ -74,7 +73,7 @@ class DerivedMixin:
         renamed = dict(zip(self.unet.levels, unet.levels, strict=True))
         return self._derived(unet, renamed, dict(pairs))
 
-    def start_from(self, trained: Self) -> list[str]:
+    def start_from(self, trained: Self, *, skip: Sequence[str] = ()) -> StartReport:
         """Take the weights and averages of a trained model whose levels this one has.
 
         What growth does between two phases, for models of different runs: the trained model's
@@ -85,18 +84,25 @@ class DerivedMixin:
 
         Args:
             trained: the model to begin with, such as `keras_mdm.load` returned.
+            skip: parts that stay new, which may differ: names of parts of the network, such as
+                "class_embedding" for other classes; or paths of weights, their beginnings or
+                patterns, such as "level_64/conv_in" or "*/text_kv". All else is taken.
 
         Returns:
-            Names of the weights that are new, with their initial values.
+            Names of the weights that are new, with their initial values; printed, it says what was
+            taken, what is new and what was left behind, part by part.
 
         Raises:
             ValueError: naming all differences, before anything is taken: the levels must be those
                 of the trained model and the same in every option, and so must channels, classes
-                and text.
+                and text, but for what `skip` names. What to skip is said as well.
 
         Example:
 
         >>> model.start_from(mdm.load("runs/cc12m_256"))
+        >>> print(five_classes.start_from(three_classes, skip=["class_embedding"]))
+        taken: level_8 (34), level_8_embedding (4); new: class_embedding (1); left behind: \
+class_embedding (1)
 
         Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
         """
@@ -109,29 +115,23 @@ class DerivedMixin:
         for model in (self, trained):
             model.refresh()
             check_without_lora(model.unet, "start_from")
-        differences = _differences(self.unet.spec, trained.unet.spec)
-        if differences:
-            raise checks.error(
-                "the trained model must have the levels and conditions of the new one, which may "
-                "have more levels outside of them",
-                fix="build the new model with them, or start from another one",
-                differences=differences,
-            )
-        mine = {variable.path: variable for variable in self.unet.weights}
+        kept, report = choose(self.unet, trained.unet, skip)
         theirs = {variable.path: variable.value for variable in trained.unet.weights}
-        kept = {path: variable for path, variable in mine.items() if path in theirs}
-        checkpoints.assign(kept, theirs, what="trained model")
+        checkpoints.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
         theirs_by_name = trained.averages.by_name
         for name, ema in self.averages.by_name.items():
             averages = ema.by_path()
             found = theirs_by_name.get(name, trained.ema).by_path()
-            held = {path: average for path, average in averages.items() if path in found}
+            held = [path for path in averages if path in found and path in kept]
+            held, found = ({path: each[path] for path in held} for each in (averages, found))
             checkpoints.assign(held, found, what="averages")
+        taken = {path.partition("/")[0] for path in kept}
         for level, value in trained.residual_std.items():
-            if level in self.residual_std:
+            # It belongs to the weights of its level.
+            if level in self.residual_std and f"level_{level}_down" in taken:
                 self.residual_std[level].assign(value.value)
         self.averages.mark()
-        return sorted(mine.keys() - theirs.keys())
+        return report
 
     def _derived(
         self, unet: NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]
@@ -162,25 +162,6 @@ class DerivedMixin:
         model.averages.mark()
         model.text_encoder = self.text_encoder
         return model
-
-
-def _differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[str]:
-    """How a trained network differs from the inner levels of another one."""
-    names = ["num_classes", "text_width", "pooled_width", "time_width"]
-    names += ["in_channels", "out_channels"]
-    if spec.text_width and trained.text_width:
-        names += ["text_projection", "text_blocks"]
-    pairs = [(name, getattr(spec, name), getattr(trained, name)) for name in names]
-    levels, before = ([level.name for level in each.levels] for each in (spec, trained))
-    if levels[: len(before)] != before:
-        pairs.append(("levels", levels, before))
-    known = {level.name: level for level in trained.levels}
-    for level in spec.levels:
-        other = known.get(level.name, level)
-        for field in (field.name for field in dataclasses.fields(level)):
-            name = f"{field} of level {level.name}"
-            pairs.append((name, getattr(level, field), getattr(other, field)))
-    return [f"{name}: {new!r} here, {old!r} trained" for name, new, old in pairs if new != old]
 
 
 def _copy_averages(source: Any, target: Any, paths: list[str]) -> None:

@@ -1,6 +1,8 @@
 """A model that begins with a trained one: what it takes, what stays its own."""
 
+import ast
 import dataclasses
+import fnmatch
 import re
 
 import numpy as np
@@ -113,3 +115,120 @@ def test_texts_of_another_width_and_more_levels_than_there_are():
         make([PLAIN_INNER]).start_from(make([PLAIN_INNER, outer(16)]))
     with pytest.raises(ValueError, match=r"trained='NestedUNet'"):
         text[0].start_from(text[1].unet)
+
+
+# Parts that stay new.
+
+
+def conditional(**network):
+    return MatryoshkaDiffusion(tiny_unet([INNER, outer(16)], **network), power_emas=(0.1,))
+
+
+def test_other_classes_are_new_and_all_else_is_taken():
+    trained, model = conditional(num_classes=3, seed=1), conditional(num_classes=5)
+    scramble_averages(trained)
+    before = values(model.variables)
+    with pytest.raises(ValueError, match=r"leave parts new with skip=\['class_embedding'\]"):
+        model.start_from(trained)
+    np.testing.assert_equal(values(model.variables), before)
+    first = values(model.unet.weights)
+    report = model.start_from(trained, skip=["class_embedding"])
+    assert report == report.new == report.left == ["class_embedding/table"]
+    after, old = values(model.unet.weights), values(trained.unet.weights)
+    assert set(report.taken) == old.keys() - {"class_embedding/table"}
+    assert after["class_embedding/table"].shape == (6, 32)
+    for path in after:
+        source = first if path == "class_embedding/table" else old
+        np.testing.assert_array_equal(after[path], source[path])
+    found, expected = averages(model.ema), averages(trained.ema)
+    for path in found:
+        source = before_average(before, path) if path in report else expected[path]
+        np.testing.assert_array_equal(found[path], source)
+    said = str(report)
+    assert said.startswith("taken: level_16_down (28)") and "new: class_embedding (1)" in said
+    assert said.endswith("left behind: class_embedding (1)")
+    # It draws the new classes, and the class that stands for none is new like them.
+    drawn = model.generate(labels=[0, 4], steps=2, progress=False, guidance_scale=1.0)["16"]
+    assert drawn.shape == (2, 16, 16, 3)
+
+
+def before_average(before, path):
+    (value,) = (v for p, v in before.items() if p.endswith(f"/ema__{path.replace('/', '__')}"))
+    return value
+
+
+SKIPS = {
+    "the same number of classes": ({"num_classes": 3}, {"num_classes": 3}, ["class_embedding"]),
+    "classes instead of none": ({}, {"num_classes": 3}, ["class_embedding"]),
+    "none instead of classes": ({"num_classes": 3}, {}, ["class_embedding"]),
+    "another text": (
+        {"text_width": 6, "text_projection": 8},
+        {"text_width": 10, "text_projection": 8},
+        ["text_conditioning/project"],
+    ),
+    "text instead of classes": (
+        {"num_classes": 3},
+        {"text_width": 6},
+        ["class_embedding", "text_conditioning", "*/text_norm", "*/text_kv"],
+    ),
+    "pictures with alpha": (
+        {},
+        {"in_channels": 4, "out_channels": 4},
+        ["*/conv_in", "*/conv_out"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SKIPS)
+def test_what_is_named_is_new_and_the_advice_names_it(kind):
+    source, target, skip = SKIPS[kind]
+    trained, model = conditional(seed=1, **source), conditional(**target)
+    first, old = values(model.unet.weights), values(trained.unet.weights)
+    if source != target:
+        with pytest.raises(ValueError, match=THREE_PARTS) as failure:
+            model.start_from(trained)
+        (advice,) = re.findall(r"skip=(\[.*?\])", str(failure.value))
+        other = conditional(**target).start_from(trained, skip=ast.literal_eval(advice))
+    report = model.start_from(trained, skip=skip)
+    after = values(model.unet.weights)
+    assert set(report) | set(report.taken) == after.keys()
+    for path in after:
+        new = path in report
+        np.testing.assert_array_equal(after[path], first[path] if new else old[path])
+        assert new == any(fnmatch.fnmatch(path, f"{name}/*") for name in skip)
+    if source != target:
+        assert set(other) == set(report)
+
+
+def test_a_level_that_is_named_may_have_another_form():
+    wider = dataclasses.replace(outer(16), channels=(32, 8))
+    trained = make([INNER, outer(16)], seed=1, residual={"16": 0.2})
+    model = make([INNER, wider], residual={"16": 0.7})
+    with pytest.raises(ValueError, match="channels of level 16"):
+        model.start_from(trained, skip=["level_16_down"])
+    report = model.start_from(trained, skip=["level_16_*"])
+    assert all(path.startswith("level_16_") for path in report) and "level_8" in str(report)
+    assert float(model.residual_std["16"]) == np.float32(0.7)
+
+
+@pytest.mark.parametrize(
+    ("skip", "words"),
+    [
+        ("class_embedding", "list of names"),
+        (["classes"], r"unknown=\['classes'\].*choose among \['class_embedding'"),
+        (["level_8/conv_in"], r"class_embedding/table: \(6, 32\) here, \(4, 32\) trained"),
+    ],
+)
+def test_names_that_do_not_cover_it(skip, words):
+    model = conditional(num_classes=5)
+    before = values(model.variables)
+    with pytest.raises(ValueError, match=words) as failure:
+        model.start_from(conditional(num_classes=3, seed=1), skip=skip)
+    assert re.search(THREE_PARTS, str(failure.value))
+    np.testing.assert_equal(values(model.variables), before)
+
+
+def test_options_that_no_shape_shows_are_not_covered_by_other_names():
+    heads = [dataclasses.replace(PLAIN_INNER, heads=2)]
+    with pytest.raises(ValueError, match="heads of level 8: 2 here, 8 trained"):
+        make(heads).start_from(make([PLAIN_INNER], seed=1), skip=["class_embedding"])
