@@ -151,8 +151,9 @@ class GroupNorm(keras.layers.Layer):
         self.beta = self.add_weight(name="beta", initializer="zeros", **given)
 
     def call(self, x, scale_shift=None):
-        gain = ops.broadcast_to(self.gamma, (ops.shape(x)[0], x.shape[-1]))
-        bias = ops.broadcast_to(self.beta, (ops.shape(x)[0], x.shape[-1]))
+        rows = (ops.shape(x)[0], x.shape[-1])
+        gain = ops.broadcast_to(ops.cast(self.gamma, "float32"), rows)
+        bias = ops.broadcast_to(ops.cast(self.beta, "float32"), rows)
         if scale_shift is not None:
             scale, shift = ops.split(ops.cast(scale_shift, "float32"), 2, axis=-1)
             gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift

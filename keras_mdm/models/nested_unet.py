@@ -19,6 +19,7 @@ from keras_mdm.layers import (
 )
 from keras_mdm.layers.initializers import derive_seed
 from keras_mdm.models.flags import freeze, frozen_in, policies_of, quantization
+from keras_mdm.models.policies import network_policy
 from keras_mdm.models.resolve import extend, resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
@@ -58,7 +59,7 @@ class NestedUNet(keras.Model):
         dtype: Any = None,
         name: str = "nested_unet",
     ):
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = network_policy(dtype)
         parts = dict(parts or {})
         inputs = make_inputs(spec)
         outputs = connect(spec, inputs, parts, policy)
@@ -241,14 +242,16 @@ def build_nested_unet(
         in_channels: channels of every input.
         out_channels: channels of every prediction.
         seed: seed of the initial values; they depend on it and on the layer's path only.
-        dtype: dtype policy, such as `"mixed_bfloat16"`; the global policy unless given.
+        dtype: dtype policy: `"float32"`, `"mixed_bfloat16"`, `"mixed_float16"`, or `"bfloat16"`,
+            whose weights cannot be trained; the global policy unless given.
         name: name of the model.
 
     Returns:
         A `NestedUNet`.
 
     Raises:
-        ValueError: if levels do not ascend by powers of two, or an option does not fit.
+        ValueError: if levels do not ascend by powers of two, an option does not fit, or the dtype
+            policy is another one.
 
     Example:
 

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.models.policies import check_trainable
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import compile_parts, forgotten_gradients
@@ -99,6 +100,7 @@ class DistributedTrainer(keras.Model):
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             # Of this worker alone, outside of the strategy: each may want to stop the training.
             self.__dict__["stop_request"] = tf.Variable(0.0, trainable=False)
+        check_trainable(self.unet.policy)
         self.recompute = set_recompute(self.unet, recompute)
         self.micro_batches = checks.integer("micro_batches", micro_batches, minimum=1)
         if self._computes_in_float16():
