@@ -11,7 +11,9 @@ from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.files import temporary_directory
 from keras_mdm.training import nulls
+from keras_mdm.training.assertions import sampling_requirements
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.finite import check_weights
 from keras_mdm.training.sampling import SamplingPlan, amounts_of, start_noise, to_uint8
 
 
@@ -31,7 +33,10 @@ def export_saved_model(
     with `text_mask` `(B, L)` float32, `pooled` `(B, P)`, or `label` `(B,)` int32, or `num_images`
     for a network without conditions, micro-conditions `(B,)`, and the scalars `steps` int32,
     `guidance_scale` float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or
-    clips, by level name. Both halves of the guidance are always computed.
+    clips, by level name. Both halves of the guidance are always computed. What `generate` would
+    refuse fails with `tf.errors.InvalidArgumentError`, in TensorFlow Serving too: steps outside of
+    the training schedule, a guidance scale, text or pooled vector that is not finite, classes that
+    do not exist, other numbers of rows.
 
     Args:
         model: the model.
@@ -47,7 +52,8 @@ def export_saved_model(
         The directory.
 
     Raises:
-        ValueError: if the directory is not empty, or an option is unknown.
+        ValueError: if the directory is not empty, an option is unknown, or the weights are not
+            finite.
 
     Example:
 
@@ -68,6 +74,7 @@ def export_saved_model(
     model.averages.check(weights)
     model.check_ready()
     model.refresh(contents=weights != "raw")
+    check_weights(model, weights)
     conditional = bool(_condition_specs(model))
     if conditional and not nulls.trained_null(model):
         warnings.warn(
@@ -124,7 +131,12 @@ class _Sampler(tf.Module):
         if not specs:
             specs = {"num_images": tf.TensorSpec((), tf.int32, name="num_images")}
 
+        num_steps = model.process.schedules[model.unet.levels[0]].num_steps
+
         def serve(**inputs: Any) -> dict[str, tf.Tensor]:
+            needed = sampling_requirements(inputs, model.unet.spec, num_steps)
+            with tf.control_dependencies(list(needed)):
+                inputs = {name: tf.identity(value) for name, value in inputs.items()}
             steps, seed = inputs.pop("steps"), inputs.pop("seed")
             guidance_scale = inputs.pop("guidance_scale")
             count = inputs.pop("num_images", None)

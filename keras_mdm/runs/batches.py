@@ -75,10 +75,5 @@ def check_validation(
 
 def text_tokens(dataset: tf.data.Dataset) -> int:
     """Tokens of the prompts in a dataset, as far as they are fixed."""
-    texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) == 3]
+    texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if spec.shape.rank == 3]
     return next((spec.shape[1] for spec in texts if spec.shape[1]), DEFAULT_TEXT_TOKENS)
-
-
-def picture_specs(dataset: tf.data.Dataset) -> list[tf.TensorSpec]:
-    """Specs of the pictures and clips in a dataset."""
-    return [spec for spec in tf.nest.flatten(dataset.element_spec) if len(spec.shape) >= 4]

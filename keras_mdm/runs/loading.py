@@ -13,6 +13,7 @@ from keras_mdm import checks
 from keras_mdm.files import DAMAGED
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.finite import warn_of_weights
 from keras_mdm.training.run_directory import RunDirectory
 from keras_mdm.training.snapshot import load_snapshot, unknown_class
 
@@ -26,6 +27,7 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
     Weights, all averages, the null condition and what was measured are in place; the text encoder
     is found when prompts need it, as after `keras.saving.load_model`. A function that was passed as
     `level_weights` is not saved. The run may be trained meanwhile: nothing is locked or written.
+    Weights that are not finite cost a warning; `generate` and the export refuse them.
 
     Args:
         path: what `find_model` takes: `model.keras`, `runs/x` for the newest state of a run,
@@ -78,8 +80,12 @@ def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion
 
 def _load_found(found: FoundModel) -> MatryoshkaDiffusion:
     if found.kind == "file":
-        return _load_file(found.path)
-    return load_snapshot(found.path, description=_description_beside(found))
+        model = _load_file(found.path)
+        warn_of_weights(model, model.unet.variables)  # of its averages it has warned by itself
+        return model
+    model = load_snapshot(found.path, description=_description_beside(found))
+    warn_of_weights(model, model.variables)
+    return model
 
 
 def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:

@@ -18,7 +18,6 @@ from keras_mdm.runs.batches import (
     check_batch,
     check_groups_of,
     check_validation,
-    picture_specs,
     text_tokens,
 )
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
@@ -249,7 +248,8 @@ def _report(
     moving = sum(int(np.prod(v.shape, dtype="int64")) for v in model.unet.trainable_variables)
     state = weights * (1 + averages) + 4 * slots * moving
     row = None
-    pixels = max(np.prod(v.shape[1:], dtype="int64") for v in picture_specs(dataset)) * 4
+    spec = model.unet.spec
+    pixels = 4 * np.prod(spec.levels[-1].input_shape(spec.in_channels), dtype="int64")
     largest = pixels * sum(phase.groups.values()) / parts
     if wanted or (wanted is None and (state + weights > SMALL_STATE * memory
                                       or largest > SMALL_BATCH * memory)):  # fmt: skip

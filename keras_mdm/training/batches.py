@@ -67,12 +67,8 @@ def prepare_group(
     checks.known_keys("the batch", group, [key, "sample", *condition_names(spec)])
     data = tf.convert_to_tensor(group[key])
     expected = spec.levels[len(process.shapes) - 1].input_shape(spec.in_channels)
-    if tuple(data.shape[1:]) != expected:
-        raise checks.error(
-            f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
-            fix=f"resize the data to the level {top.name}",
-            shape=tuple(data.shape),
-        )
+    check_shape(key, data.shape, expected, top.name)
+    data = tf.ensure_shape(data, (None, *expected))  # as far as it is not known
     if data.dtype == tf.uint8:
         data = pixels.to_unit(data)
     elif data.dtype != tf.float32:
@@ -82,6 +78,30 @@ def prepare_group(
             dtype=tf.as_dtype(data.dtype).name,
         )
     return process.pyramid(data), cast_conditions(group, spec)
+
+
+def check_shape(key: str, shape: tf.TensorShape, expected: tuple[int, ...], level: str) -> None:
+    """Raise if data cannot have the shape of a level, as far as it is known.
+
+    Args:
+        key: `"image"` or `"video"`.
+        shape: of a batch.
+        expected: of a sample.
+        level: name of the level.
+    """
+    if shape.is_compatible_with((None, *expected)):
+        return
+    others = shape.rank == len(expected) + 1 and tf.TensorShape(expected[:-1]).is_compatible_with(
+        shape[1:-1]
+    )
+    raise checks.error(
+        f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
+        fix=f"decode the data with {expected[-1]} channels, or build the network with "
+        f"in_channels={shape[-1]}"
+        if others
+        else f"resize the data to the level {level}",
+        shape=tuple(shape),
+    )
 
 
 def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str]) -> dict:

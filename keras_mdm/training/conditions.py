@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.models import NestedUNetSpec
+from keras_mdm.training.finite import check_finite
 
 NO_CLASS = -1
 # Conditions that are not micro-conditions.
@@ -53,6 +54,7 @@ def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, 
             fix="pass the mask of the empty prompt; attention over no token is not defined",
             null_mask=mask.tolist(),
         )
+    check_finite({"null_text": text, "null_mask": mask})
     return text.astype("float32"), mask.astype("float32")
 
 
@@ -65,6 +67,7 @@ def check_null_pooled(spec: NestedUNetSpec, pooled: Any) -> np.ndarray:
             fix="pass the encoder's pooled vector of the empty prompt",
             null_pooled_shape=pooled.shape,
         )
+    check_finite({"null_pooled": pooled})
     return pooled.astype("float32")
 
 

@@ -18,6 +18,7 @@ from keras_mdm.training.averages import Averages
 from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
 from keras_mdm.training.derived import DerivedMixin
 from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.training.finite import warn_of_weights
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.following import FollowingMixin
 from keras_mdm.training.front_door import FrontDoor
@@ -439,6 +440,11 @@ class MatryoshkaDiffusion(
             "power_emas": [ema.width for ema in self.power_emas.values()],
             "name": self.name,
         }
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read averages and the null condition; a warning tells of NaN in them."""
+        super().load_own_variables(store)
+        warn_of_weights(self, self._trainable_variables + self._non_trainable_variables)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects=None) -> "MatryoshkaDiffusion":

@@ -12,6 +12,7 @@ from keras_mdm import checks
 from keras_mdm.diffusion import samplers
 from keras_mdm.training import guiding, nulls, starting
 from keras_mdm.training.conditions import condition_names
+from keras_mdm.training.finite import check_weights
 from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
 from keras_mdm.training.prompting import PromptMixin
 from keras_mdm.training.sampling import (
@@ -145,7 +146,8 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             `(S, B, [T,] H, W, C)` by level name, the last one being the picture.
 
         Raises:
-            ValueError: if an argument is out of range, or a condition is missing or does not fit.
+            ValueError: if an argument is out of range, a condition is missing or does not fit, or
+                conditions, noise or weights are not finite.
 
         Example:
 
@@ -209,9 +211,11 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         if not dry_run:
             self.check_ready()
             self.refresh(contents=weights != "raw")
+            check_weights(self, weights)
             if plan.weak is not None:
                 weaker, name = plan.weak
                 weaker.refresh(contents=name != "raw")
+                check_weights(weaker, name)
         count, conditions = self.conditions_for(prompts, labels, num_images, micro)
         without = self._negative(negative_prompts, guidance, count, conditions)
         away = None if guidance.weak else without

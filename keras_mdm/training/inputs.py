@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.training import arrays, remainder
 from keras_mdm.training.naming import Naming
+from keras_mdm.training.shapes import shaped
 from keras_mdm.training.untuned import untuned
 
 BATCH_SIZE = 32  # Keras' own
@@ -176,6 +177,7 @@ class Inputs:
         shared_out = dataset.options().experimental_distribute.auto_shard_policy == policy.OFF
         if naming.needed(dataset.element_spec):
             dataset = dataset.map(_as_written(naming), num_parallel_calls=1)
+        dataset = shaped(dataset, self.model)
         # What a worker holds of a batch that is shared out already does not tell the whole of it.
         if not shared_out:
             dataset = remainder.filled(dataset, self.model.unet.levels, self.parts, full=full)

@@ -85,7 +85,8 @@ class Naming:
             )
         batch = {key or self._key: v for key, v in x.items()} if isinstance(x, Mapping) else {}
         if not isinstance(x, Mapping):
-            if not hasattr(x, "shape") or len(x.shape) != (5 if self._key == "video" else 4):
+            rank = 5 if self._key == "video" else 4
+            if not hasattr(x, "shape") or tf.TensorShape(x.shape).rank not in (None, rank):
                 raise checks.error(
                     f"`x` must be {self._key}s, or a dict",
                     fix='pass pictures (n, H, W, C), clips (n, T, H, W, C), or {"image": ..., ...}',

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names
+from keras_mdm.training.finite import check_finite
 
 Arrays = dict[str, np.ndarray]
 
@@ -94,7 +95,9 @@ class PromptMixin:
         given = {k: tf.convert_to_tensor(v) for k, v in conditions.items()}
         # Always in the dtypes of the network: others would trace another graph.
         cast = cast_conditions(given, self.unet.spec)
-        return count, {name: value.numpy() for name, value in cast.items()}
+        found = {name: value.numpy() for name, value in cast.items()}
+        check_finite(found, may_be_nan=self.unet.spec.micro_conditions)
+        return count, found
 
     def negative_conditions(self, negative: Any, count: int, conditions: Arrays) -> Arrays:
         """Conditions that guidance leads away from, for every picture.

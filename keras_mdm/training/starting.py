@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks, pixels
 from keras_mdm.diffusion import LevelShape
+from keras_mdm.training.finite import check_finite
 from keras_mdm.training.level_process import LevelProcess
 
 # How much of the way is gone again when a picture is changed without a mask.
@@ -22,7 +23,7 @@ def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndar
 
     Args:
         seed: one number, under which the pictures are counted; or one per picture, each of which
-            gives what that number alone gives for a single picture.
+            gives what that number alone gives for a single picture. Arrays and tensors as well.
         count: number of pictures.
 
     Returns:
@@ -31,7 +32,9 @@ def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndar
     Raises:
         ValueError: if a seed is not an integer >= 0, or there are not as many as pictures.
     """
-    if isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray):
+    if hasattr(seed, "shape"):  # an array or a tensor, which may hold a single number
+        seed = np.asarray(seed).tolist()
+    if isinstance(seed, str) or not isinstance(seed, Sequence):
         return np.full(count, checks.seed(seed), "int64"), np.arange(count, dtype="int64")
     seeds = [checks.seed(value) for value in seed]
     if len(seeds) != count:
@@ -67,6 +70,7 @@ def check_noise(
                 fix="use noise_for or noise_between of the model",
                 shape=value.shape,
             )
+        check_finite({f"noise[{name!r}]": value})
     return found
 
 
@@ -125,6 +129,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
             fix="pass one for all pictures or one for each",
             shape=images.shape,
         )
+    check_finite({name: images})
     height, width = whole.shape[-3:-1]
     if height != width:
         raise checks.error(
@@ -207,6 +212,7 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
             fix="make it in the size of the highest level that is drawn",
             shape=given.shape,
         )
+    check_finite({"mask": whole})
     whole = (whole != 0).astype("float32")
     if whole.all() or not whole.any():
         raise checks.error(

@@ -13,6 +13,7 @@ from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import compile_parts, forgotten_gradients
 from keras_mdm.training import compiling
+from keras_mdm.training.assertions import worded
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.following import optimized
 
@@ -207,6 +208,8 @@ class DistributedTrainer(keras.Model):
             except (StopIteration, tf.errors.OutOfRangeError):
                 if not batches:
                     raise
+            except tf.errors.InvalidArgumentError as problem:
+                raise worded(problem) from problem
             finally:
                 self.__dict__["fetching"] = False
             self._look_at(batches)

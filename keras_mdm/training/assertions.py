@@ -1,0 +1,112 @@
+"""Errors of a graph: what `checks` words, for values that are known when it runs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm.models import NestedUNetSpec
+from keras_mdm.training.conditions import NO_CLASS
+
+
+def require(condition: tf.Tensor, must: str, *, fix: str, **received: Any) -> tf.Operation:
+    """Return an operation that fails with the three parts of an error unless `condition` holds.
+
+    Args:
+        condition: scalar bool.
+        must: what has to hold, as in `checks.error`.
+        fix: what the caller can do.
+        **received: tensors under the names the caller used.
+
+    Example:
+
+    ```python
+    with tf.control_dependencies([require(n > 0, "`n` must be positive", fix="pass 1", n=n)]):
+        n = tf.identity(n)
+    ```
+    """
+    data = [f"{must}. Received: "]
+    for name, value in received.items():
+        data += [f"{name}=", value]
+    return tf.debugging.Assert(condition, [*data, f". To fix it: {fix}."], summarize=8)
+
+
+def worded(problem: tf.errors.InvalidArgumentError) -> Exception:
+    """Return what a failed `require` says as the `ValueError` it stands for; all else as it is.
+
+    Args:
+        problem: what TensorFlow raised.
+    """
+    found = re.search(r"assertion failed: \[(.+Received: .+To fix it: .+?\.)\]", problem.message)
+    return ValueError(found[1].replace("] [", "")) if found else problem
+
+
+def sampling_requirements(
+    inputs: Mapping[str, tf.Tensor], spec: NestedUNetSpec, num_steps: int
+) -> Iterator[tf.Operation]:
+    """What `generate` checks of its arguments, for the inputs of an exported model.
+
+    Args:
+        inputs: scalars `steps`, `guidance_scale`, `seed` and `num_images`, and the conditions; all
+            that there are.
+        spec: the network.
+        num_steps: N of the training schedule.
+    """
+    steps, scale, seed = (inputs[name] for name in ("steps", "guidance_scale", "seed"))
+    yield require(
+        (steps >= 1) & (steps <= num_steps),
+        f"`steps` must be an integer from 1 to {num_steps}, the steps of the training schedule",
+        fix="pass for example steps=50",
+        steps=steps,
+    )
+    yield require(
+        tf.math.is_finite(scale) & (scale >= 0.0),
+        "`guidance_scale` must be a finite number of at least 0",
+        fix="pass for example guidance_scale=4.0, or 1.0 for no guidance",
+        guidance_scale=scale,
+    )
+    yield require(
+        seed >= 0, "`seed` must be a non-negative integer", fix="pass for example seed=0", seed=seed
+    )
+    conditions = {k: v for k, v in inputs.items() if len(v.shape)}
+    rows = {name: tf.shape(value)[0] for name, value in conditions.items()}
+    rows |= {name: value for name, value in inputs.items() if name == "num_images"}
+    counts = tf.stack(list(rows.values()))
+    yield require(
+        tf.reduce_all(tf.equal(counts, counts[0])) & (counts[0] >= 1),
+        "the conditions must be given for one number of pictures, at least one",
+        fix="pass as many rows of each",
+        **rows,
+    )
+    for name, value in conditions.items():
+        yield _condition(name, value, spec)
+    if "text" in conditions:
+        tokens = tf.shape(conditions["text"])[:2]
+        yield require(
+            tf.reduce_all(tf.equal(tokens, tf.shape(conditions["text_mask"]))),
+            "`text_mask` must be (B, L) for `text` of the shape (B, L, D)",
+            fix="pass the mask that belongs to the states",
+            text=tokens,
+            text_mask=tf.shape(conditions["text_mask"]),
+        )
+
+
+def _condition(name: str, value: tf.Tensor, spec: NestedUNetSpec) -> tf.Operation:
+    if name == "label":
+        return require(
+            tf.reduce_all((value >= NO_CLASS) & (value < spec.num_classes)),
+            f"`label` must hold integers from {NO_CLASS} to {spec.num_classes - 1}",
+            fix="pass one class for every picture, -1 for none",
+            label=value,
+        )
+    finite = tf.math.is_finite(value)
+    if name in spec.micro_conditions:
+        finite |= tf.math.is_nan(value)  # the level's default
+    wrong = tf.size(value) - tf.math.count_nonzero(finite, dtype=tf.int32)
+    return require(
+        tf.equal(wrong, 0),
+        f"`{name}` must hold finite numbers",
+        fix="look for what makes NaN or infinities of it",
+        **{f"not finite in {name}": wrong},
+    )

@@ -1,0 +1,64 @@
+"""Pictures whose shape a dataset does not say, as `tf.io.decode_image` makes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm.training import batches
+from keras_mdm.training.assertions import require
+
+
+def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
+    """Return a dataset whose pictures have the shape of their levels, known and looked at.
+
+    One that says its shapes is returned as it is.
+
+    Args:
+        dataset: batches, see `batches.split_groups`.
+        model: a `MatryoshkaDiffusion`.
+
+    Raises:
+        ValueError: if what is known of a shape does not fit. What is not known and does not fit
+            ends the dataset with `tf.errors.InvalidArgumentError`, which the trainer words.
+    """
+    levels = model.unet.levels
+    open_shapes = {}
+    for level, group in batches.split_groups(dataset.element_spec, levels).items():
+        shape = model.process.up_to(level).shapes[-1]
+        key = "image" if shape.frames is None else "video"
+        number = levels.index(level)
+        expected = model.unet.spec.levels[number].input_shape(model.unet.spec.in_channels)
+        found = group[key].shape if key in group else tf.TensorShape((None, *expected))
+        batches.check_shape(key, found, expected, level)
+        if found.rank is None or None in tuple(found[1:]):
+            open_shapes[level] = (key, expected)
+    if not open_shapes:
+        return dataset
+    nested = all(isinstance(value, Mapping) for value in dataset.element_spec.values())
+
+    def shape_all(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        groups = dict(batch) if nested else {levels[-1]: batch}
+        for level, (key, expected) in open_shapes.items():
+            value = _with_shape(key, groups[level][key], expected, level)
+            groups[level] = {**groups[level], key: value}
+        return groups if nested else groups[levels[-1]]
+
+    return dataset.map(tf.autograph.experimental.do_not_convert(shape_all), num_parallel_calls=1)
+
+
+def _with_shape(key: str, value: tf.Tensor, expected: tuple[int, ...], level: str) -> tf.Tensor:
+    fits = tf.cond(
+        tf.equal(tf.rank(value), len(expected) + 1),
+        lambda: tf.reduce_all(tf.equal(tf.shape(value)[1:], expected)),
+        lambda: tf.constant(False),
+    )
+    needed = require(
+        fits,
+        f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
+        fix=f"decode the data with {expected[-1]} channels and in the size of level {level}; "
+        "tf.io.decode_image takes channels=",
+        shape=tf.shape(value),
+    )
+    with tf.control_dependencies([needed]):
+        return tf.ensure_shape(value, (None, *expected))
