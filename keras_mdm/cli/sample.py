@@ -63,6 +63,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--stop-at", metavar="LEVEL", help="the highest level to draw, for quick previews"
     )
+    parser.add_argument(
+        "--low-res",
+        type=Path,
+        metavar="IMAGE",
+        help="the picture that an upsampler enlarges, or what else the model sees beside the noise",
+    )
     parser.add_argument("--init", type=Path, metavar="IMAGE", help="a picture to change")
     parser.add_argument(
         "--strength", type=float, help="how much of it changes, 0 to 1 (default: 0.7)"
@@ -116,10 +122,14 @@ def run(args: argparse.Namespace) -> int:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
     captions = [caption for caption in captions for _ in range(args.per_prompt)]
+    low_res = {}
+    if args.low_res:
+        low_res["low_res"] = seen_picture(args.low_res, model, len(captions) // args.per_prompt)
     images = model.generate(
         args.prompts or None,
         labels=args.label,
         num_images=None if args.prompts or args.label else 1,
+        **low_res,
         num_images_per_prompt=args.per_prompt,
         negative_prompts=args.negative,
         grid=args.grid,
@@ -188,12 +198,40 @@ def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
         ) from problem
 
 
-def read_picture(path: Path, channels: int = 3) -> "np.ndarray":
+def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.ndarray":
+    """What --low-res names, once for every prompt.
+
+    Args:
+        path: the file.
+        model: a model that sees a picture.
+        count: number of prompts.
+
+    Raises:
+        ValueError: if the model sees no picture that a file can hold.
+    """
+    import numpy as np
+
+    from keras_mdm.pixels import PICTURE_CHANNELS
+
+    spec = model.unet.spec
+    channels = spec.in_channels - spec.out_channels
+    if channels not in PICTURE_CHANNELS:
+        raise checks.error(
+            "--low-res belongs to a model that sees a picture of 1, 3 or 4 channels",
+            fix="leave it out, or call `generate(low_res=...)`",
+            in_channels=spec.in_channels,
+            out_channels=spec.out_channels,
+        )
+    return np.repeat(read_picture(path, channels, "--low-res")[None], count, axis=0)
+
+
+def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.ndarray":
     """A picture file as training reads it, uint8 (H, W, C).
 
     Args:
         path: the file.
         channels: of the model.
+        option: what named it, for errors.
 
     Raises:
         ValueError: if it is not a picture.
@@ -204,9 +242,9 @@ def read_picture(path: Path, channels: int = 3) -> "np.ndarray":
         return data.read_picture(path, channels=channels)
     except data.Unusable as problem:
         raise checks.error(
-            "--init must be a picture file",
+            f"{option} must be a picture file",
             fix="pass a PNG or JPEG file",
-            init=str(path),
+            file=str(path),
             problem=str(problem),
         ) from problem
 

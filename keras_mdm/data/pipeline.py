@@ -17,7 +17,7 @@ from keras_mdm.data.base import CaptionedImages
 from keras_mdm.data.workers import once
 from keras_mdm.pixels import PICTURE_CHANNELS
 
-_KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "sample")
+_KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "low_res", "sample")
 
 
 def check_micro_name(argument: str, name: object) -> None:
@@ -147,6 +147,7 @@ def image_text_dataset(
     labels: np.ndarray | None = None,
     *,
     pooled: np.ndarray | None = None,
+    low_res: np.ndarray | None = None,
     micro: Mapping[str, np.ndarray] | None = None,
     batch_size: int,
     seed: int,
@@ -165,12 +166,14 @@ def image_text_dataset(
         text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
         labels: int (n,), -1 for unconditional; by default those of the record.
         pooled: (n, P), one vector per prompt, for networks that take it.
+        low_res: (n, h, w, C), the picture that a network with more in_channels than out_channels
+            sees beside each of `images`; uint8 or float32.
         micro: micro-conditions by name, (n,) each, such as scores or original sizes; NaN where one
             is not known.
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch, for resuming.
-        keys: which of "image" or "video", "text", "text_mask", "pooled", "label", the
+        keys: which of "image" or "video", "low_res", "text", "text_mask", "pooled", "label", the
             micro-conditions and "sample" a batch holds; by default all that are known.
         repeat: as in `ordered_dataset`.
 
@@ -195,7 +198,7 @@ def image_text_dataset(
     images = np.asarray(images)
     key = "video" if images.ndim == 5 else "image"
     columns = {key: images, "text": text, "text_mask": text_mask, "label": labels}
-    columns["pooled"] = pooled
+    columns |= {"pooled": pooled, "low_res": low_res}
     columns = {key: np.asarray(value) for key, value in columns.items() if value is not None}
     for name in micro or {}:
         check_micro_name("micro", name)
@@ -248,12 +251,14 @@ def _check(image: np.ndarray, columns: dict[str, np.ndarray], micro: dict[str, n
         fits = fits and columns["label"].ndim == 1
     if "pooled" in columns:
         fits = fits and columns["pooled"].ndim == 2
+    if "low_res" in columns:
+        fits = fits and columns["low_res"].ndim in (4, image.ndim)
     shapes |= {key: array.shape for key, array in micro.items()}
     fits = fits and all(array.shape == (len(image),) for array in micro.values())
     if not fits:
         raise checks.error(
             "the arrays must be images (n, S, S, 3), text (n, L, D), text_mask (n, L), pooled "
-            "(n, P), labels and micro-conditions (n,)",
+            "(n, P), low_res (n, h, w, C), labels and micro-conditions (n,)",
             fix="encode the captions of these pictures, in their order",
             **shapes,
         )

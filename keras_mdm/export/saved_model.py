@@ -14,6 +14,7 @@ from keras_mdm.training import nulls
 from keras_mdm.training.assertions import sampling_requirements
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.finite import check_weights
+from keras_mdm.training.low_res import LOW_RES, low_res_channels
 from keras_mdm.training.sampling import SamplingPlan, amounts_of, start_noise, to_uint8
 
 
@@ -31,7 +32,8 @@ def export_saved_model(
 
     The signature `serving_default` takes the conditions of the network, `text` `(B, L, D)` float32
     with `text_mask` `(B, L)` float32, `pooled` `(B, P)`, or `label` `(B,)` int32, or `num_images`
-    for a network without conditions, micro-conditions `(B,)`, and the scalars `steps` int32,
+    for a network without conditions, `low_res` `(B, h, w, C)` uint8 of any size for one that sees a
+    picture, micro-conditions `(B,)`, and the scalars `steps` int32,
     `guidance_scale` float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or
     clips, by level name. Both halves of the guidance are always computed. What `generate` would
     refuse fails with `tf.errors.InvalidArgumentError`, in TensorFlow Serving too: steps outside of
@@ -75,7 +77,7 @@ def export_saved_model(
     model.check_ready()
     model.refresh(contents=weights != "raw")
     check_weights(model, weights)
-    conditional = bool(_condition_specs(model))
+    conditional = any(name != LOW_RES for name in _condition_specs(model))
     if conditional and not nulls.trained_null(model):
         warnings.warn(
             "the model was trained without dropping its conditions "
@@ -113,6 +115,10 @@ def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
         found["pooled"] = tf.TensorSpec((None, spec.pooled_width), tf.float32, name="pooled")
     if spec.num_classes:
         found["label"] = tf.TensorSpec((None,), tf.int32, name="label")
+    channels = low_res_channels(spec)
+    if channels:
+        # Of any size; of clips one picture, which is held.
+        found[LOW_RES] = tf.TensorSpec((None, None, None, channels), tf.uint8, name=LOW_RES)
     for name in spec.micro_conditions:
         found[name] = tf.TensorSpec((None,), tf.float32, name=name)
     return found
@@ -144,7 +150,7 @@ class _Sampler(tf.Module):
                 count = tf.shape(next(iter(inputs.values())))[0]
             samples = tf.range(tf.cast(count, tf.int64))
             seeds = tf.fill([count], seed)
-            x = start_noise(model.process, model.unet.spec.in_channels, seeds, samples)
+            x = start_noise(model.process, model.unet.spec.out_channels, seeds, samples)
             state = samplers.begin(samplers.get(plan.sampler), x)
             amounts = amounts_of(
                 model.unet.levels,

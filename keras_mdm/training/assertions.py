@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm.models import NestedUNetSpec
 from keras_mdm.training.conditions import NO_CLASS
+from keras_mdm.training.low_res import LOW_RES
 
 
 def require(condition: tf.Tensor, must: str, *, fix: str, **received: Any) -> tf.Operation:
@@ -99,6 +100,14 @@ def _condition(name: str, value: tf.Tensor, spec: NestedUNetSpec) -> tf.Operatio
             f"`label` must hold integers from {NO_CLASS} to {spec.num_classes - 1}",
             fix="pass one class for every picture, -1 for none",
             label=value,
+        )
+    if name == LOW_RES:  # uint8
+        height, width = tf.shape(value)[1], tf.shape(value)[2]
+        return require(
+            tf.logical_and(tf.equal(height, width), tf.greater(height, 0)),
+            f"`{name}` must be square",
+            fix="crop it as the pictures are cropped",
+            low_res=tf.shape(value),
         )
     finite = tf.math.is_finite(value)
     if name in spec.micro_conditions:

@@ -66,7 +66,7 @@ def prepare_group(
     checks.required_keys("the batch", group, [key])
     checks.known_keys("the batch", group, [key, "sample", *condition_names(spec)])
     data = tf.convert_to_tensor(group[key])
-    expected = spec.levels[len(process.shapes) - 1].input_shape(spec.in_channels)
+    expected = spec.levels[len(process.shapes) - 1].input_shape(spec.out_channels)
     check_shape(key, data.shape, expected, top.name)
     data = tf.ensure_shape(data, (None, *expected))  # as far as it is not known
     if data.dtype == tf.uint8:

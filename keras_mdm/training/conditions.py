@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.models import NestedUNetSpec
 from keras_mdm.training.finite import check_finite
+from keras_mdm.training.low_res import LOW_RES, as_low_res, low_res_channels
 
 NO_CLASS = -1
 # Conditions that are not micro-conditions.
@@ -25,6 +26,8 @@ def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
         names.append("pooled")
     if spec.num_classes:
         names.append("label")
+    if low_res_channels(spec) > 0:
+        names.append(LOW_RES)
     return (*names, *spec.micro_conditions)
 
 
@@ -87,7 +90,7 @@ def unconditional(
         conditions: `text` `(B, L, D)` and `text_mask` `(B, L)`, or `label` `(B,)`, and others.
         null: `text` `(L0, D)` and `text_mask` `(L0,)`, if the network has text, and `pooled`
             `(P,)`, if it has that.
-        micro: micro-conditions that become the level's default as well.
+        micro: micro-conditions that become the level's default as well, or `low_res`.
 
     Returns:
         A dict with the same keys. Text may have more tokens than before: pad the other with
@@ -105,7 +108,9 @@ def unconditional(
     if "label" in dropped:
         dropped["label"] = tf.fill(tf.shape(dropped["label"]), NO_CLASS)
     for name in micro:
-        dropped[name] = tf.fill(tf.shape(dropped[name]), float("nan"))  # the level's default
+        # The level's default; of a picture mid-grey.
+        none = 0.0 if name == LOW_RES else float("nan")
+        dropped[name] = tf.fill(tf.shape(dropped[name]), none)
     return dropped
 
 
@@ -196,7 +201,9 @@ def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str,
                 dtype=dtype.name,
             )
     for name in condition_names(spec):
-        if name in batch:
+        if name == LOW_RES and name in batch:
+            conditions[name] = as_low_res(batch[name], spec)
+        elif name in batch:
             dtype = tf.int32 if name == "label" else tf.float32
             conditions[name] = tf.cast(batch[name], dtype)
     if "text" in conditions:
@@ -224,6 +231,7 @@ def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str,
             fix="use the text encoder that the network was built for",
             pooled_shape=tuple(conditions["pooled"].shape),
         )
-    required = [name for name in ("text", "pooled", "label") if name in condition_names(spec)]
+    large = ("text", "pooled", "label", LOW_RES)
+    required = [name for name in large if name in condition_names(spec)]
     checks.required_keys("the batch", batch, required)
     return conditions

@@ -24,6 +24,7 @@ from keras_mdm.training.following import FollowingMixin
 from keras_mdm.training.front_door import FrontDoor
 from keras_mdm.training.generation import GenerationMixin
 from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
+from keras_mdm.training.low_res import check_channels
 from keras_mdm.training.model_file import ModelFileMixin
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
 from keras_mdm.training.power_ema import PowerEMA
@@ -46,7 +47,8 @@ class MatryoshkaDiffusion(
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
     uint8 or float32 in [-1, 1]; `text` `(B, L, D)` with `text_mask` `(B, L)`, or `label` `(B,)`
-    (-1 = no class), as the network was built; micro-conditions `(B,)`; and optionally `sample`
+    (-1 = no class), as the network was built; `low_res` `(B, h, w, C)` of any size, if the network
+    has that many in_channels more than out_channels; micro-conditions `(B,)`; optionally `sample`
     `(B,)` int64, the global position of every sample, which keys its noise, and `sample_weight`
     `(B,)`, which its loss is multiplied by. `fit` takes Keras' (x, y) as well. A mixed-resolution
     batch is a dict of such batches by the highest level of their samples: in
@@ -156,6 +158,7 @@ class MatryoshkaDiffusion(
                 fix="make it with build_nested_unet",
                 type=type(unet).__name__,
             )
+        check_channels(unet.spec)
         self.unet = unet
         schedule = schedules.get(schedule, num_steps)
         prediction = checks.one_of("prediction", prediction, PREDICTIONS)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.training import batches
 from keras_mdm.training.conditions import NO_CLASS
+from keras_mdm.training.low_res import LOW_RES
 
 # Batches of a `fit` or an `evaluate` that are looked at.
 LOOKS = 4
@@ -32,7 +33,7 @@ def look_at(model: Any, batch: Any) -> None:
         return [tf.convert_to_tensor(part) for part in results(value)]
 
     for group in batches.split_groups(batch, model.unet.levels).values():
-        for key in ("image", "video"):
+        for key in ("image", "video", LOW_RES):
             found = replicas(group[key]) if key in group else []
             if found and found[0].dtype.is_floating:
                 check_range(key, found, codes=_are_codes(model))

@@ -14,6 +14,7 @@ from keras_mdm.training import guiding, nulls, starting
 from keras_mdm.training.conditions import condition_names
 from keras_mdm.training.finite import check_weights
 from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
+from keras_mdm.training.low_res import LOW_RES
 from keras_mdm.training.prompting import PromptMixin
 from keras_mdm.training.sampling import (
     SamplingPlan,
@@ -44,6 +45,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         num_images: int | None = None,
         num_images_per_prompt: int = 1,
         micro: Mapping[str, Any] | None = None,
+        low_res: Any = None,
         sampling: str = "default",
         steps: int | None = None,
         sampler: str | None = None,
@@ -85,6 +87,9 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 in the result.
             micro: micro-conditions by name, a number or one per prompt; the network's default
                 unless given.
+            low_res: pictures that a network with more in_channels than out_channels sees beside
+                what it draws, one each: an upsampler those that it enlarges. `(B, h, w, C)`, or
+                `(B, t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
             sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic
                 threshold): what holds for `steps`, `sampler` and `threshold` unless given.
             steps: number of steps, at most that of the training schedule.
@@ -178,7 +183,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
             rescale=guidance_rescale,
             autoguidance=autoguidance,
             split=split_guidance,
-            conditional=bool(condition_names(self.unet.spec)),
+            conditional=any(name != LOW_RES for name in condition_names(self.unet.spec)),
             negative=negative_prompts is not None,
             reconstruction=reconstruction,
             anything_known=mask is not None or hold is not None,
@@ -216,7 +221,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
                 weaker, name = plan.weak
                 weaker.refresh(contents=name != "raw")
                 check_weights(weaker, name)
-        count, conditions = self.conditions_for(prompts, labels, num_images, micro)
+        count, conditions = self.conditions_for(prompts, labels, num_images, micro, low_res)
         without = self._negative(negative_prompts, guidance, count, conditions)
         away = None if guidance.weak else without
         nulls.warn_of_untrained(self, guidance.scale, conditions, away)
@@ -290,7 +295,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         """
         count = checks.integer("num_images", num_images, minimum=1)
         rows = starting.seeds_of(seed, count)
-        found = start_noise(self.process, self.unet.spec.in_channels, *map(tf.constant, rows))
+        found = start_noise(self.process, self.unet.spec.out_channels, *map(tf.constant, rows))
         return {name: value.numpy() for name, value in found.items()}
 
     def noise_between(
@@ -384,7 +389,7 @@ class GenerationMixin(SamplingMixin, PromptMixin):
         hold: Any,
     ) -> tuple[int, dict[str, Any]]:
         """First step to take, and what the rows start from and are held to."""
-        channels = self.unet.spec.in_channels
+        channels = self.unet.spec.out_channels
         rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
         if noise is not None:
             starting.check_by_level("noise", noise, self.unet.levels)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.diffusion import losses, parameterization, process
 from keras_mdm.training import batches
+from keras_mdm.training.low_res import network_inputs
 
 
 class ObjectiveMixin:
@@ -70,8 +71,8 @@ class ObjectiveMixin:
         if self.process.divide_targets:
             x0 = divided
         z = process.forward(divided, eps, t, self.process.schedules)
-        inputs = {f"z_{name}": value for name, value in z.items()}
-        outputs = network({**inputs, **conditions, "time": tf.cast(index, tf.float32) - 1.0})
+        inputs = network_inputs(self.process, z, conditions)
+        outputs = network({**inputs, "time": tf.cast(index, tf.float32) - 1.0})
         predictions, _ = self.process.predictions(outputs, z, t, self.residual_std)
         found = {}
         for name in self.unet.levels:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names
 from keras_mdm.training.finite import check_finite
+from keras_mdm.training.low_res import LOW_RES, low_res_channels
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,6 +59,7 @@ class PromptMixin:
         labels: Any = None,
         num_images: int | None = None,
         micro: Mapping[str, Any] | None = None,
+        low_res: Any = None,
     ) -> tuple[int, Arrays]:
         """Number of pictures, and the conditions of all of them as arrays.
 
@@ -69,6 +71,8 @@ class PromptMixin:
         names = condition_names(self.unet.spec)
         given = {"prompts": prompts, "labels": labels, "num_images": num_images}
         conditions = self._given_conditions(prompts)
+        if LOW_RES in names or low_res is not None:
+            conditions |= self._given_low_res(conditions, low_res)
         labels = conditions.get("label") if labels is None else labels
         if labels is not None:
             conditions["label"] = self._check_labels(labels)
@@ -121,6 +125,8 @@ class PromptMixin:
                 fix=f"pass {count} of them, or a single string",
                 negative_prompts=rows,
             )
+        # It sees the same picture.
+        found = {k: v for k, v in conditions.items() if k == LOW_RES} | found
         _, found = self.conditions_for(found, num_images=count)
         return {name: found.get(name, value) for name, value in conditions.items()} | found
 
@@ -139,6 +145,31 @@ class PromptMixin:
             texts = prompts.get("prompts")
             return tensors | (self._encode(texts, argument) if texts is not None else {})
         return self._encode(prompts, argument) if prompts is not None else {}
+
+    def _given_low_res(self, conditions: Arrays, low_res: Any) -> Arrays:
+        if low_res_channels(self.unet.spec) < 1:
+            raise checks.error(
+                "`low_res` needs a network with more in_channels than out_channels",
+                fix="leave it out, or build the network with in_channels=6",
+                in_channels=self.unet.spec.in_channels,
+                out_channels=self.unet.spec.out_channels,
+            )
+        given = [v for v in (low_res, conditions.get(LOW_RES)) if v is not None]
+        if len(given) != 1:
+            raise checks.error(
+                "the network sees a picture beside what it draws, which must be given once",
+                fix="pass low_res, one picture each",
+                low_res=len(given),
+            )
+        (value,) = map(np.asarray, given)
+        plain = value.dtype == np.uint8 or not np.issubdtype(value.dtype, np.floating)
+        if not plain and not self.threshold == "none" and np.abs(value).max(initial=0.0) > 1.01:
+            raise checks.error(
+                "`low_res` must be uint8, or floats in [-1, 1]",
+                fix="pass uint8, or divide 0..255 by 127.5 and subtract 1",
+                largest=float(np.abs(value).max()),
+            )
+        return {LOW_RES: value}
 
     def _encode(self, prompts: Sequence[str], argument: str = "prompts") -> Arrays:
         names = condition_names(self.unet.spec)

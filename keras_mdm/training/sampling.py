@@ -11,6 +11,7 @@ from keras_mdm.diffusion import Schedule, guidance, samplers, thresholding, time
 from keras_mdm.training import randomness
 from keras_mdm.training.conditions import match_tokens
 from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.low_res import network_inputs
 
 Amounts = dict[str, Any]
 
@@ -199,23 +200,28 @@ def make_denoiser(
     def outputs_of(x: dict, t: tf.Tensor) -> tuple[dict | None, dict]:
         """Outputs to be guided away from, if any, and those of the condition."""
         time = tf.fill([tf.shape(x[process.levels[0]])[0]], tf.cast(schedule.time(t), tf.float32))
-        inputs = {f"z_{name}": value for name, value in x.items()} | {"time": time}
+
+        def inputs_for(given: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {**network_inputs(process, x, given), "time": time}
+
         if together:
-            inputs = {name: tf.concat([value, value], axis=0) for name, value in inputs.items()}
+            x = {name: tf.concat([value, value], axis=0) for name, value in x.items()}
+            time = tf.concat([time, time], axis=0)
             halves = {
                 name: tf.split(value, 2, axis=0)
-                for name, value in network({**inputs, **both}).items()
+                for name, value in network(inputs_for(both)).items()
             }
             return tuple({name: pair[i] for name, pair in halves.items()} for i in (0, 1))
-        outputs = dict(network({**inputs, **conditions}))
+        outputs = dict(network(inputs_for(conditions)))
         if weak is not None:
-            return dict(weak({**inputs, **conditions})), outputs
+            return dict(weak(inputs_for(conditions))), outputs
         if without is None:
             return None, outputs
         # One after the other, or both would be in memory at once after all.
         with tf.control_dependencies(list(outputs.values())):
-            inputs = {name: tf.identity(value) for name, value in inputs.items()}
-        return dict(network({**inputs, **without})), outputs
+            x = {name: tf.identity(value) for name, value in x.items()}
+            time = tf.identity(time)
+        return dict(network(inputs_for(without))), outputs
 
     def estimate(x: dict, t: tf.Tensor) -> dict:
         base, outputs = outputs_of(x, t)

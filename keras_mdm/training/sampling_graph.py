@@ -15,6 +15,7 @@ from keras_mdm.training.conditions import cast_conditions, unconditional
 from keras_mdm.training.graphs import Graphs
 from keras_mdm.training.guiding import Guidance
 from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.training.low_res import LOW_RES
 from keras_mdm.training.sampling import (
     Amounts,
     SamplingPlan,
@@ -175,7 +176,7 @@ class SamplingMixin:
         t: tf.Tensor,
     ) -> samplers.State:
         process = self._process_of(plan)
-        x = dict(noise) or start_noise(process, self.unet.spec.in_channels, seeds, samples)
+        x = dict(noise) or start_noise(process, self.unet.spec.out_channels, seeds, samples)
         x = noisy_start(process, init, x, t) if init else x
         return samplers.begin(samplers.get(plan.sampler), x)
 
@@ -272,7 +273,8 @@ class SamplingMixin:
     def _takes(self, plan: SamplingPlan, condition: str) -> bool:
         """Whether the network of a plan has an input of that name: micro-conditions belong to
         levels."""
-        return condition in self._inner_unet(plan.stop_at).input_names
+        # A picture is a part of every level's input.
+        return condition == LOW_RES or condition in self._inner_unet(plan.stop_at).input_names
 
     def comparable(self) -> dict[str, Any]:
         """What two models must share for their outputs to be compared, as plain values."""
@@ -281,6 +283,7 @@ class SamplingMixin:
             "levels": self.unet.levels,
             "conditions": (spec.num_classes, spec.text_width, spec.pooled_width),
             "micro_conditions": spec.micro_conditions,
+            "channels": (spec.in_channels, spec.out_channels),
             "schedules": {k: v.get_config() for k, v in process.schedules.items()},
             "prediction": process.prediction,
             "signal_scale": dict(process.signal_scale),

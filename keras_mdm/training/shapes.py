@@ -28,7 +28,7 @@ def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
         shape = model.process.up_to(level).shapes[-1]
         key = "image" if shape.frames is None else "video"
         number = levels.index(level)
-        expected = model.unet.spec.levels[number].input_shape(model.unet.spec.in_channels)
+        expected = model.unet.spec.levels[number].input_shape(model.unet.spec.out_channels)
         found = group[key].shape if key in group else tf.TensorShape((None, *expected))
         batches.check_shape(key, found, expected, level)
         if found.rank is None or None in tuple(found[1:]):

@@ -1,0 +1,130 @@
+"""The picture that a network sees beside the noisy one: of an upsampler the one to enlarge."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_mdm import checks, pixels
+from keras_mdm.diffusion import LevelShape
+from keras_mdm.models import NestedUNetSpec
+
+# Its key in a batch, and its name in `generate` and in an exported model.
+LOW_RES = "low_res"
+
+
+def low_res_channels(spec: NestedUNetSpec) -> int:
+    """Channels of that picture: what a network's inputs have beyond its outputs; 0 for none.
+
+    Args:
+        spec: the network.
+    """
+    return spec.in_channels - spec.out_channels
+
+
+def check_channels(spec: NestedUNetSpec) -> None:
+    """Raise unless a network's inputs hold its outputs, and the rest has a name of its own.
+
+    Args:
+        spec: the network.
+    """
+    if low_res_channels(spec) < 0:
+        raise checks.error(
+            "a diffusion network must have at least as many in_channels as out_channels: the noisy "
+            f"picture, and after it `{LOW_RES}`",
+            fix="build it with in_channels = out_channels + channels of the picture it sees",
+            in_channels=spec.in_channels,
+            out_channels=spec.out_channels,
+        )
+    if low_res_channels(spec) and LOW_RES in spec.micro_conditions:
+        raise checks.error(
+            f"`{LOW_RES}` is what a network with more in_channels than out_channels sees",
+            fix="give the micro-condition another name",
+            micro_conditions=spec.micro_conditions,
+        )
+
+
+def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
+    """The picture of every row in the size of the highest level, bilinear where it has another.
+
+    Args:
+        value: `(B, h, w, C)`, or `(B, t, h, w, C)` for clips, t a divisor of their frames: each is
+            held for as long as it stands for, one picture throughout. uint8, or floats in [-1, 1].
+        spec: the network.
+
+    Returns:
+        `(B, [T,] H, W, C)` float32.
+
+    Raises:
+        ValueError: if it has another form.
+
+    Reference: Ho et al. 2021 (arXiv 2106.15282), section 3, where the low resolution is enlarged
+    bilinearly and joined with the noisy picture.
+    """
+    value = tf.convert_to_tensor(value)
+    top, channels = spec.levels[-1], low_res_channels(spec)
+    shape = value.shape
+    rank_fits = len(shape) == 4 or (len(shape) == 5 and top.frames is not None)
+    square = rank_fits and (None in shape[-3:-1] or shape[-3] == shape[-2])
+    frames = shape[1] if len(shape) == 5 else 1
+    if not square or shape[-1] != channels or not frames or (top.frames or 1) % frames:
+        clip = "" if top.frames is None else f", or (B, t, h, h, {channels}), t of {top.frames}"
+        raise checks.error(
+            f"`{LOW_RES}` must have the shape (B, h, h, {channels}){clip}",
+            fix="crop it to a square as the pictures are cropped",
+            shape=tuple(shape),
+        )
+    if value.dtype == tf.uint8:
+        value = pixels.to_unit(value)
+    elif not value.dtype.is_floating:
+        raise checks.error(
+            f"`{LOW_RES}` must be uint8, or floats in [-1, 1]",
+            fix="cast it",
+            dtype=value.dtype.name,
+        )
+    value = tf.cast(value, tf.float32)
+    if tuple(shape[-3:-1]) != (top.size, top.size):
+        value = _resized(value, top.size)
+    if top.frames is None:
+        return value
+    value = value if len(shape) == 5 else value[:, None]
+    return tf.repeat(value, top.frames // frames, axis=1) if frames < top.frames else value
+
+
+def _resized(value: tf.Tensor, size: int) -> tf.Tensor:
+    clip = value.shape[1:-3]
+    flat = tf.reshape(value, tf.concat([[-1], tf.shape(value)[-3:]], axis=0))
+    flat.set_shape((None, *value.shape[-3:]))
+    # Where it is enlarged antialiasing does nothing, but XLA cannot compile it.
+    enlarged = value.shape[-2] is not None and value.shape[-2] <= size
+    flat = tf.image.resize(flat, (size, size), "bilinear", antialias=not enlarged)
+    return tf.reshape(flat, (-1, *clip, size, size, value.shape[-1]))
+
+
+def network_inputs(
+    process: Any,
+    x: Mapping[str, tf.Tensor],
+    conditions: Mapping[str, tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """What a network is called with, but for the time: every level sees D^r of the picture.
+
+    Args:
+        process: the joint process of the levels.
+        x: noisy pictures `(B', [T,] H, W, C)` by level name; outer levels may hold the first rows
+            only.
+        conditions: of every row, the picture as `as_low_res` returns it.
+
+    Returns:
+        dict of inputs by name.
+    """
+    inputs = {k: v for k, v in conditions.items() if k != LOW_RES}
+    if LOW_RES not in conditions:
+        return inputs | {f"z_{name}": value for name, value in x.items()}
+    picture = conditions[LOW_RES]
+    top = LevelShape(picture.shape[1] if len(picture.shape) == 5 else None, picture.shape[-2])
+    shapes = process.shapes if top in process.shapes else (*process.shapes, top)
+    seen = dataclasses.replace(process, shapes=shapes).pyramid(picture)
+    for name, value in x.items():
+        inputs[f"z_{name}"] = tf.concat([value, seen[name][: tf.shape(value)[0]]], axis=-1)
+    return inputs
