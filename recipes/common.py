@@ -265,6 +265,8 @@ def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **fact
 
 def run(main: Callable[[], None]) -> None:
     """Run a recipe; a wrong argument is one line, not a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         main()
     except ValueError as problem:

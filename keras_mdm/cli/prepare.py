@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with quiet_start():
         from keras_mdm import data
+        from keras_mdm.data.sources.texts import printable
 
     kind = args.kind
     if kind == "auto":
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     made = _clips(args, data) if kind == "videos" else _pictures(args, data)
     skipped = data.read_skipped(args.out)
     for entry in skipped[:20]:
-        print(f"skipped {entry.file}: {entry.reason}")
+        print(printable(f"skipped {entry.file}: {entry.reason}"))
     if len(skipped) > 20:
         print(f"and {len(skipped) - 20} more, see {args.out}/skipped.csv")
     print(f"{made} in {args.out}, {len(skipped)} skipped")

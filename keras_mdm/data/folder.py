@@ -14,7 +14,7 @@ from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable
-from keras_mdm.data.sources.texts import NOT_UTF8, is_text, text_of
+from keras_mdm.data.sources.texts import NOT_UTF8, is_text, printable, text_of
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.pixels import PICTURE_CHANNELS
 
@@ -84,7 +84,7 @@ def load_folder(
     rows, skipped = _read_all(files, root, ImageRule(sizes[-1], channels=channels), progress)
     kept = [file for file, row in zip(files, rows, strict=True) if row is not None]
     if skipped:
-        listed = "; ".join(f"{file} ({reason})" for file, reason in skipped[:5])
+        listed = printable("; ".join(f"{file} ({reason})" for file, reason in skipped[:5]))
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         _log.warning("skipped %d of %d pictures: %s%s", len(skipped), len(files), listed, more)
     if not kept:
@@ -176,10 +176,10 @@ def caption_of(file: Path) -> str:
         text = _line(text_of(beside.read_bytes()), f"{beside.name} ")
         if text:
             return text
-    return _line(file.stem.replace("_", " "), "its name ")
+    return _line(file.stem.replace("_", " "), "its name ", "is not UTF-8: rename the file")
 
 
-def _line(text: str, what: str) -> str:
+def _line(text: str, what: str, wrong: str = NOT_UTF8) -> str:
     if "\0" in text or not is_text(text):
-        raise Unusable(what + ("holds a NUL character" if "\0" in text else NOT_UTF8))
+        raise Unusable(what + ("holds a NUL character" if "\0" in text else wrong))
     return " ".join(text.split())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data import sources
+from keras_mdm.cli.main import main
 from keras_mdm.data import (
     ImageRule,
     captions_of,
@@ -210,7 +211,7 @@ def test_records_and_columns_of_bytes(tmp_path):
         assert len(skipped) == 1 and "is not UTF-8" in next(iter(skipped.values()))
 
 
-def test_names_of_files(tmp_path):
+def test_names_of_files(tmp_path, caplog):
     root = tmp_path / "pictures"
     root.mkdir()
     for number, name in enumerate(("red_apple.png", "caf\udce9.png")):
@@ -218,3 +219,16 @@ def test_names_of_files(tmp_path):
     source = open_images(root, max_skipped=0.5)
     assert trained(source)[0] == {"red apple"} and len(source.skipped) == 1
     assert load_folder(root, size=8, progress=False).captions == ("red apple",)
+    (told,) = caplog.messages
+    assert r"caf\udce9.png (its name is not UTF-8: rename the file)" in told
+
+
+def test_the_command_line_prints_names_of_any_bytes(tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number, name in enumerate(("red_apple.png", "caf\udce9.png")):
+        (pictures / name).write_bytes(sources.png(number))
+    (pictures / "caf\udce9.png").write_bytes(b"damaged")
+    words = ["prepare", str(pictures), str(tmp_path / "out"), "--size", "8"]
+    assert main([*words, "--max-skipped", "0.5"]) == 0
+    assert r"skipped caf\udce9.png" in capsys.readouterr().out

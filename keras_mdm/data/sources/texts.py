@@ -51,6 +51,15 @@ def marked(text: str) -> str:
     return text if is_text(text) else re.sub("[\ud800-\udc7f\udd00-\udfff]", "\udcff", text)
 
 
+def printable(text: str) -> str:
+    """The text with what no output can hold, such as bytes of a file's name, written as escapes.
+
+    Args:
+        text: of anybody.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def text_of(data: bytes) -> str:
     """The text of a whole file, decoded by its byte order mark or as UTF-8.
 
