@@ -1,5 +1,6 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,9 @@ _REWRITING = (
 
 
 def pytest_configure(config):
+    # A job that a script starts in the background ignores Ctrl-C, and so would what tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Rewriting takes longer than tracing, for tests that then make a few steps. What runs in
     # processes of its own (workers, commands, recipes) is rewritten as in use.
     if not config.getoption("--optimize-graphs"):

@@ -128,9 +128,10 @@ class Averages:
         weights = self.ema.variables
         if any(variable._value is None for variable in weights):  # a network without memory
             return
-        found = digests(weights) if contents is None else {
-            id(v): contents[v.path] for v in weights if v.path in contents
-        }  # fmt: skip
+        if contents is None:
+            found = digests(weights)
+        else:
+            found = {id(v): contents[v.path] for v in weights if v.path in contents}
         self._seen = (found | digests(self.ema.averages), self.age)
 
     def forget(self) -> None:
@@ -180,14 +181,12 @@ class Averages:
 
     def merge(self, unet: keras.Model) -> None:
         """Put what LoRA adds into the kernels, of the weights and of all averages."""
+        paths = [variable.path for variable in self.ema.variables]
         for name in self.names:
-            targets = self.by_name[name].by_path() if name != "raw" else {
-                variable.path: variable for variable in self.ema.variables
-            }  # fmt: skip
-            found = [(path, np.array(v)) for path, v in self.merged(name, unet)
-                     if v is not targets[path]]  # fmt: skip
-            for path, value in found:
-                targets[path].assign(value)
+            targets = dict(zip(paths, self.held(name), strict=True))
+            for path, value in list(self.merged(name, unet)):
+                if value is not targets[path]:
+                    targets[path].assign(np.array(value))
 
 
 def digests(variables: Sequence[Any]) -> dict[int, bytes]:

@@ -249,9 +249,10 @@ def _generated(generator: Iterator[Any]) -> tf.data.Dataset:
 
     def spec(value: Any) -> tf.TensorSpec:
         value = tf.convert_to_tensor(arrays.as_array(value))
-        shape = [None if axis == 0 or len(value.shape) < 4 else n
-                 for axis, n in enumerate(value.shape)]  # fmt: skip
-        return tf.TensorSpec([*shape[:2], *value.shape[2:]], value.dtype)
+        # Rows are open, and of what is no picture the tokens.
+        fixed = value.shape[1:] if len(value.shape) > 3 else [None, *value.shape[2:]]
+        shape = [None, *fixed][: len(value.shape)]
+        return tf.TensorSpec(shape, value.dtype)
 
     def elements() -> Iterator[Any]:
         for element in itertools.chain([first], generator):

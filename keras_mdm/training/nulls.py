@@ -39,8 +39,10 @@ def was_trained(model: Any, missing: Iterable[str]) -> bool:
     if not names or model.null_in_data:
         return True
     if isinstance(rates, Mapping):  # each is drawn by itself, and 0 unless it is named
-        return all((rates.get(n, 0.0) > 0.0) if n in missing else (rates.get(n, 0.0) < 1.0)
-                   for n in names)  # fmt: skip
+        dropped, kept = missing & set(names), set(names) - missing
+        return all(rates.get(n, 0.0) > 0.0 for n in dropped) and all(
+            rates.get(n, 0.0) < 1.0 for n in kept
+        )
     if not missing:
         return rates < 1.0
     return missing == set(names) and rates > 0.0
@@ -76,8 +78,9 @@ def missing_sets(model: Any, conditions: Mapping[str, np.ndarray]) -> set[frozen
             states = np.asarray(conditions["text"][row])[mask[row] > 0]
             lacking["text"][row] = _close(states.reshape(1, -1), marked.reshape(-1))[0]
     rows = zip(*lacking.values(), strict=True)
-    return {frozenset(name for name, is_null in zip(lacking, row, strict=True) if is_null)
-            for row in rows}  # fmt: skip
+    return {
+        frozenset(n for n, is_null in zip(lacking, row, strict=True) if is_null) for row in rows
+    }
 
 
 def warn_of_untrained(
