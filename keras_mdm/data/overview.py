@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,6 +34,8 @@ class Overview:
         labels: how many records each class has, by its number.
         bytes_per_record: mean size of a picture file.
         broken: records that cannot be used, and why.
+        unused: files that are not meant to be records, and why.
+        choices: what was chosen of several, such as the split.
     """
 
     records: int
@@ -44,6 +46,8 @@ class Overview:
     labels: Counter = field(default_factory=Counter)
     bytes_per_record: float = 0.0
     broken: list[Skipped] = field(default_factory=list)
+    unused: tuple[Skipped, ...] = ()
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True) -> Overview:
@@ -71,7 +75,13 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
         checks.integer("limit", limit, minimum=1)
     count = len(source) if limit is None else min(limit, len(source))
     rows = np.linspace(0, len(source) - 1, count).astype(np.int64)
-    found = Overview(len(source), count, broken=list(source.skipped))
+    found = Overview(
+        len(source),
+        count,
+        broken=list(source.skipped),
+        unused=source.unused,
+        choices=source.choices,
+    )
     rule, sizes = ImageRule(8), 0
 
     def work(row: int) -> tuple:
@@ -113,6 +123,7 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
         f"{found.records} records, looked at {found.looked_at}; "
         f"{found.bytes_per_record / 1000:.1f} kB per picture"
     ]
+    lines += [f"  {what}: {chosen}" for what, chosen in found.choices.items()]
     lines += ["", "shorter side in pixels"]
     bounds = list(zip(_SIDES[:-1], _SIDES[1:], strict=True))
     for low, high in bounds:
@@ -136,10 +147,23 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
         if len(classes) > 10:
             lines.append(f"  and {len(classes) - 10} more")
     lines += ["", f"{len(found.broken)} records or files that cannot be used"]
-    lines += [f"  {file}: {reason}" for file, reason in found.broken[:20]]
-    if len(found.broken) > 20:
-        lines.append(f"  and {len(found.broken) - 20} more")
+    lines += _by_reason(found.broken)
+    lines += ["", f"{len(found.unused)} files that are not used"]
+    lines += _by_reason(found.unused)
     return "\n".join(lines)
+
+
+def _by_reason(entries: Sequence[Skipped]) -> list[str]:
+    """A line per reason, the most frequent first: how many, and the first three of them."""
+    files: dict[str, list[str]] = {}
+    for file, reason in entries:
+        files.setdefault(reason, []).append(file)
+    ordered = sorted(files.items(), key=lambda item: -len(item[1]))
+    lines = [
+        f"  {len(group):6}  {reason}: {', '.join(group[:3])}{', ...' if len(group) > 3 else ''}"
+        for reason, group in ordered[:20]
+    ]
+    return lines + ([f"  and {len(ordered) - 20} more reasons"] if len(ordered) > 20 else [])
 
 
 def captions_of(source: ImageSource | ClipSource) -> Iterator[str]:

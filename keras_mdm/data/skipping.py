@@ -47,6 +47,9 @@ class Skipping:
 
     Attributes:
         max_skipped: share of unusable records, of those seen, above which reading stops.
+        unused: files that lie in the source and are not meant to be records of it (another split,
+            check sums, tables beside shards), and why: listed, but nothing is wrong with them.
+        choices: what was chosen of several, by what it is ("split", "image", "label").
 
     Args:
         left_out: what was found unusable before.
@@ -63,6 +66,8 @@ class Skipping:
     def __init__(self, left_out: Sequence[Skipped] = (), max_skipped: float = MAX_SKIPPED):
         self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
         self._left_out = tuple(left_out)
+        self.unused: tuple[Skipped, ...] = ()
+        self.choices: dict[str, str] = {}
         self._unusable: dict[int, str] = {}
         self._reads = 0
         self._lock = threading.Lock()

@@ -146,6 +146,7 @@ class Rows(ImageSource):
                 rows=rows,
             )
         self.source = source
+        self.unused, self.choices = source.unused, source.choices
         self.rows = np.asarray(rows, np.uint32 if len(source) < 2**32 else np.int64)
         self.label_names = source.label_names
         if source.shard_sizes is not None:
