@@ -144,6 +144,35 @@ def write_atomically(
     return path
 
 
+def write_once(path: str | Path, content: str) -> bool:
+    """Write a file unless it is there; of several that try at once, one does.
+
+    Args:
+        path: the file; its directory must exist.
+        content: a text.
+
+    Returns:
+        Whether this call wrote it.
+    """
+    path = Path(path)
+    if path.exists():
+        return False
+    temporary = temporary_path(path)
+    try:
+        temporary.write_text(content)
+        fsync_path(temporary)
+        try:
+            os.link(temporary, path)  # which fails where a rename would replace
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_path(path.parent)
+    return True
+
+
 @contextlib.contextmanager
 def temporary_directory(path: str | Path) -> Iterator[Path]:
     """A directory beside `path` for the body of the `with` statement.

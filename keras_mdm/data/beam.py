@@ -48,20 +48,21 @@ def prepare_with_beam(
             "Apache Beam must be installed", fix="pip install 'keras-mdm[beam]'", missing="beam"
         ) from problem
     job = ImagePreparation(os.fspath(source), directory, **preparation)
-    sharding.claim(directory, job.plan)
+    target = sharding.claim(directory, job.plan)
     if options is None or isinstance(options, list | tuple):
         options = PipelineOptions(list(options or ()))
-    with beam.Pipeline(options=options) as pipeline:
-        # Reshuffled, or a runner would fuse all shards into one piece of work.
-        _ = (
-            pipeline
-            | "shards" >> beam.Create(range(job.count))
-            | "spread" >> beam.Reshuffle()
-            | "write" >> beam.Map(_write, job)
-        )
-    # The notes beside the shards say what was written, by this call or an earlier one.
-    with ThreadPoolExecutor(1) as pool:
-        return job.finish([job.write(number, pool) for number in range(job.count)])
+    with sharding.take_turn_in(target):
+        with beam.Pipeline(options=options) as pipeline:
+            # Reshuffled, or a runner would fuse all shards into one piece of work.
+            _ = (
+                pipeline
+                | "shards" >> beam.Create(range(job.count))
+                | "spread" >> beam.Reshuffle()
+                | "write" >> beam.Map(_write, job)
+            )
+        # The notes beside the shards say what was written, by this call or an earlier one.
+        with ThreadPoolExecutor(1) as pool:
+            return job.finish([job.write(number, pool) for number in range(job.count)])
 
 
 def _write(number: int, job: ImagePreparation) -> int:

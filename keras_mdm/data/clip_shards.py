@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_mdm import checks
-from keras_mdm.data import sharding
+from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.reduction import reduce_pixels
@@ -94,6 +94,7 @@ def prepare_clips(
     target = sharding.claim(directory, plan)
     count = -(-len(videos) // clips_per_shard)
     with (
+        sharding.take_turn_in(target, progress),
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         tqdm(total=len(videos), desc="preparing clips", unit="clip", disable=not progress) as bar,
     ):
@@ -111,7 +112,7 @@ def prepare_clips(
                 what=videos.what,
                 advice=videos.advice,
             )
-    sharding.finish(target, plan, shards, videos.skipped, "video")
+        sharding.finish(target, plan, shards, videos.skipped, "video")
     return ClipShards(target)
 
 
@@ -136,7 +137,7 @@ def _write_shard(
 
     def complete(kept: list[int]) -> None:
         records = [(videos.key(row), videos.captions[row]) for row in kept]
-        sharding.write_csv(file.with_suffix(".csv"), ("key", "caption"), records)
+        csv_lists.write_csv(file.with_suffix(".csv"), ("key", "caption"), records)
 
     return sharding.write_shard(file, work, rows, pool, done, complete)
 
@@ -299,11 +300,11 @@ def _read_table(shard: Path, records: int) -> list[list[str]]:
     fix += "makes this shard anew"
     if not file.is_file():
         raise checks.error(f"{what} must be there", fix=fix, missing=str(file))
-    rows = sharding.read_csv(file, ("key", "caption"), what=what, fix=fix, text=("caption",))
+    rows = csv_lists.read_csv(file, ("key", "caption"), what=what, fix=fix, text=("caption",))
     if len(rows) != records:
         # Cut off, mostly: the line after the last.
         problem = f"{records} clips need a row each, there are {len(rows)}"
-        raise sharding.damaged_table(file, problem, what=what, fix=fix, line=len(rows) + 2)
+        raise csv_lists.damaged_table(file, problem, what=what, fix=fix, line=len(rows) + 2)
     return rows
 
 

@@ -204,8 +204,9 @@ def prepare_images(
     if workers is not None:
         checks.integer("workers", workers, minimum=1)
     job = ImagePreparation(source, directory, **options)
-    sharding.claim(directory, job.plan)
+    target = sharding.claim(directory, job.plan)
     with (
+        sharding.take_turn_in(target, progress),
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         tqdm(
             total=len(job.source),
@@ -219,7 +220,7 @@ def prepare_images(
             shards.append(job.write(number, pool, lambda result: bar.update()))
             job.check_share(shards)
             bar.update(min((number + 1) * job.records_per_shard, len(job.source)) - bar.n)
-    return job.finish(shards)
+        return job.finish(shards)
 
 
 def open_prepared(directory: str | os.PathLike, **options: Any) -> ExampleImages:

@@ -1,8 +1,7 @@
 """Shards that are written completely or not at all, with a note each, and a manifest at the end."""
 
-import csv
+import contextlib
 import hashlib
-import io
 import json
 import os
 from collections import deque
@@ -13,6 +12,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.csv_lists import read_csv, write_csv
 from keras_mdm.data.skipping import LEAST, share_error
 from keras_mdm.files import (
     is_temporary,
@@ -20,7 +20,9 @@ from keras_mdm.files import (
     remove_dead_temporaries,
     temporary_path,
     write_atomically,
+    write_once,
 )
+from keras_mdm.turns import LEASE, take_turn
 
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
@@ -53,7 +55,14 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     remove_dead_temporaries(target)
     note, plan = target / PLAN, json.loads(json.dumps(plan))
-    if note.is_file():
+    if not note.is_file() and not all(map(_before_a_plan, target.iterdir())):
+        raise checks.error(
+            "the directory must be empty, or hold shards that an earlier call began",
+            fix="choose another directory",
+            directory=str(target),
+        )
+    # Of two calls that begin at once, what the first one wrote counts.
+    if not write_once(note, json.dumps(plan, indent=1)):
         known = read_json(
             note,
             what="the note of what a folder of shards is for",
@@ -69,15 +78,28 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
                 directory=str(target),
                 different=different,
             )
-    elif not all(map(is_temporary, target.iterdir())):  # another call may be writing its plan
-        raise checks.error(
-            "the directory must be empty, or hold shards that an earlier call began",
-            fix="choose another directory",
-            directory=str(target),
-        )
-    else:
-        write_atomically(note, json.dumps(plan, indent=1))
     return target
+
+
+def _before_a_plan(path: Path) -> bool:
+    """Whether a file is of a call that has begun, or begins at this moment."""
+    return is_temporary(path) or path.name in (PLAN, LEASE)
+
+
+def take_turn_in(target: Path, progress: bool = True) -> contextlib.AbstractContextManager:
+    """The turn of one call that writes shards: another one for the same folder waits, and then
+    finds them there.
+
+    Args:
+        target: of `claim`.
+        progress: say when another call is at it.
+    """
+
+    def waiting() -> None:
+        if progress:
+            print(f"another process prepares {target}: waiting for it", flush=True)
+
+    return take_turn(target, waiting, lock=PLAN)  # which is there: no further file in the folder
 
 
 def write_shard(
@@ -211,8 +233,11 @@ def finish(
             fix="see why they were skipped",
             skipped=[tuple(entry) for entry in skipped[:5]],
         )
+    # Of earlier versions; those of today tell whose they are, and may be of a worker that lives.
     for left in target.glob(f"*{_PARTIAL}"):
-        left.unlink(missing_ok=True)
+        if not is_temporary(left):
+            left.unlink(missing_ok=True)
+    remove_dead_temporaries(target)
     write_csv(target / SKIPPED, ("file", "reason"), skipped)
     rows = [{k: v for k, v in shard.items() if k != "skipped"} for shard in shards]
     manifest = {**plan, "records": total, "skipped": len(skipped), "shards": rows}
@@ -241,68 +266,3 @@ def read_skipped(directory: str | os.PathLike) -> list[Skipped]:
         "run `keras-mdm prepare` again, which writes it anew",
     )
     return [Skipped(*row) for row in read_csv(file, ("file", "reason"), what=what, fix=fix)]
-
-
-def read_csv(
-    path: Path, header: Sequence[str], *, what: str, fix: str, text: Sequence[str] = ()
-) -> list[list[str]]:
-    """Read a table that `write_csv` wrote; names of files may hold bytes that are no UTF-8.
-
-    Args:
-        path: the file.
-        header: names of its columns.
-        what: what it is called in the error.
-        fix: what to do about a damaged one.
-        text: columns that are read by people and must be UTF-8.
-
-    Returns:
-        The rows.
-
-    Raises:
-        ValueError: if it is not whole; names the file and the line.
-    """
-    rows, wrong = [], "it is empty"
-    places = [header.index(name) for name in text]
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        table = csv.reader(file)
-        try:
-            for row in table:
-                if table.line_num == 1:
-                    wrong = "" if row == list(header) else f"the columns are {row!r:.80}"
-                elif len(row) != len(header):
-                    wrong = f"{len(header)} columns are needed, there are {len(row)}"
-                elif any(not _is_utf8(row[place]) for place in places):
-                    wrong = "it is not UTF-8"
-                else:
-                    rows.append(row)
-                if wrong:
-                    break
-        except csv.Error as problem:  # such as a quote that is never closed
-            wrong = str(problem)
-    if wrong:
-        raise damaged_table(path, wrong, what=what, fix=fix, line=max(1, table.line_num))
-    return rows
-
-
-def damaged_table(path: Path, problem: str, *, what: str, fix: str, line: int) -> ValueError:
-    """The error for a table that is not whole."""
-    return checks.error(
-        f"{what} must be whole", fix=fix, file=str(path), line=line, problem=problem
-    )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table, completely or not at all."""
-    buffer = io.StringIO(newline="")
-    table = csv.writer(buffer)
-    table.writerow(header)
-    table.writerows(rows)
-    write_atomically(path, buffer.getvalue().encode("utf-8", "surrogateescape"))

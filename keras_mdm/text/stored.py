@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.files import remove_dead_temporaries, write_atomically
+from keras_mdm.files import remove_dead_temporaries, write_atomically, write_once
 from keras_mdm.text.encoders import TextEncoder
 from keras_mdm.text.stored_files import (
     INDEX,
     PLAN,
     check_index,
+    check_of,
+    differs,
     hashes_of,
+    joined,
     map_states,
     part_of,
     read_columns,
     read_plan,
+    written,
 )
 from keras_mdm.turns import take_turn
 
@@ -35,7 +39,8 @@ _SAMPLE = 256
 class StoredStates:
     """States that `embed` has written, in place of the encoder that made them.
 
-    A text is found by its SHA-256; of each the index takes 24 bytes. The states stay on disk.
+    A text is found by its SHA-256; of each the index takes 29 bytes. The states stay on disk, and
+    are compared with their check sum when they are read for the first time.
 
     Attributes:
         width: D, the width of a token's state.
@@ -68,9 +73,11 @@ class StoredStates:
             )
         plan = read_plan(root)
         self.identity, self.width, self.length = plan["encoder"], plan["width"], plan["length"]
-        columns = read_columns(root / INDEX, "hash", "begin", "count", "shard")
+        columns = read_columns(root / INDEX, "hash", "begin", "count", "check", "shard")
         check_index(root / INDEX, columns)
-        self._hashes, self._begins, self._counts, shards = columns
+        self._hashes, self._begins, self._counts, self._checks, shards = columns
+        # Of earlier versions: these had no check sums.
+        self._known = self._checks == 0
         self._ends = np.cumsum(shards)
         self._files = [part_of(root, number) for number in range(len(shards))]
         missing = [file.name for file in self._files if not file.is_file()]
@@ -97,7 +104,7 @@ class StoredStates:
             the longest text.
 
         Raises:
-            ValueError: if a text was not encoded.
+            ValueError: if a text was not encoded, or its states are not those that were written.
         """
         rows = np.minimum(np.searchsorted(self._hashes, hashes_of(texts)), len(self) - 1)
         found = self._hashes[rows] == hashes_of(texts)
@@ -113,7 +120,12 @@ class StoredStates:
             begin = int(self._begins[row])
             shard = int(np.searchsorted(self._ends, begin, side="right"))
             begin -= int(self._ends[shard - 1]) if shard else 0
-            states[place, : counts[place]] = self._states[shard][begin : begin + counts[place]]
+            kept = self._states[shard][begin : begin + counts[place]]
+            if not self._known[row]:
+                if check_of(kept) != self._checks[row]:
+                    raise differs(self._files[shard], texts[place])
+                self._known[row] = True
+            states[place, : counts[place]] = kept
         mask = np.arange(states.shape[1]) < counts[:, None]
         return states, mask.astype(np.float32)
 
@@ -182,7 +194,7 @@ def embed(
     _claim(root, json.loads(json.dumps(plan)))
     total = len(texts) if total is None and isinstance(texts, Sequence) else total
     with take_turn(root, functools.partial(_say_waiting, root, progress)):
-        known, shards = _written(root)
+        known, shards = written(root)
         wanted = _new(itertools.chain(first, stream), known)
         new = list(itertools.islice(wanted, _CALL))
         if new and (progress or total):
@@ -192,9 +204,8 @@ def embed(
         with tqdm(total=total, desc="encoding texts", unit="text", disable=disable) as bar:
             while group := list(itertools.islice(wanted, texts_per_file)):
                 _write(encoder, group, root, len(shards), bar)
-                known, shards = _written(root, known, shards)
-        hashes, begins, counts = _joined(root, shards)
-        columns = {"hash": hashes, "begin": begins, "count": counts, "shard": np.asarray(shards)}
+                known, shards = written(root, known, shards)
+        columns = {**joined(root, shards), "shard": np.asarray(shards)}
         write_atomically(root / INDEX, lambda file: np.savez(file, **columns))
     return StoredStates(root)
 
@@ -205,9 +216,8 @@ def _say_waiting(root: Path, show: bool) -> None:
 
 
 def _claim(root: Path, plan: dict[str, Any]) -> None:
-    note = root / PLAN
-    if not note.is_file():
-        write_atomically(note, json.dumps(plan, indent=1))
+    # Two that begin at once may have different encoders: what the first one wrote counts.
+    if write_once(root / PLAN, json.dumps(plan, indent=1)):
         return
     known = read_plan(root)
     different = {key: (known.get(key), plan[key]) for key in plan if known.get(key) != plan[key]}
@@ -218,18 +228,6 @@ def _claim(root: Path, plan: dict[str, Any]) -> None:
             directory=str(root),
             different=different,
         )
-
-
-def _written(
-    root: Path, known: set[int] | None = None, shards: list[int] | None = None
-) -> tuple[set[int], list[int]]:
-    """Hashes of the texts that are there, and tokens per file."""
-    known, shards = known if known is not None else set(), shards if shards is not None else []
-    while (keys := part_of(root, len(shards)).with_suffix(".npz")).is_file():
-        texts, counts = read_columns(keys, "hash", "count")
-        known.update(texts.tolist())
-        shards.append(int(counts.sum()))
-    return known, shards
 
 
 def _new(texts: Iterator[str], known: set[int]) -> Iterator[str]:
@@ -269,7 +267,7 @@ def _encoded(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[np.nd
 
 
 def _write(encoder: TextEncoder, texts: Sequence[str], root: Path, number: int, bar: Any) -> None:
-    pieces, counts = [], []
+    pieces, counts, sums = [], [], []
     for states, mask in _encoded(encoder, texts):
         kept = states[: int(np.count_nonzero(mask))]
         if not np.all(mask[: len(kept)]):
@@ -287,23 +285,15 @@ def _write(encoder: TextEncoder, texts: Sequence[str], root: Path, number: int, 
             )
         pieces.append(kept.astype(np.float16))
         counts.append(len(kept))
+        sums.append(check_of(pieces[-1]))
         bar.update()
     joined = np.concatenate(pieces)
     write_atomically(part_of(root, number), lambda file: np.save(file, joined))
-    columns = {"hash": hashes_of(texts), "count": np.asarray(counts, np.uint32)}
+    columns = {
+        "hash": hashes_of(texts),
+        "count": np.asarray(counts, np.uint32),
+        "check": np.asarray(sums, np.uint32),
+    }
     # Last: where it is, the part is complete.
     keys = part_of(root, number).with_suffix(".npz")
     write_atomically(keys, lambda file: np.savez(file, **columns))
-
-
-def _joined(root: Path, shards: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes, places and numbers of tokens of all texts, sorted by hash."""
-    hashes, counts = [], []
-    for number in range(len(shards)):
-        texts, tokens = read_columns(part_of(root, number).with_suffix(".npz"), "hash", "count")
-        hashes.append(texts)
-        counts.append(tokens)
-    hashes, counts = np.concatenate(hashes), np.concatenate(counts)
-    begins = np.cumsum(counts, dtype=np.uint64) - counts
-    order = np.argsort(hashes)
-    return hashes[order], begins[order], counts[order]

@@ -1,6 +1,7 @@
 """The files that stored states lie in: where they are, and whether they are whole."""
 
 import hashlib
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,15 @@ def read_plan(root: Path) -> dict[str, Any]:
 
 
 def read_columns(file: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of the index, or of the keys of a part."""
+    """Arrays of the index, or of the keys of a part; check sums are 0 where there were none yet."""
     try:
         with np.load(file) as columns:
-            return [columns[name] for name in names]
+            return [
+                columns[name]
+                if name != "check" or name in columns.files
+                else np.zeros(len(columns["hash"]), np.uint32)
+                for name in names
+            ]
     except DAMAGED as problem:
         raise _damaged(file, problem) from None
 
@@ -48,12 +54,37 @@ def map_states(file: Path, shape: tuple[int, int]) -> np.ndarray:
         raise _damaged(file, problem) from None
 
 
+def written(
+    root: Path, known: set[int] | None = None, shards: list[int] | None = None
+) -> tuple[set[int], list[int]]:
+    """Hashes of the texts that are there, and tokens per file."""
+    known, shards = known if known is not None else set(), shards if shards is not None else []
+    while (keys := part_of(root, len(shards)).with_suffix(".npz")).is_file():
+        texts, counts = read_columns(keys, "hash", "count")
+        known.update(texts.tolist())
+        shards.append(int(counts.sum()))
+    return known, shards
+
+
+def joined(root: Path, shards: Sequence[int]) -> dict[str, np.ndarray]:
+    """Hashes, places, numbers of tokens and check sums of all texts, sorted by hash."""
+    parts = []
+    for number in range(len(shards)):
+        keys = part_of(root, number).with_suffix(".npz")
+        parts.append(read_columns(keys, "hash", "count", "check"))
+    hashes, counts, sums = map(np.concatenate, zip(*parts, strict=True))
+    begins = np.cumsum(counts, dtype=np.uint64) - counts
+    order = np.argsort(hashes)
+    columns = {"hash": hashes, "begin": begins, "count": counts, "check": sums}
+    return {name: column[order] for name, column in columns.items()}
+
+
 def check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
     """Raise unless every text of the index has its tokens in the files."""
-    hashes, begins, counts, shards = columns
+    hashes, begins, counts, sums, shards = columns
     if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
         problem = "its columns are no lists of integers"
-    elif not len(hashes) == len(begins) == len(counts) or not len(hashes):
+    elif not len(hashes) == len(begins) == len(counts) == len(sums) or not len(hashes):
         problem = "its columns are empty, or differ in length"
     elif (begins + counts).max() > shards.sum() or (begins + counts < begins).any():
         problem = "a text lies outside of the files"
@@ -66,6 +97,17 @@ def hashes_of(texts: Sequence[str]) -> np.ndarray:
     """64 bits of the SHA-256 of texts."""
     digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     return np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8").copy()
+
+
+def check_of(states: np.ndarray) -> int:
+    """The check sum of the states of one text; never 0, which stands for none."""
+    return zlib.crc32(np.ascontiguousarray(states)) or 1
+
+
+def differs(file: Path, text: str) -> ValueError:
+    """The error that the states of a text are not those that were written with its hash: the file
+    is damaged, or of another writer."""
+    return _damaged(file, ValueError(f"the states of {text!r:.80} do not match their check sum"))
 
 
 def _damaged(file: Path, problem: Exception) -> ValueError:

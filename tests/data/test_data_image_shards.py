@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +22,7 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.beam import prepare_with_beam
 from keras_mdm.data.image_shards import ImagePreparation
+from keras_mdm.files import temporary_path
 
 OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "max_skipped": 0.2}
 
@@ -159,3 +161,44 @@ def test_the_list_of_what_was_skipped_is_a_table(folder, tmp_path):
         assert list(csv.DictReader(file)) == [
             {"file": "first/04.png", "reason": "is not a picture"}
         ]
+
+
+def test_two_calls_at_once_write_each_shard_once(folder, tmp_path, capsys):
+    """Each deleted what the other one was writing."""
+    written, running = [], threading.Event()
+    source = open_images(folder)
+    read = source.read
+
+    def slow(row):
+        running.set()
+        written.append(row)
+        time.sleep(0.02)
+        return read(row)
+
+    source.read = slow
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prepare_images, source, tmp_path / "shards", **OPTIONS)
+        assert running.wait(10)
+        with pytest.raises(ValueError, match="shards of the same data and rule"):
+            prepare(folder, tmp_path / "shards", size=8)  # at once, not after waiting
+        second = pool.submit(prepare_images, source, tmp_path / "shards", **OPTIONS)
+        found = [first.result(), second.result()]
+    assert "another process prepares" in capsys.readouterr().out
+    assert sorted(written) == list(range(12))
+    assert [len(shards) for shards in found] == [11, 11]
+    alone = prepare(folder, tmp_path / "alone")
+    assert content(tmp_path / "shards") == content(tmp_path / "alone")
+    assert [found[0].read(row).key for row in range(11)] == [
+        alone.read(row).key for row in range(11)
+    ]
+
+
+def test_what_another_worker_writes_is_left_alone(folder, tmp_path):
+    target = tmp_path / "shards"
+    prepare(folder, target)
+    mine = temporary_path(target / "images-00000.partial")
+    old = target / "images-00000.partial"  # of an earlier version
+    mine.touch()
+    old.touch()
+    prepare(folder, target)
+    assert mine.exists() and not old.exists()

@@ -124,3 +124,28 @@ def test_a_damaged_file_is_one_error_whose_advice_helps(tmp_path, name, content,
         (tmp_path / name).with_suffix(".npz").unlink()
     again = stored(Letters(), TEXTS, tmp_path, texts_per_file=2)
     np.testing.assert_array_equal(again.encode(TEXTS)[0], expected)
+
+
+def test_states_of_another_writer_are_noticed(tmp_path):
+    """Same names, same shapes: a caption would have another one's states."""
+    stored(Letters(), ["ab", "cd", "efg"], tmp_path / "one")
+    stored(Letters(), ["cd", "ab", "efg"], tmp_path / "two")
+    file = tmp_path / "one" / "states-00000.npy"
+    file.write_bytes((tmp_path / "two" / file.name).read_bytes())
+    mixed = StoredStates(tmp_path / "one")
+    assert mixed.encode(["efg"])[0].shape == (1, 3, 3)
+    with pytest.raises(ValueError, match=r"'ab' do not match.*To fix it: remove states-00000.npz"):
+        mixed.encode(["efg", "ab"])
+
+
+def test_states_of_earlier_versions_have_no_check_sums(tmp_path):
+    """A folder that was begun before goes on."""
+    expected = stored(Letters(), TEXTS, tmp_path).encode(TEXTS)[0]
+    for name in ("states-00000.npz", "index.npz"):
+        with np.load(tmp_path / name) as columns:
+            kept = {key: columns[key] for key in columns.files if key != "check"}
+        (tmp_path / name).write_bytes(archive(np.savez, **kept))
+    np.testing.assert_array_equal(StoredStates(tmp_path).encode(TEXTS)[0], expected)
+    more = stored(Letters(), [*TEXTS, "new"], tmp_path)
+    np.testing.assert_array_equal(more.encode(TEXTS)[0], expected)
+    assert more.encode(["new"])[0].shape == (1, 3, 3)

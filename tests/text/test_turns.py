@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from keras_mdm.text import embed, encode_cached
-from keras_mdm.turns import take_turn
+from keras_mdm.text import StoredStates, embed, encode_cached
+from keras_mdm.turns import LEASE, LOCK, take_turn
 from text.test_text_cache import Letters
 
 TEXTS = [f"{number:03d}" for number in range(40)]
@@ -76,14 +76,62 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path):
             assert done.result(timeout=5)
 
 
-def test_a_file_system_without_locks_costs_only_time(tmp_path, monkeypatch):
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system that has none."""
     import fcntl
+
+    from keras_mdm import turns
 
     def refuse(*_):
         raise OSError("no locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert embedded(Letters(), tmp_path)[0].shape == (40, 3, 3)
+    monkeypatch.setattr(turns, "_BEAT", 0.05)
+    monkeypatch.setattr(turns, "_DEAD", 0.3)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_several_take_turns_as_well(tmp_path):
+    """Each wrote parts of the same names: states of one with the keys of another."""
+    groups = [[f"{number:03d}" for number in range(20 * n, 20 * n + 60)] for n in range(4)]
+
+    def work(texts):
+        embed(Slow(), texts, tmp_path, texts_per_file=16, progress=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, groups))
+    stored = StoredStates(tmp_path)
+    texts = sorted({text for group in groups for text in group})
+    assert len(stored) == len(texts) == 120
+    np.testing.assert_array_equal(
+        stored.encode(texts)[0], Letters().encode(texts)[0][:, :3].astype(np.float16)
+    )
+    assert not (tmp_path / LEASE).exists()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_nobody_waits_for_ever_for_one_that_was_killed(tmp_path):
+    (tmp_path / LEASE).touch()
+    told = []
+    with take_turn(tmp_path, lambda: told.append(1)):
+        assert told == [1] and (tmp_path / LEASE).exists()
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_two_encoders_that_begin_at_once_do_not_share_a_folder(tmp_path):
+    def work(length):
+        try:
+            return embed(Slow(length=length), TEXTS, tmp_path, progress=False).identity
+        except ValueError as problem:
+            return str(problem)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(work, (4, 5)))
+    (stored,) = (each for each in found if isinstance(each, dict))
+    (refused,) = (each for each in found if isinstance(each, str))
+    assert "states of the same encoder" in refused
+    assert StoredStates(tmp_path).identity == stored
 
 
 def test_what_the_body_raises_is_raised(tmp_path):
