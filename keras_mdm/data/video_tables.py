@@ -1,14 +1,16 @@
 """CSV files that list videos and their captions: of one's own, and WebVid's."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.sources import delimited
 from keras_mdm.data.sources.strings import Strings
-from keras_mdm.data.sources.texts import NOT_UTF8, encoding_of, is_text, marked
+from keras_mdm.data.sources.texts import NOT_UTF8, Lines, is_text
 
 # Columns of a CSV: the file and its caption, or WebVid-10M's.
 OWN_COLUMNS = ("file", "caption")
@@ -26,10 +28,10 @@ def is_webvid(table: Path) -> bool:
     Args:
         table: the file.
     """
-    with _opened(table) as file:
+    with table.open("rb") as file:
         try:
-            return _KEY in [name.strip() for name in next(csv.reader(file), [])]
-        except (csv.Error, UnicodeError):  # whoever reads it will say so
+            return _KEY in _header(Lines(file))
+        except csv.Error:  # whoever reads it will say so
             return False
 
 
@@ -46,7 +48,7 @@ def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped]
         ValueError: if there is no such file, columns are missing, or no row names a video with a
             caption.
     """
-    columns = _read_csv(table)
+    columns, skipped = _read_csv(table)
     webvid = _KEY in columns
     wanted = WEBVID_COLUMNS if webvid else OWN_COLUMNS
     missing = [name for name in wanted if name not in columns]
@@ -67,7 +69,7 @@ def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped]
     else:
         files, captions = columns["file"], columns["caption"]
     # Ten million rows as Python strings would take some GB.
-    kept, texts, skipped = Strings(), Strings(), []
+    kept, texts = Strings(), Strings()
     for file, caption in zip(files, captions, strict=True):
         problem = problem_of(caption) if file else "has no file"
         if problem:
@@ -98,18 +100,7 @@ def problem_of(caption: str) -> str | None:
     return None if caption.split() else NO_CAPTION
 
 
-def _opened(table: Path) -> TextIO:
-    """A table open as text: by its byte order mark or as UTF-8."""
-    with table.open("rb") as file:
-        encoding, mark = encoding_of(file.read(4))
-    if encoding == "utf-8":
-        return table.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    opened = table.open(encoding=encoding, errors="surrogatepass", newline="")
-    opened.seek(mark)
-    return opened
-
-
-def _read_csv(table: Path) -> dict[str, Sequence[str]]:
+def _read_csv(table: Path) -> tuple[dict[str, Sequence[str]], list[Skipped]]:
     if not table.is_file():
         raise checks.error(
             "`captions` must be a CSV file",
@@ -117,25 +108,44 @@ def _read_csv(table: Path) -> dict[str, Sequence[str]]:
             captions=str(table),
         )
     # Line by line: ten million rows fit, and nothing but what is used is kept.
-    with _opened(table) as file:
-        rows = csv.reader(map(marked, file))
+    with table.open("rb") as file:
+        lines = Lines(file)
+        size = os.fstat(file.fileno()).st_size - lines.position
         try:
-            return _columns(rows)
-        except (csv.Error, UnicodeError) as problem:
-            raise checks.error(
-                "a CSV file must be readable to its end",
-                fix="look at the line, and for a quote before it that is never closed",
-                file=table.name,
-                line=rows.line_num,
-                problem=str(problem),
-            ) from None
+            header = _header(lines)
+        except csv.Error as problem:
+            raise _unreadable(table, line=1, problem=str(problem)) from None
+        if size % len("\n".encode(lines.encoding)):
+            raise _unreadable(table, problem=f"it ends within a character of {lines.encoding}")
+        return _columns(lines, header, table.name)
 
 
-def _columns(rows: Iterator[list[str]]) -> dict[str, Sequence[str]]:
-    header = [name.strip() for name in next(rows, [])]
+def _header(lines: Lines) -> list[str]:
+    return [name.strip() for name in delimited.values_of(next(iter(lines), ""), ",")]
+
+
+def _unreadable(table: Path, **received: Any) -> ValueError:
+    return checks.error(
+        "a CSV file must be readable to its end",
+        fix="look for a quote that is never closed, or copy the file again",
+        file=table.name,
+        **received,
+    )
+
+
+def _columns(
+    lines: Lines, header: Sequence[str], table: str
+) -> tuple[dict[str, Sequence[str]], list[Skipped]]:
+    """The columns that are used, and the rows that cannot be read."""
     used = {name: header.index(name) for name in header if name in _USED}
     columns: dict[str, Strings] = {name: Strings() for name in used}
-    for row in rows:
+    key = next((name for name in (_KEY, *OWN_COLUMNS) if name in used), None)
+    broken = []
+    rows = delimited.rows_of(lines, ",", header, key) if key else ()
+    for number, (_, _, row) in enumerate(rows):
+        if isinstance(row, str):
+            broken.append(Skipped(f"{table}, row {number}", row))
+            continue
         for name, place in used.items():
             columns[name].append(row[place] if place < len(row) else "")
-    return {name: columns.get(name, []) for name in header}
+    return {name: columns.get(name, []) for name in header}, broken

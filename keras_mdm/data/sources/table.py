@@ -12,7 +12,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
-from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources import delimited, file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import read_whole
@@ -126,18 +126,18 @@ class TableImages(ImageSource):
 
     def _row(self, row: int) -> dict[str, Any]:
         raw = self._bytes.read(0, int(self._places[row]), int(self._sizes[row]))
-        return self._parse([decode(raw, self._encoding)])
+        return self._parse(decode(raw, self._encoding))
 
-    def _parse(self, lines: Sequence[str]) -> dict[str, Any]:
+    def _parse(self, text: str) -> dict[str, Any]:
         if self._delimiter is None:
             try:
-                found = json.loads(lines[0])
+                found = json.loads(text.lstrip(delimited.MARK))
             except ValueError as problem:
                 raise Unusable(f"is not JSON: {problem}") from problem
             if not isinstance(found, dict):
                 raise Unusable("is not a JSON object")
             return found
-        values = next(csv.reader(lines, delimiter=self._delimiter), [])
+        values = delimited.values_of(text, self._delimiter, len(self._header))
         return dict(zip(self._header, values, strict=False))
 
     def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
@@ -152,15 +152,14 @@ class TableImages(ImageSource):
         for line in lines:
             if line.strip():
                 try:
-                    yield begin, lines.position, self._parse([line])
+                    yield begin, lines.position, self._parse(line)
                 except Unusable as problem:
                     yield begin, lines.position, str(problem)
             begin = lines.position
 
     def _csv_rows(self, lines: Lines) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
-        reader = csv.reader(lines, delimiter=self._delimiter)
         try:
-            self._header = [name.strip() for name in next(reader, [])]
+            header = delimited.values_of(next(iter(lines), ""), self._delimiter)
         except csv.Error as problem:
             raise checks.error(
                 "the table must begin with a line of names of columns",
@@ -168,24 +167,18 @@ class TableImages(ImageSource):
                 table=self.table,
                 reason=str(problem),
             ) from problem
-        if not set(FILE) & set(self._header):
+        self._header = [name.strip() for name in header]
+        key = next((name for name in FILE if name in self._header), None)
+        if key is None:
             raise checks.error(
                 f"the table must have a column of files, called one of {', '.join(FILE)}",
                 fix="rename the column, or write the header line",
                 columns=self._header[:20],
                 table=self.table,
             )
-        begin, values = lines.position, []
-        while values is not None:
-            try:
-                values = next(reader, None)
-                if values:
-                    row = dict(zip(self._header, values, strict=False))
-                    yield begin, lines.position, row
-            except csv.Error as problem:  # such as a quote that is never closed
-                yield begin, lines.position, f"cannot be read: {problem}"
-                values = []
-            begin = lines.position
+        for begin, end, values in delimited.rows_of(lines, self._delimiter, self._header, key):
+            wrong = isinstance(values, str)
+            yield begin, end, values if wrong else dict(zip(self._header, values, strict=False))
 
     def _place(self, number: int) -> str:
         return f"{os.path.basename(self.table)}, row {number}"

@@ -81,8 +81,16 @@ def is_text(text: str) -> bool:
     return True
 
 
+def _without_mark(start: bytes) -> str:
+    """The encoding of a table without a mark: names of columns and JSON begin with two characters
+    of ASCII."""
+    zeros = [byte == 0 for byte in start]
+    kinds = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
+    return kinds.get(tuple(zeros), "utf-8")
+
+
 class Lines:
-    """Lines of a file of bytes as texts, and the byte after the last one that was taken.
+    """Lines of a table, a file of bytes as texts, and the byte after the last one that was taken.
 
     Args:
         file: open for reading, at its beginning.
@@ -94,10 +102,18 @@ class Lines:
 
     def __init__(self, file: Any):
         self._file = file
-        self.encoding, self.position = encoding_of(file.read(4))
+        start = file.read(4)
+        self.encoding, self.position = encoding_of(start)
+        if not self.position:
+            self.encoding = _without_mark(start)
         file.seek(self.position)
+        # One for all who take lines: the reader is ahead of what it has given.
+        self._taken = self._decoded()
 
     def __iter__(self) -> Iterator[str]:
+        return self._taken
+
+    def _decoded(self) -> Iterator[str]:
         lines = self._file if self.encoding == "utf-8" else self._wide()
         for line in lines:
             self.position += len(line)

@@ -1,0 +1,170 @@
+"""Rows of CSV and TSV files: a stray quote costs the row that it stands in, and no other."""
+
+import csv
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from keras_mdm.data.sources.texts import Lines
+
+# A quoted field that goes on for more lines than these is taken for a quote that is never closed.
+MAX_LINES = 64
+OPEN_QUOTE = "has a quote that is not closed in its line"
+# What Python's reader says of a text that ends within quotes.
+_UNFINISHED = "unexpected end of data"
+_ENDING = re.compile(r"\.[A-Za-z0-9]{2,5}")
+MARK = "\ufeff"
+
+Row = tuple[int, int, list[str] | str]
+
+
+def values_of(text: str, delimiter: str, width: int = 0) -> list[str]:
+    """The values of one row.
+
+    TSV files have no quoting: a line is a row, whatever quotes it holds. Fields that are quoted as
+    a whole, as programs write them that quote all the same, lose these quotes.
+
+    Args:
+        text: a line of a TSV file; of a CSV file one line, or more of them in quotes.
+        delimiter: between two values.
+        width: number of columns, if it is known.
+
+    Raises:
+        csv.Error: if a quote is not closed, or a value is too long.
+
+    Example:
+
+    >>> values_of('a.png,"red, large"', ","), values_of('a.png\\t5" pipe', "\\t")
+    (['a.png', 'red, large'], ['a.png', '5" pipe'])
+    """
+    # Tables that were put together begin with a mark in the middle.
+    text = text.lstrip(MARK).rstrip("\r\n")
+    if '"' not in text and "\r" not in text and len(text) < csv.field_size_limit():
+        return text.split(delimiter)
+    if delimiter == "\t":
+        values = text.split(delimiter)
+        if width and len(values) != width:  # quotes around a tab
+            quoted = next(csv.reader([text], delimiter=delimiter), [])
+            values = quoted if len(quoted) == width else values
+        return [_unquoted(value) for value in values]
+    try:
+        return next(csv.reader([text], delimiter=delimiter, strict=True), [])
+    except csv.Error as problem:
+        if str(problem) == _UNFINISHED:
+            raise
+    # Quotes within quotes that are not doubled.
+    return next(csv.reader([text], delimiter=delimiter), [])
+
+
+def _unquoted(value: str) -> str:
+    inner = value[1:-1]
+    whole = len(value) > 1 and value[0] == value[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else value
+
+
+def rows_of(lines: Lines, delimiter: str, header: Sequence[str], key: str) -> Iterator[Row]:
+    """Rows of a table: where each begins, where it ends, and its values or what is wrong with it.
+
+    A field may go on over the next lines in quotes, but not over a line that is a row by itself:
+    then the quote before is a stray one.
+
+    Args:
+        lines: the file after its header.
+        delimiter: between two values.
+        header: names of the columns.
+        key: the column that tells the file of a row.
+    """
+    reader = _Rows(lines, delimiter, len(header), header.index(key))
+    while (line := reader.take()) is not None:
+        text, begin, end = line
+        if not text.strip("\r\n" + MARK):
+            continue
+        try:
+            values = values_of(text, delimiter, reader.width)
+        except csv.Error as problem:
+            if str(problem) != _UNFINISHED:
+                yield begin, end, f"cannot be read: {problem}"
+                continue
+            found = reader.go_on(text)
+            if found is None:
+                yield begin, end, OPEN_QUOTE
+                continue
+            values, end = found
+        if len(values) > reader.width and any(values[reader.width :]):
+            more = f"has {len(values)} values for {reader.width} columns"
+            yield begin, end, f"{more}: write quotes around values that hold a {_NAMES[delimiter]}"
+            continue
+        reader.learn(values)
+        yield begin, end, values
+
+
+_NAMES = {",": "comma", "\t": "tab"}
+
+
+class _Rows:
+    """Lines of a table, of which some were looked at before their turn."""
+
+    def __init__(self, lines: Lines, delimiter: str, width: int, key: int):
+        self._lines, self._iterator = lines, iter(lines)
+        self._delimiter, self.width, self._key = delimiter, width, key
+        self._waiting: deque[tuple[str, int, int]] = deque()
+        self._plain: bool | None = None
+        self._spaced = False
+
+    def take(self) -> tuple[str, int, int] | None:
+        """The next line, and where it begins and ends."""
+        return self._waiting.popleft() if self._waiting else self._next()
+
+    def _next(self) -> tuple[str, int, int] | None:
+        begin = self._lines.position
+        text = next(self._iterator, None)
+        return None if text is None else (text, begin, self._lines.position)
+
+    def learn(self, values: Sequence[str]) -> None:
+        """What names of files look like, from the first row that can be read."""
+        if self._plain is None and len(values) > self._key:
+            name = values[self._key]
+            self._plain, self._spaced = not _has_ending(name), " " in name
+
+    def go_on(self, text: str) -> tuple[list[str], int] | None:
+        """The values of a row that goes on over the next lines, and where it ends; `None` if the
+        quote is a stray one."""
+        for number in range(MAX_LINES):
+            if number == len(self._waiting):
+                line = self._next()
+                if line is None:
+                    return None
+                self._waiting.append(line)
+            following, _, end = self._waiting[number]
+            if self._is_row(following):
+                return None
+            text += following
+            if '"' not in following:
+                continue
+            try:
+                values = next(csv.reader([text.rstrip("\r\n")], strict=True), [])
+            except csv.Error as problem:
+                if str(problem) == _UNFINISHED:
+                    continue
+                return None
+            for _ in range(number + 1):
+                self._waiting.popleft()
+            return values, end
+        return None
+
+    def _is_row(self, text: str) -> bool:
+        try:
+            values = next(csv.reader([text.rstrip("\r\n")], delimiter=self._delimiter), [])
+        except csv.Error:
+            return False
+        if len(values) != self.width:
+            return False
+        name = values[self._key]
+        if not name or (" " in name and not self._spaced):
+            return False
+        return _has_ending(name) or bool(self._plain)
+
+
+def _has_ending(name: str) -> bool:
+    return bool(_ENDING.fullmatch(os.path.splitext(name)[1]))
