@@ -1,6 +1,7 @@
 """`keras-mdm embed`: the captions of a data set, encoded once."""
 
 import argparse
+from collections import Counter
 
 from keras_mdm.cli.quiet import quiet_start
 
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """
     with quiet_start():
         from keras_mdm import data, text
+        from keras_mdm.data.sources.texts import printable
 
     kind = args.kind
     if kind == "auto":
@@ -78,6 +80,15 @@ def run(args: argparse.Namespace) -> int:
         if args.text_encoder
         else text.MiniLM(length=args.length)
     )
-    stored = text.embed(encoder, data.captions_of(source), args.out, total=len(source))
+    left_out, first = Counter(), {}
+
+    def skipped(entry: data.Skipped) -> None:
+        left_out[entry.reason] += 1
+        first.setdefault(entry.reason, entry.file)
+
+    texts = data.captions_of(source, skipped=skipped)
+    stored = text.embed(encoder, texts, args.out, total=len(source))
+    for reason, count in left_out.most_common(20):
+        print(printable(f"{count} records give no caption: {reason}, such as {first[reason]}"))
     print(f"states of {len(stored)} texts in {args.out}")
     return 0

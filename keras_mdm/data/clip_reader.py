@@ -6,6 +6,7 @@ then the decoder starts at the last key frame before the clip and stops after it
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -18,9 +19,12 @@ from keras_mdm import checks
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.image_rule import as_pixels, cut_square, to_channels
 from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.data.skipping import reason_of
 
 VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 ANIMATION_EXTENSIONS = (".gif", ".webp")
+# Bytes: what a machine that has memory left can give.
+_SOME_MEMORY = 2**25
 
 
 def fixed_place(key: str) -> float:
@@ -103,12 +107,14 @@ def _read_video(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream."""
     av = require_av()
-    with _problems_of_files(av.error.FFmpegError):
+    with _problems_of_files(), _doubted(path, av.error.FFmpegError):
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 kinds = sorted({stream.type for stream in container.streams})
                 raise UnusableVideo(f"holds no pictures, only {', '.join(kinds) or 'nothing'}")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UnusableVideo("has a codec that FFmpeg does not know")
             # Clips are decoded beside each other; more threads for one of them only wait.
             stream.codec_context.thread_count = 1
             yield container, stream
@@ -193,18 +199,33 @@ def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray
 def _animation(path: Path) -> Iterator[Any]:
     from PIL import Image
 
-    with _problems_of_files(SyntaxError, EOFError, Image.DecompressionBombError):
+    with _problems_of_files():
         with Image.open(path) as picture:
             yield picture
 
 
 @contextlib.contextmanager
-def _problems_of_files(*more: type[Exception]) -> Iterator[None]:
+def _doubted(path: Path, kind: type[Exception]) -> Iterator[None]:
+    """Damaged files make FFmpeg say that memory or the disk fails: ask for sizes that no machine
+    has, or point behind their end. Whether it is so is seen by trying."""
+    try:
+        yield
+    except kind as problem:
+        if problem.errno not in (errno.ENOMEM, errno.EIO):
+            raise
+        bytearray(_SOME_MEMORY)
+        with open(path, "rb") as file:
+            while file.read(_SOME_MEMORY):
+                pass
+        raise UnusableVideo(f"is damaged, FFmpeg says: {problem.strerror}") from None
+
+
+@contextlib.contextmanager
+def _problems_of_files() -> Iterator[None]:
     """Whatever is wrong with a file is one kind of error with one short message."""
     try:
         yield
     except UnusableVideo:
         raise
-    except (OSError, ValueError, IndexError, *more) as problem:
-        text = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise UnusableVideo(f"cannot be read: {text}") from problem
+    except Exception as problem:
+        raise UnusableVideo(reason_of(problem)) from problem

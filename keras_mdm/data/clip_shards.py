@@ -16,7 +16,7 @@ from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
+from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
 from keras_mdm.data.videos import VideoFiles, digest_of
 from keras_mdm.files import read_json
 
@@ -124,11 +124,11 @@ def _write_shard(
     pool: ThreadPoolExecutor,
     bar: tqdm,
 ) -> dict[str, Any]:
+    def make(row: int) -> bytes:
+        return _strip(videos.read(row, rule, place=None, mirror=False))
+
     def work(row: int) -> bytes | Skipped:
-        try:
-            return _strip(videos.read(row, rule, place=None, mirror=False))
-        except UnusableVideo as problem:
-            return Skipped(videos.files[row], str(problem))
+        return videos.attempt(row, make)
 
     def done(result: bytes | Skipped) -> None:
         bar.update()
@@ -256,7 +256,7 @@ class ClipShards(Skipping):
             clip = _frames(strip, self.rule.size, self.rule.channels)
         # The reader and Pillow have errors of their own.
         except Exception as problem:
-            raise UnusableVideo(f"cannot be read: {problem or type(problem).__name__}") from problem
+            raise UnusableVideo(reason_of(problem)) from problem
         if len(clip) != self.rule.frames:
             raise UnusableVideo(f"has {len(clip)} frames instead of {self.rule.frames}")
         clip = rule.joined(reduce_pixels(rule.kept(clip), rule.drawn))

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.pixels import PICTURE_CHANNELS
 
@@ -112,7 +112,7 @@ def decode(
         square = cut_square(upright, rule.drawn, place)
     # What Pillow raises depends on the format and on what is wrong with the bytes.
     except Exception as problem:
-        raise Unusable(_reason(problem)) from problem
+        raise Unusable(reason_of(problem)) from problem
     pixels = reduce_pixels(as_pixels(square), rule.size, rule.downsample)
     return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
 
@@ -142,12 +142,12 @@ def read_picture(
         with open(file, "rb") as opened:
             data = opened.read()
     except OSError as problem:
-        raise Unusable(f"cannot be read: {problem.strerror}") from problem
+        raise Unusable(reason_of(problem)) from problem
     picture = open_picture(data, max_pixels)
     try:
         return as_pixels(to_channels(picture, channels))
     except Exception as problem:
-        raise Unusable(_reason(problem)) from problem
+        raise Unusable(reason_of(problem)) from problem
 
 
 def open_picture(data: bytes, max_pixels: int) -> Any:
@@ -169,7 +169,9 @@ def open_picture(data: bytes, max_pixels: int) -> Any:
     except Exception as problem:
         if isinstance(problem, Image.UnidentifiedImageError):
             raise Unusable("is not a picture") from problem
-        raise Unusable(_reason(problem)) from problem
+        if isinstance(problem, Image.DecompressionBombError):
+            raise Unusable("has far too many pixels") from problem
+        raise Unusable(reason_of(problem)) from problem
     width, height = picture.size
     if width * height > max_pixels:
         raise Unusable(f"has {width} x {height} pixels, more than {max_pixels}")
@@ -222,11 +224,3 @@ def cut_square(picture: Any, size: int, place: tuple[float, float] | None = None
     else:
         picture.load()
     return picture.crop((left, top, left + size, top + size))
-
-
-def _reason(problem: Exception) -> str:
-    from PIL import Image
-
-    if isinstance(problem, Image.DecompressionBombError):
-        return "has far too many pixels"
-    return str(problem) or type(problem).__name__

@@ -13,7 +13,7 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.image_rule import ImageRule, cut_square, open_picture, to_channels
 from keras_mdm.data.images import usable_captions
-from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
+from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.opening import open_images
@@ -123,27 +123,25 @@ class ImagePreparation:
         first = number * self.records_per_shard
         rows = range(first, min(first + self.records_per_shard, len(self.source)))
         file = self.directory / f"images-{number:05d}.array_record"
-        return sharding.write_shard(file, self._example, rows, pool, done)
 
-    def _example(self, row: int) -> bytes | Skipped:
-        try:
-            record = self.source.read(row)
-            captions = usable_captions(record) if self.captions or record.captions else []
-            data, size = self._square(record.data)
-        except Unusable as problem:
-            return Skipped(self.source.name(row), str(problem))
+        def work(row: int) -> bytes | Skipped:
+            return self.source.attempt(row, self._example)
+
+        return sharding.write_shard(file, work, rows, pool, done)
+
+    def _example(self, row: int) -> bytes:
+        record = self.source.read(row)
+        captions = usable_captions(record) if self.captions or record.captions else []
+        data, size = self._square(record.data)
         return encode_example(data, captions, record.label, record.key,
                               record.original_size or size)  # fmt: skip
 
     def _square(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
         picture = open_picture(data, self.rule.max_pixels)
         buffer = io.BytesIO()
-        try:
-            upright = to_channels(picture, self.rule.channels)
-            square = cut_square(upright, self.rule.size)
-            square.save(buffer, self.image_format, **FORMATS[self.image_format])
-        except Exception as problem:
-            raise Unusable(str(problem) or type(problem).__name__) from problem
+        upright = to_channels(picture, self.rule.channels)
+        square = cut_square(upright, self.rule.size)
+        square.save(buffer, self.image_format, **FORMATS[self.image_format])
         return buffer.getvalue(), upright.size[::-1]
 
     def check_share(self, shards: list[dict[str, Any]]) -> None:

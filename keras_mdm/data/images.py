@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.order import WindowOrder
@@ -151,10 +152,9 @@ def first_records(source: ImageSource, count: int) -> list[Record]:
     """Up to `count` of the first records that can be read."""
     found = []
     for row in range(min(len(source), 4 * count)):
-        try:
-            found.append(source.read(row))
-        except Unusable:
-            continue
+        record = source.attempt(row, source.read)
+        if not isinstance(record, Skipped):
+            found.append(record)
         if len(found) == count:
             break
     return found

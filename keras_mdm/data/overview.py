@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,7 @@ from keras_mdm.data.clips import ClipSource, is_clip_source
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.sharding import in_order
-from keras_mdm.data.skipping import Unusable
-from keras_mdm.data.sources.base import ImageSource, require_source
+from keras_mdm.data.sources.base import ImageSource, Record, require_source
 
 # Shorter sides are counted between these.
 _SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)
@@ -84,22 +84,22 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
     )
     rule, sizes = ImageRule(8), 0
 
-    def work(row: int) -> tuple:
-        try:
-            record = source.read(int(row))
-            _, size = decode(record.data, rule)
-            captions = usable_captions(record) if record.captions else []
-        except Unusable as problem:
-            return (Skipped(source.name(int(row)), str(problem)),)
+    def make(row: int) -> tuple:
+        record = source.read(row)
+        _, size = decode(record.data, rule)
+        captions = usable_captions(record) if record.captions else []
         return record.original_size or size, captions, record.label, len(record.data)
+
+    def work(row: int) -> tuple | Skipped:
+        return source.attempt(int(row), make)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = in_order(pool, work, rows)
         for result in tqdm(
             results, total=count, desc="looking at records", disable=None if progress else True
         ):
-            if len(result) == 1:
-                found.broken.append(result[0])
+            if isinstance(result, Skipped):
+                found.broken.append(result)
                 continue
             size, captions, label, length = result
             found.sides[next(side for side in _SIDES if min(size) < side)] += 1
@@ -166,31 +166,37 @@ def _by_reason(entries: Sequence[Skipped]) -> list[str]:
     return lines + ([f"  and {len(ordered) - 20} more reasons"] if len(ordered) > 20 else [])
 
 
-def captions_of(source: ImageSource | ClipSource) -> Iterator[str]:
+def captions_of(
+    source: ImageSource | ClipSource, *, skipped: Callable[[Skipped], Any] = lambda entry: None
+) -> Iterator[str]:
     """All captions of a source as batches will hold them, in order; unusable records give none.
 
     Args:
         source: pictures, read once, in several threads, never all in memory; or clips, whose
             captions are known.
+        skipped: called for every record that gives none, with the reason.
 
     Raises:
         ValueError: if it is not a source of pictures or clips.
     """
     if is_clip_source(source):
         return iter(source.captions)
-    return _captions(require_source(source))  # a generator would look at it later
+    return _captions(require_source(source), skipped)  # a generator would look at it later
 
 
-def _captions(source: ImageSource) -> Iterator[str]:
-    def work(row: int) -> list[str]:
-        try:
-            return usable_captions(source.read(row))
-        except Unusable:
-            return []
+def _captions(source: ImageSource, skipped: Callable[[Skipped], Any]) -> Iterator[str]:
+    def make(row: int) -> list[str]:
+        return usable_captions(source.read(row))
+
+    def work(row: int) -> list[str] | Skipped:
+        return source.attempt(row, make)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for captions in in_order(pool, work, range(len(source))):
-            yield from captions
+            if isinstance(captions, Skipped):
+                skipped(captions)
+            else:
+                yield from captions
 
 
 def examples(
@@ -208,15 +214,19 @@ def examples(
     """
     pictures: dict[str, list] = {str(size): [] for size in sorted(sizes)}
     texts: list[str] = []
+
+    def make(row: int) -> tuple[Record, list[str], list[np.ndarray]]:
+        record = source.read(row)
+        captions = usable_captions(record) if record.captions else []
+        return record, captions, [decode(record.data, ImageRule(int(s)))[0] for s in pictures]
+
     for row in np.random.default_rng(0).permutation(len(source))[: 4 * count]:
         if len(texts) == count:
             break
-        try:
-            record = source.read(int(row))
-            captions = usable_captions(record) if record.captions else []
-            squares = [decode(record.data, ImageRule(int(size)))[0] for size in pictures]
-        except Unusable:
+        made = source.attempt(int(row), make)
+        if isinstance(made, Skipped):
             continue
+        record, captions, squares = made
         for square, level in zip(squares, pictures.values(), strict=True):
             level.append(square)
         names = source.label_names

@@ -198,7 +198,7 @@ def require_share(
         ValueError: if it is too large, and not all that there is.
     """
     skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
-    count = len(skipped) + len(left_out)
+    count = len({*skipped, *left_out})  # what was found out in batches is found out here again
     seen = min(total, max(LEAST, len(shards) * per_shard))
     if any(shard["records"] for shard in shards) and count > max_skipped * seen:
         fix = f"{advice}, or call it again with a higher max_skipped, which goes on"

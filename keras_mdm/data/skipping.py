@@ -1,5 +1,7 @@
 """What stands in for a record that cannot be used, and how many may be so."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,10 +17,77 @@ MAX_SKIPPED = 0.01
 LEAST = 1000
 # What stands in for an unusable record is looked for among so many that follow it.
 _TRIES = 64
+# Longer reasons are cut: some parsers quote what they could not read.
+_REASON = 300
+
+# What no record can help, by number: no memory, descriptors or space left ...
+_USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
+# ... or a disk or a network that is gone.
+_GONE = {
+    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
+    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN),
+    *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE),
+}
+# The same as TensorFlow's file systems say it; by name, as importing it here would take seconds.
+_OF_TENSORFLOW = {
+    *("ResourceExhaustedError", "UnavailableError", "DeadlineExceededError", "AbortedError"),
+    *("CancelledError", "UnauthenticatedError"),
+}
 
 
 class Unusable(ValueError):
     """A record that gives nothing to train on; the message says why."""
+
+
+def reason_of(problem: Exception) -> str:
+    """Why a record cannot be used, from what was raised while it was read.
+
+    Files may hold anything, and their parsers are others': whatever they raise, it is the record's
+    fault and no reason to end a job. What is not the record's fault is raised here again: memory,
+    descriptors or space that are used up, a disk or a network that is gone, a package that is
+    missing. A broken record that asks for more memory than there is cannot be told from that.
+
+    Args:
+        problem: what was raised.
+
+    Returns:
+        One line.
+
+    Example:
+
+    >>> reason_of(OverflowError("cannot convert infinity")), reason_of(Unusable("is empty"))
+    ('cannot be read: OverflowError: cannot convert infinity', 'is empty')
+    """
+    cause: BaseException | None = problem
+    while cause is not None:
+        if _of_the_machine(cause):
+            # Whoever called it unusable was too quick.
+            while isinstance(problem, Unusable) and problem.__cause__ is not None:
+                problem = problem.__cause__
+            raise problem
+        cause = cause.__cause__
+    text = " ".join((getattr(problem, "strerror", None) or str(problem)).split())
+    text = text if len(text) <= _REASON else f"{text[:_REASON]} ..."
+    # Names of files are part of some messages, and need not be text.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(problem, Unusable):
+        return text or "cannot be used"
+    # What readers raise on purpose speaks for itself.
+    plain = text and isinstance(problem, OSError | ValueError | SyntaxError)
+    kind = type(problem).__name__
+    return f"cannot be read: {text if plain else f'{kind}: {text}' if text else kind}"
+
+
+def _of_the_machine(problem: BaseException) -> bool:
+    if isinstance(problem, MemoryError | ImportError) or not isinstance(problem, Exception):
+        return True
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return problem.errno in _GONE or problem.errno in _USED_UP
+    if type(problem).__name__ in _OF_TENSORFLOW:
+        return True
+    # Libraries in C++ have words only.
+    words = (*map(os.strerror, _USED_UP), "can't start new thread")
+    return isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)
 
 
 def share_error(
@@ -94,7 +163,7 @@ class Skipping:
 
         Args:
             row: number of the record.
-            make: function of a number; raises `Unusable`.
+            make: function of a number; whatever it raises, see `reason_of`, the record is skipped.
 
         Returns:
             What `make` returned, and the number it was made of.
@@ -108,8 +177,8 @@ class Skipping:
                 continue
             try:
                 made = make(candidate)
-            except Unusable as problem:
-                self._count(candidate, str(problem))
+            except Exception as problem:
+                self._count(candidate, reason_of(problem))
                 continue
             self._reads += 1  # a rough count will do
             return made, candidate
@@ -118,6 +187,21 @@ class Skipping:
             fix=self.advice,
             first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
         )
+
+    def attempt(self, row: int, make: Callable[[int], Made]) -> Made | Skipped:
+        """Make something of one record.
+
+        Args:
+            row: number of the record.
+            make: as for `usable`.
+
+        Returns:
+            What `make` returned, or why the record cannot be used; it is not counted.
+        """
+        try:
+            return make(row)
+        except Exception as problem:
+            return Skipped(self.name(row), reason_of(problem))
 
     def _count(self, row: int, reason: str) -> None:
         with self._lock:

@@ -21,7 +21,7 @@ def test_a_look_at_the_data(folder, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     assert cli.main(["data", str(folder), "--levels", "4", "8", "--sheet", str(sheet)]) == 0
     told = capsys.readouterr().out
-    assert "12 records, looked at 12" in told and "second/03.png: is empty" in told
+    assert "12 records, looked at 12" in told and "is empty: second/03.png" in told
     assert any(line.split()[:4] == ["0", "to", "63", "11"] for line in told.splitlines())
     assert "2 classes" in told and "median 16" in told
     assert np.asarray(Image.open(sheet)).shape[2] == 3

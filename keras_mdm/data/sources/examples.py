@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
@@ -86,8 +86,8 @@ class ExampleImages(ImageSource):
         for row in range(min(8, len(self))):
             try:
                 found |= set(self._features(row))
-            except Unusable:
-                continue
+            except Unusable as problem:
+                reason_of(problem)  # raises what is not the record's fault
         wanted = {"image": image, "caption": caption, "label": label}
         usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL, "key": KEY}
         chosen = {

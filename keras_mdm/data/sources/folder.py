@@ -104,7 +104,10 @@ class FolderImages(ImageSource):
             try:
                 with file_bytes.open_file(f"{stem}.txt") as file:
                     text = text_of(file.read())
-            except OSError:
+            # One that is there and cannot be read must not become the name of the file.
+            except Exception:
+                if file_bytes.exists(f"{stem}.txt"):
+                    raise
                 text = ""
             lines = tuple(line.strip() for line in text.splitlines() if line.strip())
             if lines:

@@ -132,7 +132,7 @@ class TableImages(ImageSource):
         if self._delimiter is None:
             try:
                 found = json.loads(text.lstrip(delimited.MARK))
-            except ValueError as problem:
+            except (ValueError, RecursionError) as problem:  # or is nested too deeply
                 raise Unusable(f"is not JSON: {problem}") from problem
             if not isinstance(found, dict):
                 raise Unusable("is not a JSON object")
