@@ -86,7 +86,7 @@ class SharedTrace:
         # In the graph of the step, which it goes with: another one is another trace.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, "_shared_traces"):
-            graph._shared_traces = {}
+            graph._shared_traces, graph._shared_calls = {}, []
         known = graph._shared_traces.setdefault(self, {})
         specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), args)
         key = str(specs)
@@ -97,8 +97,11 @@ class SharedTrace:
             owners[number]._get().handle if number in owners else tensor
             for number, tensor in enumerate(concrete.captured_inputs)
         ]
-        # A private method of TensorFlow 2.21, to which the package is pinned.
-        return concrete._call_flat(tf.nest.flatten(args), captured)
+        with tf.control_dependencies(graph._shared_calls if _one_processor() else ()):
+            # A private method of TensorFlow 2.21, to which the package is pinned.
+            outputs = concrete._call_flat(tf.nest.flatten(args), captured)
+        graph._shared_calls = [tf.nest.flatten(outputs)[0].op]
+        return outputs
 
     def _trace(self, specs: Any, compiled: bool) -> tuple[Any, dict[int, Any]]:
         """The function, and which of its captures are whose."""
@@ -155,6 +158,13 @@ def local(variable: keras.Variable | tf.Variable) -> tf.Variable:
     """
     value = variable.value if isinstance(variable, keras.Variable) else variable
     return value._get() if hasattr(value, "_primary") else value
+
+
+def _one_processor() -> bool:
+    """Whether this machine's replicas are all on its CPU: at once they would take the memory of
+    all of them and be no faster, so one waits for the other."""
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    return all(tf.DeviceSpec.from_string(d).device_type == "CPU" for d in devices)
 
 
 def _replicas_here(strategy: tf.distribute.Strategy) -> int:
