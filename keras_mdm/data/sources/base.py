@@ -9,6 +9,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import Skipping
+from keras_mdm.data.sources.file_bytes import COMPRESSED
 
 
 class Record(NamedTuple):
@@ -89,17 +90,23 @@ class ImageSource(Skipping, ABC):
         """What a run that goes on must find unchanged."""
         return {"records": len(self)}
 
-    def check_shards(self, broken: Sequence[Skipped], total: int) -> None:
+    def check_shards(self, broken: Sequence[Skipped], total: int, usable: int = 0) -> None:
         """Raise if more than `max_skipped` of the shards cannot be read, or none can.
 
         Args:
-            broken: those that cannot.
+            broken: those that cannot, or not to their end.
             total: number of all shards.
+            usable: records that can be read all the same.
         """
-        if len(broken) == total or len(broken) > self.max_skipped * total:
+        if (len(broken) == total and not usable) or len(broken) > self.max_skipped * total:
+            fix = "copy or write these files again, or raise max_skipped"
+            if any(COMPRESSED in reason for _, reason in broken):
+                fix = (
+                    "unpack the compressed files, for example with gunzip: they are read at random"
+                )
             raise checks.error(
                 f"at most {self.max_skipped:.2%} of the files may be unreadable",
-                fix="copy or write these files again, or raise max_skipped",
+                fix=fix,
                 unreadable=f"{len(broken)} of {total}",
                 first=[f"{file}: {reason}" for file, reason in broken[:3]],
             )

@@ -205,7 +205,7 @@ class _TFRecords:
     """Records of TFRecord files, at places that are found once and cached."""
 
     def __init__(self, paths: Sequence[str], **options: Any):
-        found = index_files(paths, _index, kind="tfrecord", **options)
+        found = index_files(paths, _index, kind="tfrecord", version=2, **options)
         self._places = [index["place"] for index in found]
         self._sizes = [index["size"] for index in found]
         self.counts = [len(places) for places in self._places]

@@ -14,6 +14,15 @@ from keras_mdm import checks
 _OPEN_FILES = 256
 # Bytes that are asked of a remote file at once.
 _BUFFER = 1 << 20
+# What packed files begin with.
+_PACKED = {
+    "gzip": b"\x1f\x8b",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zip": b"PK\x03\x04",
+}
+COMPRESSED = "is compressed"
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -72,6 +81,16 @@ def file_size(path: str | os.PathLike) -> int:
     import tensorflow as tf
 
     return tf.io.gfile.stat(os.fspath(path)).length
+
+
+def packed(start: bytes) -> str:
+    """Which program packed a file that must not be; empty if it was none that is known.
+
+    Args:
+        start: the first six bytes of the file or more.
+    """
+    found = next((name for name, mark in _PACKED.items() if start.startswith(mark)), "")
+    return f"{COMPRESSED} with {found}" if found else ""
 
 
 def exists(path: str | os.PathLike) -> bool:

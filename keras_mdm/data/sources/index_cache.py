@@ -12,9 +12,6 @@ from keras_mdm.assets.cache import cache_root
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.files import DAMAGED, write_atomically
 
-# Of a change in what is kept.
-_FORMAT = 2
-
 Index = dict[str, np.ndarray]
 
 
@@ -23,6 +20,7 @@ def index_files(
     make: Callable[[str], Index],
     *,
     kind: str,
+    version: int,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> list[Index]:
@@ -33,6 +31,7 @@ def index_files(
         make: function of a path.
         kind: what the index is of; part of what it is kept under, with path, size and time of the
             file.
+        version: of what is kept; another one is made anew.
         cache_dir: as in `keras_mdm.assets.cache_root`.
         progress: show a bar.
     """
@@ -41,7 +40,7 @@ def index_files(
     folder = cache_root(cache_dir) / "index"
 
     def work(path: str) -> Index:
-        target = folder / f"{kind}-{_stamp(path)}.npz"
+        target = folder / f"{kind}-{_stamp(path, version)}.npz"
         found = _load(target)
         if found is None:
             found = make(path)
@@ -59,11 +58,11 @@ def index_files(
         return list(bar)
 
 
-def _stamp(path: str) -> str:
+def _stamp(path: str, version: int) -> str:
     size, changed = file_bytes.file_size(path), 0
     if not file_bytes.is_remote(path):
         path, changed = os.path.abspath(path), os.stat(path).st_mtime_ns
-    return hashlib.sha256(f"{_FORMAT} {path} {size} {changed}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{version} {path} {size} {changed}".encode()).hexdigest()[:32]
 
 
 def _load(file: Path) -> Index | None:

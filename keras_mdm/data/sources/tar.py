@@ -2,7 +2,6 @@
 
 import json
 import os
-import tarfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,19 +13,11 @@ from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.folder import EXTENSIONS
-from keras_mdm.data.sources.index_cache import Index, index_files
+from keras_mdm.data.sources.index_cache import index_files
 from keras_mdm.data.sources.table import CAPTION
+from keras_mdm.data.sources.tar_index import COLUMNS, REST, index_of
+from keras_mdm.data.sources.tar_members import BLOCK
 from keras_mdm.data.sources.texts import text_of
-
-# Members begin at multiples of this, so that 32 bits reach 2 TB.
-_BLOCK = 512
-_PICTURE = tuple(ending.lstrip(".") for ending in EXTENSIONS)
-# Parts of a record beside the picture, by the ending of the member.
-_PARTS = ("txt", "json", "cls")
-_COLUMNS = ("picture", *_PARTS)
-# What is behind a place from which on a shard cannot be read.
-_REST = "the rest"
 
 
 class TarImages(ImageSource):
@@ -61,11 +52,15 @@ class TarImages(ImageSource):
         progress: bool = True,
     ):
         paths = file_bytes.require_files(shards, "tar shard")
-        found = index_files(paths, _index, kind="tar", cache_dir=cache_dir, progress=progress)
-        left_out = []
+        found = index_files(
+            paths, index_of, kind="tar", version=3, cache_dir=cache_dir, progress=progress
+        )
+        left_out, unused = [], []
         for path, index in zip(paths, found, strict=True):
-            for name, reason in zip(index["bad_name"], index["bad_reason"], strict=True):
-                left_out.append(Skipped(f"{os.path.basename(path)}: {name}", str(reason)))
+            for listed, kind in ((left_out, "bad"), (unused, "unused")):
+                names, reasons = index[f"{kind}_name"], index[f"{kind}_reason"]
+                for name, reason in zip(names, reasons, strict=True):
+                    listed.append(Skipped(f"{os.path.basename(path)}: {name}", str(reason)))
         self._members = np.concatenate([index["members"] for index in found])
         counts = [len(index["members"]) for index in found]
         self._ends = np.cumsum(counts)
@@ -81,7 +76,9 @@ class TarImages(ImageSource):
             map(os.path.basename, paths), counts, [self._members[:, :, 1].sum(dtype=np.uint64)]
         )
         super().__init__(left_out, max_skipped)
-        self.check_shards([bad for bad in left_out if bad.file.endswith(_REST)], len(paths))
+        self.unused = tuple(unused)
+        cut = [bad for bad in left_out if bad.file.endswith(f": {REST}")]
+        self.check_shards(cut, len(paths), usable=len(self))
         self.check_share()
 
     def __len__(self) -> int:
@@ -93,7 +90,7 @@ class TarImages(ImageSource):
     def name(self, row: int) -> str:
         """Shard, and where in it."""
         path = self._bytes.paths[self._shard(row)]
-        return f"{os.path.basename(path)}: byte {int(self._members[row, 0, 0]) * _BLOCK}"
+        return f"{os.path.basename(path)}: byte {int(self._members[row, 0, 0]) * BLOCK}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -104,11 +101,11 @@ class TarImages(ImageSource):
         """Read one picture and what belongs to it; see `ImageSource.read`."""
         shard = self._shard(row)
         parts = {}
-        for part, (block, size) in zip(_COLUMNS, self._members[row].tolist(), strict=True):
+        for part, (block, size) in zip(COLUMNS, self._members[row].tolist(), strict=True):
             # Block 0 is the header of the first member: no member's content begins there.
             if block:
                 try:
-                    parts[part] = self._bytes.read(shard, block * _BLOCK, size)
+                    parts[part] = self._bytes.read(shard, block * BLOCK, size)
                 except OSError as problem:
                     raise Unusable(f"cannot be read: {problem}") from problem
         return Record(
@@ -119,51 +116,20 @@ class TarImages(ImageSource):
 def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
     if parts.get("txt"):
         return (text_of(parts["txt"]).strip(),)
-    if parts.get("json"):
-        try:
-            fields = json.loads(text_of(parts["json"]))
-        except ValueError:
-            return ()
-        if not isinstance(fields, dict):
-            return ()
-        found = next((fields[name] for name in CAPTION if fields.get(name)), ())
-        return tuple(map(str, found)) if isinstance(found, list) else (str(found),) * bool(found)
-    return ()
-
-
-def _index(path: str) -> Index:
-    """Places of the members of one shard, by record, in the order of the pictures."""
-    rows: dict[str, np.ndarray] = {}
-    bad = []
+    if not parts.get("json"):
+        return ()
     try:
-        with file_bytes.open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as shard:
-            for member in shard:
-                shard.members = []  # or it keeps all of them
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")
-                ending = ending.lower()
-                part = "picture" if ending in _PICTURE else ending
-                if part not in _COLUMNS or not stem:
-                    continue
-                if member.size >= 2**32:
-                    bad.append((member.name, f"has {member.size} bytes"))
-                    continue
-                column = _COLUMNS.index(part)
-                row = rows.setdefault(f"{folder}/{stem}", np.zeros((len(_COLUMNS), 2), np.uint32))
-                if row[column, 0]:
-                    bad.append((member.name, "is there before"))
-                    continue
-                row[column] = member.offset_data // _BLOCK, member.size
-    # What is before a cut is used; a file that is no tar gives nothing.
-    except (tarfile.TarError, OSError, EOFError) as problem:
-        bad.append((_REST, f"cannot be read: {problem}"))
-    whole = {key: row for key, row in rows.items() if row[0, 0]}
-    bad += [(key.lstrip("/"), "has no picture") for key in rows.keys() - whole.keys()]
-    members = np.stack(list(whole.values())) if whole else np.zeros((0, len(_COLUMNS), 2))
-    return {
-        "members": members.astype(np.uint32),
-        "bad_name": np.asarray([name for name, _ in bad], np.str_),
-        "bad_reason": np.asarray([reason for _, reason in bad], np.str_),
-    }
+        fields = json.loads(text_of(parts["json"]))
+    except (ValueError, RecursionError) as problem:  # or is nested too deeply
+        raise Unusable(f"its json cannot be read: {problem}") from problem
+    if not isinstance(fields, dict):
+        return ()
+    return next(filter(None, (_texts(fields.get(name)) for name in CAPTION)), ())
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The captions that a field holds. NaN stands for one that is missing, and what is neither text
+    nor number is none."""
+    values = value if isinstance(value, list) else [value]
+    kept = (v for v in values if (isinstance(v, str) and v) or checks.is_real(v))
+    return tuple(map(str, kept))

@@ -1,0 +1,204 @@
+"""Members of a tar file, and what lies between them that is none.
+
+The standard library ends in silence where a header is damaged, and what is behind is lost.
+"""
+
+import tarfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+BLOCK = 512
+# Archives are padded to these.
+_RECORD = 10240
+# Bytes that are read at once where the next header is looked for.
+_AT_A_TIME = 1 << 20
+# What is no damage, but should be known.
+APPENDED = "another archive begins behind the first: both are read"
+NO_END = "has no mark of its end: it may be cut off"
+# Where a header says that it is one.
+_MAGIC, _MAGIC_AT = b"ustar", 257
+# Headers that say something about the next one take no more, or are damaged.
+_LONGEST = 1 << 20
+_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
+class Member(NamedTuple):
+    """What a header announces.
+
+    Attributes:
+        name: path within the archive.
+        place: where the content begins.
+        size: of the content.
+        kind: "file", "folder", "link", "sparse" or "special".
+    """
+
+    name: str
+    place: int
+    size: int
+    kind: str
+
+
+class Damage(NamedTuple):
+    """Bytes in which there are no members, although there should be.
+
+    Attributes:
+        start: the first of them.
+        stop: the one after the last.
+        reason: what is wrong.
+        name: of the member that is damaged, if it is known.
+    """
+
+    start: int
+    stop: int
+    reason: str
+    name: str = ""
+
+
+def members(file: Any, total: int) -> Iterator[Member | Damage]:
+    """Walk through a tar file. Behind a damaged place the next header is looked for.
+
+    Args:
+        file: open for reading, not compressed.
+        total: its size.
+
+    Returns:
+        The members and the damaged places, in order. Zeros at the end are no damage.
+
+    Raises:
+        OSError: if the file cannot be read.
+
+    Example:
+
+    >>> import io
+    >>> list(members(io.BytesIO(b"x" * 700), 700))
+    [Damage(start=0, stop=700, reason='is no tar file', name='')]
+    """
+    if not total:
+        yield Damage(0, 0, "is empty")
+    position, begin, ended = 0, 0, not total
+    ahead: dict[str, str] = {}  # what a header says about the next one
+    while position < total:
+        file.seek(position)
+        header = _header(file.read(BLOCK))
+        if header is None:
+            start, ahead = begin if ahead else position, {}
+            position, zeros = _next_header(file, position, total)
+            if not zeros or position < total:
+                yield Damage(start, position, _reason(zeros, start, position, total))
+            begin, ended = position, zeros
+            continue
+        ended = False
+        place = position + BLOCK
+        stop = place + -(-header.size // BLOCK) * BLOCK
+        long = header.type in (*_PAX, tarfile.XGLTYPE, *tarfile.GNU_TYPES[:2])
+        if header.size < 0 or (long and header.size > _LONGEST):
+            name = ahead.get("path", header.name)
+            position, _ = _next_header(file, place, total)
+            yield Damage(begin, position, f"says that it has {header.size} bytes", name)
+            begin, ahead = position, {}
+            continue
+        if long and place + header.size <= total:
+            found = _about_next(header.type, file.read(header.size))
+            if found is None:
+                ahead["damaged"] = "in its extended header"
+            ahead.update(found or {})
+            position = stop
+            continue
+        size = _size(ahead, header.size)
+        name = ahead.get("path", header.name)
+        stop = place + -(-size // BLOCK) * BLOCK
+        if size < 0 or "damaged" in ahead:
+            # Its name, or where it ends, is not known: none is better than a wrong one.
+            position, _ = _next_header(file, place, total)
+            yield Damage(begin, position, "is damaged in its extended header", name)
+        elif place + size > total:
+            yield Damage(begin, total, f"ends at byte {total} instead of {place + size}", name)
+            return
+        else:
+            yield Member(name, place, size, _kind(header, ahead))
+            position = stop
+        begin, ahead = position, {}
+    if ahead:
+        yield Damage(begin, total, "ends inside of a header")
+    elif not ended:
+        yield Damage(total, total, NO_END)
+
+
+def _header(block: bytes) -> tarfile.TarInfo | None:
+    """A header, or `None` for bytes that are none."""
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    # Numbers are read as they come; each kind of damage has an error of its own.
+    except (tarfile.HeaderError, ValueError, OverflowError):
+        return None
+
+
+def _next_header(file: Any, position: int, total: int) -> tuple[int, bool]:
+    """The place of the first header from a place on, or the end; and whether only zeros are before
+    it."""
+    zeros = True
+    while position < total:
+        file.seek(position)
+        piece = file.read(_AT_A_TIME)
+        if not piece:
+            break
+        found = piece.find(_MAGIC)
+        while found >= 0:
+            start = found - _MAGIC_AT
+            if start >= 0 and start % BLOCK == 0 and _header(piece[start : start + BLOCK]):
+                return position + start, zeros and not any(piece[:start])
+            found = piece.find(_MAGIC, found + 1)
+        zeros = zeros and not any(piece)
+        position += len(piece)
+    return total, zeros
+
+
+def _reason(zeros: bool, start: int, stop: int, total: int) -> str:
+    if zeros:
+        return "is empty: members may be missing" if stop % _RECORD else APPENDED
+    if start == 0 and stop == total:
+        return "is no tar file"
+    return "ends inside of a header" if stop == total and stop - start < BLOCK else "is no header"
+
+
+def _about_next(kind: bytes, content: bytes) -> dict[str, str] | None:
+    """What a GNU or PAX header says about the next one; `None` if it is damaged."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return {"path": content.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
+    if kind == tarfile.GNUTYPE_LONGLINK:
+        return {}
+    found = {}
+    while content:
+        length, space, _ = content.partition(b" ")
+        if not (space and length.isdigit() and len(length) < 20):
+            # Padding of some writers.
+            return found if not content.strip(b"\0") else None
+        record = content[len(length) + 1 : int(length)]
+        name, equals, value = record.partition(b"=")
+        if not equals or value[-1:] != b"\n" or int(length) > len(content):
+            return None
+        found[name.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
+        content = content[int(length) :]
+    # A header for all that follow says nothing about one name or size.
+    wanted = ("path", "size") if kind != tarfile.XGLTYPE else ()
+    sparse = any(name.startswith("GNU.sparse.") for name in found)
+    kept = {name: found[name] for name in wanted if name in found}
+    return kept | ({"sparse": ""} if sparse else {})
+
+
+def _size(ahead: dict[str, str], size: int) -> int:
+    if "size" not in ahead:
+        return size
+    text = ahead["size"]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+
+
+def _kind(header: tarfile.TarInfo, ahead: dict[str, str]) -> str:
+    if "sparse" in ahead or header.type == tarfile.GNUTYPE_SPARSE:
+        return "sparse"
+    if header.type in _FILES:
+        return "file"
+    if header.type in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        return "link"
+    return "folder" if header.type == tarfile.DIRTYPE else "special"
