@@ -82,6 +82,19 @@ def test_what_replicas_share_must_not_know_the_step_that_traces_it(two_replicas)
         tf.function(lambda: two_replicas.run(step, (tf.ones(()),)), autograph=False)()
 
 
+def test_replicas_on_one_processor_compute_one_after_the_other(two_replicas):
+    """At once they would need the memory of both, and be no faster."""
+    shared = SharedTrace(lambda x: 2.0 * x, list)
+
+    @tf.function
+    def step():
+        return two_replicas.run(lambda: shared(tf.ones(())))
+
+    operations = step.get_concrete_function().graph.get_operations()
+    first, second = (e for e in operations if e.type.endswith("PartitionedCall"))
+    assert first in second.control_inputs
+
+
 @pytest.mark.parametrize(("asked", "given"), [(None, False), (True, True), (False, False)])
 def test_a_pipeline_is_not_tuned_while_it_runs(asked, given, monkeypatch):
     """The thread that tunes sleeps for up to a minute, and freeing its iterator waits for that."""
