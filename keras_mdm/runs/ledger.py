@@ -265,9 +265,11 @@ def _resume(
             f"restart_phase={current} (--restart-phase {current} of a recipe); or begin anew with "
             "fresh=True (--fresh)",
             directory=str(run.checkpoints(current)),
-            found={p.name: checkpoints.find_damage(p)
-                   for p in checkpoints.list_checkpoints(run.checkpoints(current))},
-        )  # fmt: skip
+            found={
+                p.name: checkpoints.find_damage(p)
+                for p in checkpoints.list_checkpoints(run.checkpoints(current))
+            },
+        )
     step = 0 if newest is None else checkpoints.step_of(newest)
     if step > phases[current - 1].steps:
         raise checks.error(

@@ -251,8 +251,10 @@ def _report(
     spec = model.unet.spec
     pixels = 4 * np.prod(spec.levels[-1].input_shape(spec.in_channels), dtype="int64")
     largest = pixels * sum(phase.groups.values()) / parts
-    if wanted or (wanted is None and (state + weights > SMALL_STATE * memory
-                                      or largest > SMALL_BATCH * memory)):  # fmt: skip
+    if wanted or (
+        wanted is None
+        and (state + weights > SMALL_STATE * memory or largest > SMALL_BATCH * memory)
+    ):
         (row,) = estimate_training(
             [dataclasses.replace(phase, first_step=0)],
             lambda _: model.unet,

@@ -97,7 +97,7 @@ def test_sample_while_the_run_trains(trained):
     ("path", "said", "level"),
     [
         ("", "run/model.keras", "16"),
-        ("model.keras", None, "16"),
+        pytest.param("model.keras", None, "16", marks=pytest.mark.slow),
         ("checkpoints/phase-1", "phase 1, step 2 of ", "8"),
         ("checkpoints/phase-2/step-0000001", "phase 2, step 1 of ", "16"),
     ],

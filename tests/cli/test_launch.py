@@ -162,7 +162,13 @@ def wait_for_the_end(pids, seconds):
     [[], pytest.param(["talk"], marks=pytest.mark.slow)],
     ids=["quiet", "talking"],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP)),
+    ],
+)
 def test_who_does_not_end_is_killed_with_all_that_he_started(tmp_path, number, words):
     process, pids = start(tmp_path, STUBBORN, *words)
     with process:
@@ -177,7 +183,11 @@ def test_who_does_not_end_is_killed_with_all_that_he_started(tmp_path, number, w
         process.wait(timeout=10)
 
 
-@pytest.mark.parametrize("words", [["lines"], ["one-line"]], ids=["lines", "one line"])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(["lines"], marks=pytest.mark.slow), ["one-line"]],
+    ids=["lines", "one line"],
+)
 def test_a_flood_that_nobody_reads_holds_nothing_up(tmp_path, words):
     process, pids = start(tmp_path, FLOODS, *words, patience=0.5)
     with process:

@@ -374,8 +374,10 @@ def test_a_denoiser_that_forgets_shapes_keeps_the_loops():
     @tf.function
     def sample(x):
         def vague(x, t):
-            return {n: tf.ensure_shape(tf.py_function(lambda a: 0.5 * a, [v], v.dtype), [None] * 4)
-                    for n, v in x.items()}  # fmt: skip
+            return {
+                n: tf.ensure_shape(tf.py_function(lambda a: 0.5 * a, [v], v.dtype), [None] * 4)
+                for n, v in x.items()
+            }
 
         return samplers.run(SAMPLERS["ddim"], vague, TWO_LEVELS, [1.0, 0.5, 0.0], x)
 

@@ -32,8 +32,9 @@ def rewrite(folder, change, data=lambda content: content):
 
 
 def first_two(header):
-    names = sorted((n for n in header if n != "__metadata__"),
-                   key=lambda n: header[n]["data_offsets"])  # fmt: skip
+    names = sorted(
+        (n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"]
+    )
     return header[names[0]], header[names[1]]
 
 
@@ -67,9 +68,11 @@ HEADERS = {
     "a list": (lambda _: b"[1, 2]", "is no safetensors file"),
     "deep": (lambda _: b"[" * 100_000, "is no safetensors file"),
     "not text": (lambda _: b"\xff\xfe{}", "is no safetensors file"),
-    "twice": (lambda h: json.dumps(h)[:-1].encode() + b"," + json.dumps(h)[1:].encode(),
-              "is no safetensors file"),
-}  # fmt: skip
+    "twice": (
+        lambda h: json.dumps(h)[:-1].encode() + b"," + json.dumps(h)[1:].encode(),
+        "is no safetensors file",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", HEADERS)

@@ -80,9 +80,13 @@ def test_identity_follows_weights_and_length(parts, tmp_path):
     assert one != ClipText(parts, length=9).identity
     hub = pytest.importorskip("keras_hub")
     vision = hub.models.CLIPVisionEncoder(
-        patch_size=8, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=16,
+        patch_size=8,
+        hidden_dim=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_dim=16,
         image_shape=(16, 16, 3),
-    )  # fmt: skip
+    )
     whole = hub.models.CLIPBackbone(vision, encoder, projection_dim=8)
     whole.save_to_preset(str(tmp_path / "clip"))
     tokenizer.save_to_preset(str(tmp_path / "clip"))
@@ -161,9 +165,13 @@ def test_an_identity_leads_back_to_the_preset_where_it_was_used(parts, tmp_path)
     hub = pytest.importorskip("keras_hub")
     encoder, tokenizer = parts
     vision = hub.models.CLIPVisionEncoder(
-        patch_size=8, hidden_dim=16, num_layers=1, num_heads=2, intermediate_dim=16,
+        patch_size=8,
+        hidden_dim=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_dim=16,
         image_shape=(16, 16, 3),
-    )  # fmt: skip
+    )
     whole = hub.models.CLIPBackbone(vision, encoder, projection_dim=8)
     for saved in (whole, tokenizer):
         saved.save_to_preset(str(tmp_path / "clip"))

@@ -125,20 +125,21 @@ def bound(model):
     model.output_limit = 0.5
 
 
+slow = pytest.mark.slow
 FOLLOWED = [
     # (operation, weights whose pictures it changes)
     (freeze, ()),
-    (unfreeze, ()),
-    (layer_lora, ("ema", "raw")),
+    pytest.param(unfreeze, (), marks=slow),
+    pytest.param(layer_lora, ("ema", "raw"), marks=slow),
     (model_lora, ("ema", "raw")),
-    (merged_lora, ("ema", "raw")),
-    (set_weights, ("ema", "raw")),
-    (layer_set_weights, ("ema", "raw")),
+    pytest.param(merged_lora, ("ema", "raw"), marks=slow),
+    pytest.param(set_weights, ("ema", "raw"), marks=slow),
+    pytest.param(layer_set_weights, ("ema", "raw"), marks=slow),
     (assign, ("ema", "raw")),
     (load_weights, ("ema", "raw")),
     (set_average, ("ema",)),
     (another_schedule, ("ema", "raw")),
-    (bound, ("ema", "raw")),
+    pytest.param(bound, ("ema", "raw"), marks=slow),
 ]
 
 

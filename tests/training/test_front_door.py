@@ -136,8 +136,9 @@ def test_weights_of_classes_are_weights_of_their_samples(classes):
 
 def epochs(inputs, **options):
     dataset = inputs.batches(IMAGES, LABELS, batch_size=4, **options)
-    return [[int(p) for batch in dataset for p in batch["image"].numpy()[:, 0, 0, 0]]
-            for _ in range(3)]  # fmt: skip
+    return [
+        [int(p) for batch in dataset for p in batch["image"].numpy()[:, 0, 0, 0]] for _ in range(3)
+    ]
 
 
 def test_arrays_are_shuffled_and_datasets_are_not(classes):

@@ -40,8 +40,10 @@ def drawn(model, low_res, **options):
 
 def test_every_level_sees_the_picture():
     model = upsampler()
-    z = {name: tf.random.stateless_normal((rows, size, size, 3), (1, size))
-         for name, rows, size in (("8", 4, 8), ("16", 2, 16))}  # fmt: skip
+    z = {
+        name: tf.random.stateless_normal((rows, size, size, 3), (1, size))
+        for name, rows, size in (("8", 4, 8), ("16", 2, 16))
+    }
     seen = as_low_res(SMALL, model.unet.spec)
     unit = SMALL.astype("float32") / 127.5 - 1.0
     expected = upsample(unit, LevelShape(None, 8), LevelShape(None, 16), "bilinear")
@@ -61,9 +63,11 @@ def test_fit_learns_from_the_picture_and_generate_shows_it():
     model.compile(optimizer=optimizers.Adam(3e-3))
     colours = RNG.integers(0, 256, (64, 1, 1, 3)).astype("uint8")
     data = image_text_dataset(
-        colours.repeat(8, 1).repeat(8, 2), low_res=colours.repeat(2, 1).repeat(2, 2),
-        batch_size=16, seed=0,
-    )  # fmt: skip
+        colours.repeat(8, 1).repeat(8, 2),
+        low_res=colours.repeat(2, 1).repeat(2, 2),
+        batch_size=16,
+        seed=0,
+    )
     model.fit(data, steps_per_epoch=250, verbose=0)
     wanted = np.array([[220, 40, 40], [60, 200, 90], [40, 40, 220]], "uint8").reshape(3, 1, 1, 3)
     found = model.generate(low_res=wanted, steps=20, progress=False)["8"]
@@ -96,6 +100,7 @@ def test_mixed_batches_validation_and_the_file(tmp_path):
         np.testing.assert_allclose(drawn(again, SMALL, labels=label)[level], pictures, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dropped_picture_is_grey():
     model = upsampler(num_classes=3, cond_dropout={"low_res": 1.0})
     images = RNG.integers(0, 256, (4, 16, 16, 3)).astype("uint8")
@@ -107,16 +112,19 @@ def test_a_dropped_picture_is_grey():
     np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_guidance_and_autoguidance_keep_the_picture():
     model = upsampler(num_classes=3)
     options = {"labels": [0, 1, 2, 0], "seed": 1}
     one = drawn(model, SMALL, guidance_scale=3.0, **options)["16"]
     np.testing.assert_allclose(
         drawn(model, SMALL, guidance_scale=3.0, split_guidance=True, **options)["16"],
-        one, atol=2e-4,
-    )  # fmt: skip
-    negative = drawn(model, SMALL, guidance_scale=3.0, negative_prompts={"label": [-1] * 4},
-                     **options)["16"]  # fmt: skip
+        one,
+        atol=2e-4,
+    )
+    negative = drawn(
+        model, SMALL, guidance_scale=3.0, negative_prompts={"label": [-1] * 4}, **options
+    )["16"]
     np.testing.assert_allclose(negative, one, atol=2e-4)
     same = drawn(model, SMALL, guidance_scale=2.0, autoguidance=model, **options)["16"]
     np.testing.assert_allclose(
@@ -138,9 +146,11 @@ def test_what_is_exported_draws_the_same(tmp_path):
             export_saved_model(model, tmp_path / "served")
         served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
         found = served(
-            low_res=tf.constant(low_res), steps=tf.constant(3),
-            guidance_scale=tf.constant(1.0), seed=tf.constant(5, tf.int64),
-        )  # fmt: skip
+            low_res=tf.constant(low_res),
+            steps=tf.constant(3),
+            guidance_scale=tf.constant(1.0),
+            seed=tf.constant(5, tf.int64),
+        )
         for level, pictures in expected.items():
             assert np.abs(found[level].numpy().astype(int) - pictures).max() <= 1
 

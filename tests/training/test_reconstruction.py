@@ -60,8 +60,9 @@ def test_it_reaches_the_levels_and_frames_that_are_not_known():
     np.testing.assert_array_equal(off, plain)
     np.testing.assert_array_equal(guided[:, 0], start[:, 0])
     assert np.any(guided[:, 1:] != plain[:, 1:])
-    alone = model.generate(**{**options, "num_images": 1, "init_image": start[:1]},
-                           reconstruction=4.0)["4x8"]  # fmt: skip
+    alone = model.generate(
+        **{**options, "num_images": 1, "init_image": start[:1]}, reconstruction=4.0
+    )["4x8"]
     np.testing.assert_array_equal(alone, guided[:1])  # rows do not pull at each other
 
 

@@ -83,8 +83,18 @@ def test_noise_between_seeds_keeps_its_length(model):
 
 def test_batches_are_filled_up_to_a_few_sizes():
     assert [_bucket(rows) for rows in (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 32)] == [
-        2, 2, 3, 4, 6, 6, 8, 12, 16, 24, 32,
-    ]  # fmt: skip
+        2,
+        2,
+        3,
+        4,
+        6,
+        6,
+        8,
+        12,
+        16,
+        24,
+        32,
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -227,8 +237,10 @@ def test_autoguidance(model):
     assert_equal(draw(model, autoguidance="ema"), plain)
     raw = draw(model, autoguidance="raw")
     assert largest(raw, plain) > 3
-    assert_equal(draw(model, guidance_scale=0.0, autoguidance="raw"), draw(model, weights="raw",
-                 guidance_scale=1.0))  # fmt: skip
+    assert_equal(
+        draw(model, guidance_scale=0.0, autoguidance="raw"),
+        draw(model, weights="raw", guidance_scale=1.0),
+    )
     weaker = make_model()
     for average, variable in zip(weaker.ema.averages, weaker.ema.variables, strict=True):
         average.assign(variable.value)
@@ -322,8 +334,9 @@ def test_clips_take_all_of_it():
     clips = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER, CLIP]))
     options = {"num_images": 2, "steps": 3, "progress": False}
     start = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3)).astype("uint8")
-    np.testing.assert_array_equal(clips.generate(init_image=start, strength=0.0, **options)["4x8"],
-                                  start)  # fmt: skip
+    np.testing.assert_array_equal(
+        clips.generate(init_image=start, strength=0.0, **options)["4x8"], start
+    )
     mask = np.zeros((4, 8, 8), bool)
     mask[2:] = True
     found = clips.generate(init_image=start, mask=mask, **options)
@@ -338,8 +351,9 @@ def test_masks_of_lower_levels_cover_every_pixel_above(model):
     mask[0, 5, 5], mask[1, :, :8] = 255, 1
     levels = starting.mask_levels(mask, model.process, 2)
     assert np.array(levels["8"])[0, ..., 0].nonzero() == (np.array([2]), np.array([2]))
-    np.testing.assert_array_equal(np.array(levels["8"])[1, ..., 0], np.repeat([[1.0] * 4 + [0] * 4],
-                                  8, axis=0))  # fmt: skip
+    np.testing.assert_array_equal(
+        np.array(levels["8"])[1, ..., 0], np.repeat([[1.0] * 4 + [0] * 4], 8, axis=0)
+    )
 
 
 # Previews and steps

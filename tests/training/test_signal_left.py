@@ -64,8 +64,9 @@ def test_signal_at_the_end_is_warned_of(unet, kind):
 def test_what_ends_in_noise_is_not(unet):
     for name in ("cosine", "linear", "sigmoid", "logsnr_cosine"):
         for steps in (5, 50, 1000):
-            assert not said(lambda n=name, k=steps: MatryoshkaDiffusion(
-                unet, schedule=n, num_steps=k))  # fmt: skip
+            assert not said(
+                lambda n=name, k=steps: MatryoshkaDiffusion(unet, schedule=n, num_steps=k)
+            )
     shifted = Schedule("mine", 10, TABLE).shifted(16)
     assert not said(lambda: MatryoshkaDiffusion(unet, schedule=shifted))
     scaled = {"8": 10.0, "16": 10.0}
