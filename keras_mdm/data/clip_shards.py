@@ -17,8 +17,10 @@ from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
+from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.videos import VideoFiles, digest_of
 from keras_mdm.files import read_json
+from keras_mdm.open_files import OpenFiles
 
 # The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
 _QUALITY = 95
@@ -201,7 +203,7 @@ class ClipShards(Skipping):
             for key, caption in _read_table(file, shard["records"]):
                 self.keys.append(key)
                 self.captions.append(caption)
-        self._readers: dict[int, Any] = {}
+        self._readers = OpenFiles(list(map(str, self._files)), open_array_record)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -252,7 +254,7 @@ class ClipShards(Skipping):
         shard = int(np.searchsorted(self._ends, row, side="right"))
         first = int(self._ends[shard - 1]) if shard else 0
         try:
-            strip = self._reader(shard).read([row - first])[0]
+            strip = self._readers[shard].read([row - first])[0]
             clip = _frames(strip, self.rule.size, self.rule.channels)
         # The reader and Pillow have errors of their own.
         except Exception as problem:
@@ -269,14 +271,6 @@ class ClipShards(Skipping):
     ) -> tuple[np.ndarray, int]:
         """Read one clip, or the next one that is whole; see `VideoFiles.read_usable`."""
         return self.usable(row, lambda candidate: self.read(candidate, rule, mirror=mirror))
-
-    def _reader(self, shard: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = ArrayRecordReader(str(self._files[shard]))
-            return self._readers[shard]
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:

@@ -1,13 +1,12 @@
 """What stands in for a record that cannot be used, and how many may be so."""
 
-import errno
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.machine_faults import of_the_machine
 
 Made = TypeVar("Made")
 
@@ -19,20 +18,6 @@ LEAST = 1000
 _TRIES = 64
 # Longer reasons are cut: some parsers quote what they could not read.
 _REASON = 300
-
-# What no record can help, by number: no memory, descriptors or space left ...
-_USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
-# ... or a disk or a network that is gone.
-_GONE = {
-    *(errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN),
-    *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN),
-    *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE),
-}
-# The same as TensorFlow's file systems say it; by name, as importing it here would take seconds.
-_OF_TENSORFLOW = {
-    *("ResourceExhaustedError", "UnavailableError", "DeadlineExceededError", "AbortedError"),
-    *("CancelledError", "UnauthenticatedError"),
-}
 
 
 class Unusable(ValueError):
@@ -60,7 +45,7 @@ def reason_of(problem: Exception) -> str:
     """
     cause: BaseException | None = problem
     while cause is not None:
-        if _of_the_machine(cause):
+        if of_the_machine(cause):
             # Whoever called it unusable was too quick.
             while isinstance(problem, Unusable) and problem.__cause__ is not None:
                 problem = problem.__cause__
@@ -76,18 +61,6 @@ def reason_of(problem: Exception) -> str:
     plain = text and isinstance(problem, OSError | ValueError | SyntaxError)
     kind = type(problem).__name__
     return f"cannot be read: {text if plain else f'{kind}: {text}' if text else kind}"
-
-
-def _of_the_machine(problem: BaseException) -> bool:
-    if isinstance(problem, MemoryError | ImportError) or not isinstance(problem, Exception):
-        return True
-    if isinstance(problem, OSError) and problem.errno is not None:
-        return problem.errno in _GONE or problem.errno in _USED_UP
-    if type(problem).__name__ in _OF_TENSORFLOW:
-        return True
-    # Libraries in C++ have words only.
-    words = (*map(os.strerror, _USED_UP), "can't start new thread")
-    return isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)
 
 
 def share_error(

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.files import remove_dead_temporaries, write_atomically, write_once
+from keras_mdm.open_files import OpenFiles
 from keras_mdm.text.encoders import TextEncoder
 from keras_mdm.text.stored_files import (
     INDEX,
@@ -87,8 +88,11 @@ class StoredStates:
                 fix="copy the missing files, or run `keras-mdm embed` again",
                 missing=missing[:5],
             )
-        counts = zip(self._files, shards.tolist(), strict=True)
-        self._states = [map_states(file, (count, self.width)) for file, count in counts]
+        parts = list(zip(self._files, shards.tolist(), strict=True))
+        # A map takes a descriptor each, as long as it is open.
+        self._states = OpenFiles(parts, lambda part: map_states(part[0], (part[1], self.width)))
+        for number in range(len(parts)):
+            self._states[number]
 
     def __len__(self) -> int:
         return len(self._hashes)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.files import DAMAGED, read_json
+from keras_mdm.machine_faults import of_the_machine
 
 PLAN, INDEX = "plan.json", "index.npz"
 
@@ -111,6 +112,8 @@ def differs(file: Path, text: str) -> ValueError:
 
 
 def _damaged(file: Path, problem: Exception) -> ValueError:
+    if isinstance(problem, OSError) and of_the_machine(problem):
+        raise problem
     return checks.error(
         "files of states must be whole",
         # Without its keys a part counts as not made; the index is always made anew.

@@ -2,7 +2,6 @@
 
 import os
 import struct
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import Index, index_files
 from keras_mdm.data.sources.texts import text_of
+from keras_mdm.open_files import OpenFiles
 
 # What features are called, the first that is there counts.
 IMAGE = ("image", "image/encoded", "jpg", "png", "webp", "image_bytes", "image_raw")
@@ -72,7 +73,7 @@ class ExampleImages(ImageSource):
         self._ranges = [(0, count) for count in counts] if ranges is None else list(ranges)
         self._ends = np.cumsum([last - first for first, last in self._ranges])
         super().__init__(self._files.broken, max_skipped)
-        self.check_shards(self._files.broken, len(paths))
+        self.check_shards(self._files.broken, len(paths), usable=len(self))
         self.paths, self.label_names = paths, tuple(label_names)
         if not len(self):
             raise checks.error(
@@ -171,7 +172,7 @@ class _ArrayRecords:
     """Records of ArrayRecord files, which have an index of their own."""
 
     def __init__(self, paths: Sequence[str], **_):
-        self._paths, self._readers, self._lock = paths, {}, threading.Lock()
+        self._readers = OpenFiles(paths, open_array_record)
         self.counts, self.broken = [], []
         for number, path in enumerate(paths):
             if file_bytes.is_remote(path):
@@ -180,40 +181,34 @@ class _ArrayRecords:
                     fix="copy them, or mount the bucket",
                     path=path,
                 )
-            reader = self._reader(number)
-            if not reader.ok():  # it does not raise
-                name = os.path.basename(path)
-                self.broken.append(Skipped(name, "cannot be read: is no ArrayRecord file"))
-            self.counts.append(reader.num_records() if reader.ok() else 0)
+            try:
+                self.counts.append(self._readers[number].num_records())
+            except Exception as problem:
+                self.broken.append(Skipped(os.path.basename(path), reason_of(problem)))
+                self.counts.append(0)
 
     def read(self, file: int, record: int) -> bytes:
-        return self._reader(file).read([record])[0]
-
-    def _reader(self, file: int) -> Any:
-        from array_record.python.array_record_module import ArrayRecordReader
-
-        with self._lock:
-            if file not in self._readers:
-                # Records are read at random: reading ahead would be for nothing.
-                self._readers[file] = ArrayRecordReader(
-                    self._paths[file], options="readahead_buffer_size:0"
-                )
-            return self._readers[file]
+        return self._readers[file].read([record])[0]
 
 
 class _TFRecords:
     """Records of TFRecord files, at places that are found once and cached."""
 
     def __init__(self, paths: Sequence[str], **options: Any):
-        found = index_files(paths, _index, kind="tfrecord", version=2, **options)
+        found = index_files(paths, _index, _unreadable, kind="tfrecord", version=2, **options)
         self._places = [index["place"] for index in found]
         self._sizes = [index["size"] for index in found]
         self.counts = [len(places) for places in self._places]
-        self.broken = [
-            Skipped(os.path.basename(path), f"cannot be read from byte {int(index['end'])} on")
-            for path, index in zip(paths, found, strict=True)
-            if index["end"] != file_bytes.file_size(path)
-        ]
+        self.broken = []
+        for path, index in zip(paths, found, strict=True):
+            reason = str(index["reason"]) if "reason" in index else ""
+            if not reason and index["end"] != file_bytes.file_size(path):
+                reason = f"cannot be read from byte {int(index['end'])} on"
+                with file_bytes.open_file(path) as file:
+                    packed = file_bytes.packed(file.read(6)) if not index["end"] else ""
+                reason += f": {packed}" if packed else ""
+            if reason:
+                self.broken.append(Skipped(os.path.basename(path), reason))
         self._bytes = file_bytes.FileBytes(paths)
 
     def read(self, file: int, record: int) -> bytes:
@@ -253,3 +248,8 @@ def _index(path: str) -> Index:
         "size": np.asarray(sizes, np.uint32),
         "end": np.asarray(position, np.uint64),
     }
+
+
+def _unreadable(reason: str) -> Index:
+    nothing = np.zeros(0, np.uint64)
+    return {"place": nothing, "size": nothing, "end": np.uint64(0), "reason": np.asarray(reason)}

@@ -2,16 +2,14 @@
 
 import io
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.machine_faults import of_the_machine
+from keras_mdm.open_files import OpenFiles
 
-# Open files are kept, up to a number that every system allows.
-_OPEN_FILES = 256
 # Bytes that are asked of a remote file at once.
 _BUFFER = 1 << 20
 # What packed files begin with.
@@ -115,7 +113,7 @@ def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
 
         steps = tf.io.gfile.walk(os.fspath(root))
     else:
-        steps = os.walk(root)
+        steps = os.walk(root, onerror=_raise_of_the_machine)
     base = os.fspath(root).rstrip("/" if is_remote(root) else os.sep)
     for folder, folders, names in steps:
         # In place: a walk from the top goes where this list says.
@@ -124,6 +122,24 @@ def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
         if any(part.startswith(".") for part in PurePosixPath(inside).parts):
             continue
         yield inside, sorted(name for name in names if not name.startswith("."))
+
+
+def _raise_of_the_machine(problem: OSError) -> None:
+    """Walking leaves out what it cannot list: not where nothing can be."""
+    if of_the_machine(problem):
+        raise problem
+
+
+class _Descriptor:
+    """An open file that is closed with the last one who has it; a Python file would warn."""
+
+    def __init__(self, path: str):
+        self.number = -1
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self):
+        if self.number >= 0:
+            os.close(self.number)
 
 
 class FileBytes:
@@ -135,8 +151,7 @@ class FileBytes:
 
     def __init__(self, paths: Sequence[str]):
         self.paths = list(paths)
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._open = OpenFiles(self.paths, _Descriptor)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -158,20 +173,11 @@ class FileBytes:
                 file.seek(offset)
                 found = file.read(size)
         else:
-            found = os.pread(self._handle(number).fileno(), size, offset)
+            file = self._open[number]  # held as long as it is read from
+            found = os.pread(file.number, size, offset)
         if len(found) != size:
             raise OSError(f"{os.path.basename(path)} ends before byte {offset + size}")
         return found
-
-    def _handle(self, number: int) -> Any:
-        with self._lock:
-            if number not in self._open:
-                self._open[number] = open(self.paths[number], "rb")
-                if len(self._open) > _OPEN_FILES:
-                    # Closed when the last thread that reads from it lets go of it.
-                    self._open.popitem(last=False)
-            self._open.move_to_end(number)
-            return self._open[number]
 
 
 def require_files(files: Any, what: str) -> list[str]:

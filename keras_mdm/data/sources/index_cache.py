@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_mdm.assets.cache import cache_root
+from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.files import DAMAGED, write_atomically
 
@@ -18,6 +19,7 @@ Index = dict[str, np.ndarray]
 def index_files(
     paths: Sequence[str],
     make: Callable[[str], Index],
+    unreadable: Callable[[str], Index],
     *,
     kind: str,
     version: int,
@@ -29,6 +31,8 @@ def index_files(
     Args:
         paths: the files.
         make: function of a path.
+        unreadable: function of the reason that makes the index of a file that cannot be read,
+            which is not kept.
         kind: what the index is of; part of what it is kept under, with path, size and time of the
             file.
         version: of what is kept; another one is made anew.
@@ -43,7 +47,10 @@ def index_files(
         target = folder / f"{kind}-{_stamp(path, version)}.npz"
         found = _load(target)
         if found is None:
-            found = make(path)
+            try:
+                found = make(path)
+            except Exception as problem:
+                return unreadable(reason_of(problem))
             write_atomically(target, lambda file: np.savez(file, **found))
         return found
 

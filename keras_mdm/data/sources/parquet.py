@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
@@ -59,8 +59,7 @@ class ParquetImages(ImageSource):
                 with file_bytes.open_file(path) as file:
                     meta = pyarrow.parquet.ParquetFile(file).metadata
             except Exception as problem:
-                reason = str(problem).partition("\n")[0]
-                broken.append(Skipped(os.path.basename(path), f"cannot be read: {reason}"))
+                broken.append(Skipped(os.path.basename(path), reason_of(problem)))
                 continue
             self._meta[path] = meta
             columns = columns or [meta.schema.column(n).path for n in range(meta.num_columns)]

@@ -15,7 +15,7 @@ from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import index_files
 from keras_mdm.data.sources.table import CAPTION
-from keras_mdm.data.sources.tar_index import COLUMNS, REST, index_of
+from keras_mdm.data.sources.tar_index import COLUMNS, REST, index_of, unreadable
 from keras_mdm.data.sources.tar_members import BLOCK
 from keras_mdm.data.sources.texts import text_of
 
@@ -53,7 +53,13 @@ class TarImages(ImageSource):
     ):
         paths = file_bytes.require_files(shards, "tar shard")
         found = index_files(
-            paths, index_of, kind="tar", version=3, cache_dir=cache_dir, progress=progress
+            paths,
+            index_of,
+            unreadable,
+            kind="tar",
+            version=3,
+            cache_dir=cache_dir,
+            progress=progress,
         )
         left_out, unused = [], []
         for path, index in zip(paths, found, strict=True):

@@ -44,8 +44,17 @@ def index_of(path: str) -> Index:
         packed = file_bytes.packed(file.read(6))
         for found in () if packed else tar_members.members(file, total):
             shard.add(found) if isinstance(found, Member) else shard.damaged(found, total)
-    if packed:
-        shard.bad.append((REST, f"cannot be read: {packed}"))
+    return unreadable(f"cannot be read: {packed}") if packed else shard.index()
+
+
+def unreadable(reason: str) -> Index:
+    """The index of a shard that cannot be read.
+
+    Args:
+        reason: why.
+    """
+    shard = _Shard()
+    shard.bad.append((REST, reason))
     return shard.index()
 
 

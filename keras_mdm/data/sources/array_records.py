@@ -1,0 +1,25 @@
+"""Readers of ArrayRecord files."""
+
+from typing import Any
+
+
+def open_array_record(path: str) -> Any:
+    """Open an ArrayRecord file for reading at random.
+
+    Args:
+        path: the file, on this machine.
+
+    Raises:
+        OSError: if it cannot be opened; without a number if it is no ArrayRecord file.
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    # Reading ahead would be for nothing.
+    reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+    if not reader.ok():
+        # It does not say why. Where no descriptor is left, this has none either.
+        with open(path, "rb"):
+            reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+        if not reader.ok():
+            raise OSError("is no ArrayRecord file")
+    return reader
