@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
@@ -127,7 +127,7 @@ def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
     try:
         fields = json.loads(text_of(parts["json"]))
     except (ValueError, RecursionError) as problem:  # or is nested too deeply
-        raise Unusable(f"its json cannot be read: {problem}") from problem
+        raise Unusable(f"its json {reason_of(problem)}") from problem
     if not isinstance(fields, dict):
         return ()
     return next(filter(None, (_texts(fields.get(name)) for name in CAPTION)), ())
