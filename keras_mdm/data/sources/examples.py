@@ -52,6 +52,8 @@ class ExampleImages(ImageSource):
     >>> source = ExampleImages(sorted(Path("shards").glob("*.array_record")))  # doctest: +SKIP
     """
 
+    _usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL, "key": KEY}
+
     def __init__(
         self,
         files: Sequence[str | os.PathLike],
@@ -80,6 +82,9 @@ class ExampleImages(ImageSource):
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
         self._names = self._choose(image, caption, label)
+        self.choices |= {
+            part: name for part, name in self._names.items() if name is not None and part != "key"
+        }
 
     def _choose(self, image: str | None, caption: str | None, label: str | None) -> dict:
         """Names of the features to use, looked for in the first records."""
@@ -90,11 +95,14 @@ class ExampleImages(ImageSource):
             except Unusable as problem:
                 reason_of(problem)  # raises what is not the record's fault
         wanted = {"image": image, "caption": caption, "label": label}
-        usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL, "key": KEY}
-        chosen = {
-            part: wanted.get(part) or next((name for name in names if name in found), None)
+        usual = self._usual
+        first = {
+            part: next((name for name in names if name in found), None)
             for part, names in usual.items()
         }
+        chosen = {part: wanted.get(part) or name for part, name in first.items()}
+        # Data of the same files, but other data.
+        self._other = {part: name for part, name in chosen.items() if name != first[part]}
         for part, name in chosen.items():
             if (part == "image" or wanted.get(part)) and name not in found:
                 raise checks.error(
@@ -120,10 +128,12 @@ class ExampleImages(ImageSource):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Number of records, and a SHA-256 of files, their sizes and ranges."""
+        """Number of records, and a SHA-256 of files, their sizes and ranges; with the features that
+        are read where these are not the first of the usual ones."""
         sizes = [file_bytes.file_size(path) for path in self.paths]
         names = map(os.path.basename, self.paths)
-        return {"records": len(self), "sha256": digest(names, sizes, self._ranges)}
+        found = {"records": len(self), "sha256": digest(names, sizes, self._ranges)}
+        return {**found, "features": dict(self._other)} if self._other else found
 
     def _features(self, row: int) -> Any:
         from tensorflow.core.example.example_pb2 import Example

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.examples import ExampleImages
+from keras_mdm.data.sources.tfds_features import candidates_of, captions_of, choose
 
 
 class TfdsImages(ExampleImages):
@@ -19,7 +21,10 @@ class TfdsImages(ExampleImages):
             folder that it was prepared in.
         split: as in TFDS, such as `"train"` or `"train[:10%]"`.
         data_dir: where TFDS keeps data sets; its default unless given.
-        **options: of `ExampleImages`. Features are found by their types and names.
+        **options: of `ExampleImages`. Features are found by their types: of several pictures,
+            classes or texts the one with a usual name is taken, else the one among the data set's
+            `supervised_keys`, else, of pictures and classes, the first by name. `image`, `label`
+            and `caption` choose another one.
 
     Raises:
         ValueError: if there is no such data set or split, or it is not prepared.
@@ -76,25 +81,30 @@ class TfdsImages(ExampleImages):
             (part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard)
             for part in instructions
         ]
-        features = _features(builder.info.features)
+        candidates, keys = candidates_of(builder.info.features), builder.info.supervised_keys
+        first = {part: choose(part, candidates[part], keys) for part in ("image", "label")}
+        given = {part: name for part, name in options.items() if part in candidates and name}
+        self._usual = {**self._usual, "caption": captions_of(candidates["caption"], keys)}
+        names = candidates["label"].get({**first, **given}["label"], ())
         super().__init__(
             [os.fspath(part.filename) for part in instructions],
             ranges=ranges,
             max_skipped=max_skipped,
-            **{**features, **options},
+            **{"label_names": names, **options, **first, **given},
         )
         self.builder_name = f"{builder.info.full_name} {split}"
-
-
-def _features(features: Any) -> dict[str, Any]:
-    """Names of the features for picture and class, by their types."""
-    import tensorflow_datasets as tfds
-
-    found: dict[str, Any] = {}
-    for name, feature in features.items() if hasattr(features, "items") else ():
-        if isinstance(feature, tfds.features.Image):
-            found.setdefault("image", name)
-        elif isinstance(feature, tfds.features.ClassLabel):
-            found.setdefault("label", name)
-            found.setdefault("label_names", tuple(feature.names))
-    return found
+        self.choices = {"split": split, **self.choices}
+        # Where there is one picture or class, data is as it always was.
+        changed = {part for part, name in first.items() if given.get(part, name) != name}
+        several = {part for part in first if len(candidates[part]) > 1}
+        self._other = {
+            part: name
+            for part, name in self.choices.items()
+            if part in changed | several or (part in self._other and part == "caption")
+        }
+        self.unused = tuple(
+            Skipped(f"feature {name}", f"is not read: {part}={name!r} chooses it")
+            for part, names in candidates.items()
+            for name in sorted(names)
+            if name != self.choices.get(part)
+        )

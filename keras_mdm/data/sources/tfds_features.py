@@ -1,0 +1,96 @@
+"""Which features of a data set of TFDS are the picture, its class and its captions."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
+
+
+def candidates_of(features: Any) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Names of the features that may be the picture, the class and the caption of a record.
+
+    Args:
+        features: of a data set of TFDS. Their order is that of an unordered map.
+
+    Returns:
+        "image", "label" and "caption", each a name to the names of its classes, if it has some.
+    """
+    import tensorflow_datasets as tfds
+
+    found: dict[str, dict[str, tuple[str, ...]]] = {"image": {}, "label": {}, "caption": {}}
+    masks = {}
+    for name, feature in _flat(features):
+        if isinstance(feature, tfds.features.LabeledImage):
+            masks[name] = ()
+        elif isinstance(feature, tfds.features.Image):
+            found["image"][name] = ()
+        elif isinstance(feature, tfds.features.ClassLabel):
+            # Without their number there are no names either.
+            found["label"][name] = tuple(feature.names) if feature.num_classes else ()
+        elif isinstance(feature, tfds.features.Text):
+            found["caption"][name] = ()
+    found["image"] = found["image"] or masks
+    return found
+
+
+def choose(part: str, names: Collection[str], supervised: Any) -> str | None:
+    """The picture or the class to read of several features.
+
+    Args:
+        part: "image" or "label".
+        names: of the features that may be it.
+        supervised: the `supervised_keys` of the data set: names, in any nesting.
+
+    Returns:
+        The name; `None` if there is none.
+
+    Example:
+
+    >>> choose("label", ["coarse", "fine"], ("image", "fine"))
+    'fine'
+    """
+    usual = {"image": IMAGE, "label": LABEL}[part]
+    known = (name for name in (*usual, *_keys(supervised)) if name in names)
+    return next(known, min(names, default=None))
+
+
+def captions_of(names: Collection[str], supervised: Any) -> tuple[str, ...]:
+    """What captions are called in a data set, the first that is there counts. A text of any other
+    name is no caption: it may be a file's name, or an answer.
+
+    Args:
+        names: of the features that are texts.
+        supervised: as for `choose`.
+    """
+    more = (*_keys(supervised), "description", "input")
+    return (*CAPTION, *(name for name in more if name in names))
+
+
+def _flat(features: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Features by their names in records: those of a group are called `group/name`."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(features, tfds.features.Sequence) and before:
+        # Of many things in one record only texts can be read.
+        inner = features.feature
+        yield from (
+            (name, feature)
+            for name, feature in _flat(inner, before)
+            if isinstance(feature, tfds.features.Text)
+        )
+    elif hasattr(features, "items"):
+        for name, feature in features.items():
+            yield from _flat(feature, f"{before}/{name}" if before else name)
+    else:
+        yield before, features
+
+
+def _keys(supervised: Any) -> Iterator[str]:
+    if isinstance(supervised, str):
+        yield supervised
+    elif isinstance(supervised, dict):
+        for value in supervised.values():
+            yield from _keys(value)
+    elif isinstance(supervised, list | tuple):
+        for value in supervised:
+            yield from _keys(value)
