@@ -15,15 +15,19 @@ from keras_mdm import checks
 from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.picture_files import open_picture
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
 from keras_mdm.data.sources.array_records import open_array_record
+from keras_mdm.data.sources.texts import printable
 from keras_mdm.data.videos import VideoFiles, digest_of
 from keras_mdm.files import read_json
 from keras_mdm.open_files import OpenFiles
 
 # The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
 _QUALITY = 95
+# The longest side that a JPEG may have.
+_JPEG_SIDE = 2**16 - 1
 _FORMAT = 1
 
 
@@ -135,7 +139,7 @@ def _write_shard(
     def done(result: bytes | Skipped) -> None:
         bar.update()
         if isinstance(result, Skipped):
-            bar.set_postfix_str(f"{result.file}: {result.reason}"[:60])
+            bar.set_postfix_str(printable(f"{result.file}: {result.reason}")[:60])
 
     def complete(kept: list[int]) -> None:
         records = [(videos.key(row), videos.captions[row]) for row in kept]
@@ -314,7 +318,5 @@ def _strip(clip: np.ndarray) -> bytes:
 
 
 def _frames(strip: bytes, size: int, channels: int) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(strip)) as picture:
-        return np.asarray(picture).reshape(-1, size, size, channels)
+    picture = open_picture(strip, max_pixels=size * _JPEG_SIDE)
+    return np.asarray(picture).reshape(-1, size, size, channels)

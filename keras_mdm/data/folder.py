@@ -14,6 +14,7 @@ from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
+from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text, printable, text_of
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.pixels import PICTURE_CHANNELS
@@ -141,7 +142,7 @@ def _read_all(
 
     def work(file: Path) -> tuple[np.ndarray, str] | Skipped:
         try:
-            return decode(file.read_bytes(), rule)[0], caption_of(file)
+            return decode(read_whole(str(file)), rule)[0], caption_of(file)
         except Exception as problem:
             return Skipped(file.relative_to(root).as_posix(), reason_of(problem))
 

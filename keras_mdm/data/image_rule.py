@@ -1,6 +1,5 @@
 """From the bytes of a picture file to the square that a model is trained on."""
 
-import io
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.picture_files import MAX_PIXELS, MODES, open_picture, to_channels
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
+from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.pixels import PICTURE_CHANNELS
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")
-MAX_PIXELS = 64_000_000
-# Pillow's modes by the number of channels.
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# How many times as long as wide a resized picture may be before it is cropped.
+_LONG = 8
 
 
 @dataclass(frozen=True)
@@ -137,69 +137,12 @@ def read_picture(
 
     >>> model.generate(["a pear"], init_image=read_picture("apple.png"))  # doctest: +SKIP
     """
-    checks.one_of("channels", channels, tuple(_MODES))
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read()
-    except OSError as problem:
-        raise Unusable(reason_of(problem)) from problem
-    picture = open_picture(data, max_pixels)
+    checks.one_of("channels", channels, tuple(MODES))
+    picture = open_picture(read_whole(os.fspath(file)), max_pixels)
     try:
         return as_pixels(to_channels(picture, channels))
     except Exception as problem:
         raise Unusable(reason_of(problem)) from problem
-
-
-def open_picture(data: bytes, max_pixels: int) -> Any:
-    """Open a picture without decoding it.
-
-    Args:
-        data: the bytes of the file.
-        max_pixels: the most it may have.
-
-    Raises:
-        Unusable: if the bytes are no picture, or hold too many pixels.
-    """
-    from PIL import Image
-
-    if not data:
-        raise Unusable("is empty")
-    try:
-        picture = Image.open(io.BytesIO(data))
-    except Exception as problem:
-        if isinstance(problem, Image.UnidentifiedImageError):
-            raise Unusable("is not a picture") from problem
-        if isinstance(problem, Image.DecompressionBombError):
-            raise Unusable("has far too many pixels") from problem
-        raise Unusable(reason_of(problem)) from problem
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise Unusable(f"has {width} x {height} pixels, more than {max_pixels}")
-    return picture
-
-
-def to_channels(picture: Any, channels: int = 3) -> Any:
-    """Turn a picture upright and convert it to 8 bits; on white, unless transparency is kept.
-
-    Args:
-        picture: of Pillow, in any mode.
-        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency.
-    """
-    from PIL import Image, ImageOps
-
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # 16-bit greys; Pillow's own conversion clips them to white instead of scaling.
-        values = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
-        picture = Image.fromarray(np.round(values).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        if channels != 4:
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-    elif channels == 4:
-        picture = picture.convert("RGB")  # some modes have no other way
-    return picture.convert(_MODES[channels])
 
 
 def as_pixels(picture: Any) -> np.ndarray:
@@ -208,15 +151,36 @@ def as_pixels(picture: Any) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def cut_square(picture: Any, size: int, place: tuple[float, float] | None = None) -> Any:
-    """Resize a picture until its shorter side fits, and crop it to a square."""
+def cut_square(
+    picture: Any, size: int, place: tuple[float, float] | None = None, *, pixel: float = 1.0
+) -> Any:
+    """Resize a picture until its shorter side fits, and crop it to a square.
+
+    Args:
+        picture: of Pillow.
+        size: height and width of the square.
+        place: as for `decode`.
+        pixel: width of a pixel of the picture, if its height is 1.
+    """
     from PIL import Image
 
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
+    scale = size / min(picture.width * pixel, picture.height)
+    width = max(size, round(picture.width * pixel * scale))
+    height = max(size, round(picture.height * scale))
     left, top = (width - size) // 2, (height - size) // 2
     if place is not None:
         top, left = int((height - size + 1) * place[0]), int((width - size + 1) * place[1])
+    if max(width, height) > _LONG * size:
+        # Resized as a whole, a picture of one column would take gigabytes. Pixels differ by
+        # rounding from those of the other way, which all usual pictures have gone.
+        across, down = picture.width / width, picture.height / height
+        right, bottom = (left + size) * across, (top + size) * down
+        box = (
+            *(left * across, top * down),
+            *(min(right, picture.width), min(bottom, picture.height)),
+        )
+        filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
+        return picture.resize((size, size), filter_, box)
     if (width, height) != picture.size:
         # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
         filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC

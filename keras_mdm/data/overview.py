@@ -16,6 +16,7 @@ from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.images import usable_captions
 from keras_mdm.data.sharding import in_order
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
+from keras_mdm.data.sources.texts import printable
 
 # Shorter sides are counted between these.
 _SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)
@@ -123,7 +124,7 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
         f"{found.records} records, looked at {found.looked_at}; "
         f"{found.bytes_per_record / 1000:.1f} kB per picture"
     ]
-    lines += [f"  {what}: {chosen}" for what, chosen in found.choices.items()]
+    lines += [printable(f"  {what}: {chosen}") for what, chosen in found.choices.items()]
     lines += ["", "shorter side in pixels"]
     bounds = list(zip(_SIDES[:-1], _SIDES[1:], strict=True))
     for low, high in bounds:
@@ -143,7 +144,7 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
         lines += ["", f"{len(label_names) or len(classes)} classes"]
         for label, count in sorted(classes.items(), key=lambda item: -item[1])[:10]:
             name = label_names[label] if label < len(label_names) else str(label)
-            lines.append(f"  {name[:30]:>30} {count:8}")
+            lines.append(f"  {printable(name)[:30]:>30} {count:8}")
         if len(classes) > 10:
             lines.append(f"  and {len(classes) - 10} more")
     lines += ["", f"{len(found.broken)} records or files that cannot be used"]
@@ -160,7 +161,9 @@ def _by_reason(entries: Sequence[Skipped]) -> list[str]:
         files.setdefault(reason, []).append(file)
     ordered = sorted(files.items(), key=lambda item: -len(item[1]))
     lines = [
-        f"  {len(group):6}  {reason}: {', '.join(group[:3])}{', ...' if len(group) > 3 else ''}"
+        printable(
+            f"  {len(group):6}  {reason}: {', '.join(group[:3])}{', ...' if len(group) > 3 else ''}"
+        )
         for reason, group in ordered[:20]
     ]
     return lines + ([f"  and {len(ordered) - 20} more reasons"] if len(ordered) > 20 else [])

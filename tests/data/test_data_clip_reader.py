@@ -99,8 +99,9 @@ def test_files_that_give_no_clip(files, tmp_path):
     reasons = {
         "cut.mp4": "cannot be read",
         "empty.mp4": "cannot be read",
-        "text.webp": "cannot be read",
+        "text.webp": "is not a picture",
         "missing.mp4": "No such file",
+        "missing.gif": "is missing",
         "sound.mp4": "holds no pictures, only audio",
         "short.mp4": "has 28 frames, 29 are needed for 8 at a stride of 4",
     }

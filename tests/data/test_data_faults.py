@@ -192,7 +192,7 @@ def test_json_that_is_nested_too_deeply(tmp_path):
     source = open_images(tmp_path / "0.tar", max_skipped=0.5, cache_dir=tmp_path / "cache")
     list(image_dataset(source, ImageRule(4), batch_size=3, seed=0, repeat=False))
     ((_, reason),) = source.skipped
-    assert "RecursionError" in reason
+    assert "recursion" in reason
 
     for number in range(3):
         (tmp_path / f"{number}.png").write_bytes(png(number))

@@ -1,7 +1,9 @@
 """Pieces of files, read by place from many threads; here or wherever TensorFlow can read."""
 
+import errno
 import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -29,10 +31,27 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def open_file(path: str | os.PathLike) -> Any:
-    """Open a file for reading bytes."""
+    """Open a file for reading bytes.
+
+    Raises:
+        OSError: if there is none, or what is there is none: a device never ends, and a pipe waits
+            for somebody who writes.
+    """
     if not is_remote(path):
-        return open(path, "rb")
+        return open(path, "rb", opener=_open_regular)
     return io.BufferedReader(_RemoteFile(os.fspath(path)), _BUFFER)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # A pipe would wait here already.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "is a device or a pipe and no file", path)
 
 
 class _RemoteFile(io.RawIOBase):

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
+from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
@@ -16,6 +16,9 @@ from keras_mdm.data.sources.strings import Strings
 from keras_mdm.data.sources.texts import text_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# Larger files are no pictures: those of the most pixels that are read have half as many, unpacked.
+MAX_BYTES = 2**30
 
 
 class FolderImages(ImageSource):
@@ -128,11 +131,18 @@ def read_whole(path: str) -> bytes:
     """
     try:
         with file_bytes.open_file(path) as file:
+            # Holes of a file take no space on the disk, but would in memory.
+            size = file.seek(0, os.SEEK_END)
+            if size > MAX_BYTES:
+                raise Unusable(f"has {size} bytes, more than {MAX_BYTES}")
+            file.seek(0)
             return file.read()
+    except Unusable:
+        raise
     # TensorFlow's file systems have errors of their own.
     except Exception as problem:
         missing = isinstance(problem, FileNotFoundError) or not file_bytes.exists(path)
-        raise Unusable("is missing" if missing else f"cannot be read: {problem}") from problem
+        raise Unusable("is missing" if missing else reason_of(problem)) from problem
 
 
 def sorted_files(directory: str, parts: Sequence[str]) -> list[str]:

@@ -52,12 +52,25 @@ def marked(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what no output can hold, such as bytes of a file's name, written as escapes.
+    """The text in one line, with what no output should hold written as escapes: bytes of a file's
+    name that are no text, and what a terminal obeys instead of showing it.
 
     Args:
         text: of anybody.
+
+    Example:
+
+    >>> print(printable("red\x1b[31m\udcff"))
+    red\x1b[31m\udcff
     """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if text.isprintable():
+        return text
+    # Wide spaces stay, they are written in names.
+    kept = "\u00a0\u3000"
+    return "".join(
+        one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
+        for one in text
+    )
 
 
 def text_of(data: bytes) -> str:

@@ -1,0 +1,204 @@
+"""Pictures out of files of anybody's: which formats are opened, how large they may be, and what is
+made of orientations, transparency and 16 bits."""
+
+import functools
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from keras_mdm.data.skipping import Unusable, reason_of
+
+MAX_PIXELS = 64_000_000
+# Pillow's names. It knows some forty formats, of which some start programs (EPS: Ghostscript) and
+# most are hardly ever tested with what was made to do harm.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+# Pillow's modes by the number of channels.
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION = 0x0112
+# Sides of the tiles of a TIFF, which are made in memory as a whole.
+_TILE_SIDES = (322, 323)
+# What grey values of fewer bits are multiplied by.
+_SCALES = {"1": 255, "L;2": 85, "L;4": 17}
+# Pixels that are converted at a time: each takes some twenty bytes on the way.
+_AT_A_TIME = 2**20
+# Bytes of texts in one PNG; Pillow gives up above twice as many.
+_MAX_TEXTS = 2**25
+
+
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
+    """Open a picture without decoding it.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: the most it may have.
+
+    Returns:
+        A picture of Pillow.
+
+    Raises:
+        Unusable: if the bytes are no picture of `FORMATS`, or hold too many pixels.
+    """
+    from PIL import Image
+
+    if not data:
+        raise Unusable("is empty")
+    try:
+        data = without_large_texts(data) if data.startswith(_PNG) else data
+        picture = Image.open(io.BytesIO(data), formats=_formats())
+        width, height = picture.size
+        if picture.format == "TIFF":
+            tile = [picture.tag_v2.get(tag, 1) for tag in _TILE_SIDES]
+            width, height = max(width, tile[0]), max(height, tile[1])
+    except Image.UnidentifiedImageError as problem:
+        raise Unusable(f"is not a picture ({', '.join(FORMATS)} are read)") from problem
+    except Image.DecompressionBombError as problem:
+        raise Unusable("has far too many pixels") from problem
+    except Exception as problem:
+        raise Unusable(reason_of(problem)) from problem
+    if width * height > max_pixels:
+        raise Unusable(f"has {width} x {height} pixels, more than {max_pixels}")
+    if picture.format == "PNG":
+        _scale_transparent_colour(picture)
+    return picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of the formats that this Pillow has."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_channels(picture: Any, channels: int = 3) -> Any:
+    """Turn a picture upright and convert it to 8 bits; on white, unless transparency is kept.
+
+    Args:
+        picture: of Pillow, in any mode.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency.
+
+    Returns:
+        A picture of Pillow; the argument itself if there was nothing to do.
+    """
+    from PIL import Image
+
+    picture = _upright(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        picture = _eight_bits(picture)
+    if picture.mode == MODES[channels] and not picture.has_transparency_data:
+        return picture
+    width, height = picture.size
+    rows = max(1, _AT_A_TIME // width)
+    if height <= rows:
+        return _converted(picture, channels)
+    whole = Image.new(MODES[channels], picture.size)
+    for top in range(0, height, rows):
+        part = picture.crop((0, top, width, min(height, top + rows)))
+        whole.paste(_converted(part, channels), (0, top))
+    return whole
+
+
+def _converted(picture: Any, channels: int) -> Any:
+    from PIL import Image
+
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if channels != 4:
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+    elif channels == 4:
+        picture = picture.convert("RGB")  # some modes have no other way
+    return picture.convert(MODES[channels])
+
+
+def _upright(picture: Any) -> Any:
+    """Pillow's own function writes all tags anew, which fails if one of them is of a wrong type."""
+    from PIL import Image
+
+    picture.load()
+    try:
+        value = picture.getexif().get(_ORIENTATION)
+    except Exception as problem:
+        reason_of(problem)
+        return picture  # tags that cannot be read are ignored everywhere
+    if isinstance(value, tuple | bytes) and len(value) == 1:
+        value = value[0]
+    turns = (
+        *(None, None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
+        *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
+        *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
+    )
+    known = isinstance(value, int) and 0 <= value < len(turns)
+    return picture if not known or turns[value] is None else picture.transpose(turns[value])
+
+
+def _eight_bits(picture: Any) -> Any:
+    """16-bit greys; Pillow's own conversion clips them to white instead of scaling."""
+    from PIL import Image
+
+    values, transparent = np.asarray(picture), picture.info.get("transparency")
+    grey = np.empty(values.shape, np.uint8)
+    rows = max(1, _AT_A_TIME // values.shape[1])
+    for top in range(0, len(values), rows):
+        part = values[top : top + rows].astype(np.float64) / 257
+        grey[top : top + rows] = np.round(np.clip(part, 0, 255))
+    if not isinstance(transparent, int):
+        return Image.fromarray(grey)
+    opaque = np.where(values == transparent, np.uint8(0), np.uint8(255))
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opaque)))
+
+
+def _scale_transparent_colour(picture: Any) -> None:
+    """Of a PNG without 8 bits a sample, Pillow scales the pixels and not the transparent colour.
+
+    Of 16 bits only the upper half is left in the pixels, and of that colour then, too.
+    """
+    colour = picture.info.get("transparency")
+    kind = picture.tile[0].args if picture.tile else None
+    if isinstance(colour, int) and kind in _SCALES:
+        picture.info["transparency"] = min(255, colour * _SCALES[kind])
+    elif isinstance(colour, tuple) and kind == "RGB;16B":
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def without_large_texts(data: bytes) -> bytes:
+    """A PNG without those of its texts and colour profiles that Pillow refuses to unpack.
+
+    Generators of pictures keep their workflows in texts, photo editors their history; nothing of
+    them is used here but an orientation, which is small.
+
+    Args:
+        data: the bytes of a PNG.
+    """
+    pieces, place, begin, texts = [], len(_PNG), 0, 0
+    while place + 12 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + size
+        if kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            texts += size
+            if texts > _MAX_TEXTS or _unpacks_to_much(kind, data[place + 8 : end - 4]):
+                pieces.append(data[begin:place])
+                begin = end
+        place = end
+    return b"".join([*pieces, data[begin:]]) if pieces else data
+
+
+def _unpacks_to_much(kind: bytes, content: bytes) -> bool:
+    from PIL import PngImagePlugin
+
+    _, _, packed = content.partition(b"\0")
+    if kind == b"tEXt" or (kind == b"iTXt" and packed[:1] != b"\1"):
+        return False
+    if kind == b"iTXt":  # two flags, a language and a translated name are in front
+        packed = b"\0" + packed[2:].partition(b"\0")[2].partition(b"\0")[2]
+    limit = PngImagePlugin.MAX_TEXT_CHUNK
+    try:
+        return len(zlib.decompressobj().decompress(packed[1:], limit + 1)) > limit
+    except zlib.error:  # which Pillow takes for an empty one
+        return False

@@ -1,0 +1,243 @@
+"""Frames of video files, by their numbers.
+
+Frames are counted as the file shows them, never by the clock: files with a variable frame rate give
+exact frames too. The packets are read once without decoding, which tells the times of all frames;
+then the decoder starts at the last key frame before the clip and stops after its last frame. Files
+that do not tell the times are decoded from their beginning.
+"""
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.image_rule import as_pixels, cut_square
+from keras_mdm.data.picture_files import to_channels
+from keras_mdm.data.skipping import reason_of
+from keras_mdm.data.sources.file_bytes import open_file
+
+# Pixels of a frame; 8K has 33 million. Decoders keep up to sixteen frames at a time.
+MAX_FRAME_PIXELS = 36_000_000
+# Wider or thinner pixels than this are a damaged number.
+_MAX_ASPECT = 64.0
+# Frames that are longer than so many times their other side are cropped before they are resized.
+_LONG = 8
+# Containers that have a place for the time that each frame is shown at. Others have the order of
+# decoding only; FFmpeg makes up what is missing, which is wrong where frames are reordered.
+_WITH_TIMES = {"mov", "mp4", "mpegts"}
+# Bytes: what a machine that has memory left can give.
+_SOME_MEMORY = 2**25
+
+
+def read_frames(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
+    """The frames that a clip is made of, cropped and resized.
+
+    Args:
+        path: the file.
+        rule: which frames, and their size.
+        place: in [0, 1), where in the video the clip begins.
+
+    Raises:
+        UnusableVideo: if the file is missing, broken, too short, or holds no pictures.
+    """
+    with _opened(path) as (container, stream):
+        convert = _converter(stream, rule.drawn, rule.channels)
+        times = _frame_times(container, stream)
+        if times is None:
+            count = sum(1 for _ in _decoded(container, stream))
+            return _read_by_number(container, stream, rule.wanted(count, place), convert)
+        wanted = [times[number] for number in rule.wanted(len(times), place)]
+        return _read_by_time(container, stream, wanted, min(0, times[0]), convert)
+
+
+def count_video_frames(path: Path) -> int:
+    """Number of frames of a video file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UnusableVideo: if it cannot be read.
+    """
+    with _opened(path) as (container, stream):
+        times = _frame_times(container, stream)
+        return sum(1 for _ in _decoded(container, stream)) if times is None else len(times)
+
+
+def cover(width: float, height: float, size: int) -> tuple[int, int]:
+    """Width and height, in whole pixels, at which the shorter side is `size`."""
+    scale = size / min(width, height)
+    return max(size, round(width * scale)), max(size, round(height * scale))
+
+
+def require_av() -> Any:
+    """PyAV, or the error that says how to install it."""
+    try:
+        import av
+    except ImportError as missing:
+        raise checks.error(
+            "video files need the package av (PyAV)",
+            fix="run `pip install keras-mdm[video]`",
+            missing=missing.name,
+        ) from missing
+    return av
+
+
+@contextlib.contextmanager
+def problems_of_files() -> Iterator[None]:
+    """Whatever is wrong with a file is one kind of error with one short message."""
+    try:
+        yield
+    except UnusableVideo:
+        raise
+    except Exception as problem:
+        raise UnusableVideo(reason_of(problem)) from problem
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its first video stream."""
+    av = require_av()
+    with problems_of_files(), _doubted(path, av.error.FFmpegError):
+        open_file(path).close()  # FFmpeg waits for pipes, and reads devices without an end
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                kinds = sorted({stream.type for stream in container.streams})
+                raise UnusableVideo(f"holds no pictures, only {', '.join(kinds) or 'nothing'}")
+            stream = container.streams.video[0]
+            codec = stream.codec_context
+            if codec is None:
+                raise UnusableVideo("has a codec that FFmpeg does not know")
+            if codec.width * codec.height > MAX_FRAME_PIXELS:
+                raise UnusableVideo(
+                    f"has {codec.width} x {codec.height} pixels, more than {MAX_FRAME_PIXELS}"
+                )
+            codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # it may change on the way
+            # Clips are decoded beside each other; more threads for one of them only wait.
+            codec.thread_count = 1
+            yield container, stream
+
+
+@contextlib.contextmanager
+def _doubted(path: Path, kind: type[Exception]) -> Iterator[None]:
+    """Damaged files make FFmpeg say that memory or the disk fails: ask for sizes that no machine
+    has, or point behind their end. Whether it is so is seen by trying."""
+    try:
+        yield
+    except kind as problem:
+        if problem.errno not in (errno.ENOMEM, errno.EIO):
+            raise
+        bytearray(_SOME_MEMORY)
+        with open_file(path) as file:
+            while file.read(_SOME_MEMORY):
+                pass
+        raise UnusableVideo(f"is damaged, FFmpeg says: {problem.strerror}") from None
+
+
+def _frame_times(container: Any, stream: Any) -> list[int] | None:
+    """Presentation times of all frames in order, from the packets, which are not decoded; `None`
+    if they do not tell."""
+    packets = [
+        (packet.pts, packet.is_keyframe, packet.is_discard)
+        for packet in container.demux(stream)
+        if packet.size
+    ]
+    times = [time for time, _, _ in packets]
+    if None in times:  # as in old AVI files
+        return None
+    if stream.codec_context.has_b_frames and not _WITH_TIMES & {*container.format.name.split(",")}:
+        if all(one < other for one, other in zip(times, times[1:], strict=False)):
+            return None  # made up: frames are reordered, and these are not
+    # A file that was cut from another one begins in the middle: what is before its first key frame
+    # cannot be decoded, and what an edit list hides is decoded and not shown.
+    first = next((number for number, (_, key, _) in enumerate(packets) if key), 0)
+    begin = times[first] if times else 0
+    shown = {time for time, _, hidden in packets[first:] if not hidden and time >= begin}
+    return sorted(shown)
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """All frames from the beginning, in the order in which they are shown."""
+    container.seek(0)
+    return container.decode(stream)
+
+
+def _read_by_number(
+    container: Any, stream: Any, wanted: Sequence[int], convert: Callable[[Any], np.ndarray]
+) -> list[np.ndarray]:
+    found = {}
+    for number, frame in enumerate(_decoded(container, stream)):
+        if number in wanted:
+            found[number] = convert(frame)
+        if number >= wanted[-1]:
+            break
+    return _all_of(found, wanted)
+
+
+def _read_by_time(
+    container: Any,
+    stream: Any,
+    wanted: Sequence[int],
+    begin: int,
+    convert: Callable[[Any], np.ndarray],
+) -> list[np.ndarray]:
+    found: dict[int, np.ndarray] = {}
+    # Some containers seek to a later frame than they were asked for: then from the beginning.
+    for start in (wanted[0], begin):
+        container.seek(start, stream=stream, backward=True)
+        for frame in container.decode(stream):
+            if not found and frame.pts is not None and frame.pts > wanted[0]:
+                break
+            if frame.pts in wanted and frame.pts not in found:
+                found[frame.pts] = convert(frame)
+                if len(found) == len(set(wanted)):
+                    return _all_of(found, wanted)
+        if found:
+            break
+    return _all_of(found, wanted)
+
+
+def _all_of(found: dict[int, np.ndarray], wanted: Sequence[int]) -> list[np.ndarray]:
+    missing = {*wanted} - found.keys()
+    if missing:
+        count = len({*wanted})
+        raise UnusableVideo(f"only {count - len(missing)} of {count} frames can be decoded")
+    return [found[frame] for frame in wanted]
+
+
+def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndarray]:
+    """Function from a decoded frame to the centre square of its pixels."""
+    from PIL import Image
+
+    scaler = require_av().video.reformatter.VideoReformatter()
+    pixel = float(stream.sample_aspect_ratio or 1.0)  # pixels that are not square
+    if not 1 / _MAX_ASPECT <= pixel <= _MAX_ASPECT:
+        raise UnusableVideo(f"has pixels of {stream.sample_aspect_ratio} times their height")
+
+    def convert(frame: Any) -> np.ndarray:
+        width, height = cover(frame.width * pixel, frame.height, size)
+        if max(width, height) > _LONG * size:
+            whole = Image.fromarray(frame.to_ndarray(format="rgb24"))
+            picture = np.asarray(cut_square(whole, size, pixel=pixel))
+        else:
+            # Averages of areas where it shrinks, as the levels below are made, and no ringing.
+            kind = "AREA" if min(frame.width, frame.height) > size else "BICUBIC"
+            small = scaler.reformat(frame, width, height, "rgb24", interpolation=kind)
+            picture = _centre(small.to_ndarray(), size)
+        turns = round((frame.rotation or 0) / 90) % 4
+        picture = np.rot90(picture, turns) if turns else picture
+        if channels == 3:
+            return picture
+        return as_pixels(to_channels(Image.fromarray(picture), channels))
+
+    return convert
+
+
+def _centre(picture: np.ndarray, size: int) -> np.ndarray:
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    return picture[top : top + size, left : left + size]
