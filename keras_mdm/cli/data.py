@@ -21,14 +21,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "data",
         help="look at a data set: counts, sizes, captions, broken records, a sheet of pictures",
         description="Reads and decodes records spread evenly over a source and prints what was "
-        "found: number of records, sizes, lengths of captions, classes, what cannot be used. "
+        "found: files by kind, number of records, sizes, lengths of captions, classes, what was "
+        "chosen of several, what cannot be used and what is not. "
         "Writes a sheet of pictures at every level as the model will see them.",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
         help="folder of pictures, tar shards, ArrayRecord, TFRecord or Parquet files; a table; "
-        "tfds:NAME or tfds:NAME:SPLIT",
+        "tfds:NAME or tfds:NAME:SPLIT; SOURCE:SPLIT reads the files of another split",
     )
     parser.add_argument(
         "--levels", type=int, nargs="+", default=[64, 256], help="sizes on the sheet (%(default)s)"

@@ -14,14 +14,16 @@ from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
 from keras_mdm.data.image_rule import ImageRule, decode
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
+from keras_mdm.data.sources import kinds
+from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 from keras_mdm.data.sources.folder import read_whole
-from keras_mdm.data.sources.texts import NOT_UTF8, is_text, printable, text_of
+from keras_mdm.data.sources.texts import NOT_UTF8, is_text, printable
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.pixels import PICTURE_CHANNELS
 
 _log = logging.getLogger(__name__)
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+EXTENSIONS = kinds.PICTURES
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class FolderData(CaptionedImages):
         labels: int32 (n,), which sub-folder of the folder; -1 for pictures directly in it.
         label_names: names of the sub-folders.
         skipped: pictures that could not be read.
+        unused: files that are neither pictures nor texts beside them, and why.
         files: the pictures, relative to the folder, with forward slashes.
     """
 
     files: tuple[str, ...] = ()
+    unused: tuple[Skipped, ...] = ()
 
     _per_picture = ("captions", "labels", "files")
 
@@ -81,8 +85,11 @@ def load_folder(
     checks.one_of("channels", channels, PICTURE_CHANNELS)
     checks.one_of("downsample", downsample, DOWNSAMPLING)
     root = Path(directory)
-    files = _find(root, extensions)
-    rows, skipped = _read_all(files, root, ImageRule(sizes[-1], channels=channels), progress)
+    found, unused = _find(root, extensions)
+    files = [root / name for name, _ in found]
+    texts = [text and root / text for _, text in found]
+    rule = ImageRule(sizes[-1], channels=channels)
+    rows, skipped = _read_all(files, texts, root, rule, progress)
     kept = [file for file, row in zip(files, rows, strict=True) if row is not None]
     if skipped:
         listed = printable("; ".join(f"{file} ({reason})" for file, reason in skipped[:5]))
@@ -105,11 +112,14 @@ def load_folder(
         labels=np.array(labels, np.int32),
         label_names=names,
         skipped=tuple(skipped),
+        unused=tuple(unused),
         files=tuple(file.relative_to(root).as_posix() for file in kept),
     )
 
 
-def _find(root: Path, extensions: Collection[str]) -> list[Path]:
+def _find(
+    root: Path, extensions: Collection[str]
+) -> tuple[list[tuple[str, str | None]], Sequence[Skipped]]:
     if not root.is_dir():
         raise checks.error(
             "`directory` must be an existing folder",
@@ -117,32 +127,32 @@ def _find(root: Path, extensions: Collection[str]) -> list[Path]:
             directory=str(root),
         )
     endings = {extension.lower() for extension in extensions}
-    files = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in endings:
-                files.append(Path(folder) / name)
-    if not files:
+    endings -= set(kinds.PICTURES) - set(kinds.decodable())
+    found, unused = files_with_texts(root, endings)
+    if not found:
         raise checks.error(
             f"`directory` must hold pictures ending in {', '.join(sorted(endings))}",
             fix="pass the folder that holds your pictures, or other `extensions`",
             directory=str(root),
         )
-    return sorted(files, key=lambda file: file.relative_to(root).as_posix())
+    return found, unused
 
 
 def _read_all(
-    files: Sequence[Path], root: Path, rule: ImageRule, progress: bool
+    files: Sequence[Path],
+    texts: Sequence[Path | None],
+    root: Path,
+    rule: ImageRule,
+    progress: bool,
 ) -> tuple[list[tuple[np.ndarray, str] | None], list[Skipped]]:
     """Pictures with their captions, `None` where there is none; and why."""
     from tqdm import tqdm
 
     skipped = []
 
-    def work(file: Path) -> tuple[np.ndarray, str] | Skipped:
+    def work(file: Path, text: Path | None) -> tuple[np.ndarray, str] | Skipped:
         try:
-            return decode(read_whole(str(file)), rule)[0], caption_of(file)
+            return decode(read_whole(str(file)), rule)[0], caption_of(file, text)
         except Exception as problem:
             return Skipped(file.relative_to(root).as_posix(), reason_of(problem))
 
@@ -150,7 +160,10 @@ def _read_all(
     # Threads: Pillow decodes and resizes without holding the interpreter.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         results = tqdm(
-            pool.map(work, files), total=len(files), desc="reading pictures", disable=not progress
+            pool.map(work, files, texts),
+            total=len(files),
+            desc="reading pictures",
+            disable=not progress,
         )
         for result in results:
             if isinstance(result, Skipped):
@@ -159,11 +172,12 @@ def _read_all(
     return rows, skipped
 
 
-def caption_of(file: Path) -> str:
-    """Return the caption of a picture: the text file beside it, else its name.
+def caption_of(file: Path, text: Path | None) -> str:
+    """Return the caption of a picture: the text beside it, else its name.
 
     Args:
         file: the picture.
+        text: the file beside it, if there is one.
 
     Returns:
         One line. `red_apple.png` alone gives "red apple".
@@ -171,11 +185,10 @@ def caption_of(file: Path) -> str:
     Raises:
         Unusable: if it is not UTF-8, nor what its byte order mark says.
     """
-    beside = file.with_suffix(".txt")
-    if beside.is_file():
-        text = _line(text_of(beside.read_bytes()), f"{beside.name} ")
-        if text:
-            return text
+    if text is not None:
+        line = _line(text_of_file(os.fspath(text)), f"{text.name} ")
+        if line:
+            return line
     return _line(file.stem.replace("_", " "), "its name ", "is not UTF-8: rename the file")
 
 

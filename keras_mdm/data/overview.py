@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ class Overview:
         broken: records that cannot be used, and why.
         unused: files that are not meant to be records, and why.
         choices: what was chosen of several, such as the split.
+        found: how many files of each kind lie in the folder that was opened.
     """
 
     records: int
@@ -47,8 +48,9 @@ class Overview:
     labels: Counter = field(default_factory=Counter)
     bytes_per_record: float = 0.0
     broken: list[Skipped] = field(default_factory=list)
-    unused: tuple[Skipped, ...] = ()
+    unused: Sequence[Skipped] = ()
     choices: dict[str, str] = field(default_factory=dict)
+    found: Mapping[str, int] = field(default_factory=dict)
 
 
 def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True) -> Overview:
@@ -82,6 +84,7 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
         broken=list(source.skipped),
         unused=source.unused,
         choices=source.choices,
+        found=source.found,
     )
     rule, sizes = ImageRule(8), 0
 
@@ -124,6 +127,9 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
         f"{found.records} records, looked at {found.looked_at}; "
         f"{found.bytes_per_record / 1000:.1f} kB per picture"
     ]
+    if found.found:
+        kinds = sorted(found.found.items(), key=lambda item: -item[1])
+        lines.append("  files found: " + ", ".join(f"{count} {kind}" for kind, count in kinds))
     lines += [printable(f"  {what}: {chosen}") for what, chosen in found.choices.items()]
     lines += ["", "shorter side in pixels"]
     bounds = list(zip(_SIDES[:-1], _SIDES[1:], strict=True))
@@ -156,15 +162,16 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
 
 def _by_reason(entries: Sequence[Skipped]) -> list[str]:
     """A line per reason, the most frequent first: how many, and the first three of them."""
-    files: dict[str, list[str]] = {}
-    for file, reason in entries:
-        files.setdefault(reason, []).append(file)
-    ordered = sorted(files.items(), key=lambda item: -len(item[1]))
+    counts: Counter = Counter()
+    first: dict[str, list[str]] = {}
+    for file, reason in entries:  # may be millions
+        counts[reason] += 1
+        if counts[reason] <= 3:
+            first.setdefault(reason, []).append(file)
+    ordered = counts.most_common()
     lines = [
-        printable(
-            f"  {len(group):6}  {reason}: {', '.join(group[:3])}{', ...' if len(group) > 3 else ''}"
-        )
-        for reason, group in ordered[:20]
+        printable(f"  {count:6}  {reason}: " + ", ".join(first[reason] + ["..."] * (count > 3)))
+        for reason, count in ordered[:20]
     ]
     return lines + ([f"  and {len(ordered) - 20} more reasons"] if len(ordered) > 20 else [])
 

@@ -136,7 +136,7 @@ def write_shard(
     # A name of its own: a runner may have two workers write the same shard at once.
     partial = temporary_path(file.with_suffix(_PARTIAL))
     # One record per group: it is read alone, and what is compressed already does not compress.
-    writer = ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    writer = ArrayRecordWriter(os.fsencode(partial), "group_size:1,uncompressed")
     kept, skipped = [], []
     for row, result in zip(rows, in_order(pool, work, rows), strict=True):
         if isinstance(result, Skipped):

@@ -108,7 +108,7 @@ class Skipping:
     def __init__(self, left_out: Sequence[Skipped] = (), max_skipped: float = MAX_SKIPPED):
         self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
         self._left_out = tuple(left_out)
-        self.unused: tuple[Skipped, ...] = ()
+        self.unused: Sequence[Skipped] = ()
         self.choices: dict[str, str] = {}
         self._unusable: dict[int, str] = {}
         self._reads = 0

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
-from keras_mdm.data.sources.texts import text_of
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 from keras_mdm.data.video_tables import is_webvid, problem_of, read_table
 
 EXTENSIONS = clip_reader.VIDEO_EXTENSIONS + clip_reader.ANIMATION_EXTENSIONS
@@ -207,7 +208,7 @@ def find_videos(
             directory=str(directory),
         )
     if captions is None:
-        tables = sorted(root.glob("*.csv"))
+        tables = sorted(file for file in root.iterdir() if file.suffix.lower() == ".csv")
         if len(tables) > 1:
             raise checks.error(
                 "there must be one CSV file in the folder, or it must be named",
@@ -219,9 +220,11 @@ def find_videos(
         *listed, webvid = read_table(Path(captions))
         return VideoFiles(root, *listed, max_skipped=max_skipped, flat=webvid)
     files, texts, skipped = [], [], []
-    for file in _walk(root):
-        name = file.relative_to(root).as_posix()
-        text = file.stem.replace("_", " ") if captions == "names" else _beside(file)
+    found, unused = files_with_texts(root, EXTENSIONS)
+    for name, beside in found:
+        text = text_of_file(os.path.join(root, beside)) if beside else ""
+        if captions == "names":
+            text = Path(name).stem.replace("_", " ")
         problem = problem_of(text)
         if problem:
             skipped.append(Skipped(name, problem))
@@ -236,7 +239,9 @@ def find_videos(
             directory=str(directory),
             without_caption=len(skipped),
         )
-    return VideoFiles(root, files, texts, skipped, max_skipped=max_skipped)
+    videos = VideoFiles(root, files, texts, skipped, max_skipped=max_skipped)
+    videos.unused = unused
+    return videos
 
 
 def holds_videos(directory: str | os.PathLike) -> bool:
@@ -247,12 +252,11 @@ def holds_videos(directory: str | os.PathLike) -> bool:
     Args:
         directory: anything; what is no folder holds none.
     """
-    for folder, folders, names in os.walk(directory):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, names in file_bytes.walk(directory) if os.path.isdir(directory) else ():
         if any(name.lower().endswith(clip_reader.VIDEO_EXTENSIONS) for name in names):
             return True
-        for name in names if Path(folder) == Path(directory) else ():
-            if name.endswith(".csv") and is_webvid(Path(folder) / name):
+        for name in names if not folder else ():
+            if name.lower().endswith(".csv") and is_webvid(Path(directory) / name):
                 return True
     return False
 
@@ -265,18 +269,3 @@ def digest_of(*columns: Sequence[str]) -> str:
             digest.update(str(text).encode("utf-8", "surrogatepass") + b"\0")
         digest.update(b"\1")
     return digest.hexdigest()
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                found.append(Path(folder) / name)
-    return iter(sorted(found, key=lambda file: file.relative_to(root).as_posix()))
-
-
-def _beside(file: Path) -> str:
-    text = file.with_suffix(".txt")
-    return text_of(text.read_bytes()) if text.is_file() else ""

@@ -1,5 +1,6 @@
 """Readers of ArrayRecord files."""
 
+import os
 from typing import Any
 
 
@@ -15,11 +16,11 @@ def open_array_record(path: str) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
     # Reading ahead would be for nothing.
-    reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+    reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
     if not reader.ok():
         # It does not say why. Where no descriptor is left, this has none either.
         with open(path, "rb"):
-            reader = ArrayRecordReader(path, options="readahead_buffer_size:0")
+            reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
         if not reader.ok():
             raise OSError("is no ArrayRecord file")
     return reader

@@ -1,7 +1,8 @@
 """What every source of pictures is: so many records, each read by its number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ class ImageSource(Skipping, ABC):
 
     Attributes:
         label_names: names of the classes, empty if there are none.
+        found: how many files of each kind lie in the folder that was opened.
         shard_sizes: records per shard where a shard has to be read as a whole; they are then
             shuffled within a few shards at a time. `None` where every record can be read alone.
 
@@ -69,6 +71,7 @@ class ImageSource(Skipping, ABC):
     """
 
     label_names: tuple[str, ...] = ()
+    found: Mapping[str, int] = MappingProxyType({})
     shard_sizes: Sequence[int] | None = None
 
     @abstractmethod
@@ -154,6 +157,7 @@ class Rows(ImageSource):
             )
         self.source = source
         self.unused, self.choices = source.unused, source.choices
+        self.found = source.found
         self.rows = np.asarray(rows, np.uint32 if len(source) < 2**32 else np.int64)
         self.label_names = source.label_names
         if source.shard_sizes is not None:

@@ -4,11 +4,13 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.data.sources.links import Links
 from keras_mdm.machine_faults import of_the_machine
 from keras_mdm.open_files import OpenFiles
 
@@ -23,6 +25,7 @@ _PACKED = {
     "zip": b"PK\x03\x04",
 }
 COMPRESSED = "is compressed"
+HIDDEN = "is hidden"
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -124,29 +127,55 @@ def join(root: str | os.PathLike, name: str) -> str:
     return f"{os.fspath(root).rstrip('/')}/{name}" if is_remote(root) else os.path.join(root, name)
 
 
-def walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
+def walk(
+    root: str | os.PathLike, left: Callable[[str, str], Any] = lambda name, reason: None
+) -> Iterator[tuple[str, list[str]]]:
     """(path relative to the root with forward slashes, sorted names of the files) of every folder,
-    in order; hidden ones are left out."""
+    in order; hidden ones are left out.
+
+    Links to folders are followed, but none into the folder itself, where its files are read at
+    their own place, and none to a folder that another link leads to.
+
+    Args:
+        root: the folder.
+        left: called with the name of each file and folder that is left out, and why.
+    """
     if is_remote(root):
         import tensorflow as tf
 
         steps = tf.io.gfile.walk(os.fspath(root))
     else:
-        steps = os.walk(root, onerror=_raise_of_the_machine)
+
+        def failed(problem: OSError) -> None:
+            """Not where nothing can be listed any more."""
+            if of_the_machine(problem):
+                raise problem
+            inside = os.path.relpath(os.fspath(problem.filename), root).replace(os.sep, "/")
+            left(f"{inside}/", f"cannot be listed: {problem.strerror}")
+
+        steps = os.walk(root, onerror=failed, followlinks=True)
     base = os.fspath(root).rstrip("/" if is_remote(root) else os.sep)
+    links = Links(base or os.sep)
     for folder, folders, names in steps:
-        # In place: a walk from the top goes where this list says.
-        folders[:] = sorted(name.rstrip("/") for name in folders if not name.startswith("."))
         inside = os.fspath(folder)[len(base) :].strip("/\\").replace(os.sep, "/")
+        before = f"{inside}/" if inside else ""
+        kept = []
+        for name in sorted(name.rstrip("/") for name in folders):
+            reason = HIDDEN if name.startswith(".") else None
+            if not reason and not is_remote(root):
+                reason = links.problem(os.path.join(folder, name))
+            if reason:
+                left(f"{before}{name}/", reason)
+            else:
+                kept.append(name)
+        # In place: a walk from the top goes where this list says.
+        folders[:] = kept
         if any(part.startswith(".") for part in PurePosixPath(inside).parts):
             continue
+        for name in names:
+            if name.startswith("."):
+                left(before + name, HIDDEN)
         yield inside, sorted(name for name in names if not name.startswith("."))
-
-
-def _raise_of_the_machine(problem: OSError) -> None:
-    """Walking leaves out what it cannot list: not where nothing can be."""
-    if of_the_machine(problem):
-        raise problem
 
 
 class _Descriptor:
@@ -159,6 +188,25 @@ class _Descriptor:
     def __del__(self):
         if self.number >= 0:
             os.close(self.number)
+
+
+def same_file(root: str | os.PathLike, name: str) -> str | None:
+    """The file that a table names in another way than its system: with backslashes, or with
+    accents that are characters of their own, or are none; `None` if there is none.
+
+    Args:
+        root: the folder.
+        name: as the table has it; there is no such file.
+    """
+    found = os.fspath(root)
+    for part in name.replace("\\", "/").split("/"):
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        paths = (join(found, form) for form in forms)
+        there = next((path for path in paths if exists(path)), None)
+        if there is None:
+            return None
+        found = there
+    return found
 
 
 class FileBytes:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from array import array
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -9,13 +11,13 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
-from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources import beside, file_bytes, kinds, splits
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.strings import Strings
-from keras_mdm.data.sources.texts import text_of
+from keras_mdm.data.sources.listing import beside_pictures, kind_of
+from keras_mdm.data.sources.strings import Listed, Strings
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+EXTENSIONS = kinds.USUAL
 
 # Larger files are no pictures: those of the most pixels that are read have half as many, unpacked.
 MAX_BYTES = 2**30
@@ -24,12 +26,17 @@ MAX_BYTES = 2**30
 class FolderImages(ImageSource):
     """Pictures of a folder and its sub-folders.
 
-    The caption of `horse.jpg` is the text of `horse.txt` beside it, one caption a line; without
-    one, the name of the file. The class of a picture is the top sub-folder that it is in.
+    The caption of `horse.jpg` is the text of `horse.txt` beside it, one caption a line; or of
+    `horse.jpg.txt`, `horse.caption`, or a field `caption` of `horse.json`, with endings in any
+    case; without one, the name of the file. The class of a picture is the top sub-folder that it
+    is in. Files that are neither are listed in `unused`.
 
     Args:
         directory: the folder; a URL that TensorFlow can list will do.
-        extensions: endings of picture files, in any case.
+        extensions: endings of picture files, in any case; those that Pillow cannot decode here are
+            listed.
+        split: read only pictures in folders that are called so (`train`, or `train2017`); classes
+            are then the folders below.
         max_skipped: see `ImageSource`.
 
     Raises:
@@ -45,19 +52,48 @@ class FolderImages(ImageSource):
         self,
         directory: str | os.PathLike,
         *,
-        extensions: Collection[str] = EXTENSIONS,
+        extensions: Collection[str] = kinds.PICTURES,
+        split: str | None = None,
         max_skipped: float = MAX_SKIPPED,
     ):
         self.root = os.fspath(directory)
-        endings = tuple(extension.lower() for extension in extensions)
-        folders, counts, names, texts = [], [], [], 0
-        used, seen = set(), set()
-        for folder, files in file_bytes.walk(self.root):
+        endings = {extension.lower() for extension in extensions}
+        endings = tuple(endings - (set(kinds.PICTURES) - set(kinds.decodable())))
+        folders, counts, names = [], [], []
+        used, seen, left, found = set(), set(), Listed(), Counter()
+        self._beside_rows, self._beside, rows = array("Q"), Strings(), 0
+        self._has_texts = False
+
+        def leave(name: str, why: str) -> None:
+            left.append(name, why)
+            found["hidden" if why == file_bytes.HIDDEN else "links to folders"] += 1
+
+        for folder, files in file_bytes.walk(self.root, leave):
+            before = f"{folder}/" if folder else ""
+            found.update(map(kind_of, files))
+            part = splits.of_folder(folder) if split is not None else None
+            if part != split:
+                why = splits.not_chosen(part, split)
+                for name in files:
+                    left.append(before + name, why)
+                continue
             pictures = [name for name in files if name.lower().endswith(endings)]
-            texts += sum(name.endswith(".txt") for name in files)
             top = folder.partition("/")[0]
             seen.add(top)
+            if len(pictures) < len(files):
+                texts = beside.Texts(files)
+                self._has_texts |= texts.any
+                for row, name in enumerate(pictures):
+                    if other := texts.unusual(name):
+                        self._beside_rows.append(rows + row)
+                        self._beside.append(other)
+                taken = texts.used(pictures)
+                chosen = taken.union(pictures)
+                for name in files:
+                    if name not in chosen:
+                        left.append(before + name, beside_pictures(name))
             if pictures:
+                rows += len(pictures)
                 used.add(top)
                 folders.append(folder)
                 counts.append(len(pictures))
@@ -67,15 +103,18 @@ class FolderImages(ImageSource):
                 f"the folder must hold pictures ending in {', '.join(sorted(endings))}",
                 fix="pass the folder that holds the pictures",
                 directory=self.root,
+                **({"not_used": [tuple(entry) for entry in left[:3]]} if len(left) else {}),
             )
         empty = [Skipped(f"{name}/", "holds no pictures") for name in sorted(seen - used - {""})]
-        super().__init__(empty, max_skipped)
+        super().__init__(empty if split is None else (), max_skipped)
+        self.unused, self.found = left, dict(found)
+        self.choices = {} if split is None else {"split": split}
         self._folders, self._ends = folders, np.cumsum(counts)
         self._names = Strings(name for group in names for name in group)
-        self._has_texts = bool(texts)
-        self.label_names = tuple(sorted({f.partition("/")[0] for f in folders} - {""}))
+        classes = _classes(folders, split is not None)
+        self.label_names = tuple(sorted(set(classes) - {""}))
         numbers = {name: number for number, name in enumerate(self.label_names)}
-        self._labels = [numbers.get(folder.partition("/")[0], -1) for folder in folders]
+        self._labels = [numbers.get(name, -1) for name in classes]
 
     def __len__(self) -> int:
         return len(self._names)
@@ -99,23 +138,34 @@ class FolderImages(ImageSource):
         path = file_bytes.join(self.root, name)
         data = read_whole(path)
         folder = int(np.searchsorted(self._ends, row, side="right"))
-        return Record(name, data, self._captions(path), self._labels[folder])
+        return Record(name, data, self._captions(row, path), self._labels[folder])
 
-    def _captions(self, path: str) -> tuple[str, ...]:
+    def _captions(self, row: int, path: str) -> tuple[str, ...]:
         stem = os.path.splitext(path)[0]
         if self._has_texts:
-            try:
-                with file_bytes.open_file(f"{stem}.txt") as file:
-                    text = text_of(file.read())
-            # One that is there and cannot be read must not become the name of the file.
-            except Exception:
-                if file_bytes.exists(f"{stem}.txt"):
-                    raise
-                text = ""
-            lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-            if lines:
-                return lines
+            text = f"{stem}.txt"
+            place = int(np.searchsorted(self._beside_rows, row)) if self._beside_rows else 0
+            if place < len(self._beside_rows) and self._beside_rows[place] == row:
+                text = file_bytes.join(os.path.dirname(path), self._beside[place])
+            found = beside.captions_of_file(text)
+            if found:
+                return found
         return (caption_from_name(os.path.basename(stem)),)
+
+
+def _classes(folders: Sequence[str], of_split: bool) -> list[str]:
+    """The class of each folder, "" for none: the top folder; where a part of the path is a split,
+    the folder below it, or the top one if there is a split in each of several folders."""
+    if not of_split:
+        return [folder.partition("/")[0] for folder in folders]
+    found = []
+    places = [splits.place_in(folder) for folder in folders]
+    parts = [folder.split("/") for folder in folders]
+    tops = {tuple(part[:place]) for part, place in zip(parts, places, strict=True)}
+    for part, place in zip(parts, places, strict=True):
+        below = part[place + 1 :]
+        found.append(part[0] if len(tops) > 1 else (below[0] if below else ""))
+    return found
 
 
 def caption_from_name(stem: str) -> str:
@@ -143,13 +193,3 @@ def read_whole(path: str) -> bytes:
     except Exception as problem:
         missing = isinstance(problem, FileNotFoundError) or not file_bytes.exists(path)
         raise Unusable("is missing" if missing else reason_of(problem)) from problem
-
-
-def sorted_files(directory: str, parts: Sequence[str]) -> list[str]:
-    """Paths of the files of a folder and its sub-folders with one of some parts in their names."""
-    return [
-        file_bytes.join(directory, f"{folder}/{name}" if folder else name)
-        for folder, names in file_bytes.walk(directory)
-        for name in names
-        if any(part in name for part in parts)
-    ]

@@ -69,7 +69,8 @@ def _stamp(path: str, version: int) -> str:
     size, changed = file_bytes.file_size(path), 0
     if not file_bytes.is_remote(path):
         path, changed = os.path.abspath(path), os.stat(path).st_mtime_ns
-    return hashlib.sha256(f"{version} {path} {size} {changed}".encode()).hexdigest()[:32]
+    what = f"{version} {path} {size} {changed}".encode("utf-8", "surrogateescape")
+    return hashlib.sha256(what).hexdigest()[:32]
 
 
 def _load(file: Path) -> Index | None:

@@ -2,48 +2,60 @@
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data import sharding
-from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources import file_bytes, kinds, listing, splits, table_bytes
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
-from keras_mdm.data.sources.folder import FolderImages, sorted_files
-from keras_mdm.data.sources.parquet import ParquetImages
-from keras_mdm.data.sources.table import ENDINGS, TableImages
+from keras_mdm.data.sources.folder import FolderImages
+from keras_mdm.data.sources.listing import Survey
+from keras_mdm.data.sources.parquet import ParquetImages, holds_pictures
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.table import TableImages
+from keras_mdm.data.sources.table_choice import choose_tables, open_tables
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
 from keras_mdm.files import parse_json
 
 TFDS = "tfds:"
-# Parts of names by kind of source, in the order in which they are looked for in a folder. TFDS
-# appends -00000-of-00001.
-_KINDS = (
-    ((".array_record",), ExampleImages),
-    ((".tar",), TarImages),
-    ((".parquet",), ParquetImages),
-    ((".tfrecord", ".tfrecords"), ExampleImages),
-)
+# In the order in which they are looked for in a folder.
+_SHARDS: dict[str, Callable[..., ImageSource]] = {
+    "ArrayRecord": ExampleImages,
+    "tar": TarImages,
+    "Parquet": ParquetImages,
+    "TFRecord": ExampleImages,
+}
 
 
-def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
+def open_images(
+    source: str | os.PathLike, *, split: str | None = None, **options: Any
+) -> ImageSource:
     """Open pictures, whatever they are in.
+
+    Files that are not read are listed in `unused`, with reasons, and what was chosen of several in
+    `choices`. Where folders or files are called as splits (train, validation, test, and their
+    other names), one is read.
 
     Args:
         source: a folder or one file. A folder that holds ArrayRecord, tar, Parquet or TFRecord
             files is read from these; one that a data set of TFDS was prepared in as that; one with
-            a table (`metadata.csv`, `.tsv`, `.jsonl`, or the only such file in it) as the table
-            says; any other as a folder of pictures. `tfds:NAME` or `tfds:NAME:SPLIT` is a data set
-            of TFDS. URLs that TensorFlow can read will do.
+            a table (`metadata.csv`, `.tsv`, `.jsonl`, or the only such file in it; in sub-folders
+            `metadata` only) as the table says; any other as a folder of pictures. `tfds:NAME` or
+            `tfds:NAME:SPLIT` is a data set of TFDS. URLs that TensorFlow can read will do.
+            `SOURCE:SPLIT` names the split.
+        split: the same; the one for training unless given.
         **options: of the kind of source, such as `max_skipped`.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: if there is nothing there, or it holds no pictures.
+        ValueError: if there is nothing there, it holds no pictures, or there are splits and none
+            is for training.
 
     Example:
 
@@ -60,33 +72,125 @@ def open_images(source: str | os.PathLike, **options: Any) -> ImageSource:
         name, _, split = path.removeprefix(TFDS).partition(":")
         return TfdsImages(name, **({"split": split} if split else {}), **options)
     if not file_bytes.exists(path):
-        raise checks.error(
-            "the data must be a folder, a file or tfds:NAME",
-            fix="check the path",
-            source=path,
-        )
-    kinds = [((ending,), TableImages) for ending in ENDINGS]
-    for endings, kind in (*_KINDS, *kinds):
-        if any(ending in os.path.basename(path) for ending in endings) and not _is_folder(path):
-            return kind(path if kind is TableImages else [path], **options)
-    if not file_bytes.is_remote(path) and not _is_folder(path):
+        path, split = _without_split(path, split)
+    named_split = {} if split is None else {"split": split}
+    if not _is_folder(path):
+        return _open_file(path, named_split, options)
+    if not file_bytes.is_remote(path):
+        if _of_tfds(path):
+            return TfdsImages(path, **named_split, **options)
+        _refuse_saved(path)
+    manifest = _manifest(path)
+    if manifest is not None:
+        if split is not None:
+            splits.choose((), split, path)  # there is none
+        return _prepared(path, manifest, options)
+    return _open_folder(path, split, options)
+
+
+def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
+    """A path and its split, of `PATH:SPLIT`."""
+    folder, colon, name = path.rpartition(":")
+    if colon and "/" not in name and file_bytes.exists(folder):
+        return folder, split or name
+    raise checks.error(
+        "the data must be a folder, a file or tfds:NAME",
+        fix="check the path",
+        source=path,
+    )
+
+
+def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
+    name = os.path.basename(path)
+    if table_bytes.is_table(name) or kinds.ending_of(name) == ".json":
+        return TableImages(path, **split, **options)
+    kind = kinds.shard_kind(name)
+    if kind is None and kinds.is_unnamed_tfrecord(path):
+        kind = "TFRecord"
+    if kind == "Parquet" and not holds_pictures(path):
+        return TableImages(path, **split, **options)
+    if kind is None:
         raise checks.error(
             "a file must be a table, a tar shard, or of records",
             fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .tfrecord or "
             ".array_record",
             source=path,
         )
-    if not file_bytes.is_remote(path) and (Path(path) / "dataset_info.json").is_file():
-        return TfdsImages(path, **options)
-    manifest = _manifest(path)
-    if manifest is not None:
-        return _prepared(path, manifest, options)
-    for endings, kind in _KINDS:
-        files = sorted_files(path, endings)
-        if files:
-            return kind(files, **options)
-    table = _table_of(path)
-    return TableImages(table, **options) if table else FolderImages(path, **options)
+    if split:
+        splits.choose((), split["split"], path)  # there is none
+    return _SHARDS[kind]([path], **options)
+
+
+def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> ImageSource:
+    survey = Survey(path)
+    for kind, opened in _SHARDS.items():
+        shards = survey.shards.get(kind, [])
+        if kind == "Parquet":  # metadata beside pictures has the same ending
+            shards = [s for s in shards if holds_pictures(file_bytes.join(path, s))]
+        if shards:
+            return _open_shards(survey, opened, shards, split, options)
+    tables, table_split = choose_tables(survey, split)
+    if tables:
+        return open_tables(survey, tables, table_split, split, options)
+    if survey.shards.get("Parquet") and not survey.pictures:  # says which columns there are
+        return ParquetImages([file_bytes.join(path, s) for s in survey.shards["Parquet"]])
+    # A class may be called train or test; both at once, or a split that is asked for, are none.
+    found = survey.splits
+    several = len(found - {None}) > 1 and (None not in found or "train" in found)
+    chosen = splits.choose(found, split, path) if several or split is not None else None
+    return FolderImages(path, split=chosen, **options)
+
+
+def _open_shards(
+    survey: Survey,
+    opened: Callable[..., ImageSource],
+    shards: Sequence[str],
+    split: str | None,
+    options: dict[str, Any],
+) -> ImageSource:
+    """Shards of one kind, of one split, and what lies beside them."""
+    of = {shard: splits.of_file(shard) for shard in shards}
+    chosen = splits.choose(set(of.values()), split, survey.root)
+    used = [s for s in shards if chosen is None or of[s] == (chosen or None)]
+    source = opened([file_bytes.join(survey.root, shard) for shard in used], **options)
+
+    def reason(path: str) -> str:
+        if path in of:
+            return splits.not_chosen(of[path], chosen or "")
+        return listing.beside_shards(path)
+
+    left, source.found = listing.account(survey.root, listing.listed(used), reason)
+    source.unused = Listed((*source.unused, *left))
+    if chosen is not None:
+        source.choices = {**source.choices, "split": chosen or "files without a split"}
+    return source
+
+
+def _of_tfds(folder: str) -> bool:
+    """Whether a folder is one that TFDS prepared; Hugging Face has a file of the same name."""
+    file = Path(folder) / "dataset_info.json"
+    if not file.is_file():
+        return False
+    try:
+        info = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return True  # TFDS says what is wrong with it
+    of_others = isinstance(info, dict) and ("features" in info or "builder_name" in info)
+    return not of_others and not (Path(folder) / "state.json").is_file()
+
+
+def _refuse_saved(folder: str) -> None:
+    """Raise for what `save_to_disk` of Hugging Face's datasets writes."""
+    if (Path(folder) / "dataset_dict.json").is_file() or (
+        (Path(folder) / "state.json").is_file() and any(Path(folder).glob("*.arrow"))
+    ):
+        raise checks.error(
+            "data sets of Hugging Face must be Parquet files",
+            fix=f"write one: datasets.load_from_disk({folder!r}) is a data set, or one per split; "
+            "call to_parquet('train.parquet') of it and pass the folder of that file",
+            source=folder,
+            written_by="save_to_disk",
+        )
 
 
 def _manifest(folder: str) -> dict[str, Any] | None:
@@ -126,18 +230,3 @@ def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) ->
 
 def _is_folder(path: str) -> bool:
     return os.path.isdir(path) if not file_bytes.is_remote(path) else path.endswith("/")
-
-
-def _table_of(folder: str) -> str | None:
-    """The table of a folder: the one called metadata, or the only one."""
-    _, names = next(file_bytes.walk(folder), ("", []))
-    tables = [name for name in names if name.endswith(ENDINGS)]
-    named = [name for name in tables if os.path.splitext(name)[0] == "metadata"]
-    if len(tables) > 1 and not named:
-        raise checks.error(
-            "there must be one table in the folder, or one called metadata",
-            fix="pass the table itself",
-            tables=tables,
-        )
-    chosen = (named or tables or [None])[0]
-    return file_bytes.join(folder, chosen) if chosen else None

@@ -15,7 +15,8 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
-from keras_mdm.data.sources.texts import text_of
+from keras_mdm.data.sources.table import FILE, number_classes
+from keras_mdm.data.sources.texts import captions_in, is_text, text_of
 
 # Groups of rows in memory: two windows of the order, and one that is read ahead.
 _GROUPS = 24
@@ -29,7 +30,7 @@ class ParquetImages(ImageSource):
         image: name of the column with the bytes of a picture, or with `{bytes, path}`; one of the
             usual ones is looked for unless given.
         caption: likewise for captions, a text or a list; none if there is no such column.
-        label: likewise for the number of the class.
+        label: likewise for the class, by number or by name; names are read when it is opened.
         max_skipped: see `ImageSource`.
 
     Raises:
@@ -53,41 +54,35 @@ class ParquetImages(ImageSource):
 
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
-        columns, broken = None, []
+        broken, schema = [], None
+        wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
             try:
                 with file_bytes.open_file(path) as file:
-                    meta = pyarrow.parquet.ParquetFile(file).metadata
+                    opened = pyarrow.parquet.ParquetFile(file)
+                    meta, own = opened.metadata, opened.schema_arrow
             except Exception as problem:
                 broken.append(Skipped(os.path.basename(path), reason_of(problem)))
                 continue
+            if schema is None:
+                schema, self._names = own, _choose(own, wanted)
+            missing = [name for name in self._names.values() if name and name not in own.names]
+            if missing:
+                reason = f"has no column {missing[0]!r} as other files have"
+                broken.append(Skipped(os.path.basename(path), reason))
+                continue
             self._meta[path] = meta
-            columns = columns or [meta.schema.column(n).path for n in range(meta.num_columns)]
             for group in range(meta.num_row_groups):
                 self._groups.append((path, group))
                 self.shard_sizes.append(meta.row_group(group).num_rows)
         super().__init__(broken, max_skipped)
         self.check_shards(broken, len(paths))
         self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
-        if not self._ends[-1]:
+        if not sum(self.shard_sizes):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
-        top = {column.partition(".")[0] for column in columns}
-        wanted = {"image": image, "caption": caption, "label": label}
-        usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL}
-        self._names = {
-            part: wanted[part] or next((name for name in names if name in top), None)
-            for part, names in usual.items()
-        }
-        for part, name in self._names.items():
-            if (part == "image" or wanted[part]) and name not in top:
-                raise checks.error(
-                    f"the files must have a column for `{part}`",
-                    fix=f"pass {part}=, the name of the column",
-                    looked_for=name or usual[part],
-                    columns=sorted(top),
-                )
+        self._classes = self._named_classes(schema)
         self._locks = [threading.Lock() for _ in range(8)]
         self._kept = functools.lru_cache(maxsize=_GROUPS)(self._load)
 
@@ -129,8 +124,33 @@ class ParquetImages(ImageSource):
             self.name(row),
             data,
             tuple(filter(None, captions)),
-            class_number(values.get("label")),
+            self._label(values.get("label")),
         )
+
+    def _label(self, value: Any) -> int:
+        return class_number(value) if self._classes is None else self._classes.get(value, -1)
+
+    def _named_classes(self, schema: Any) -> dict[str, int] | None:
+        """The number of each class, if the files hold names; all of them are read for it."""
+        import pyarrow
+        import pyarrow.compute
+
+        column = self._names["label"]
+        if column is None:
+            return None
+        kind = schema.field(column).type
+        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            return None
+        found: set[str] = set()
+        for path in self._meta:
+            with file_bytes.open_file(path) as file:
+                opened = pyarrow.parquet.ParquetFile(file, metadata=self._meta[path])
+                for batch in opened.iter_batches(columns=[column]):
+                    found.update(pyarrow.compute.unique(batch.column(0)).to_pylist())
+        names = sorted(name for name in found if name and is_text(name))
+        self.label_names, numbers = number_classes(names)
+        return dict(zip(names, numbers.tolist(), strict=False))
 
     def _load(self, group: int) -> dict[str, Any]:
         import pyarrow.parquet
@@ -147,6 +167,70 @@ class ParquetImages(ImageSource):
         }
 
 
+def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:
+    """The columns to use."""
+    usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL}
+    chosen = {
+        part: wanted[part] or next((name for name in names if name in schema.names), None)
+        for part, names in usual.items()
+    }
+    if not wanted["image"]:
+        chosen["image"] = next(iter(_pictures(schema)), None)
+    for part, name in chosen.items():
+        if (part == "image" or wanted[part]) and name not in schema.names:
+            raise checks.error(
+                f"the files must have a column for `{part}`",
+                fix=f"pass {part}=, the name of the column",
+                looked_for=name or usual[part],
+                columns=sorted(schema.names),
+            )
+    return chosen
+
+
+def _pictures(schema: Any) -> list[str]:
+    """The columns called as usual that hold bytes of pictures, and not names of files."""
+    import pyarrow
+
+    def holds(kind: Any) -> bool:
+        if pyarrow.types.is_struct(kind):
+            return kind.get_field_index("bytes") >= 0
+        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+    return [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
+
+
+def holds_pictures(path: str) -> bool:
+    """Whether a Parquet file has a column of pictures; also if it cannot be read, which its reader
+    is to say.
+
+    Args:
+        path: of the file.
+    """
+    schema = _schema(path)
+    return schema is None or bool(_pictures(schema))
+
+
+def names_pictures(path: str) -> bool:
+    """Whether a Parquet file has a column of names of files, as a table has.
+
+    Args:
+        path: of the file.
+    """
+    schema = _schema(path)
+    return schema is not None and bool(set(FILE) & set(schema.names)) and not _pictures(schema)
+
+
+def _schema(path: str) -> Any:
+    import pyarrow.parquet
+
+    try:
+        with file_bytes.open_file(path) as file:
+            return pyarrow.parquet.ParquetFile(file).schema_arrow
+    except Exception as problem:
+        reason_of(problem)  # raises what is not the file's fault
+        return None
+
+
 def _texts(value: Any) -> list[str]:
     """The texts of a field, one or a list; they may be stored as bytes, in any encoding."""
     if not value.is_valid:
@@ -154,6 +238,6 @@ def _texts(value: Any) -> list[str]:
     value = getattr(value, "value", value) if hasattr(value, "dictionary") else value
     if hasattr(value, "as_buffer"):
         return [text_of(value.as_buffer().to_pybytes())]
-    if hasattr(value, "values"):
+    if hasattr(value, "values") and not hasattr(value, "keys"):
         return [text for part in value.values for text in _texts(part)]
-    return [str(value.as_py())]
+    return list(captions_in(value.as_py()))

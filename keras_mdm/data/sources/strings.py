@@ -1,8 +1,10 @@
-"""Millions of short texts in two arrays."""
+"""Millions of short texts in two arrays, and lists of files with reasons made of them."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+from keras_mdm.data.base import Skipped
 
 
 class Strings(Sequence):
@@ -45,3 +47,47 @@ class Strings(Sequence):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None
+
+
+class Listed(Sequence):
+    """Files and a reason each, which are few: `Skipped` entries that take the bytes of the names.
+
+    Example:
+
+    >>> found = Listed()
+    >>> found.append("a.md5", "is a check sum")
+    >>> found[0].reason
+    'is a check sum'
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, str]] = ()):
+        self._files, self._reasons, self._numbers = Strings(), array("I"), {}
+        for entry in entries:
+            self.append(*entry)
+
+    def append(self, file: str, reason: str) -> None:
+        """Add one at the end."""
+        self._files.append(file)
+        self._reasons.append(self._numbers.setdefault(reason, len(self._numbers)))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, row: Any) -> Any:
+        reasons = list(self._numbers)
+        if isinstance(row, slice):
+            return tuple(self[number] for number in range(len(self))[row])
+        return Skipped(self._files[row], reasons[self._reasons[row]])
+
+    def __iter__(self) -> Iterator[Skipped]:
+        reasons = list(self._numbers)
+        for file, number in zip(self._files, self._reasons, strict=True):
+            yield Skipped(file, reasons[number])
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"Listed({list(self[:3])!r}{', ...' if len(self) > 3 else ''})"

@@ -1,10 +1,11 @@
 """A table that names picture files: CSV, TSV or JSON lines."""
 
 import csv
+import io
 import json
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,20 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable
-from keras_mdm.data.sources import delimited, file_bytes
+from keras_mdm.data.sources import delimited, file_bytes, splits, table_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import read_whole
-from keras_mdm.data.sources.texts import NOT_UTF8, Lines, decode, is_text
+from keras_mdm.data.sources.kinds import TABLES as ENDINGS
+from keras_mdm.data.sources.listing import name_hash
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.texts import NOT_UTF8, Lines, captions_in, decode, is_text, marked
 
-ENDINGS = (".csv", ".tsv", ".jsonl")
 # What columns are called, the first that is there counts.
 FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 CAPTION = ("caption", "captions", "text", "prompt", "title")
 LABEL = ("label", "class", "label_name")
+SPLIT = "split"
 # Larger numbers are taken for names of classes: each below them would be a class as well.
 MAX_CLASSES = 100_000
 
@@ -32,13 +36,17 @@ class TableImages(ImageSource):
 
     The table is UTF-8, or what its byte order mark says; rows that are not are skipped where their
     captions or classes are needed. Of a row only its place in the table is kept in memory. Files
-    are not looked for here: what is missing is skipped when its turn comes.
+    are not looked for here: what is missing is skipped when its turn comes. Packed tables (.gz),
+    .json and .parquet files are held in memory as lines of JSON.
 
     Args:
         table: the file. Its columns are a file (`file`, `file_name`, `path`), and may be a caption
-            (`caption`, `text`; in JSON a list of captions too) and a class (`label`, `class`),
-            named or numbered.
+            (`caption`, `text`; in JSON a list of captions too), a class (`label`, `class`),
+            named or numbered, and a `split`.
         root: folder that the files are relative to; that of the table unless given.
+        split: the rows to read, where a column `split` tells them apart; "train" unless given.
+        by_folder: tell splits by the folders of the files as well, such as train/ and test/.
+        named: called with the `name_hash` of every name.
         max_skipped: see `ImageSource`.
 
     Raises:
@@ -54,20 +62,24 @@ class TableImages(ImageSource):
         table: str | os.PathLike,
         *,
         root: str | os.PathLike | None = None,
+        split: str | None = None,
+        by_folder: bool = False,
+        named: Callable[[np.ndarray], Any] = lambda hashes: None,
         max_skipped: float = MAX_SKIPPED,
     ):
         self.table = os.fspath(table)
-        ending = os.path.splitext(self.table)[1].lower()
-        checks.one_of("the ending of the table", ending, ENDINGS)
         if not file_bytes.exists(self.table):
             raise checks.error(
                 "`table` must be a file", fix="check its path", table=os.fspath(table)
             )
         self.root = os.path.dirname(self.table) if root is None else os.fspath(root)
+        ending, self._memory = table_bytes.load(self.table)
+        checks.one_of("the ending of the table", ending, ENDINGS)
         self._delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
         self._header: list[str] = []
         places, sizes, labels = array("Q"), array("I"), array("i")
         hashes, classes, left_out, numbers = array("q"), {}, [], array("I")
+        parts = splits.Parts(by_folder)
         for number, (begin, end, row) in enumerate(self._rows()):
             problem = row if isinstance(row, str) else _problem(row)
             if problem:
@@ -76,10 +88,12 @@ class TableImages(ImageSource):
             places.append(begin)
             sizes.append(end - begin)
             numbers.append(number)
-            hashes.append(hash(_first(row, FILE)))
+            name = _first(row, FILE)
+            hashes.append(name_hash(name))
+            parts.append(row.get(SPLIT), name)
             label = _first(row, LABEL)
-            named = isinstance(label, str | int) and label != ""
-            labels.append(classes.setdefault(label, len(classes)) if named else -1)
+            is_class = isinstance(label, str | int) and label != ""
+            labels.append(classes.setdefault(label, len(classes)) if is_class else -1)
         again = repeated(np.frombuffer(hashes, np.int64))
         left_out += [Skipped(self._place(numbers[n]), "names a file again") for n in again]
         if not places:
@@ -89,14 +103,20 @@ class TableImages(ImageSource):
                 table=self.table,
                 left_out=left_out[:3],
             )
+        named(np.frombuffer(hashes, np.int64))
+        chosen, others = parts.choose(split, self.table)
         kept = np.setdiff1d(np.arange(len(places)), again)
+        kept = kept if chosen is None else np.intersect1d(kept, chosen)
         self._places = np.frombuffer(places, np.uint64)[kept]
         self._sizes = np.frombuffer(sizes, np.uint32)[kept]
         self.label_names, moved = number_classes(list(classes))
         self._labels = moved[np.frombuffer(labels, np.int32)[kept]]
-        self._bytes = file_bytes.FileBytes([self.table])
+        self._bytes = self._memory or file_bytes.FileBytes([self.table])
         self._digest = digest(self._places.tolist(), [file_bytes.file_size(self.table)])
         super().__init__(left_out, max_skipped)
+        self.unused = Listed((self._place(numbers[row]), reason) for row, reason in others)
+        if chosen is not None:
+            self.choices = {"split": parts.chosen or "rows without a split"}
         self.check_share()
 
     def __len__(self) -> int:
@@ -115,14 +135,19 @@ class TableImages(ImageSource):
         """Read one picture; see `ImageSource.read`."""
         found = self._row(row)
         name = str(_first(found, FILE))
-        captions = _first(found, CAPTION)
-        captions = captions if isinstance(captions, list) else [captions]
+        captions = (captions_in(found[column]) for column in CAPTION if column in found)
         return Record(
-            name,
-            read_whole(file_bytes.join(self.root, name)),
-            tuple(str(caption) for caption in captions if caption),
-            int(self._labels[row]),
+            name, self._picture(name), next(filter(None, captions), ()), int(self._labels[row])
         )
+
+    def _picture(self, name: str) -> bytes:
+        try:
+            return read_whole(file_bytes.join(self.root, name))
+        except Unusable:
+            other = file_bytes.same_file(self.root, name)
+            if other is None or other == file_bytes.join(self.root, name):
+                raise
+            return read_whole(other)
 
     def _row(self, row: int) -> dict[str, Any]:
         raw = self._bytes.read(0, int(self._places[row]), int(self._sizes[row]))
@@ -142,7 +167,8 @@ class TableImages(ImageSource):
 
     def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
         """(first byte, byte after the last, content or what is wrong with it) of every row."""
-        with file_bytes.open_file(self.table) as file:
+        memory = self._memory and io.BytesIO(self._memory.data)
+        with memory or file_bytes.open_file(self.table) as file:
             lines = Lines(file)
             self._encoding = lines.encoding
             yield from self._json_rows(lines) if self._delimiter is None else self._csv_rows(lines)
@@ -189,6 +215,8 @@ def _problem(row: dict[str, Any]) -> str | None:
     name, label = _first(row, FILE), _first(row, LABEL)
     if not name or not isinstance(name, str):
         return "names no file"
+    if not name.isascii() and marked(name) != name:
+        return "names a file with half of a character"
     # Captions are judged when they are used.
     wrong = isinstance(label, str) and not is_text(label)
     return f"has a class that {NOT_UTF8}" if wrong else None

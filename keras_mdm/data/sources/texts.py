@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from keras_mdm import checks
+
 # Byte order marks, those that others begin with first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -83,6 +85,19 @@ def text_of(data: bytes) -> str:
     """
     encoding, mark = encoding_of(data[:4])
     return decode(data[mark:], encoding)
+
+
+def captions_in(value: Any) -> tuple[str, ...]:
+    """The captions that a field holds, one or a list of them. NaN stands for one that is missing,
+    and what is neither text nor a number is none.
+
+    Example:
+
+    >>> captions_in(["a cat", float("nan"), {"en": "a cat"}, None, 7, ""])
+    ('a cat', '7')
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(v) for v in values if v != "" and (isinstance(v, str) or checks.is_real(v)))
 
 
 def is_text(text: str) -> bool:

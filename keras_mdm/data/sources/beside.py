@@ -1,0 +1,137 @@
+"""Texts beside files: `a.txt` of `a.jpg`, and the other ways in which they are called."""
+
+import json
+import os
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+
+from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources import file_bytes, kinds
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.texts import captions_in, text_of
+
+# Of a text that is JSON.
+_CAPTIONS = ("caption", "captions", "text", "prompt", "title")
+
+
+class Texts:
+    """The texts of a folder.
+
+    Args:
+        names: of all its files.
+
+    Attributes:
+        any: whether there is one.
+
+    Example:
+
+    >>> texts = Texts(["a.jpg", "a.TXT", "b.jpg", "b.txt"])
+    >>> texts.unusual("a.jpg"), texts.unusual("b.jpg"), sorted(texts.used(["a.jpg", "b.jpg"]))
+    ('a.TXT', None, ['a.TXT', 'b.txt'])
+    """
+
+    def __init__(self, names: Sequence[str]):
+        texts = [name for name in names if kinds.ending_of(name) in kinds.BESIDE]
+        self._exact = set(texts)
+        self._by_key = {_key(name): name for name in reversed(texts)}
+        self.any = bool(texts)
+
+    def of(self, file: str) -> str | None:
+        """The text of a file, if there is one."""
+        usual = _usual(file)
+        if usual in self._exact or not self.any:
+            return usual if self.any else None
+        found = (self._by_key.get(_key(name)) for name in _candidates(file))
+        return next(filter(None, found), None)
+
+    def unusual(self, file: str) -> str | None:
+        """The text of a file, if it is not called as usual."""
+        found = self.of(file)
+        return None if found == _usual(file) else found
+
+    def used(self, files: Collection[str]) -> set[str]:
+        """The texts of some files."""
+        return set(filter(None, map(self.of, files)))
+
+
+def _usual(file: str) -> str:
+    return f"{os.path.splitext(file)[0]}.txt"
+
+
+def _candidates(file: str) -> Iterator[str]:
+    stem = os.path.splitext(file)[0]
+    for ending in kinds.BESIDE:
+        yield stem + ending
+        yield file + ending
+
+
+def _key(name: str) -> str:
+    """The same for names that differ in case, or in how accents are written."""
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).lower()
+
+
+def captions_of_file(path: str) -> tuple[str, ...]:
+    """The captions of a text beside a picture: its lines, or what a field of JSON says.
+
+    Args:
+        path: of the text; there need not be one.
+
+    Raises:
+        Unusable: if it is JSON and damaged.
+    """
+    try:
+        with file_bytes.open_file(path) as file:
+            text = text_of(file.read())
+    # One that is there and cannot be read must not become the name of the file.
+    except Exception:
+        if file_bytes.exists(path):
+            raise
+        return ()
+    if kinds.ending_of(path) != ".json":
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise Unusable(f"its .json file cannot be read: {problem}") from problem
+    if not isinstance(fields, dict):
+        return ()
+    return next(filter(None, (captions_in(fields.get(name)) for name in _CAPTIONS)), ())
+
+
+def text_of_file(path: str) -> str:
+    """The whole text beside a file; of JSON the captions that a field holds.
+
+    Args:
+        path: of the text.
+    """
+    if kinds.ending_of(path) == ".json":
+        return "\n".join(captions_of_file(path))
+    with file_bytes.open_file(path) as file:
+        return text_of(file.read())
+
+
+def files_with_texts(
+    root: str | os.PathLike, endings: Collection[str]
+) -> tuple[list[tuple[str, str | None]], Listed]:
+    """Files of a folder and its sub-folders, sorted by path, with the text beside each.
+
+    Args:
+        root: the folder.
+        endings: of the files, in lower case.
+
+    Returns:
+        Paths relative to the folder, of the file and of its text if there is one; and the files
+        that are neither.
+    """
+    found, left = [], Listed()
+    for folder, names in file_bytes.walk(root, left.append):
+        before = f"{folder}/" if folder else ""
+        texts = Texts(names)
+        files = [name for name in names if kinds.ending_of(name) in endings]
+        pairs = [(name, texts.of(name) if texts.any else None) for name in files]
+        found += [(before + name, text and before + text) for name, text in pairs]
+        taken = {text for _, text in pairs}.union(files)
+        for name in names:
+            if name not in taken:
+                left.append(before + name, kinds.reason_of(name))
+    return sorted(found), left

@@ -1,0 +1,107 @@
+"""What a file is, by its name."""
+
+import os
+import re
+import struct
+
+from keras_mdm.data.sources import file_bytes
+from keras_mdm.machine_faults import of_the_machine
+
+# Pictures as they are called in shards, where an ending more would be another part of a record.
+USUAL = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = (
+    *USUAL,
+    *(".jfif", ".jpe", ".avif", ".apng", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+TABLES = (".csv", ".tsv", ".jsonl")
+# Of a picture's text, in the order in which they are looked for.
+BESIDE = (".txt", ".caption", ".json")
+# Shards: parts of a whole are numbered behind the ending (TFDS, TFRecord), and some writers of
+# Parquet name the compression.
+_PART = r"(?:[-._]\d+(?:-of-\d+)?)?"
+_SHARDS = {
+    "ArrayRecord": re.compile(rf"\.array_?record{_PART}$"),
+    "tar": re.compile(rf"\.tar{_PART}$"),
+    "Parquet": re.compile(rf"\.(?:parquet|pq){_PART}(?:\.(?:gzip|gz|snappy|zstd|brotli|lz4))?$"),
+    "TFRecord": re.compile(rf"\.tfrecords?{_PART}(?:\.(?:gz|gzip|zlib))?$"),
+}
+# ImageNet's own TFRecord files have no ending.
+_NUMBERED = re.compile(r"-\d{3,}-of-\d{3,}$")
+
+_REASONS = {
+    "is a check sum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
+    "is an index of another file": (".idx", ".index"),
+    "is a picture in a format that is not read: convert it to JPEG or PNG": (
+        *(".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".raw", ".dng", ".cr2"),
+        *(".cr3", ".nef", ".arw", ".orf", ".rw2", ".jpf", ".jpx", ".tga", ".ico", ".dds", ".icns"),
+        *(".eps", ".qoi", ".pcx", ".xpm", ".dib"),
+    ),
+    "is packed: unpack it": (
+        *(".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z", ".rar"),
+    ),
+    "is a video: videos are a source of their own": (
+        *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"),
+    ),
+    "is a text that belongs to no other file": BESIDE,
+    "is no table that is read": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
+}
+_BY_ENDING = {ending: reason for reason, endings in _REASONS.items() for ending in endings}
+
+
+def ending_of(name: str) -> str:
+    """The ending of a name in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()
+
+
+def shard_kind(name: str) -> str | None:
+    """The kind of shard that a file is by its name: ArrayRecord, tar, Parquet or TFRecord."""
+    lowered = name.lower()
+    return next((kind for kind, rule in _SHARDS.items() if rule.search(lowered)), None)
+
+
+def stem_of(name: str) -> str:
+    """The name of a shard without its ending."""
+    for rule in _SHARDS.values():
+        name = re.sub(rule.pattern, "", name, flags=re.IGNORECASE)
+    return _NUMBERED.sub("", name)
+
+
+def is_unnamed_tfrecord(path: str) -> bool:
+    """Whether a file is called such as train-00000-of-01024 and begins as a TFRecord file does."""
+    if not _NUMBERED.search(path):
+        return False
+    import google_crc32c
+
+    try:
+        with file_bytes.open_file(path) as file:
+            header = file.read(12)
+    except OSError as problem:  # a pipe, or one that may not be read
+        if of_the_machine(problem):
+            raise
+        return False
+    if len(header) < 12:
+        return False
+    found = google_crc32c.value(header[:8])
+    rotated = (found >> 15 | found << 17) & 0xFFFFFFFF
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", header[8:])[0]
+
+
+def reason_of(name: str) -> str:
+    """Why a file that is no record is not used.
+
+    Args:
+        name: of the file.
+    """
+    if kind := shard_kind(name):
+        return f"is a {kind} file beside records of another kind"
+    if name.lower().endswith(PICTURES):
+        return "is a picture beside records of another kind"
+    return _BY_ENDING.get(ending_of(name), "is of no kind that is read")
+
+
+def decodable() -> tuple[str, ...]:
+    """Endings of pictures that Pillow decodes here."""
+    from PIL import features
+
+    needed = {".avif": "avif", ".jp2": "jpg_2000", ".j2k": "jpg_2000"}
+    return tuple(end for end in PICTURES if end not in needed or features.check(needed[end]))

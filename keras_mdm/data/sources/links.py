@@ -1,0 +1,32 @@
+"""Links to folders: followed, but never in a circle."""
+
+import os
+
+
+class Links:
+    """Links to folders that were followed.
+
+    Args:
+        root: the folder that is walked through.
+    """
+
+    def __init__(self, root: str):
+        self._root = os.path.realpath(root)
+        self._targets: set[str] = set()
+
+    def problem(self, path: str) -> str | None:
+        """Why a folder is not to be entered, if it is such a link."""
+        if not os.path.islink(path):
+            return None
+        target = os.path.realpath(path)
+        inside = os.path.relpath(target, self._root)
+        if inside == os.curdir or self._root.startswith(os.path.join(target, "")):
+            return "is a link to a folder that it lies in"
+        if not inside.startswith(os.pardir):
+            # What lies there is found without the link, unless it is hidden.
+            if not any(part.startswith(".") for part in inside.split(os.sep)):
+                return "is a link to another folder of the same source"
+        if any(target == known or target.startswith(known + os.sep) for known in self._targets):
+            return "is a link to a folder that another link leads to"
+        self._targets.add(target)
+        return None

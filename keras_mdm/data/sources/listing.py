@@ -1,0 +1,158 @@
+"""What lies in a folder: found in one walk, and accounted for in another."""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_mdm.data.sources import file_bytes, kinds, splits
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.table_bytes import is_table
+
+# Whether each of the files of a folder is used: (path of the folder, names).
+Used = Callable[[str, Sequence[str]], Sequence[bool]]
+
+
+class Survey:
+    """Shards, tables and pictures of a folder.
+
+    Args:
+        root: the folder.
+
+    Attributes:
+        shards: paths relative to the folder, by kind.
+        tables: those of tables.
+        pictures: how many pictures there are.
+        splits: splits that folders with pictures belong to.
+    """
+
+    def __init__(self, root: str):
+        self.root = root
+        self.shards: dict[str, list[str]] = defaultdict(list)
+        self.tables: list[str] = []
+        self.pictures, self.splits = 0, set()
+        for folder, names in file_bytes.walk(root):
+            pictures = 0
+            for name in names:
+                if name.lower().endswith(kinds.PICTURES):
+                    pictures += 1
+                    continue
+                path = f"{folder}/{name}" if folder else name
+                if kind := kinds.shard_kind(name):
+                    self.shards[kind].append(path)
+                elif is_table(name):
+                    self.tables.append(path)
+                elif kinds.is_unnamed_tfrecord(file_bytes.join(root, path)):
+                    self.shards["TFRecord"].append(path)
+            if pictures:
+                self.pictures += pictures
+                self.splits.add(splits.of_folder(folder))
+
+
+def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed, Counter]:
+    """The files of a folder that are not used, and how many there are of each kind.
+
+    Args:
+        root: the folder.
+        used: which files are.
+        reason: why a file is not, by its path in the folder.
+    """
+    left, found = Listed(), Counter()
+
+    def leave(name: str, why: str) -> None:
+        left.append(name, why)
+        found["hidden" if why == file_bytes.HIDDEN else "links to folders"] += 1
+
+    for folder, names in file_bytes.walk(root, leave):
+        for name, is_used in zip(names, used(folder, names), strict=True):
+            found[kind_of(name)] += 1
+            if not is_used:
+                path = f"{folder}/{name}" if folder else name
+                left.append(path, reason(path))
+    return left, found
+
+
+def kind_of(name: str) -> str:
+    """What a file is called in an overview."""
+    if kind := kinds.shard_kind(name):
+        return f"{kind} files"
+    if name.lower().endswith(kinds.PICTURES):
+        return "pictures"
+    if is_table(name):
+        return "tables"
+    return "texts" if kinds.ending_of(name) in kinds.BESIDE else "other files"
+
+
+def listed(paths: Sequence[str]) -> Used:
+    """That the files of a list are used."""
+    known = set(paths)
+    return lambda folder, names: [
+        (f"{folder}/{name}" if folder else name) in known for name in names
+    ]
+
+
+def named(tables: Sequence[str], hashes: Sequence[np.ndarray]) -> Used:
+    """That tables are used, and the files that they name.
+
+    Args:
+        tables: their paths.
+        hashes: of `name_hash` of the names that each of them holds.
+    """
+    own = listed(tables)
+    sets = [
+        (f"{folder}/" if (folder := table.rpartition("/")[0]) else "", np.unique(found))
+        for table, found in zip(tables, hashes, strict=True)
+    ]
+
+    def used(folder: str, names: Sequence[str]) -> Sequence[bool]:
+        found = np.asarray(own(folder, names), bool)
+        before = f"{folder}/" if folder else ""
+        for prefix, known in sets:
+            if before.startswith(prefix):
+                inside = before[len(prefix) :]
+                keys = np.array([name_hash(inside + name) for name in names], np.int64)
+                found |= np.isin(keys, known)
+        return found
+
+    return used
+
+
+def name_hash(name: str) -> int:
+    """A number by which the name of a file is found again in one run, however a table writes it."""
+    if not name.isascii() or "\\" in name or "./" in name:
+        name = os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+    return hash(name)
+
+
+def beside_shards(path: str) -> str:
+    """Why a file beside shards is not used."""
+    name = path.rpartition("/")[2]
+    if is_table(name):
+        return "is a table beside records that hold their captions"
+    if kinds.ending_of(name) in kinds.BESIDE:
+        return "is a text beside records that hold their captions"
+    return kinds.reason_of(name)
+
+
+def beside_tables(path: str) -> str:
+    """Why a file is not used where a table says what is read."""
+    name = path.rpartition("/")[2]
+    if name.lower().endswith(kinds.PICTURES):
+        return "is a picture that the table does not name"
+    if is_table(name):
+        return "is a table, and another one is read"
+    if kinds.ending_of(name) in kinds.BESIDE:
+        return "is a text, and the table tells the captions"
+    return kinds.reason_of(name)
+
+
+def beside_pictures(path: str) -> str:
+    """Why a file is not used in a folder of pictures."""
+    name = path.rpartition("/")[2]
+    if kinds.shard_kind(name) == "Parquet":
+        return "is a Parquet file without pictures"
+    if name.lower().endswith(kinds.PICTURES):
+        return "is a picture with an ending that is not read here"
+    return kinds.reason_of(name)

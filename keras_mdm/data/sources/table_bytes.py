@@ -1,0 +1,142 @@
+"""Tables that cannot be read row by row where they are: packed ones, JSON lists, Parquet."""
+
+import gzip
+import io
+import json
+import os
+import zlib
+from typing import Any
+
+from keras_mdm import checks
+from keras_mdm.data.sources import file_bytes, kinds
+
+PACKED = tuple(f"{ending}.gz" for ending in kinds.TABLES)
+# What a table without bytes of pictures may be called besides, in Hugging Face's layout.
+_METADATA = "metadata"
+# What is held in memory as a whole.
+MAX_BYTES = 2 << 30
+
+
+def is_table(name: str) -> bool:
+    """Whether a file is a table by its name; a .json or .parquet file is one if it is called
+    metadata."""
+    lowered = name.lower()
+    if lowered.endswith((*kinds.TABLES, *PACKED)):
+        return True
+    return lowered == f"{_METADATA}.json"
+
+
+def is_metadata(name: str) -> bool:
+    """Whether a file is called metadata, whatever its ending."""
+    return os.path.basename(name).lower().partition(".")[0] == _METADATA
+
+
+class InMemory:
+    """The bytes of a table, read by place.
+
+    Args:
+        data: all of them.
+    """
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """A piece of them."""
+        return self.data[offset : offset + size]
+
+
+def load(path: str) -> tuple[str, InMemory | None]:
+    """The ending that says how a table is read, and its bytes if it cannot be read in place.
+
+    Args:
+        path: of the table.
+
+    Raises:
+        ValueError: if it is damaged, too large, or no table.
+    """
+    lowered = path.lower()
+    ending = kinds.ending_of(path)
+    if lowered.endswith(PACKED):
+        return kinds.ending_of(lowered.removesuffix(".gz")), InMemory(_unpacked(path))
+    if ending == ".json":
+        return ".jsonl", InMemory(_lines(_objects(path)))
+    if kinds.shard_kind(path) == "Parquet":
+        return ".jsonl", InMemory(_lines(_rows(path)))
+    return ending, None
+
+
+def _too_large(path: str) -> ValueError:
+    return checks.error(
+        f"a packed table, or one in JSON or Parquet, may have {MAX_BYTES} bytes",
+        fix="write it as .jsonl or .csv, which is read row by row",
+        table=path,
+    )
+
+
+def _unpacked(path: str) -> bytes:
+    try:
+        with file_bytes.open_file(path) as file, gzip.open(file) as opened:
+            data = opened.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as problem:
+        raise checks.error(
+            "a packed table must be whole",
+            fix="copy it again, or unpack it",
+            table=path,
+            problem=str(problem),
+        ) from problem
+    if len(data) > MAX_BYTES:
+        raise _too_large(path)
+    return data
+
+
+def lists_files(path: str) -> bool:
+    """Whether a .json file is a list of objects, and not a description of the data.
+
+    Args:
+        path: of the file.
+    """
+    if file_bytes.file_size(path) > MAX_BYTES // 8:
+        raise _too_large(path)
+    try:
+        return bool(_objects(path))
+    except ValueError:
+        return False
+
+
+def _objects(path: str) -> list[dict[str, Any]]:
+    with file_bytes.open_file(path) as file:
+        content = file.read()
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as problem:
+        raise checks.error(
+            "a table in JSON must be a list of objects",
+            fix="write one object a line into metadata.jsonl",
+            table=path,
+            problem=str(problem),
+        ) from problem
+    whole = isinstance(found, list) and found and all(isinstance(row, dict) for row in found)
+    return found if whole else []
+
+
+def _rows(path: str) -> Any:
+    import pyarrow.parquet
+
+    with file_bytes.open_file(path) as file:
+        opened = pyarrow.parquet.ParquetFile(file)
+        for batch in opened.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _lines(rows: Any) -> bytes:
+    buffer = io.BytesIO()
+    for row in rows:
+        buffer.write(json.dumps(row, default=str).encode() + b"\n")
+        if buffer.tell() > MAX_BYTES:
+            raise checks.error(
+                f"a table in JSON or Parquet may have {MAX_BYTES} bytes as lines of JSON",
+                fix="write it as .jsonl, which is read row by row",
+                rows=buffer.tell(),
+            )
+    return buffer.getvalue()

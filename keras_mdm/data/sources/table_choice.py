@@ -1,0 +1,128 @@
+"""Which tables of a folder are read."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+from keras_mdm.data.skipping import MAX_SKIPPED
+from keras_mdm.data.sources import file_bytes, listing, splits
+from keras_mdm.data.sources.base import ImageSource
+from keras_mdm.data.sources.joined import JoinedImages
+from keras_mdm.data.sources.listing import Survey
+from keras_mdm.data.sources.parquet import names_pictures
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.table import TableImages
+from keras_mdm.data.sources.table_bytes import is_metadata, lists_files
+
+
+def choose_tables(survey: Survey, split: str | None) -> tuple[list[str], str | None]:
+    """The tables to read, and the split that they are of; none if there is no table.
+
+    In the folder itself, and in a folder that is called as a split, a table is the one called
+    metadata, or the only one; in others it is called metadata.
+
+    Args:
+        survey: of the folder.
+        split: what the user asked for.
+
+    Raises:
+        ValueError: if there are several and none is called metadata.
+    """
+    by_folder: dict[str, list[str]] = {}
+    for table in (*survey.tables, *_in_parquet(survey)):
+        folder = table.rpartition("/")[0]
+        last = splits.place_in(folder)
+        own = not folder or (last is not None and last == folder.count("/"))
+        if (own or is_metadata(table)) and _is_table(survey, table):
+            by_folder.setdefault(folder, []).append(table)
+    tables = [table for found in by_folder.values() for table in found]
+    of = {table: splits.of_file(table) for table in tables}
+    known = set(of.values())
+    chosen = None
+    if known - {None} and not (known == {None, "train"} and split is None):
+        wanted = split if known - {None} else None
+        chosen = splits.choose(known, wanted, survey.root)
+    if chosen is not None:
+        kept = {t for t in tables if of[t] == (chosen or None)}
+        by_folder = {
+            folder: kept_here
+            for folder, found in by_folder.items()
+            if (kept_here := [table for table in found if table in kept])
+        }
+    if "" in by_folder:  # tells about all below
+        by_folder = {"": by_folder[""]}
+    return [_one_of(found) for found in by_folder.values()], chosen
+
+
+def _in_parquet(survey: Survey) -> list[str]:
+    """Parquet files that name pictures: those called metadata, or the only one."""
+    files = survey.shards.get("Parquet", [])
+    named = [file for file in files if is_metadata(file)]
+    return [
+        file
+        for file in named or (files if len(files) == 1 else [])
+        if names_pictures(file_bytes.join(survey.root, file))
+    ]
+
+
+def _is_table(survey: Survey, table: str) -> bool:
+    """A .json file may be a description of the data."""
+    return not table.lower().endswith(".json") or lists_files(file_bytes.join(survey.root, table))
+
+
+def _one_of(tables: Sequence[str]) -> str:
+    named = [table for table in tables if is_metadata(table)]
+    if len(tables) > 1 and not named:
+        raise checks.error(
+            "there must be one table in the folder, or one called metadata",
+            fix="pass the table itself",
+            tables=list(tables),
+        )
+    return (named or tables)[0]
+
+
+def open_tables(
+    survey: Survey,
+    tables: Sequence[str],
+    chosen: str | None,
+    split: str | None,
+    options: dict[str, Any],
+) -> ImageSource:
+    """Open the tables of a folder, and list what else lies there.
+
+    Args:
+        survey: of the folder.
+        tables: from `choose_tables`, as is the next.
+        chosen: the split that they are of.
+        split: what the user asked for.
+        options: of `TableImages`.
+    """
+    options = dict(options)
+    max_skipped = options.pop("max_skipped", MAX_SKIPPED)
+    hashes: list[np.ndarray] = []
+    # One table may list all splits.
+    inside = {"split": None if chosen else split, "named": hashes.append}
+    several = len(survey.splits - {None}) > 1 or split is not None
+    inside["by_folder"] = chosen is None and several
+    paths = [file_bytes.join(survey.root, table) for table in tables]
+    if len(paths) == 1:
+        source: ImageSource = TableImages(paths[0], max_skipped=max_skipped, **inside, **options)
+    else:
+        opened = [TableImages(path, max_skipped=1.0, **inside, **options) for path in paths]
+        before = [f"{os.path.dirname(table)}/" for table in tables]
+        source = JoinedImages(opened, before, max_skipped=max_skipped)
+
+    def reason(path: str) -> str:
+        of = splits.of_file(path)
+        if chosen is not None and of != (chosen or None):
+            return splits.not_chosen(of, chosen)
+        return listing.beside_tables(path)
+
+    left, source.found = listing.account(survey.root, listing.named(tables, hashes), reason)
+    source.unused = Listed((*source.unused, *left))
+    if chosen is not None:
+        source.choices = {**source.choices, "split": chosen or "tables without a split"}
+    return source
