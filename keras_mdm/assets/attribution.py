@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from keras_mdm.assets import kept
 from keras_mdm.assets.table import Asset
-from keras_mdm.files import write_atomically
 
 
 def attribution_text(record: Asset, *, changes: str = "none") -> str:
@@ -31,4 +31,4 @@ def attribution_text(record: Asset, *, changes: str = "none") -> str:
 
 def write_attribution(directory: Path, record: Asset, *, changes: str) -> None:
     """Write `ATTRIBUTION.md` beside files in `directory` that were computed from an asset."""
-    write_atomically(directory / "ATTRIBUTION.md", attribution_text(record, changes=changes))
+    kept.write(directory / "ATTRIBUTION.md", attribution_text(record, changes=changes))

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from keras_mdm.files import fsync_path
 
+# The cache of users without a home: nothing can be there, and nothing can be written.
+NOWHERE = Path(os.devnull, "keras_mdm")
+
 
 def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     """Return the directory that holds fetched assets and what is computed from them.
@@ -18,7 +21,7 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
             `$XDG_CACHE_HOME/keras_mdm`, else `~/.cache/keras_mdm`.
 
     Returns:
-        The directory, which need not exist yet.
+        The directory, which need not exist yet; one that cannot, for users without a home.
 
     Example:
 
@@ -31,7 +34,10 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
         return Path(os.environ["KERAS_MDM_CACHE"]).expanduser()
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]).expanduser() / "keras_mdm"
-    return Path.home() / ".cache" / "keras_mdm"
+    try:
+        return Path.home() / ".cache" / "keras_mdm"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return NOWHERE
 
 
 def sha256_file(file: Path) -> str:

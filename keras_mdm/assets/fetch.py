@@ -95,6 +95,16 @@ def fetch(name: str, *, cache_dir: str | os.PathLike | None = None, progress: bo
     record, directory = asset(name), _directory(name, cache_dir)
     if is_fetched(name, cache_dir=cache_dir):
         return directory
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        (directory.parent / f".{name}.lock").touch()
+    except OSError as problem:
+        raise checks.error(
+            "the cache must be a folder that can be written",
+            fix="set KERAS_MDM_CACHE to one",
+            cache=str(cache_root(cache_dir)),
+            reason=problem.strerror,
+        ) from problem
     with locked(directory.parent / f".{name}.lock"):
         # Another process may have finished while this one waited.
         if is_fetched(name, cache_dir=cache_dir):

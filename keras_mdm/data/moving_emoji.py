@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_mdm import checks
-from keras_mdm.assets import asset, cache_root
+from keras_mdm.assets import asset, cache_root, kept
 from keras_mdm.assets import path as asset_path
 from keras_mdm.assets.attribution import write_attribution
 from keras_mdm.assets.table import Asset
@@ -24,9 +23,6 @@ from keras_mdm.data.motions import MOTIONS, moved, pose_of
 from keras_mdm.data.rasterise import draw
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
-from keras_mdm.files import DAMAGED, write_atomically
-
-_log = logging.getLogger(__name__)
 
 # Part of the cache key: raise it whenever a pixel may come out different.
 RULE_VERSION = 1
@@ -197,7 +193,17 @@ def _clips(
     parts += [[concept.file.name, motion] for concept, motion in pairs]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
     targets = {size: directory / f"{record.name}-{size}x{frames}-{key}.npz" for size in sizes}
-    clips = {size: _load(target) for size, target in targets.items()}
+
+    def stored(size: int) -> np.ndarray | None:
+        def use(archive: Any) -> np.ndarray:
+            found = archive["clips"]
+            if found.shape != (len(pairs), frames, size, size, 3) or found.dtype != np.uint8:
+                raise ValueError(f"clips {found.dtype} {found.shape}")
+            return found
+
+        return kept.read(targets[size], use)
+
+    clips = {size: stored(size) for size in sizes}
     if all(array is not None for array in clips.values()):
         return clips
     clips = {size: np.empty((len(pairs), frames, size, size, 3), np.uint8) for size in sizes}
@@ -210,17 +216,6 @@ def _clips(
             clips[size][row] = area_average(drawn, size)
     for size, target in targets.items():
         array = clips[size]
-        write_atomically(target, lambda file, array=array: np.savez_compressed(file, clips=array))
+        kept.write(target, lambda file, array=array: np.savez_compressed(file, clips=array))
     write_attribution(directory, record, changes="moved and drawn as pixels on white")
     return clips
-
-
-def _load(target: Path) -> np.ndarray | None:
-    if not target.is_file():
-        return None
-    try:
-        with np.load(target) as archive:
-            return archive["clips"]
-    except DAMAGED as problem:
-        _log.warning("drawing again, %s cannot be read: %s", target, problem)
-        return None

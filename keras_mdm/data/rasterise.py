@@ -3,19 +3,17 @@
 import hashlib
 import io
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.assets import kept
 from keras_mdm.assets.attribution import write_attribution
 from keras_mdm.assets.table import Asset
 from keras_mdm.data.base import Skipped, area_average
-from keras_mdm.files import DAMAGED, write_atomically
-
-_log = logging.getLogger(__name__)
 
 # Part of the cache key: raise it whenever a pixel may come out different.
 RULE_VERSION = 1
@@ -64,7 +62,7 @@ def rasterise(
     targets = {size: directory / f"{_key(files, size, record)}.npz" for size in sizes}
     images, skipped = {}, set()
     for size, target in targets.items():
-        loaded = _load(target)
+        loaded = _load(target, len(files), size)
         if loaded is not None:
             images[size] = loaded[0]
             skipped.update(loaded[1])
@@ -87,22 +85,19 @@ def _key(files: Sequence[Path], size: int, record: Asset) -> str:
     return f"{record.name}-{size}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
 
-def _load(target: Path) -> tuple[np.ndarray, list[Skipped]] | None:
-    if not target.is_file():
-        return None
-    try:
-        with np.load(target) as archive:
-            skipped = [Skipped(*pair) for pair in json.loads(str(archive["skipped"]))]
-            return archive["images"], skipped
-    except DAMAGED as problem:
-        # A damaged disk, not an interrupted run: those leave no file. Drawing again mends it.
-        _log.warning("drawing again, %s cannot be read: %s", target, problem)
-        return None
+def _load(target: Path, count: int, size: int) -> tuple[np.ndarray, list[Skipped]] | None:
+    def use(archive: Any) -> tuple[np.ndarray, list[Skipped]]:
+        images = archive["images"]
+        if images.shape != (count, size, size, 3) or images.dtype != np.uint8:
+            raise ValueError(f"pictures {images.dtype} {images.shape}")
+        return images, [Skipped(*pair) for pair in json.loads(str(archive["skipped"]))]
+
+    return kept.read(target, use)
 
 
 def _save(target: Path, images: np.ndarray, skipped: Sequence[Skipped]) -> None:
     listed = json.dumps(skipped)
-    write_atomically(
+    kept.write(
         target, lambda file: np.savez_compressed(file, images=images, skipped=np.array(listed))
     )
 

@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-import logging
 import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.assets import kept
 from keras_mdm.assets.cache import cache_root
-from keras_mdm.files import DAMAGED, write_atomically
+from keras_mdm.files import is_temporary
 from keras_mdm.text.encoders import TextEncoder, check_texts
 from keras_mdm.turns import take_turn
-
-_log = logging.getLogger(__name__)
 
 # Texts per file: what a killed run can lose, and the granularity of reading.
 _TEXTS_PER_FILE = 1024
@@ -113,24 +112,23 @@ def _fits(states: np.ndarray, mask: np.ndarray, encoder: TextEncoder) -> bool:
 def _read(directory: Path, keys, encoder: TextEncoder) -> dict:
     """Return {key: (states, mask)} of the wanted texts that some file holds."""
     found = {}
+
+    def use(archive: Any) -> dict:
+        # Members are read on demand: files without a wanted text cost only their keys.
+        listed = archive["keys"].tolist()
+        wanted = [(row, key) for row, key in enumerate(listed) if key in keys and key not in found]
+        if not wanted:
+            return {}
+        states, mask = archive["states"], archive["mask"]
+        if not _fits(states, mask, encoder) or len(states) != len(listed):
+            raise ValueError(f"states of shape {states.shape} for {len(listed)} texts")
+        if states.dtype != np.float16 or mask.dtype != np.uint8:
+            raise ValueError(f"states {states.dtype} and a mask {mask.dtype}")
+        return {key: (states[row], mask[row]) for row, key in wanted}
+
     for file in sorted(directory.glob("*.npz")):
-        try:
-            with np.load(file) as archive:
-                # Members are read on demand: files without a wanted text cost only their keys.
-                wanted = [
-                    (row, key)
-                    for row, key in enumerate(archive["keys"].tolist())
-                    if key in keys and key not in found
-                ]
-                if not wanted:
-                    continue
-                states, mask = archive["states"], archive["mask"]
-                if not _fits(states, mask, encoder):
-                    raise ValueError(f"states of shape {states.shape}")
-                found.update({key: (states[row], mask[row]) for row, key in wanted})
-        except DAMAGED as problem:
-            # Never a half-written file, those do not exist; its texts are encoded again.
-            _log.warning("ignoring %s, it cannot be read: %s", file, problem)
+        if not is_temporary(file):  # another process writes it at this moment
+            found.update(kept.read(file, use) or {})
     return found
 
 
@@ -167,7 +165,7 @@ def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, prog
             }
             # A name of its own: processes that encode the same texts at once do not collide.
             target = directory / f"{uuid.uuid4().hex}.npz"
-            write_atomically(target, lambda file, columns=columns: np.savez(file, **columns))
+            kept.write(target, lambda file, columns=columns: np.savez(file, **columns))
             made.update(
                 zip(group, zip(columns["states"], columns["mask"], strict=True), strict=True)
             )

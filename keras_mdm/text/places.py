@@ -16,7 +16,7 @@ def known(cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
     """
     try:
         found = json.loads(_table(cache_dir).read_text())
-    except (OSError, ValueError):  # none yet; a damaged one is only forgotten
+    except (OSError, ValueError, RecursionError):  # none yet; a damaged one is only forgotten
         return {}
     return found if isinstance(found, dict) else {}
 

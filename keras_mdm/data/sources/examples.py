@@ -205,7 +205,9 @@ class _TFRecords:
     """Records of TFRecord files, at places that are found once and cached."""
 
     def __init__(self, paths: Sequence[str], **options: Any):
-        found = index_files(paths, _index, _unreadable, kind="tfrecord", version=2, **options)
+        found = index_files(
+            paths, _index, _unreadable, _fits, kind="tfrecord", version=2, **options
+        )
         self._places = [index["place"] for index in found]
         self._sizes = [index["size"] for index in found]
         self.counts = [len(places) for places in self._places]
@@ -263,3 +265,13 @@ def _index(path: str) -> Index:
 def _unreadable(reason: str) -> Index:
     nothing = np.zeros(0, np.uint64)
     return {"place": nothing, "size": nothing, "end": np.uint64(0), "reason": np.asarray(reason)}
+
+
+def _fits(found: Index) -> bool:
+    place, size, end = found["place"], found["size"], found["end"]
+    return (
+        place.ndim == size.ndim == 1
+        and len(place) == len(size)
+        and end.ndim == 0
+        and [column.dtype for column in (place, size, end)] == [np.uint64, np.uint32, np.uint64]
+    )

@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_mdm.assets import kept
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources import file_bytes
-from keras_mdm.files import DAMAGED, write_atomically
 
 Index = dict[str, np.ndarray]
 
@@ -20,6 +21,7 @@ def index_files(
     paths: Sequence[str],
     make: Callable[[str], Index],
     unreadable: Callable[[str], Index],
+    fits: Callable[[Index], bool],
     *,
     kind: str,
     version: int,
@@ -33,6 +35,7 @@ def index_files(
         make: function of a path.
         unreadable: function of the reason that makes the index of a file that cannot be read,
             which is not kept.
+        fits: whether arrays that were kept are such an index.
         kind: what the index is of; part of what it is kept under, with path, size and time of the
             file.
         version: of what is kept; another one is made anew.
@@ -45,13 +48,13 @@ def index_files(
 
     def work(path: str) -> Index:
         target = folder / f"{kind}-{_stamp(path, version)}.npz"
-        found = _load(target)
+        found = _load(target, fits)
         if found is None:
             try:
                 found = make(path)
             except Exception as problem:
                 return unreadable(reason_of(problem))
-            write_atomically(target, lambda file: np.savez(file, **found))
+            kept.write(target, lambda file: np.savez(file, **found))
         return found
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -73,9 +76,11 @@ def _stamp(path: str, version: int) -> str:
     return hashlib.sha256(what).hexdigest()[:32]
 
 
-def _load(file: Path) -> Index | None:
-    try:
-        with np.load(file) as archive:
-            return {name: archive[name] for name in archive.files}
-    except DAMAGED:
-        return None
+def _load(file: Path, fits: Callable[[Index], bool]) -> Index | None:
+    def use(archive: Any) -> Index:
+        found = {name: archive[name] for name in archive.files}
+        if not fits(found):
+            raise ValueError("it is no index of this kind")
+        return found
+
+    return kept.read(file, use)

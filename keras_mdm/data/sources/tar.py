@@ -15,7 +15,7 @@ from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import index_files
 from keras_mdm.data.sources.table import CAPTION
-from keras_mdm.data.sources.tar_index import COLUMNS, REST, index_of, unreadable
+from keras_mdm.data.sources.tar_index import COLUMNS, REST, fits, index_of, unreadable
 from keras_mdm.data.sources.tar_members import BLOCK
 from keras_mdm.data.sources.texts import text_of
 
@@ -56,6 +56,7 @@ class TarImages(ImageSource):
             paths,
             index_of,
             unreadable,
+            fits,
             kind="tar",
             version=3,
             cache_dir=cache_dir,

@@ -58,6 +58,21 @@ def unreadable(reason: str) -> Index:
     return shard.index()
 
 
+def fits(found: Index) -> bool:
+    """Whether arrays are such an index.
+
+    Args:
+        found: by name.
+    """
+    texts = [(f"{kind}_name", f"{kind}_reason") for kind in ("bad", "unused")]
+    return (
+        found["members"].dtype == np.uint32
+        and found["members"].shape[1:] == (len(COLUMNS), 2)
+        and all(found[name].dtype.kind == "U" for pair in texts for name in pair)
+        and all(found[one].shape == found[two].shape and found[one].ndim == 1 for one, two in texts)
+    )
+
+
 class _Shard:
     """What was found so far, and what is broken."""
 

@@ -1,0 +1,79 @@
+"""Files of the cache: made again where they cannot be read, done without where not written."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from keras_mdm.assets.cache import NOWHERE
+from keras_mdm.files import write_atomically
+from keras_mdm.machine_faults import of_the_machine
+
+_log = logging.getLogger(__name__)
+Used = TypeVar("Used")
+# Folders that were complained about.
+_told: set[Path] = set()
+
+
+def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
+    """What is made of a file of arrays in the cache.
+
+    Args:
+        file: an archive of arrays (`.npz`), which need not be there.
+        use: function of the open archive, a mapping of names to arrays; whatever it raises, the
+            file is damaged. So it should look at what it gets.
+
+    Returns:
+        What `use` returned; `None` if there is no such file, or a damaged one, which is logged.
+
+    Raises:
+        OSError: if nothing can be read, as no descriptors are left or the disk is gone.
+
+    Example:
+
+    >>> read(Path("no such file.npz"), lambda arrays: arrays["x"]) is None
+    True
+    """
+    try:
+        # Opened here: it would stay open where this is no archive.
+        with open(file, "rb") as stream, np.load(stream) as arrays:
+            return use(arrays)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # Archives, their members and the headers of these have parsers with many errors; a damaged
+    # array may say that it is larger than the memory.
+    except Exception as problem:
+        if isinstance(problem, OSError) and of_the_machine(problem):
+            raise
+        why = str(problem) or type(problem).__name__
+        _log.warning("ignoring %s of the cache, it is made again: %s", file, why)
+        return None
+
+
+def write(file: Path, content: bytes | str | Callable[[Path], Any]) -> bool:
+    """Keep a file in the cache, if it can be written. It is said once per folder that it cannot.
+
+    Args:
+        file: where.
+        content: as for `write_atomically`.
+
+    Returns:
+        Whether it is there now.
+    """
+    try:
+        write_atomically(file, content)
+    except OSError as problem:
+        if file.parent not in _told:
+            _told.add(file.parent)
+            lost = NOWHERE in file.parents
+            why = "there is no home directory" if lost else problem.strerror or str(problem)
+            _log.warning(
+                "nothing is kept in the cache%s, so it is made again each time: %s. To keep it, "
+                "set KERAS_MDM_CACHE to a folder that can be written",
+                "" if lost else f" {file.parent}",
+                why,
+            )
+        return False
+    return True
