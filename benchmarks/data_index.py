@@ -56,7 +56,9 @@ def folder_of(count: int) -> folder.FolderImages:
     """A listing like ImageNet's: 1000 pictures to a folder."""
     names = [[f"n{f:08d}_{n:06d}.JPEG" for n in range(1000)] for f in range(2)]
     listing = ((f"n{f:08d}", names[f % 2]) for f in range(count // 1000))
-    folder.file_bytes = types.SimpleNamespace(**{**vars(file_bytes), "walk": lambda root: listing})
+    folder.file_bytes = types.SimpleNamespace(
+        **{**vars(file_bytes), "walk": lambda root, left: listing}
+    )
     return folder.FolderImages("pictures")
 
 

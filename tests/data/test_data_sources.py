@@ -240,7 +240,7 @@ def test_what_cannot_be_used_is_replaced_counted_and_listed(save, tmp_path):
     assert [x for batch in found for x in batch["text"][:, 0, 0].numpy().tolist()] == ids
     reasons = dict(source.skipped)
     assert list(reasons) == ["02.png", "04.png", "06.png", "08.png", "10.png"]
-    assert reasons["02.png"] == "is empty" and reasons["06.png"] == "is not a picture"
+    assert reasons["02.png"] == "is empty" and "is not a picture" in reasons["06.png"]
     assert (
         "NUL" in reasons["08.png"]
         and f"10000 characters, more than {MAX_CAPTION}" in (reasons["10.png"])

@@ -70,27 +70,31 @@ class FolderImages(ImageSource):
 
         for folder, files in file_bytes.walk(self.root, leave):
             before = f"{folder}/" if folder else ""
-            found.update(map(kind_of, files))
+            pictures = [name for name in files if name.lower().endswith(endings)]
+            found["pictures"] += len(pictures)
+            others = []
+            if len(pictures) < len(files):
+                known = set(pictures)
+                others = [name for name in files if name not in known]
+                found.update(map(kind_of, others))
             part = splits.of_folder(folder) if split is not None else None
             if part != split:
                 why = splits.not_chosen(part, split)
                 for name in files:
                     left.append(before + name, why)
                 continue
-            pictures = [name for name in files if name.lower().endswith(endings)]
             top = folder.partition("/")[0]
             seen.add(top)
-            if len(pictures) < len(files):
-                texts = beside.Texts(files)
+            if others:
+                texts = beside.Texts(others)
                 self._has_texts |= texts.any
-                for row, name in enumerate(pictures):
+                for row, name in enumerate(pictures if texts.any else ()):
                     if other := texts.unusual(name):
                         self._beside_rows.append(rows + row)
                         self._beside.append(other)
                 taken = texts.used(pictures)
-                chosen = taken.union(pictures)
-                for name in files:
-                    if name not in chosen:
+                for name in others:
+                    if name not in taken:
                         left.append(before + name, beside_pictures(name))
             if pictures:
                 rows += len(pictures)

@@ -76,10 +76,10 @@ def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed
 
 def kind_of(name: str) -> str:
     """What a file is called in an overview."""
-    if kind := kinds.shard_kind(name):
-        return f"{kind} files"
     if name.lower().endswith(kinds.PICTURES):
         return "pictures"
+    if kind := kinds.shard_kind(name):
+        return f"{kind} files"
     if is_table(name):
         return "tables"
     return "texts" if kinds.ending_of(name) in kinds.BESIDE else "other files"

@@ -117,24 +117,21 @@ class Parts:
 
     def __init__(self, by_folder: bool):
         self._by_folder = by_folder
-        self._codes: array | None = None
+        self._codes = array("B")
         self._names: dict[str | None, int] = {None: 0}
-        self._rows = 0
         self._folders: dict[str, str | None] = {}
         self.chosen: str | None = None
 
-    def append(self, value: Any, file: str) -> None:
-        """Add a row: what its column `split` holds, and the name of its file."""
+    def add(self, row: int, value: Any, file: str) -> None:
+        """Tell of a row what its column `split` holds, and the name of its file. Rows come in
+        order, and those that are left out belong to no split."""
         if isinstance(value, str) and value.strip():
             name = canonical(value.strip())
         else:
             name = self._of_folder(file) if self._by_folder else None
-        if name is not None and self._codes is None:
-            self._codes = array("B", bytes(self._rows))
-        self._rows += 1
-        if self._codes is not None:
-            code = self._names.setdefault(name, len(self._names))
-            self._codes.append(min(code, 255))
+        if name is not None:
+            self._codes.frombytes(bytes(row - len(self._codes)))
+            self._codes.append(min(self._names.setdefault(name, len(self._names)), 255))
 
     def _of_folder(self, file: str) -> str | None:
         folder = file.replace("\\", "/").rpartition("/")[0]
@@ -143,17 +140,19 @@ class Parts:
         return self._folders[folder]
 
     def choose(
-        self, wanted: str | None, source: str
+        self, rows: int, wanted: str | None, source: str
     ) -> tuple[np.ndarray | None, Iterator[tuple[int, str]]]:
         """The rows to read, `None` for all; and the others, with reasons.
 
         Args:
+            rows: how many there are.
             wanted: the split that the user asked for.
             source: what the error calls the table.
         """
-        codes = np.zeros(self._rows, np.uint8)
-        if self._codes is not None:
-            codes = np.frombuffer(self._codes, np.uint8)
+        if not self._codes and wanted is None:
+            return None, iter(())
+        codes = np.zeros(rows, np.uint8)
+        codes[: len(self._codes)] = np.frombuffer(self._codes, np.uint8) if self._codes else 0
         here = np.unique(codes)
         names = [name for name, code in self._names.items() if code in here]
         # A column that is called so may hold something else.

@@ -90,7 +90,8 @@ class TableImages(ImageSource):
             numbers.append(number)
             name = _first(row, FILE)
             hashes.append(name_hash(name))
-            parts.append(row.get(SPLIT), name)
+            if by_folder or SPLIT in row:
+                parts.add(len(places) - 1, row.get(SPLIT), name)
             label = _first(row, LABEL)
             is_class = isinstance(label, str | int) and label != ""
             labels.append(classes.setdefault(label, len(classes)) if is_class else -1)
@@ -104,7 +105,7 @@ class TableImages(ImageSource):
                 left_out=left_out[:3],
             )
         named(np.frombuffer(hashes, np.int64))
-        chosen, others = parts.choose(split, self.table)
+        chosen, others = parts.choose(len(places), split, self.table)
         kept = np.setdiff1d(np.arange(len(places)), again)
         kept = kept if chosen is None else np.intersect1d(kept, chosen)
         self._places = np.frombuffer(places, np.uint64)[kept]
