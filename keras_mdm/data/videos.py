@@ -118,9 +118,12 @@ class VideoFiles(Skipping):
             UnusableVideo: if it may lie in several places, and is in none.
         """
         places = [self._place(row, flat) for flat in self._folders]
-        if len(places) == 1:
-            return places[0]  # what is wrong with it, its reader says
         found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            other = file_bytes.same_file(self.root, self.files[row])
+            found = other and Path(other)
+        if found is None and len(places) == 1:
+            return places[0]  # what is wrong with it, its reader says
         if found is None:
             names = " nor ".join(place.relative_to(self.root).as_posix() for place in places)
             raise UnusableVideo(f"is missing: neither {names} is there")
