@@ -65,7 +65,8 @@ def image_dataset(
             and decodes its own samples only. Batches hold its parts of as many steps as there are
             workers, and are told to TensorFlow as shared out already. Replicas and workers must
             divide `batch_size`. By default every worker reads whole batches and keeps its part.
-        window: shards that are mixed, for sources that are read in shards.
+        window: shards that are mixed, for sources that are read in shards; fewer where these are
+            so large that they do not fit into memory.
         parallel_reads: groups of records decoded at a time.
         repeat: `False` for a dataset that ends after every record has come once, such as one for
             validation; its last batch may be smaller, and records that cannot be used are left out.
@@ -176,6 +177,7 @@ def _order(
     """Function from the number of a sample to the rows and positions of its group."""
     number = len(source)
     if source.shard_sizes is not None:
+        window = min(window, source.shard_window or window)
         order = WindowOrder(source.shard_sizes, seed=seed, window=window)
 
     def rows(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

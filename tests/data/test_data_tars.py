@@ -203,6 +203,14 @@ def test_a_packed_shard_says_what_to_do(tmp_path):
         open_images(tmp_path, cache_dir=tmp_path / "cache")
 
 
+def test_packed_tfrecords_say_what_to_do(tmp_path):
+    """They were to be copied again."""
+    (file,) = sources.write("tfrecord", tmp_path / "a").glob("*-00000-*")
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(ValueError, match="is compressed with gzip.*To fix it: unpack"):
+        open_images(tmp_path / "a", cache_dir=tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("value", "captions"),
     [

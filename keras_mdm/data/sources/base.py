@@ -52,6 +52,8 @@ class ImageSource(Skipping, ABC):
         found: how many files of each kind lie in the folder that was opened.
         shard_sizes: records per shard where a shard has to be read as a whole; they are then
             shuffled within a few shards at a time. `None` where every record can be read alone.
+        shard_window: most shards that may be mixed at a time, as more do not fit into memory;
+            `None` for any number.
 
     Args:
         left_out: files that were found unusable before.
@@ -73,6 +75,7 @@ class ImageSource(Skipping, ABC):
     label_names: tuple[str, ...] = ()
     found: Mapping[str, int] = MappingProxyType({})
     shard_sizes: Sequence[int] | None = None
+    shard_window: int | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -160,6 +163,7 @@ class Rows(ImageSource):
         self.found = source.found
         self.rows = np.asarray(rows, np.uint32 if len(source) < 2**32 else np.int64)
         self.label_names = source.label_names
+        self.shard_window = source.shard_window
         if source.shard_sizes is not None:
             ends = np.searchsorted(self.rows, np.cumsum(source.shard_sizes))
             self.shard_sizes = np.diff(ends, prepend=0)

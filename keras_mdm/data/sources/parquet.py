@@ -1,9 +1,8 @@
 """Parquet files with the bytes of pictures, such as the data sets of Hugging Face."""
 
-import functools
+import logging
 import os
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,14 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
+from keras_mdm.data.sources.kept_groups import KeptGroups
 from keras_mdm.data.sources.table import FILE, number_classes
 from keras_mdm.data.sources.texts import captions_in, is_text, text_of
 
-# Groups of rows in memory: two windows of the order, and one that is read ahead.
-_GROUPS = 24
+_log = logging.getLogger(__name__)
+
+# Bytes of groups of rows in memory.
+_MEMORY = 4 * 2**30
 
 
 class ParquetImages(ImageSource):
@@ -31,6 +33,9 @@ class ParquetImages(ImageSource):
             usual ones is looked for unless given.
         caption: likewise for captions, a text or a list; none if there is no such column.
         label: likewise for the class, by number or by name; names are read when it is opened.
+        memory: bytes of groups of rows that are kept, 4 GiB unless given. Where the groups of two
+            windows of the order would take more, fewer groups are mixed at a time; three are kept
+            in any case.
         max_skipped: see `ImageSource`.
 
     Raises:
@@ -48,13 +53,15 @@ class ParquetImages(ImageSource):
         image: str | None = None,
         caption: str | None = None,
         label: str | None = None,
+        memory: int = _MEMORY,
         max_skipped: float = MAX_SKIPPED,
     ):
         import pyarrow.parquet
 
+        memory = checks.integer("memory", memory, minimum=1)
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
-        broken, schema = [], None
+        broken, schema, sizes = [], None, []
         wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
             try:
@@ -75,6 +82,7 @@ class ParquetImages(ImageSource):
             for group in range(meta.num_row_groups):
                 self._groups.append((path, group))
                 self.shard_sizes.append(meta.row_group(group).num_rows)
+                sizes.append(_bytes_of(meta.row_group(group), self._names.values()))
         super().__init__(broken, max_skipped)
         self.check_shards(broken, len(paths))
         self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
@@ -83,8 +91,16 @@ class ParquetImages(ImageSource):
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
         self._classes = self._named_classes(schema)
-        self._locks = [threading.Lock() for _ in range(8)]
-        self._kept = functools.lru_cache(maxsize=_GROUPS)(self._load)
+        self._kept = KeptGroups(sizes, self._load, memory)
+        self.shard_window = self._kept.window
+        self.choices |= {part: name for part, name in self._names.items() if name is not None}
+        if self._kept.least > memory:
+            self.choices["memory"] = f"{self._kept.least / 1e9:.1f} GB for three groups of rows"
+            _log.warning(
+                "groups of rows are large: three of them take %.1f GB of memory. To need less, "
+                "write the files with a smaller row_group_size, or run `keras-mdm prepare` once",
+                self._kept.least / 1e9,
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -108,12 +124,10 @@ class ParquetImages(ImageSource):
     def read(self, row: int) -> Record:
         """Read one record; see `ImageSource.read`."""
         group, place = self._place(row)
-        # One thread reads a group, the others wait for it.
-        with self._locks[group % len(self._locks)]:
-            try:
-                table = self._kept(group)
-            except Exception as problem:
-                raise Unusable(f"cannot be read: {problem}") from problem
+        try:
+            table = self._kept[group]
+        except Exception as problem:
+            raise Unusable(reason_of(problem)) from problem
         values = {k: column[place].as_py() for k, column in table.items() if k != "caption"}
         data = values["image"]
         data = data.get("bytes") if isinstance(data, dict) else data
@@ -161,10 +175,25 @@ class ParquetImages(ImageSource):
             whole = pyarrow.parquet.ParquetFile(file, metadata=self._meta[path])
             table = whole.read_row_group(number, columns=wanted)
         return {
-            part: table.column(name).combine_chunks()
+            part: _joined(table.column(name))
             for part, name in self._names.items()
             if name is not None
         }
+
+
+def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
+    """Bytes of some columns of a group of rows, once it is unpacked."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if column.path_in_schema.partition(".")[0] in names
+    )
+
+
+def _joined(column: Any) -> Any:
+    """A column in one piece, where one can hold it: places in a piece take 31 bits."""
+    return column.combine_chunks() if column.nbytes < 2**31 else column
 
 
 def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:

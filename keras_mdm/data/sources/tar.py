@@ -17,7 +17,7 @@ from keras_mdm.data.sources.index_cache import index_files
 from keras_mdm.data.sources.table import CAPTION
 from keras_mdm.data.sources.tar_index import COLUMNS, REST, fits, index_of, unreadable
 from keras_mdm.data.sources.tar_members import BLOCK
-from keras_mdm.data.sources.texts import text_of
+from keras_mdm.data.sources.texts import captions_in, text_of
 
 
 class TarImages(ImageSource):
@@ -131,12 +131,4 @@ def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
         raise Unusable(f"its json {reason_of(problem)}") from problem
     if not isinstance(fields, dict):
         return ()
-    return next(filter(None, (_texts(fields.get(name)) for name in CAPTION)), ())
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    """The captions that a field holds. NaN stands for one that is missing, and what is neither text
-    nor number is none."""
-    values = value if isinstance(value, list) else [value]
-    kept = (v for v in values if (isinstance(v, str) and v) or checks.is_real(v))
-    return tuple(map(str, kept))
+    return next(filter(None, (captions_in(fields.get(name)) for name in CAPTION)), ())

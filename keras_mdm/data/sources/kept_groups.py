@@ -1,0 +1,55 @@
+"""Groups of rows that are kept in memory for a while, so many that they fit into it."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Groups in memory: two windows of the order, and one that is read ahead.
+_MOST = 24
+# Fewer are read again for every record where a window begins.
+_LEAST = 3
+# Windows of the order that are in use at a time, and a group that is about to be read.
+_WINDOWS, _AHEAD = 2, 1
+
+
+class KeptGroups:
+    """What was loaded last, up to a number of bytes.
+
+    Attributes:
+        window: most groups that may be mixed at a time, so that what is mixed fits.
+        least: bytes that are needed at least.
+
+    Args:
+        sizes: bytes of each group in memory.
+        load: function of the number of a group.
+        memory: bytes that all kept groups may take; three are kept in any case.
+    """
+
+    def __init__(self, sizes: Sequence[int], load: Callable[[int], Any], memory: int):
+        self._sizes, self._load, self._memory = sizes, load, memory
+        largest = max(sizes, default=0)
+        self.window = max(1, (memory // max(1, largest) - _AHEAD) // _WINDOWS)
+        self.least = sum(sorted(sizes)[-_LEAST:])
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        # One thread reads a group, the others wait for it.
+        self._reading = [threading.Lock() for _ in range(8)]
+
+    def __getitem__(self, group: int) -> Any:
+        with self._reading[group % len(self._reading)]:
+            with self._lock:
+                if group in self._kept:
+                    self._kept.move_to_end(group)
+                    return self._kept[group]
+            loaded = self._load(group)
+            with self._lock:
+                self._kept[group] = loaded
+                self._bytes += self._sizes[group]
+                while len(self._kept) > _LEAST and (
+                    len(self._kept) > _MOST or self._bytes > self._memory
+                ):
+                    oldest, _ = self._kept.popitem(last=False)
+                    self._bytes -= self._sizes[oldest]
+            return loaded
