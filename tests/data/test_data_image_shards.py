@@ -22,8 +22,10 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.beam import prepare_with_beam
 from keras_mdm.data.image_shards import ImagePreparation
+from keras_mdm.data.picture_files import FORMATS
 from keras_mdm.files import temporary_path
 
+NO_PICTURE = f"is not a picture ({', '.join(FORMATS)} are read)"
 OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "max_skipped": 0.2}
 
 
@@ -63,7 +65,7 @@ def test_shards_hold_the_squares_and_all_that_is_known(folder, tmp_path):
     for shard in manifest["shards"]:
         data = (tmp_path / "shards" / shard["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == shard["sha256"]
-    assert read_skipped(tmp_path / "shards") == [("first/04.png", "is not a picture")]
+    assert read_skipped(tmp_path / "shards") == [("first/04.png", NO_PICTURE)]
 
 
 def test_preparing_goes_on_where_it_was_stopped(folder, tmp_path):
@@ -158,9 +160,7 @@ def test_without_beam_the_error_says_what_to_install(folder, tmp_path, monkeypat
 def test_the_list_of_what_was_skipped_is_a_table(folder, tmp_path):
     prepare(folder, tmp_path / "shards")
     with (tmp_path / "shards" / "skipped.csv").open() as file:
-        assert list(csv.DictReader(file)) == [
-            {"file": "first/04.png", "reason": "is not a picture"}
-        ]
+        assert list(csv.DictReader(file)) == [{"file": "first/04.png", "reason": NO_PICTURE}]
 
 
 def test_two_calls_at_once_write_each_shard_once(folder, tmp_path, capsys):
