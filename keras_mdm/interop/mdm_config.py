@@ -33,6 +33,8 @@ DEFAULTS = {
     "skip_inner_unet_input": False,
     "freeze_inner_unet": False,
 }
+# The official architectures have up to five.
+_MAX_NESTS = 16
 BLOCK_DEFAULTS = {"num_groups_norm": 32, "dropout": 0.0, "use_attention_ffn": False}
 
 
@@ -66,6 +68,7 @@ def spec_from_config(
             fix="pass the network's section of the configuration",
             type=type(config).__name__,
         )
+    require_nests(config)
     nets = _nets(config)
     text_width = _text_width(nets)
     levels, frames = [], _frames(nets)
@@ -97,6 +100,27 @@ def spec_from_config(
         in_channels=in_channels,
         out_channels=out_channels,
     )
+
+
+def require_nests(network: Any) -> None:
+    """Raise unless the networks inside of each other come to an end.
+
+    Args:
+        network: the network's section.
+
+    Raises:
+        ValueError: if there are more than any model has; references of YAML may be endless.
+    """
+    depth = 0
+    while isinstance(network, Mapping):
+        depth += 1
+        if depth > _MAX_NESTS:
+            raise checks.error(
+                f"there may be at most {_MAX_NESTS} networks inside of each other",
+                fix="remove an `inner_config`; one may not hold itself",
+                networks=f"{depth} or more",
+            )
+        network = network.get("inner_config")
 
 
 def with_text_width(whole: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:

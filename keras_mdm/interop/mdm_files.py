@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.interop.mdm_config import require_nests
 from keras_mdm.interop.torch_reader import TorchFile
 
 NETWORK, DIFFUSION = "unet_config", "diffusion_config"
 
+# Of a configuration file; the released ones have some hundred values in 3 kB.
+_MAX_BYTES, _MAX_VALUES = 2**20, 10_000
 # How many networks each architecture has around the innermost one.
 NESTS = {"unet": 0, "nested_unet": 1, "nested2_unet": 2, "nested3_unet": 3, "nested4_unet": 4}
 
@@ -45,7 +48,9 @@ def read_config(config: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]
                 fix="pass the file that belongs to the model, such as cc12m_64x64.yaml",
                 sections=sorted(map(str, config)),
             )
+        require_nests(config)
         return {NETWORK: dict(config)}
+    require_nests(config[NETWORK])
     whole = dict(config)
     whole[NETWORK] = _with_nests(whole)
     return whole
@@ -63,7 +68,7 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
             "the configuration must be a file", fix="check the path", config=str(path)
         )
     try:
-        import yaml
+        import yaml  # noqa: F401 (whether it is there)
     except ImportError:
         raise checks.error(
             "reading YAML needs the package pyyaml",
@@ -71,8 +76,11 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
             config=str(path),
         ) from None
     try:
-        found = yaml.safe_load(Path(path).read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        found = _load_yaml(Path(path))
+    # The parser raises what it comes across: of dates that are none, of texts nested too deeply ...
+    except MemoryError:
+        raise
+    except Exception as problem:
         raise checks.error(
             "the configuration must be YAML",
             fix="pass the configuration as `config`, the checkpoint as `weights`",
@@ -87,6 +95,35 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
             type=type(found).__name__,
         )
     return found
+
+
+def _load_yaml(path: Path) -> Any:
+    import yaml
+
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than {_MAX_BYTES}")
+    loader = yaml.SafeLoader(path.read_bytes())
+    try:
+        node = loader.get_single_node()
+        _count_nodes(node, {})  # before references are followed
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: Any, counts: dict[int, int]) -> int:
+    """Number of values below a node, what is referred to counted each time."""
+    if id(node) not in counts:
+        counts[id(node)] = _MAX_VALUES + 1  # until it is known: one inside of itself is endless
+        inside = getattr(node, "value", ())
+        pairs = inside if isinstance(inside, list) else ()
+        children = [
+            child for pair in pairs for child in (pair if isinstance(pair, tuple) else [pair])
+        ]
+        counts[id(node)] = 1 + sum(_count_nodes(child, counts) for child in children)
+    if counts[id(node)] > _MAX_VALUES:
+        raise ValueError(f"its references (&, *) make more than {_MAX_VALUES} values of it")
+    return counts[id(node)]
 
 
 def _with_nests(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import io
 import os
 import pickle
+import reprlib
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.interop.torch_pickle import SafeUnpickler
+from keras_mdm.interop.torch_pickle import SafeUnpickler, too_large
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -37,8 +39,9 @@ def read_legacy(path: str | os.PathLike) -> Any:
 
     def storage(pid: Any) -> tuple[str, str]:
         kind, code, key, *_ = pid
-        if kind != "storage" or not isinstance(code, str) or code == "bfloat16":
-            raise _broken(path, f"a storage of an unknown type, {pid!r:.80}")
+        known = isinstance(code, str) and code != "bfloat16" and isinstance(key, str | int)
+        if kind != "storage" or not known:
+            raise _broken(path, f"a storage of an unknown type, {reprlib.repr(pid)}")
         storages.setdefault(str(key), None)
         return str(key), code
 
@@ -49,7 +52,8 @@ def read_legacy(path: str | os.PathLike) -> Any:
             return None
         values, size, stride = data.view(code), tuple(size), tuple(stride)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if min((offset, *size, *stride)) < 0 or (0 not in size and last >= values.size):
+        beyond = min((offset, *size, *stride)) < 0 or (0 not in size and last >= values.size)
+        if beyond or too_large(size, values.size):
             raise _broken(path, f"a tensor that reaches beyond its storage, {size}, {stride}")
         width = values.itemsize
         view = np.lib.stride_tricks.as_strided(
@@ -79,7 +83,10 @@ def read_legacy(path: str | os.PathLike) -> Any:
             storages[key] = np.frombuffer(data, np.uint8)
         file.seek(begin)
         return load()
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError) as problem:
+    except (
+        *(pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError),
+        *(OverflowError, RecursionError, UnicodeDecodeError, struct.error),
+    ) as problem:
         raise _broken(path, f"{type(problem).__name__}: {problem}") from None
 
 

@@ -4,6 +4,7 @@ A pickle is a program: it may name any function of any module and call it. Here 
 in a table of a few harmless stand-ins, and nowhere else.
 """
 
+import math
 import pickle
 from typing import Any, BinaryIO
 
@@ -65,6 +66,23 @@ OFFICIAL_MODULES = (
 )
 
 
+# A tuple that holds the same one twice, which does so again, is small in the file and endless to
+# compare or print; a deep one overflows the stack.
+_MAX_NESTED, _MAX_DEPTH = 100_000, 64
+# A tensor may show the values of its storage more than once, such as one that was expanded.
+_MORE_VALUES = 2**20
+
+
+def too_large(size: tuple[int, ...], values: int) -> bool:
+    """Whether a tensor claims far more values than its storage holds, as strides of 0 allow.
+
+    Args:
+        size: its shape.
+        values: number of values of the storage.
+    """
+    return len(size) > 32 or math.prod(max(side, 1) for side in size) > values + _MORE_VALUES
+
+
 class Record:
     """A stand-in for an object of a class that is not at hand: keeps its state, does nothing."""
 
@@ -97,7 +115,8 @@ class Record:
         self.__dict__.setdefault("entries", {})[key] = value
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.__dict__})"
+        # Names only: what they hold may hold this one.
+        return f"{type(self).__name__}({', '.join(self.__dict__)})"
 
 
 class _Mapping(dict):
@@ -198,7 +217,12 @@ class SafeUnpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, make_tensor: Any, make_storage: Any):
         super().__init__(file, encoding="latin1")
         self._table = {**_harmless(), **_rebuild(make_tensor)}
+        for names in (("builtins", "tuple"), ("__builtin__", "tuple"), ("torch", "Size")):
+            self._table[names] = lambda items=(): self._weighed(tuple(items))
         self._make_storage = make_storage
+        # Of tuples in tuples: the tuple itself, so that its address stays its own, how many things
+        # it holds at any depth, and how deep it is.
+        self._tuples: dict[int, tuple[tuple, int, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in the table; official classes become `Record`s, all else is refused."""
@@ -207,6 +231,30 @@ class SafeUnpickler(pickle._Unpickler):
         if module.split(".")[0] in OFFICIAL_MODULES and name.isidentifier():
             return self._table.setdefault((module, name), type(name, (Record,), {}))
         raise _refused(f"{module}.{name}")
+
+    def _weighed(self, made: tuple) -> tuple:
+        inside = [self._tuples[id(item)] for item in made if id(item) in self._tuples]
+        count = len(made) + sum(count for _, count, _ in inside)
+        depth = 1 + max((depth for _, _, depth in inside), default=0)
+        if count > _MAX_NESTED or depth > _MAX_DEPTH:
+            raise checks.error(
+                "tuples of a checkpoint must be small",
+                fix="do not use this file unless you trust who made it; nothing in it was run",
+                entries=count,
+                depth=depth,
+            )
+        self._tuples[id(made)] = made, count, depth
+        return made
+
+    def _weigh_last(self, load: Any) -> None:
+        load(self)
+        self._weighed(self.stack[-1])
+
+    # What makes tuples is followed by a look at what was made.
+    dispatch = dict(pickle._Unpickler.dispatch)
+    for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+        dispatch[_code[0]] = lambda self, load=dispatch[_code[0]]: self._weigh_last(load)
+    del _code
 
     def get_extension(self, code: int) -> None:
         """Refuse the extension registry."""

@@ -4,6 +4,7 @@ import io
 import mmap
 import os
 import pickle
+import reprlib
 import struct
 import zipfile
 import zlib
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.interop.torch_pickle import SafeUnpickler
+from keras_mdm.interop.torch_pickle import SafeUnpickler, too_large
 
 _PART = 2**26  # bytes that are read at a time for the checksum
+_MAX_PICKLE = 2**29
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name and of the extra field
 
 
@@ -66,7 +68,10 @@ class TorchFile:
         """Return what was saved; tensors are read-only float or integer arrays."""
         try:
             # Read whole: only then its checksum is compared.
-            file = io.BytesIO(self._archive.read(f"{self._prefix}data.pkl"))
+            name = f"{self._prefix}data.pkl"
+            if self._archive.getinfo(name).file_size > _MAX_PICKLE:
+                raise self._broken("has a pickle of gigabytes", "tensors are not part of it")
+            file = io.BytesIO(self._archive.read(name))
             return SafeUnpickler(file, self._tensor, self._storage).load()
         except (
             pickle.UnpicklingError,
@@ -76,6 +81,7 @@ class TorchFile:
             IndexError,
             AttributeError,
             TypeError,
+            UnicodeDecodeError,
             struct.error,
             OverflowError,
             RecursionError,
@@ -103,10 +109,11 @@ class TorchFile:
         The id also names the device it lived on; here all of them are read into main memory.
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise self._broken("names an object that is no storage", repr(pid)[:80])
-        code, key = pid[1], str(pid[2])
-        if not isinstance(code, str):
-            raise self._broken("names a storage of an unknown type", repr(code)[:80])
+            raise self._broken("names an object that is no storage", reprlib.repr(pid))
+        code, key = pid[1], pid[2]
+        if not isinstance(code, str) or not isinstance(key, str | int):
+            raise self._broken("names a storage of an unknown type", reprlib.repr(pid))
+        key = str(key)
         if key not in self._storages:
             self._storages[key] = self._bytes(f"{self._prefix}data/{key}")
         return self._storages[key], code
@@ -143,8 +150,11 @@ class TorchFile:
         size, stride = tuple(size), tuple(stride)
         numbers = (*size, *stride, offset)
         if len(size) != len(stride) or any(not checks.is_int(n) or n < 0 for n in numbers):
-            raise self._broken("holds a tensor of an impossible shape", f"{size}, {stride}")
+            shown = f"{reprlib.repr(size)}, {reprlib.repr(stride)}"
+            raise self._broken("holds a tensor of an impossible shape", shown)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if too_large(size, data.nbytes // width):
+            raise self._broken("holds a tensor far larger than its storage", f"{size}, {stride}")
         if 0 not in size and (last + 1) * width > data.nbytes:
             raise self._broken(
                 "holds a tensor that reaches beyond its storage", f"{size}, {stride}"

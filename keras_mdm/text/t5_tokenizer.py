@@ -1,5 +1,6 @@
 """T5's SentencePiece vocabulary, with the prompt rules of the authors' tokenizer."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,13 @@ import numpy as np
 from keras_mdm import checks
 
 PAD, END = "<pad>", "</s>"
-UNKNOWN_TYPE, CONTROL_TYPE = 2, 3  # of SentencePiece's kinds of pieces
+# SentencePiece's kinds of pieces.
+NORMAL_TYPE, UNKNOWN_TYPE, CONTROL_TYPE, BYTE_TYPE = 1, 2, 3, 6
+_KINDS = (1, 2, 3, 4, 5, 6)
+# Its kinds of models: unigram, BPE, words, characters.
+_MODELS = (1, 2, 3, 4)
+# Scores are logarithms of probabilities, or places in an order.
+_MAX_SCORE = 1e8
 
 
 class T5Tokenizer:
@@ -101,25 +108,51 @@ class T5Tokenizer:
 
 
 def _parse(model: bytes) -> Any:
-    """The model as a protocol buffer; only the fields that are used here are declared."""
+    """The model as a protocol buffer, of which only the fields that are declared here are left.
+
+    SentencePiece trusts its models: what is damaged ends the process instead of raising.
+    """
     from google.protobuf.message import DecodeError
 
     proto = _message_class()()
     try:
         proto.ParseFromString(model)
-    except DecodeError:
-        proto.Clear()
-    if not proto.pieces:
+        wrong = _damage(proto) if proto.pieces else "it has no pieces"
+    except (DecodeError, UnicodeDecodeError) as problem:
+        wrong = str(problem)
+    if wrong:
         raise checks.error(
-            "the vocabulary must be a SentencePiece model",
+            "the vocabulary must be a whole SentencePiece model",
             fix="use the spiece.model of a T5 model, downloaded whole",
             size=len(model),
+            problem=wrong,
         )
+    proto.DiscardUnknownFields()
     return proto
 
 
+def _damage(proto: Any) -> str | None:
+    """What of a model SentencePiece would not survive."""
+    if proto.trainer_spec.model_type not in _MODELS:
+        return f"it is of the unknown kind {proto.trainer_spec.model_type}"
+    seen, unknown, normal = set(), 0, 0
+    for number, piece in enumerate(proto.pieces):
+        name, score, kind = piece.piece, piece.score, piece.type
+        # Bytes are what is no UTF-8.
+        if not name or isinstance(name, bytes) or "\0" in name or name in seen:
+            return f"piece {number} is {name!r:.40}: empty, no text, or there before"
+        if kind not in _KINDS or not abs(score) <= _MAX_SCORE:  # NaN is no number either
+            return f"piece {number} is of kind {kind} and has the score {score}"
+        if kind == BYTE_TYPE and not re.fullmatch("<0x[0-9A-F]{2}>", name):
+            return f"piece {number} stands for a byte and is called {name!r:.40}"
+        seen.add(name)
+        unknown += kind == UNKNOWN_TYPE
+        normal += kind == NORMAL_TYPE
+    return None if unknown <= 1 and normal else f"{unknown} pieces are for unknown characters"
+
+
 def _message_class() -> type:
-    """SentencePiece's ModelProto. Fields that are not declared survive a round trip."""
+    """SentencePiece's ModelProto, without its tests of itself and notes on how it was trained."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kind = descriptor_pb2.FieldDescriptorProto
@@ -129,10 +162,12 @@ def _message_class() -> type:
 
     def declare(message: str, fields: Sequence[tuple]) -> None:
         found = file.message_type.add(name=message)
-        for name, number, field_type, label, type_name in fields:
-            found.field.add(
+        for name, number, field_type, label, type_name, *default in fields:
+            added = found.field.add(
                 name=name, number=number, type=field_type, label=label, type_name=type_name
             )
+            if default:
+                (added.default_value,) = default
 
     one, many = kind.LABEL_OPTIONAL, kind.LABEL_REPEATED
     inside = ".keras_mdm_sentencepiece."
@@ -141,7 +176,15 @@ def _message_class() -> type:
         [
             ("piece", 1, kind.TYPE_STRING, one, None),
             ("score", 2, kind.TYPE_FLOAT, one, None),
-            ("type", 3, kind.TYPE_INT32, one, None),
+            ("type", 3, kind.TYPE_INT32, one, None, "1"),
+        ],
+    )
+    declare(
+        "Trainer",
+        [
+            ("model_type", 3, kind.TYPE_INT32, one, None, "1"),
+            ("treat_whitespace_as_suffix", 24, kind.TYPE_BOOL, one, None),
+            ("byte_fallback", 35, kind.TYPE_BOOL, one, None),
         ],
     )
     declare(
@@ -158,6 +201,7 @@ def _message_class() -> type:
         "Model",
         [
             ("pieces", 1, kind.TYPE_MESSAGE, many, f"{inside}Piece"),
+            ("trainer_spec", 2, kind.TYPE_MESSAGE, one, f"{inside}Trainer"),
             ("normalizer_spec", 3, kind.TYPE_MESSAGE, one, f"{inside}Rules"),
         ],
     )

@@ -1,6 +1,8 @@
 """The prompt rules of the authors' tokenizer, on a vocabulary trained here."""
 
 import io
+import math
+import struct
 
 import pytest
 
@@ -144,3 +146,44 @@ def test_names_of_control_tokens_are_words(spiece, name):
         (row,) = found.rows([f"a {name} dog"])
         assert row[-1] == 1 and not {0, 1, 2} & set(row[:-1])
         assert (found.encode([f"a {name} dog"]) != 0).all()
+
+
+def numbered(number, kind, data):
+    """A field of a protocol buffer."""
+    head = bytes([number << 3 | kind])
+    return head + (bytes([len(data)]) + data if kind == 2 else data)
+
+
+def piece(name, score=-1.0, kind=1):
+    inside = numbered(1, 2, name) + numbered(2, 5, struct.pack("<f", score))
+    return numbered(1, 2, inside + numbered(3, 0, bytes([kind])))
+
+
+WHOLE = [piece(b"<pad>", 0, 3), piece(b"</s>", 0, 3), piece(b"<unk>", 0, 2), piece(b"a")]
+DAMAGED = {
+    "no number": piece(b"b", math.nan),
+    "endless": piece(b"b", -math.inf),
+    "huge": piece(b"b", 3e38),
+    "twice": piece(b"a"),
+    "without a name": piece(b""),
+    "no character": piece(b"b\0c"),
+    "no text": piece(b"\xff\xfe"),
+    "of no kind": piece(b"b", kind=9),
+    "two unknown": piece(b"b", kind=2),
+    "no byte": piece(b"b", kind=6),
+    "of a model of no kind": numbered(2, 2, numbered(3, 0, bytes([77]))),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_models_are_refused_before_they_are_loaded(kind):
+    """SentencePiece ends the process, or reads where there is nothing."""
+    with pytest.raises(ValueError, match="whole SentencePiece model.*To fix it"):
+        T5Tokenizer(b"".join(WHOLE) + DAMAGED[kind], length=8, max_characters=9)
+
+
+def test_notes_of_a_model_do_not_count(spiece, tokenizer):
+    """Tests of itself and the rules for going back are others' bytes that are not needed."""
+    notes = numbered(4, 2, b"\x0a\x7f") + numbered(5, 2, numbered(2, 2, b"\xff" * 9))
+    other = T5Tokenizer(spiece + notes, length=128, max_characters=512)
+    assert other.rows(SENTENCES[:5]) == tokenizer.rows(SENTENCES[:5])
