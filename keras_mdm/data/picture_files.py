@@ -15,6 +15,8 @@ MAX_PIXELS = 64_000_000
 # Pillow's names. It knows some forty formats, of which some start programs (EPS: Ghostscript) and
 # most are hardly ever tested with what was made to do harm.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+# Of the others, those that begin with what nothing else begins with.
+_NOT_READ = ("EPS", "PSD", "ICNS", "ICO", "DDS", "SGI", "PCX", "WMF")
 # Pillow's modes by the number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -55,7 +57,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
             tile = [picture.tag_v2.get(tag, 1) for tag in _TILE_SIDES]
             width, height = max(width, tile[0]), max(height, tile[1])
     except Image.UnidentifiedImageError as problem:
-        raise Unusable(f"is not a picture ({', '.join(FORMATS)} are read)") from problem
+        raise Unusable(_other_format(data) or "is not a picture") from problem
     except Image.DecompressionBombError as problem:
         raise Unusable("has far too many pixels") from problem
     except Exception as problem:
@@ -65,6 +67,17 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
     if picture.format == "PNG":
         _scale_transparent_colour(picture)
     return picture
+
+
+def _other_format(data: bytes) -> str | None:
+    """What is said of a format that Pillow knows and that is not read; nothing of it is parsed."""
+    from PIL import Image
+
+    for name in _NOT_READ:
+        accept = Image.OPEN.get(name, (None, None))[1]
+        if accept is not None and accept(data[:16]) is True:
+            return f"is of the format {name}, which is not read"
+    return None
 
 
 @functools.cache

@@ -216,13 +216,16 @@ def test_formats_that_are_not_read(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("started a program"))
     picture = Image.new("F" if kind == "spider" else "RGB", (64, 64))
     data = encoded(picture, kind)
-    with pytest.raises(Unusable, match="is not a picture .*PNG, JPEG"):
+    # Some have nothing that they begin with, or Pillow only writes them.
+    plain = kind in ("spider", "tga", "pdf")
+    words = "^is not a picture$" if plain else f"of the format {kind.upper()}, which is not read"
+    with pytest.raises(Unusable, match=words):
         square(data)
     for name in ("a.jpg", "a.gif"):
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(UnusableVideo, match="is not a picture"):
+    with pytest.raises(UnusableVideo, match=words):
         read_clip(tmp_path / "a.gif", ClipRule(8), place=0.0)
-    with pytest.raises(Unusable, match="is not a picture"):
+    with pytest.raises(Unusable, match=words):
         read_picture(tmp_path / "a.jpg")
 
 
