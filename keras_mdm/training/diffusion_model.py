@@ -212,8 +212,6 @@ class MatryoshkaDiffusion(
         self._config = {
             "schedule": schedule.get_config(),
             "shift_power": float(shift_power),
-            "ema_decay": float(ema_decay),
-            "ema_warmup": bool(ema_warmup),
         }
         self._add_residual(residual)
         self._add_null(text_encoder, null_text, null_mask, null_pooled)
@@ -422,6 +420,8 @@ class MatryoshkaDiffusion(
         return {
             "unet": keras.saving.serialize_keras_object(self.unet),
             **self._config,
+            "ema_decay": self.ema.decay,
+            "ema_warmup": self.ema.warmup,
             "prediction": self.process.prediction,
             "loss_target": self.loss_target,
             "level_weights": {} if callable(self.level_weights) else self.level_weights,

@@ -114,6 +114,10 @@ class ExponentialMovingAverage:
             _move(local(average), local(variable), rates[start])
         return applied  # a function has to return something
 
+    def traced_with(self) -> tuple:
+        """What a traced update was made of, besides values."""
+        return self.decay, self.warmup, self.copy_steps, tuple(self.starts)
+
     def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Name the averages and their first steps: "average/<name>" and "start/<name>".
 

@@ -21,6 +21,17 @@ from keras_mdm.models.flags import check_policies, is_lora, lora_kernel, quantiz
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.training.level_process import LevelProcess
 
+# Options of a `MatryoshkaDiffusion` that it does not keep under their names, and where they went.
+# An attribute of such a name would be nobody's.
+_ELSEWHERE = {
+    **dict.fromkeys(("ema_decay", "ema_warmup"), "ema"),
+    **dict.fromkeys(("null_text", "null_mask", "null_pooled"), "null_condition"),
+    **dict.fromkeys(
+        ("schedule", "num_steps", "shift_power", "prediction", "frame", "signal_scale"), "process"
+    ),
+    "residual": "residual_std",
+}
+
 
 class FollowingMixin:
     """Needs `unet`, `process`, `averages` and the options of a `MatryoshkaDiffusion`."""
@@ -167,11 +178,11 @@ class FollowingMixin:
         schedule = optimizer._learning_rate
         if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
             schedule = None
-        starts = [ema.starts for ema in self.averages.by_name.values()]
+        averages = [ema.traced_with() for ema in self.averages.by_name.values()]
         factors = getattr(optimizer, "_factor_by_row", np.zeros(0))
         moving = [(id(v), id(v.regularizer)) for v in self.unet.trainable_variables]
         held = [id(v) for v in optimizer._trainable_variables]
-        parts = (id(optimizer), config, id(schedule), factors.tolist(), starts, moving, held)
+        parts = (id(optimizer), config, id(schedule), factors.tolist(), averages, moving, held)
         return repr((self.testing_key(), parts, self.micro_batches, self.recompute))
 
     def testing_key(self) -> str:
@@ -193,6 +204,14 @@ class FollowingMixin:
     # Operations of Keras
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _ELSEWHERE:
+            raise checks.error(
+                f"`{name}` is chosen when the model is made; afterwards it belongs to "
+                f"model.{_ELSEWHERE[name]}",
+                fix=f"make a new model around the network, as in MatryoshkaDiffusion(model.unet, "
+                f"{name}=...), and give it the averages with start_from(model)",
+                **{name: value},
+            )
         super().__setattr__(name, value)
         if name == "trainable":  # TensorFlow drops what is there already, see `NestedUNet`
             self.unet.trainable = value

@@ -296,6 +296,24 @@ def test_options_of_training_are_traced_again():
         assert np.any(old != new) == (row < 3), row
 
 
+def test_options_that_live_elsewhere_are_refused_by_their_old_name():
+    model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]))
+    for name, value in (("schedule", "linear"), ("prediction", "eps"), ("ema_decay", 0.5)):
+        with pytest.raises(ValueError, match=rf"`{name}` is chosen when .+{THREE_PARTS}"):
+            setattr(model, name, value)
+        assert not hasattr(model, name)
+
+
+def test_another_decay_is_traced_again_and_saved():
+    model = trained_model()
+    model.ema.decay, model.ema.warmup = 0.0, False
+    model.fit(batches(count=1), verbose=0)  # the average becomes the weight
+    for variable, average in model.averages.replacing("ema"):
+        np.testing.assert_allclose(average, variable, atol=1e-6)
+    config = model.get_config()
+    assert (config["ema_decay"], config["ema_warmup"]) == (0.0, False)
+
+
 def test_an_optimizer_of_keras_that_does_not_know_new_weights_is_named():
     model = trained_model()
     model.compile(keras.optimizers.Adam(1e-3))
