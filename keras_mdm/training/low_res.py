@@ -72,7 +72,10 @@ def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
         clip = "" if top.frames is None else f", or (B, t, h, h, {channels}), t of {top.frames}"
         raise checks.error(
             f"`{LOW_RES}` must have the shape (B, h, h, {channels}){clip}",
-            fix="crop it to a square as the pictures are cropped",
+            fix="crop it to a square as the pictures are cropped"
+            if shape[-1:] == (channels,)
+            else f"decode it with {channels} channels, or build the network with in_channels = "
+            "out_channels + channels of the picture it sees",
             shape=tuple(shape),
         )
     if value.dtype == tf.uint8:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_mdm.training import batches
 from keras_mdm.training.assertions import require
+from keras_mdm.training.low_res import LOW_RES, low_res_channels
 
 
 def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
@@ -32,14 +33,19 @@ def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
         found = group[key].shape if key in group else tf.TensorShape((None, *expected))
         batches.check_shape(key, found, expected, level)
         if found.rank is None or None in tuple(found[1:]):
-            open_shapes[level] = (key, expected)
+            open_shapes[level, key] = expected
+        seen, channels = group.get(LOW_RES), low_res_channels(model.unet.spec)
+        known = seen is None or (seen.shape.rank is not None and seen.shape[-1] is not None)
+        if channels and not known:
+            clip = seen.shape.rank == 5
+            open_shapes[level, LOW_RES] = (*([None] * (3 if clip else 2)), channels)
     if not open_shapes:
         return dataset
     nested = all(isinstance(value, Mapping) for value in dataset.element_spec.values())
 
     def shape_all(batch: Mapping[str, Any]) -> Mapping[str, Any]:
         groups = dict(batch) if nested else {levels[-1]: batch}
-        for level, (key, expected) in open_shapes.items():
+        for (level, key), expected in open_shapes.items():
             value = _with_shape(key, groups[level][key], expected, level)
             groups[level] = {**groups[level], key: value}
         return groups if nested else groups[levels[-1]]
@@ -47,17 +53,21 @@ def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
     return dataset.map(tf.autograph.experimental.do_not_convert(shape_all), num_parallel_calls=1)
 
 
-def _with_shape(key: str, value: tf.Tensor, expected: tuple[int, ...], level: str) -> tf.Tensor:
+def _with_shape(
+    key: str, value: tf.Tensor, expected: tuple[int | None, ...], level: str
+) -> tf.Tensor:
+    known = [(axis, length) for axis, length in enumerate(expected, 1) if length is not None]
     fits = tf.cond(
         tf.equal(tf.rank(value), len(expected) + 1),
-        lambda: tf.reduce_all(tf.equal(tf.shape(value)[1:], expected)),
+        lambda: tf.reduce_all([tf.equal(tf.shape(value)[axis], n) for axis, n in known]),
         lambda: tf.constant(False),
     )
+    size = "" if None in expected else f" and in the size of level {level}"
     needed = require(
         fits,
-        f"`{key}` must have the shape (B, {', '.join(map(str, expected))})",
-        fix=f"decode the data with {expected[-1]} channels and in the size of level {level}; "
-        "tf.io.decode_image takes channels=",
+        f"`{key}` must have the shape (B, {', '.join(str(n or 'any') for n in expected)})",
+        fix=f"decode the data with {expected[-1]} channels{size}; tf.io.decode_image takes "
+        "channels=",
         shape=tf.shape(value),
     )
     with tf.control_dependencies([needed]):

@@ -209,6 +209,30 @@ def test_what_does_not_fit_is_refused(low_res):
         )
 
 
+def test_a_dataset_need_not_say_the_shape_of_the_picture():
+    model = upsampler([PLAIN_INNER])
+    batch = {"image": np.zeros((4, 8, 8, 3), "uint8"), "low_res": SMALL}
+    told = model.evaluate(batch, batch_size=2, verbose=0)
+
+    def untold(channels, shape):
+        def generate():
+            for rows in (slice(0, 2), slice(2, 4)):
+                yield {"image": batch["image"][rows], "low_res": SMALL[rows, ..., :channels]}
+
+        specs = {
+            "image": tf.TensorSpec((2, 8, 8, 3), "uint8"),
+            "low_res": tf.TensorSpec(shape, "uint8"),
+        }
+        return tf.data.Dataset.from_generator(generate, output_signature=specs)
+
+    for shape in (None, (2, None, None, None)):
+        assert model.evaluate(untold(3, shape), verbose=0) == told
+        with pytest.raises(ValueError, match=r"low_res.+with 3 channels"):
+            model.evaluate(untold(1, shape), verbose=0)
+    with pytest.raises(ValueError, match=r"low_res.+with 3 channels"):
+        model.evaluate({**batch, "low_res": SMALL[..., :1]}, verbose=0)
+
+
 def test_networks_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=THREE_PARTS):
         MatryoshkaDiffusion(build_nested_unet([PLAIN_INNER], in_channels=1, out_channels=3))
