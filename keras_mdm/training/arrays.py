@@ -40,7 +40,7 @@ def as_array(value: Any) -> Any:
         if value.dtype == object and not all(isinstance(v, str | bytes) for v in value.flat):
             raise checks.error(
                 "data must be arrays of numbers or of texts, of one shape per sample",
-                fix="bring the pictures to one size",
+                fix='bring the pictures to one size; a text that is missing is ""',
                 dtype=str(value.dtype),
                 shape=value.shape,
             )

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.training.assertions import require
 from keras_mdm.training.conditions import NO_CLASS
 from keras_mdm.training.remainder import SAMPLE_WEIGHT
 
@@ -125,7 +126,7 @@ class Naming:
             return {"text": y}
         raise checks.error(
             f"`y` must be {self._expected()}",
-            fix=self._advice(shape),
+            fix=self._advice(shape, dtype),
             dtype=dtype.name if hasattr(y, "dtype") else type(y).__name__,
             shape=shape,
         )
@@ -139,10 +140,12 @@ class Naming:
             return "left out: the network has no conditions"
         return ", ".join(kinds) + " or a dict of conditions"
 
-    def _advice(self, shape: tuple) -> str:
+    def _advice(self, shape: tuple, dtype: Any) -> str:
         spec = self._spec
-        if spec.num_classes and len(shape) == 2 and shape[1] == spec.num_classes:
+        if spec.num_classes and len(shape) == 2 and shape[1] not in (None, 1):
             return "pass the numbers of the classes, np.argmax(y, axis=-1)"
+        if spec.num_classes and dtype.is_floating:
+            return "cast whole numbers to integers"
         if not (spec.num_classes or spec.text_width or spec.pooled_width):
             return "leave it out, or build the network with num_classes or text_width"
         return "pass one class or caption for every picture"
@@ -178,6 +181,7 @@ class Naming:
         from keras_mdm.data.python_calls import call_python
 
         spec, encoder = self._spec, self._encoder()
+        captions = _checked_captions(captions)
         keys = [*(("text", "text_mask") if spec.text_width else ())]
         keys += ["pooled"] if spec.pooled_width else []
 
@@ -194,6 +198,20 @@ class Naming:
         for key, value in zip(keys, found, strict=True):
             value.set_shape((captions.shape[0], *shapes[key]))
         return dict(zip(keys, found, strict=True))
+
+
+def _checked_captions(captions: tf.Tensor) -> tf.Tensor:
+    readable = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="ignore")
+    wrong = tf.boolean_mask(captions, readable != captions)
+    needed = require(
+        tf.equal(tf.size(wrong), 0),
+        "captions must be UTF-8",
+        fix='decode them from what they were written in, as in text.decode("cp1252")',
+        # An error that is no UTF-8 itself would be another error.
+        captions=tf.strings.unicode_transcode(wrong, "UTF-8", "UTF-8", errors="replace"),
+    )
+    with tf.control_dependencies([needed]):
+        return tf.identity(captions)
 
 
 def _first_row(value: Any) -> Any:

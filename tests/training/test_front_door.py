@@ -105,6 +105,16 @@ def test_captions_are_encoded_batch_by_batch():
     )
 
 
+@pytest.mark.parametrize("wrong", ["B\u00e4r".encode("cp1252"), "\u8d64".encode("shift-jis")])
+def test_captions_that_are_not_utf8(wrong):
+    model = make_model(text_width=TEXT_WIDTH)
+    captions = [b"a cat", wrong, *CAPTIONS[2:]]
+    for given in ((IMAGES, np.array(captions, object)), (pairs(captions),)):
+        with pytest.raises(ValueError, match="captions must be UTF-8. Received: .+To fix it: "):
+            model.fit(*given, verbose=0)
+    assert int(model.optimizer.iterations) == 0
+
+
 def test_one_batch_is_one_step():
     one, two = make_model(num_classes=CLASSES), make_model(num_classes=CLASSES)
     for rows in (slice(0, 4), slice(4, 6)):
@@ -175,7 +185,8 @@ def test_fit_of_arrays_shuffles_unless_told(options, kept):
     ("x", "y", "message"),
     [
         (IMAGES, np.eye(CLASSES)[LABELS], "np.argmax"),
-        (IMAGES, LABELS + 0.7, "integer classes"),
+        (IMAGES, LABELS + 0.7, "integer classes.*cast whole numbers"),
+        (IMAGES, np.eye(CLASSES + 1)[LABELS], "np.argmax"),
         (IMAGES, LABELS + 1, "from -1 \\(none\\) to 2.*largest=3"),
         (IMAGES, CAPTIONS, "integer classes"),
         (IMAGES, LABELS[:5], r"rows=\[5, 6\]"),
