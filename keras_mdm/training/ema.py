@@ -221,5 +221,8 @@ class ExponentialMovingAverage:
 def _move(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
     # e - (1 - d)(e - w): the fused kernel reads and writes each array once, and the form is more
     # accurate than d e + (1 - d) w when d is close to 1.
-    difference = average - tf.cast(variable, tf.float32)
+    # After the rate, which the end of a step tells: differences of frozen weights could be taken at
+    # its beginning, and all of them, as large as the network, would be kept until then.
+    with tf.control_dependencies([rate]):
+        difference = average - tf.cast(variable, tf.float32)
     tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rate, delta=difference)

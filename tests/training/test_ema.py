@@ -128,3 +128,27 @@ def test_replica_copies_are_equal_and_equal_to_one_device(two_replicas):
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(first, single)
     assert np.max(np.abs(single)) > 0.1
+
+
+def test_differences_are_taken_when_they_are_needed():
+    """Those of frozen weights wait for nothing else: all would be kept through the whole step."""
+    frozen = [keras.Variable(np.ones((8, 8), "float32"), trainable=False) for _ in range(3)]
+    ema = ExponentialMovingAverage(frozen)
+
+    def step(late):
+        ema.update(tf.constant(1, tf.int64), late)
+        return late
+
+    traced = tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec((), tf.float32))
+    differences = [op for op in traced.graph.get_operations() if op.type == "Sub"]
+    differences = [op for op in differences if op.outputs[0].shape == (8, 8)]
+    assert len(differences) == 3
+    (late,) = traced.inputs[:1]
+    for op in differences:
+        before, waiting = set(), [op]
+        while waiting:
+            found = waiting.pop()
+            if found not in before:
+                before.add(found)
+                waiting += [each.op for each in found.inputs] + list(found.control_inputs)
+        assert late.op in before
