@@ -22,10 +22,9 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.beam import prepare_with_beam
 from keras_mdm.data.image_shards import ImagePreparation
-from keras_mdm.data.picture_files import FORMATS
 from keras_mdm.files import temporary_path
 
-NO_PICTURE = f"is not a picture ({', '.join(FORMATS)} are read)"
+NO_PICTURE = "is not a picture"
 OPTIONS = {"size": 4, "records_per_shard": 5, "image_format": "png", "max_skipped": 0.2}
 
 
