@@ -6,9 +6,9 @@
 As many levels, phases, samples per batch, groups, micro-batches and averages as at the paper's
 scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
 logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; channels 32
-inside and 16 outside, one block per resolution, 4 steps per phase, a checkpoint every 2. The data
-is made, beside the run directory. The same command goes on where it was stopped, also with another
-number of devices.
+inside and 16 outside, one block per resolution, one attention layer of a kind, two resolutions at
+the innermost level, 4 steps per phase, a checkpoint every 2. The data is made, beside the run
+directory. The same command goes on where it was stopped, also with another number of devices.
 
 TensorFlow's graph optimizer is switched off: at every start it would work for minutes on the graphs
 of many replicas, for steps that take seconds.
@@ -32,7 +32,7 @@ import tensorflow as tf
 import keras_mdm as mdm
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
-INNER_CHANNELS, OUTER_CHANNELS = 32, 16
+INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 2
 
 
 def add(made: argparse.ArgumentParser) -> None:
@@ -118,19 +118,27 @@ def miniature(scale: common.Scale) -> common.Scale:
 
 
 def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
+    """A level with as few parts as have one of each kind: every replica has a graph of its own."""
     channels = INNER_CHANNELS if inner or any(level.temporal_attention) else OUTER_CHANNELS
-    count = len(level.channels)
+    # Only the innermost level may end at any resolution; the others end where the next one begins.
+    count = INNER_RESOLUTIONS if inner else len(level.channels)
     return dataclasses.replace(
         level,
         size=level.size // divisor,
         channels=(channels,) * count,
         blocks=(1,) * count,
-        attention=tuple(min(1, layers) for layers in level.attention),
-        temporal_attention=tuple(min(1, layers) for layers in level.temporal_attention),
+        attention=_last(level.attention, count),
+        temporal_attention=_last(level.temporal_attention, count),
         heads=2,
         groups=channels // 2,
         resolutions=None,
     )
+
+
+def _last(layers: Sequence[int], count: int) -> tuple[int, ...]:
+    """One attention layer, at the lowest resolution that has any."""
+    having = [number for number, layer in enumerate(layers[-count:]) if layer][-1:]
+    return tuple(int(number in having) for number in range(count))
 
 
 def micro_batches(arguments: argparse.Namespace) -> int | Callable[[mdm.Phase], int]:
