@@ -5,10 +5,11 @@
 
 As many levels, phases, samples per batch, groups, micro-batches and averages as at the paper's
 scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
-logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; channels 32
-inside and 16 outside, one block per resolution, one attention layer of a kind, two resolutions at
-the innermost level, 4 steps per phase, a checkpoint every 2. The data is made, beside the run
-directory. The same command goes on where it was stopped, also with another number of devices.
+logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; clips are a
+quarter as long; channels 32 inside and 16 outside, one block per resolution, one attention layer
+of a kind, two resolutions at the innermost level, 4 steps per phase, a checkpoint every 2. The data
+is made, beside the run directory. The same command goes on where it was stopped, also with another
+number of devices.
 
 TensorFlow's graph optimizer is switched off: at every start it would work for minutes on the graphs
 of many replicas, for steps that take seconds.
@@ -16,6 +17,7 @@ of many replicas, for steps that take seconds.
 
 import argparse
 import dataclasses
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +35,7 @@ import keras_mdm as mdm
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
 INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 2
+FRAME_DIVISOR = 4
 
 
 def add(made: argparse.ArgumentParser) -> None:
@@ -122,9 +125,12 @@ def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
     channels = INNER_CHANNELS if inner or any(level.temporal_attention) else OUTER_CHANNELS
     # Only the innermost level may end at any resolution; the others end where the next one begins.
     count = INNER_RESOLUTIONS if inner else len(level.channels)
+    if level.axis == "time" and not inner:
+        count -= int(math.log2(FRAME_DIVISOR))
     return dataclasses.replace(
         level,
         size=level.size // divisor,
+        frames=level.frames and level.frames // FRAME_DIVISOR,
         channels=(channels,) * count,
         blocks=(1,) * count,
         attention=_last(level.attention, count),
