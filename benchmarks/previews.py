@@ -96,8 +96,10 @@ def main() -> None:
             }
         found[name] = {way: kernel_distance(real, features(x)) for way, x in drawn.items()}
     ways = list(next(iter(found.values())))
-    print(f"\nlevel {LOW} of {LOW} and {HIGH}, {args.images} pictures, 25 steps of DDIM, guidance "
-          f"{GUIDANCE:g}; one half of the drawings against the other: {floor}\n")  # fmt: skip
+    print(
+        f"\nlevel {LOW} of {LOW} and {HIGH}, {args.images} pictures, 25 steps of DDIM, guidance "
+        f"{GUIDANCE:g}; one half of the drawings against the other: {floor}\n"
+    )
     print(f"| second phase | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 1)}")
     for name, row in found.items():
         print(f"| {name} | {' | '.join(str(row[way]) for way in ways)} |")

@@ -145,9 +145,13 @@ def test_from_fit_to_the_command_line(folder, channels, tmp_path, capsys):
     words += ["--init", str(folder / "1.png"), "--strength", "0.5", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0
     expected = model.generate(
-        num_images=1, steps=2, seed=3, init_image=pictures(channels)[1], strength=0.5,
+        num_images=1,
+        steps=2,
+        seed=3,
+        init_image=pictures(channels)[1],
+        strength=0.5,
         progress=False,
-    )  # fmt: skip
+    )
     with Image.open(tmp_path / "out" / "000-sample_16.png") as picture:
         assert picture.mode == MODES[channels]
         found = np.asarray(picture).reshape(16, 16, channels)

@@ -100,8 +100,7 @@ def test_a_folder_in_small_takes_any_levels(recipe):
     folder = recipe("folder")
     parsed = argparse.Namespace(levels=[64, 128, 256], steps=None, batches=None)
     made = [Phase(**phase) for phase in folder.small(parsed).phases]
-    assert [phase.level_names for phase in made] == [
-        ("64",), ("64", "128"), ("64", "128", "256")]  # fmt: skip
+    assert [phase.level_names for phase in made] == [("64",), ("64", "128"), ("64", "128", "256")]
     inner, *outer = made[-1].levels
     assert inner.channels == (16, 32, 64, 128, 256) and inner.attention == (0, 0, 0, 1, 1)
     assert [level.channels for level in outer] == [(16, 32), (16, 32)]
@@ -332,8 +331,9 @@ def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_p
     with pytest.raises(ValueError, match=r"phase 1 \[8\]: `every`.*every=0.*To fix it"):
         fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=never)
     assert not (tmp_path / "run.json").exists()
-    fit_progressively(phases[:1], make_model, make_dataset, run_dir=tmp_path, callbacks=grids,
-                      progress=False)  # fmt: skip
+    fit_progressively(
+        phases[:1], make_model, make_dataset, run_dir=tmp_path, callbacks=grids, progress=False
+    )
     assert len(list((tmp_path / "samples").glob("*_8.png"))) == 2
 
 
@@ -370,8 +370,9 @@ def test_a_run_on_files_from_start_to_samples(tmp_path):
     words += ["--run-dir", str(tmp_path / "run"), "--dtype", "float32"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "at most 1.00% of the records" in done.stderr
-    done = subprocess.run([*words, "--max-skipped", "0.1", "--fresh"], capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [*words, "--max-skipped", "0.1", "--fresh"], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "first/00.png: is empty" in done.stdout
     for name in ("samples.png", "paper_prompts.png", "model.keras", "saved_model"):

@@ -134,8 +134,9 @@ class ImagePreparation:
         record = self.source.read(row)
         captions = usable_captions(record) if self.captions or record.captions else []
         data, size = self._square(record.data)
-        return encode_example(data, captions, record.label, record.key,
-                              record.original_size or size)  # fmt: skip
+        return encode_example(
+            data, captions, record.label, record.key, record.original_size or size
+        )
 
     def _square(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
         picture = open_picture(data, self.rule.max_pixels)

@@ -145,9 +145,13 @@ def load_moving_emoji(
     # Areas of the same large drawing are the same without.
     drawn = sizes if downsample == "area" else sizes[-1:]
     clips = _clips(
-        pairs, frames, drawn, record=record, directory=cache_root(cache_dir) / "moving-emoji",
+        pairs,
+        frames,
+        drawn,
+        record=record,
+        directory=cache_root(cache_dir) / "moving-emoji",
         progress=progress,
-    )  # fmt: skip
+    )
     clips |= {
         size: reduce_pixels(clips[sizes[-1]], size, downsample)
         for size in sizes

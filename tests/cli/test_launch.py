@@ -245,7 +245,11 @@ def test_what_is_printed_is_cut_into_lines(capsys):
     printed.end()
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "[0]" in line] == [
-        "[0] one", "[0] \u00e4", "[0] three", "[0] \ufffd"]  # fmt: skip
+        "[0] one",
+        "[0] \u00e4",
+        "[0] three",
+        "[0] \ufffd",
+    ]
     assert "of the launcher's own" in lines and "[1] no end" in lines
     assert f"[1] {'x' * 40_000}" in lines
 

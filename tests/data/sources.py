@@ -85,8 +85,9 @@ def _folder(root):
 def _csv(root, ending=".csv", comma=","):
     lines = [comma.join(("caption", "file", "label"))]
     for number, file in _files(root / "pictures"):
-        lines.append(comma.join((f'"{caption(number)}"', f"pictures/{file.name}",
-                                 CLASSES[label(number)])))  # fmt: skip
+        lines.append(
+            comma.join((f'"{caption(number)}"', f"pictures/{file.name}", CLASSES[label(number)]))
+        )
     (root / f"table{ending}").write_text("\r\n".join(lines))
     return root
 
@@ -191,7 +192,9 @@ def _numbers(tfds):
 
         def _generate_examples(self):
             for n in range(COUNT):
-                yield n, {"picture": pixels(n), "captions": [{"text": caption(n)}],
-                          "kind": label(n)}  # fmt: skip
+                yield (
+                    n,
+                    {"picture": pixels(n), "captions": [{"text": caption(n)}], "kind": label(n)},
+                )
 
     return Numbers

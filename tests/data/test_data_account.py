@@ -66,8 +66,9 @@ def test_every_file_of_a_strange_folder_is_accounted_for(tmp_path):
     assert sum(source.found.values()) == len(everything)
     assert {file for file, _ in found.broken} == {"d.png", "e.png", "gone.png", "c\udce9.png"}
     assert sum(found.sides.values()) + len(found.broken) == len(source)
-    assert all("no kind that is read" not in r or f in {"n", "o-00000-of-00001"}
-               for f, r in source.unused)  # fmt: skip
+    assert all(
+        "no kind that is read" not in r or f in {"n", "o-00000-of-00001"} for f, r in source.unused
+    )
 
 
 @pytest.mark.parametrize("kind", ["shards", "table"])

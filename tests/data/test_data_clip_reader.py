@@ -157,8 +157,13 @@ def test_lower_levels_are_reductions_of_the_highest(files, tmp_path, kind):
 
 def test_notes_of_rules_are_those_of_before_where_rules_are():
     assert ClipRule(8, short="skip").facts == {
-        "size": 8, "frames": 16, "stride": 4, "start": "fixed", "flip": True, "span": None,
-    }  # fmt: skip
+        "size": 8,
+        "frames": 16,
+        "stride": 4,
+        "start": "fixed",
+        "flip": True,
+        "span": None,
+    }
     for rule in (ClipRule(8), ClipRule(8, short="skip"), ClipRule(8, of=16, downsample="bilinear")):
         assert ClipRule.from_facts(rule.facts) == rule
         assert ClipRule.from_facts(rule.picture(4).facts) == rule.picture(4)

@@ -241,8 +241,9 @@ def test_both_layouts_of_webvid(tmp_path, flat):
         # The place of a clip, and the identity of the data, do not depend on the layout.
         clip = source.read(row, RULE, place=None, mirror=False)
         assert number_of(clip[0]) == int(fixed_place(name) * (count - 6))
-    assert source.identity["sha256"] == digest_of([f"{name}.mp4" for name in names],
-                                                  [f"video {n}" for n in range(3)])  # fmt: skip
+    assert source.identity["sha256"] == digest_of(
+        [f"{name}.mp4" for name in names], [f"video {n}" for n in range(3)]
+    )
     # One that lies in the other place is found as well.
     places = [tmp_path / "1.mp4", tmp_path / "001" / "1.mp4"]
     places[1].parent.mkdir(exist_ok=True)
@@ -355,8 +356,9 @@ def test_shards_of_before_open_and_are_the_same_data(videos, tmp_path):
     old = {"size": SIZE, "frames": 4, "stride": 2, "start": "fixed", "span": None}
     for name in ("manifest.json", "plan.json"):
         assert json.loads((target / name).read_text())["rule"] == old
-    digest = digest_of(shards.keys, shards.captions, [json.dumps({**old, "flip": False},
-                                                                 sort_keys=True)])  # fmt: skip
+    digest = digest_of(
+        shards.keys, shards.captions, [json.dumps({**old, "flip": False}, sort_keys=True)]
+    )
     assert shards.identity == {"records": 5, "sha256": digest}
     assert shards.rule == dataclasses.replace(RULE, flip=False)
     assert prepare_clips(source, target, **options).identity == shards.identity

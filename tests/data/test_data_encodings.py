@@ -106,8 +106,9 @@ def table_of(ending):
     rows = [(f"{number}.png", text, "yes") for number, text in enumerate(CAPTIONS)]
     if ending == "jsonl":
         fields = ("file", "caption", "label")
-        lines = [json.dumps(dict(zip(fields, row, strict=True)), ensure_ascii=False)
-                 for row in rows]  # fmt: skip
+        lines = [
+            json.dumps(dict(zip(fields, row, strict=True)), ensure_ascii=False) for row in rows
+        ]
         return "\n".join(lines)
     comma = {"csv": ",", "tsv": "\t"}[ending]
     lines = [comma.join(("file", "caption", "label"))]

@@ -60,9 +60,14 @@ TRANSPARENT = {
     "8 bits": (8, 0, bytes([200] * 4 + [7] * 4), struct.pack(">H", 7), 200),
     "16 bits": (16, 0, struct.pack(">8H", *[257 * 90] * 4, *[7] * 4), struct.pack(">H", 7), 90),
     "colours": (8, 2, bytes([90] * 12 + [7, 8, 9] * 4), struct.pack(">3H", 7, 8, 9), 90),
-    "colours of 16 bits": (16, 2, struct.pack(">24H", *[257 * 90] * 12, *[32896, 300, 9] * 4),
-                           struct.pack(">3H", 32896, 300, 9), 90),
-}  # fmt: skip
+    "colours of 16 bits": (
+        16,
+        2,
+        struct.pack(">24H", *[257 * 90] * 12, *[32896, 300, 9] * 4),
+        struct.pack(">3H", 32896, 300, 9),
+        90,
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)

@@ -81,8 +81,11 @@ def test_every_record_once_per_epoch_and_resuming_anywhere(opened, kind):
     whole = batches(opened[kind], steps, rule=rule)
     positions = np.concatenate([batch["sample"] for batch in whole])
     assert positions.tolist() == list(range(steps * BATCH))
-    ids = list(itertools.chain(*(sources.numbers({"image": batch["image"]}) for batch in
-                                 batches(opened[kind], steps))))  # fmt: skip
+    ids = list(
+        itertools.chain(
+            *(sources.numbers({"image": batch["image"]}) for batch in batches(opened[kind], steps))
+        )
+    )
     epochs = [ids[first : first + 12] for first in range(0, 60, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5  # another order each time
@@ -157,8 +160,9 @@ def test_one_of_several_captions_by_the_position(save, tmp_path):
     file = save("a.png", sources.pixels(1))
     file.with_suffix(".txt").write_text("number 1\nnumber 2\nnumber 3\n")
     source = open_images(tmp_path / "pictures")
-    chosen = [float(x) for batch in batches(source, 60, encoder=Words())
-              for x in batch["text"][:, 0, 0]]  # fmt: skip
+    chosen = [
+        float(x) for batch in batches(source, 60, encoder=Words()) for x in batch["text"][:, 0, 0]
+    ]
     counts = collections.Counter(chosen)
     assert set(counts) == {1.0, 2.0, 3.0} and min(counts.values()) > 70  # of 300, by chance 100
 
@@ -466,8 +470,10 @@ def test_files_that_only_tensorflow_can_reach(tmp_path, kind, opened):
         (lambda p: (p / "a.csv").write_text("name,caption\nx,y\n") and p, "column of files"),
         (lambda p: (p / "a.csv").write_text("file,caption\n") and p, "must list pictures"),
         (lambda p: (p / "a.csv").write_text("file\rx.png\r") and p, "a line of names of columns"),
-        (lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
-         "one called metadata"),
+        (
+            lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
+            "one called metadata",
+        ),
         (lambda p: (p / "a.tar").write_bytes(b"x" * 2000) and p, "must hold pictures"),
         (lambda p: (p / "a.parquet").write_bytes(b"x" * 2000) and p, "unreadable='1 of 1'"),
         (lambda p: (p / "a.tfrecord").write_bytes(b"") or p, "must hold records"),
@@ -478,7 +484,7 @@ def test_files_that_only_tensorflow_can_reach(tmp_path, kind, opened):
         (lambda p: "tfds:no_such_data_set", "such a data set"),
         (lambda p: "tfds:mnist", "must be prepared on this machine"),
     ],
-)  # fmt: skip
+)
 def test_nothing_to_train_on_is_an_error_at_once(tmp_path, make, message, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("KERAS_MDM_CACHE", str(tmp_path / "cache"))

@@ -30,8 +30,11 @@ def archive(*parts, form=tarfile.GNU_FORMAT):
 @pytest.fixture(scope="module")
 def whole():
     """Forty records of two members, and where the headers are."""
-    parts = [(f"{n:03d}.{e}", PNG if e == "png" else b"text") for n in range(COUNT)
-             for e in ("png", "txt")]  # fmt: skip
+    parts = [
+        (f"{n:03d}.{e}", PNG if e == "png" else b"text")
+        for n in range(COUNT)
+        for e in ("png", "txt")
+    ]
     data = archive(*parts)
     found = list(members(io.BytesIO(data), len(data)))
     return data, [member.place - 512 for member in found]

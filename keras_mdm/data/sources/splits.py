@@ -163,6 +163,8 @@ class Parts:
             return None, iter(())
         code = self._names[self.chosen or None]
         by_code = {code: name for name, code in self._names.items()}
-        others = ((int(r), not_chosen(by_code.get(int(codes[r])), self.chosen))
-                  for r in np.flatnonzero(codes != code))  # fmt: skip
+        others = (
+            (int(r), not_chosen(by_code.get(int(codes[r])), self.chosen))
+            for r in np.flatnonzero(codes != code)
+        )
         return np.flatnonzero(codes == code), others

@@ -133,8 +133,13 @@ class _Shard:
                 self._leave(name, _not_read(ending))
             elif "." in ending:
                 record = key.rpartition("/")[2]
-                self.bad.append((name, f"is the part {ending!r} of the record {record!r}, which "
-                                       "has no picture: names end at their first dot"))  # fmt: skip
+                self.bad.append(
+                    (
+                        name,
+                        f"is the part {ending!r} of the record {record!r}, which "
+                        "has no picture: names end at their first dot",
+                    )
+                )
             else:
                 self.bad.append((name, f"is a picture of a kind that is not read (.{ending})"))
         members = np.stack(rows) if rows else np.zeros((0, len(COLUMNS), 2))
