@@ -29,7 +29,7 @@ import tensorflow as tf
 import keras_mdm as mdm
 from keras_mdm.callbacks.checkpoint import CheckpointWriter
 from keras_mdm.estimate import trace_step
-from keras_mdm.models.recompute import set_recompute
+from keras_mdm.training.recompute import set_recompute
 from keras_mdm.training.snapshot import prepare_snapshot
 
 TEXT_WIDTH = 64

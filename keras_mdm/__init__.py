@@ -65,6 +65,11 @@ __all__ = [
     "video",
 ]
 
+# What runs on every backend of Keras, and what needs none. All else needs TensorFlow.
+_NETWORK = {"LevelSpec", "NestedUNet", "build_nested_unet", "cut", "grow", "layers", "presets"}
+_NETWORK |= {"diffusion"}
+_ANYWHERE = _NETWORK | {"assets"}
+
 # Where the public names live; a name that is not here is a module of its own.
 _HOMES = {
     "LevelSpec": "keras_mdm.models",
@@ -87,6 +92,10 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'keras_mdm' has no attribute {name!r}")
+    if name not in _ANYWHERE:
+        from keras_mdm.backends import require_tensorflow
+
+        require_tensorflow(f"keras_mdm.{name}")
     if name not in _HOMES:
         return importlib.import_module(f"keras_mdm.{name}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -107,5 +116,7 @@ def __dir__() -> list[str]:
 # Importing the package registers its classes with Keras, which `keras.saving.load_model` relies on.
 # The command line answers `--help` without starting TensorFlow, and imports what it needs later.
 if not _is_command_line():
-    for _name in __all__:
+    from keras_mdm.backends import runs_on_tensorflow
+
+    for _name in __all__ if runs_on_tensorflow() else sorted(_NETWORK):
         __getattr__(_name)

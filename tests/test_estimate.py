@@ -12,8 +12,8 @@ from keras_mdm.estimate import (
     table,
     trace_step,
 )
-from keras_mdm.models.recompute import set_recompute
 from keras_mdm.models.unallocated import unallocated
+from keras_mdm.training.recompute import set_recompute
 
 INNER = LevelSpec(8, channels=(32,), blocks=(1,), attention=(1,), use_mid_block=False)
 LEVELS = [INNER, LevelSpec(16, channels=(16, 32), blocks=(1, 1), attention=(0, 0), groups=16)]

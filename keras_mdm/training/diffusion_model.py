@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.backends import require_tensorflow
 from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.models import NestedUNet
 from keras_mdm.training.averages import Averages
@@ -151,6 +152,7 @@ class MatryoshkaDiffusion(
         seed: int = 0,
         name: str = "matryoshka_diffusion",
     ):
+        require_tensorflow(type(self).__name__)
         super().__init__(name=name)
         if not isinstance(unet, NestedUNet):
             raise checks.error(

@@ -39,7 +39,7 @@ def penalties_of(network: keras.Model) -> tf.Tensor | None:
 
 def _check_recomputed(network: keras.Model) -> None:
     for layer in network._flatten_layers():
-        again = "call" in layer.__dict__  # see `models.recompute`
+        again = "call" in layer.__dict__  # see `training.recompute`
         if again and any(inner._losses for inner in layer._flatten_layers()):
             raise checks.error(
                 "a layer that adds a loss must not be computed again in the backward pass",

@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from keras_mdm.diffusion import samplers
 from keras_mdm.models import cut
-from keras_mdm.models.recompute import no_recompute
 from keras_mdm.training import checkpoints
 from keras_mdm.training.conditions import cast_conditions, unconditional
 from keras_mdm.training.graphs import Graphs
 from keras_mdm.training.guiding import Guidance
 from keras_mdm.training.level_process import LevelProcess
 from keras_mdm.training.low_res import LOW_RES
+from keras_mdm.training.recompute import no_recompute
 from keras_mdm.training.sampling import (
     Amounts,
     SamplingPlan,

@@ -1,0 +1,44 @@
+"""Which parts of the package need TensorFlow, and the one error that says so.
+
+The network (`layers`, `models`) and the mathematics (`diffusion`) are written in `keras.ops` and
+run wherever Keras does. Training, sampling, data and files are TensorFlow's.
+"""
+
+import importlib.util
+
+import keras
+
+from keras_mdm import checks
+
+
+def runs_on_tensorflow() -> bool:
+    """Whether Keras computes with TensorFlow, here and now."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def require_tensorflow(what: str) -> None:
+    """Raise unless Keras computes with TensorFlow.
+
+    Args:
+        what: the name that was asked for.
+
+    Raises:
+        ImportError: if it computes with something else; TensorFlow may be installed or not.
+
+    Example, with the environment variable KERAS_BACKEND=jax:
+
+    >>> require_tensorflow("keras_mdm.data")
+    Traceback (most recent call last):
+    ImportError: `keras_mdm.data` needs TensorFlow. Received: backend='jax'. To fix it: ...
+    """
+    if runs_on_tensorflow():
+        return
+    fix = "set KERAS_BACKEND=tensorflow before Keras is imported"
+    if importlib.util.find_spec("tensorflow") is None:
+        fix = f'install it with `pip install "tensorflow>=2.21,<2.22"`, and {fix}'
+    error = checks.error(
+        f"`{what}` needs TensorFlow",
+        fix=f"{fix}; networks (build_nested_unet, layers, presets) and diffusion run without",
+        backend=keras.backend.backend(),
+    )
+    raise ImportError(str(error))
