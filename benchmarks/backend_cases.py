@@ -50,6 +50,13 @@ NETWORKS: dict[str, Callable[..., mdm.NestedUNet]] = {
 PRESETS = {name: _preset(name) for name in ("mdm_s64s256", "mdm_s64t16", "released_256")}
 
 
+def results_of(name: str, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """Results of a case: "math", or a network by its name with a dtype policy."""
+    if name == "math":
+        return mathematics()
+    return outputs_of(fill((NETWORKS | PRESETS)[name](dtype)))
+
+
 def fill(unet: mdm.NestedUNet) -> mdm.NestedUNet:
     """Give every weight random values: the zeros of a new network would hide everything."""
     for variable in unet.weights:
@@ -80,13 +87,11 @@ def inputs_of(unet: mdm.NestedUNet, batch: int = 2, tokens: int = 5) -> dict[str
 
 
 def forward(unet: mdm.NestedUNet) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """The network as a function of a dict of tensors, as its backend runs it best for inference:
-    compiled by JAX and TensorFlow, operation by operation by PyTorch."""
+    """The network as a function of a dict of tensors, without gradients; JAX compiles it, as it
+    would compile operation by operation otherwise."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(lambda inputs: unet(inputs, training=False))
+        return lambda inputs: unet(inputs, training=False)
     if backend == "torch":
         import torch
 
@@ -108,19 +113,19 @@ def stateless(unet: mdm.NestedUNet) -> tuple[Callable[..., dict[str, Any]], list
     return function, [[variable.value for variable in kind] for kind in kinds]
 
 
-def outputs_of(name: str, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Predictions of a network by level, one level with fewer samples than those inside it.
+def outputs_of(unet: mdm.NestedUNet) -> dict[str, np.ndarray]:
+    """Predictions by level, the highest of fewer samples than those inside it.
 
     Args:
-        name: a key of `NETWORKS` or `PRESETS`.
-        dtype: its dtype policy.
+        unet: a filled network.
+
+    Returns:
+        The predictions, and as "weights" a sum, which tells other weights from other arithmetic.
     """
-    unet = fill((NETWORKS | PRESETS)[name](dtype))
     inputs = inputs_of(unet)
     if len(unet.levels) > 1:
         inputs[f"z_{unet.levels[-1]}"] = inputs[f"z_{unet.levels[-1]}"][:1]
     results = {level: to_numpy(value) for level, value in forward(unet)(inputs).items()}
-    # Tells other weights from other arithmetic.
     total = sum(float(np.sum(to_numpy(v.value), dtype="float64")) for v in unet.weights)
     return results | {"weights": np.float64(total)}
 

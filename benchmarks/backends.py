@@ -16,12 +16,13 @@ its error, and one for which no time is left (--seconds) is left out.
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ NUMBERS = ("float32", "tf32", "bfloat16")
 POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
 TIMED = ("mdm_s64", "mdm_s64s256", "released_256")
 TEXT_TOKENS = 32
-# (numbers, batch, PyTorch's compiler as well): what tells most first.
+# (numbers, batch, PyTorch's compiler as well): what tells most first, one network at a time.
 RUNS = (
-    *(("bfloat16", 16, True), ("tf32", 16, False), ("bfloat16", 64, False)),
-    *(("bfloat16", 1, False), ("float32", 16, False), ("tf32", 64, False), ("float32", 1, False)),
+    *(("bfloat16", 16, True), ("bfloat16", 64, False), ("bfloat16", 1, False)),
+    *(("tf32", 16, False), ("float32", 16, False), ("tf32", 64, False), ("tf32", 1, False)),
 )
 TINY_RUNS = (("bfloat16", 2, True), ("float32", 2, False), ("float32", 1, False))
 COLUMNS = ("model", "numbers", "batch", "how", "images/s", "TFLOP/s", "peak GiB", "first call s")
@@ -54,11 +55,13 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="write TensorFlow's results")
     parser.add_argument("--check", type=Path, metavar="FILE", help="compare with such a file")
     parser.add_argument("--time", action="store_true", help="time forward passes of presets")
-    parser.add_argument("--cases", nargs="+", help="check only these")
+    parser.add_argument("--cases", nargs="+", help="write or check only these")
     parser.add_argument(
-        "--tiny", action="store_true", help="narrow networks, for a try without GPU"
+        "--tiny", action="store_true", help="time small networks: a try without GPU"
     )
-    parser.add_argument("--seconds", type=float, default=180.0, help="start no case after that")
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="for timing: start no case after that"
+    )
     parser.add_argument("--out", type=Path, help="JSON file of all results")
     args = parser.parse_args()
     record: dict[str, Any] = {
@@ -69,12 +72,11 @@ def main() -> int:
     }
     say(f"Keras {keras.__version__} on {BACKEND}, {record['device']}")
     if args.write:
-        write(args.write)
-    deadline = time.monotonic() + args.seconds
+        write(args.write, args.cases)
     # A file is written after every case: what is there outlasts a stop.
     for key, results in (
         ("parity", check(args.check, args.cases) if args.check else ()),
-        ("speed", measure(args.tiny, deadline, args.check) if args.time else ()),
+        ("speed", measure(args.tiny, args.seconds, args.check) if args.time else ()),
     ):
         for result in results:
             record[key].append(result)
@@ -90,13 +92,20 @@ def say(line: str) -> None:
     print(f"[{time.perf_counter() - START:6.1f} s] {line}", flush=True)
 
 
-def write(file: Path) -> None:
+def write(file: Path, only: Sequence[str] | None = None) -> None:
     """Store what TensorFlow computes, and the arithmetic of the presets that are timed."""
-    groups: dict[str, dict[str, Any]] = {"math": cases.mathematics()}
-    for name in (*cases.NETWORKS, *cases.PRESETS):
-        groups[name] = cases.outputs_of(name)
+    groups: dict[str, dict[str, Any]] = {}
+    for name in only or ("math", *cases.NETWORKS, *cases.PRESETS):
+        groups[name] = cases.results_of(name)
         say(f"{name} computed")
-    groups["gflop"] = {name: mdm.describe(name, text_tokens=TEXT_TOKENS)["gflop"] for name in TIMED}
+    if not only:
+        counted = {name: mdm.describe(name, text_tokens=TEXT_TOKENS)["gflop"] for name in TIMED}
+        groups["gflop"] = counted
+    store(file, groups)
+
+
+def store(file: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write results by case and name."""
     arrays = {f"{name}|{key}": v for name, group in groups.items() for key, v in group.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **arrays)
@@ -104,7 +113,7 @@ def write(file: Path) -> None:
 
 
 def read(file: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The groups of a file that `write` made."""
+    """What `store` wrote."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     with np.load(file) as stored:
         for full in stored.files:
@@ -113,7 +122,7 @@ def read(file: Path) -> dict[str, dict[str, np.ndarray]]:
     return groups
 
 
-def check(file: Path, only: list[str] | None) -> Iterator[dict[str, Any]]:
+def check(file: Path, only: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """One result per case and kind of numbers."""
     golden = read(file)
     golden.pop("gflop", None)
@@ -125,10 +134,7 @@ def check(file: Path, only: list[str] | None) -> Iterator[dict[str, Any]]:
                 continue
             result: dict[str, Any] = {"case": name, "numbers": numbers}
             with failing(result), precision(numbers):
-                if name == "math":
-                    actual = cases.mathematics()
-                else:
-                    actual = cases.outputs_of(name, POLICIES[numbers])
+                actual = cases.results_of(name, POLICIES[numbers])
                 result["difference"] = cases.difference(actual, golden[name])
             if numbers == "float32":
                 result["passed"] = result.get("difference", np.inf) <= LIMIT
@@ -137,15 +143,15 @@ def check(file: Path, only: list[str] | None) -> Iterator[dict[str, Any]]:
             yield result
 
 
-def measure(tiny: bool, deadline: float, golden: Path | None) -> Iterator[dict[str, Any]]:
-    """Time every preset in every kind of numbers, each with its share of the time left."""
-    gflop = read(golden).get("gflop", {}) if golden and not tiny else {}
+def measure(tiny: bool, seconds: float, golden: Path | None) -> Iterator[dict[str, Any]]:
+    """Time every network in every kind of numbers, each with its share of the time left."""
+    gflop = read(golden).get("gflop", {}) if golden else {}
+    models, runs = (tuple(cases.NETWORKS), TINY_RUNS) if tiny else (TIMED, RUNS)
     say(" | ".join(COLUMNS))
-    runs = TINY_RUNS if tiny else RUNS
-    for index, model in enumerate(TIMED):
-        share = (deadline - time.monotonic()) / (len(TIMED) - index)
-        until = time.monotonic() + share
-        networks: dict[str, mdm.NestedUNet] = {}
+    deadline = time.monotonic() + seconds
+    for index, model in enumerate(models):
+        until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - index)
+        unet = None
         for numbers, batch, compiled in runs:
             for how in ("jit",) if BACKEND == "jax" else ("eager", "compile")[: 1 + compiled]:
                 result = {"model": model, "numbers": numbers, "batch": batch, "how": how}
@@ -153,7 +159,9 @@ def measure(tiny: bool, deadline: float, golden: Path | None) -> Iterator[dict[s
                     result["error"] = "no time left"
                 else:
                     with failing(result), precision(numbers):
-                        unet = network(networks, model, POLICIES[numbers], tiny)
+                        if unet is None or unet.policy.name != POLICIES[numbers]:
+                            unet = None  # makes room
+                            unet = build(model, POLICIES[numbers])
                         result |= timed(unet, batch, how)
                         if model in gflop:
                             rate = result["images/s"] * float(gflop[model]) / 1e3
@@ -162,16 +170,17 @@ def measure(tiny: bool, deadline: float, golden: Path | None) -> Iterator[dict[s
                 yield result
 
 
-def network(
-    networks: dict[str, mdm.NestedUNet], model: str, policy: str, tiny: bool
-) -> mdm.NestedUNet:
-    """A preset with some weights; those of another policy are shared, not copied."""
-    if policy not in networks:
-        began = time.perf_counter()
-        options = {"text_width": 16, "width": 1 / 16} if tiny else {}
-        networks[policy] = mdm.presets.build(model, dtype=policy, **options)
-        say(f"{model} {policy} built in {time.perf_counter() - began:.1f} s")
-    return networks[policy]
+def build(model: str, policy: str) -> mdm.NestedUNet:
+    """A preset or a small network, with the weights of a new one."""
+    gc.collect()
+    began = time.perf_counter()
+    unet = (
+        cases.NETWORKS[model](policy)
+        if model in cases.NETWORKS
+        else mdm.presets.build(model, dtype=policy)
+    )
+    say(f"{model} {policy} built in {time.perf_counter() - began:.1f} s")
+    return unet
 
 
 def timed(unet: mdm.NestedUNet, batch: int, how: str) -> dict[str, Any]:
@@ -186,7 +195,7 @@ def timed(unet: mdm.NestedUNet, batch: int, how: str) -> dict[str, Any]:
     first = time.perf_counter() - began
     wait(run())
     seconds: list[float] = []
-    while len(seconds) < 5 or (sum(seconds) < 1.5 and len(seconds) < 100):
+    while len(seconds) < 3 or (sum(seconds) < 1.5 and len(seconds) < 100):
         began = time.perf_counter()
         wait(run())
         seconds.append(time.perf_counter() - began)
