@@ -178,7 +178,7 @@ def to_numpy(value: Any) -> np.ndarray:
     """A tensor of any backend as an array, bfloat16 as float32."""
     if keras.backend.standardize_dtype(value.dtype) == "bfloat16":
         value = ops.cast(value, "float32")
-    return ops.convert_to_numpy(value)
+    return ops.convert_to_numpy(ops.convert_to_tensor(value))
 
 
 def difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
