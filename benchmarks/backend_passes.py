@@ -10,7 +10,7 @@ import keras
 import keras_mdm as mdm
 
 BACKEND = keras.backend.backend()
-Pass = tuple[Callable[[], Any], Callable[[], float], Callable[[Any], Any]]
+Pass = tuple[Callable[[], Any], Callable[[], float | None], Callable[[Any], Any]]
 
 
 def jax_pass(unet: mdm.NestedUNet, inputs: dict[str, Any], how: str) -> Pass:
@@ -46,7 +46,7 @@ def torch_pass(unet: mdm.NestedUNet, inputs: dict[str, Any], how: str) -> Pass:
             graph = make_fx(lambda inputs: dict(unet(inputs, training=False)))(inputs)
         function = torch.no_grad()(torch.compile(graph))
     if not on_gpu():
-        return lambda: function(inputs), lambda: float("nan"), lambda outputs: outputs
+        return lambda: function(inputs), lambda: None, lambda outputs: outputs
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     wait = torch.cuda.synchronize

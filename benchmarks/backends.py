@@ -202,9 +202,10 @@ def timed(unet: mdm.NestedUNet, batch: int, how: str) -> dict[str, Any]:
         began = time.perf_counter()
         wait(run())
         seconds.append(time.perf_counter() - began)
+    memory = peak()
     return {
         "images/s": round(batch / statistics.median(seconds), 2),
-        "peak GiB": round(peak() / 2**30, 2),
+        "peak GiB": None if memory is None else round(memory / 2**30, 2),
         "first call s": round(first, 1),
         "seconds": seconds,
     }
