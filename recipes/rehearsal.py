@@ -7,7 +7,7 @@ As many levels, phases, samples per batch, groups, micro-batches and averages as
 scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
 logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; clips are a
 quarter as long; channels 32 inside and 16 outside, one block per resolution, one attention layer
-of a kind, two resolutions at the innermost level, 4 steps per phase, a checkpoint every 2. The data
+of a kind, one resolution at the innermost level, 4 steps per phase, a checkpoint every 2. The data
 is made, beside the run directory. The same command goes on where it was stopped, also with another
 number of devices.
 
@@ -34,7 +34,7 @@ import tensorflow as tf
 import keras_mdm as mdm
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
-INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 2
+INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 1
 FRAME_DIVISOR = 4
 
 
@@ -84,9 +84,9 @@ def begin(
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     small = miniature(scale)
     run_dir = Path(arguments.run_dir)
-    size = max(level.size for level in small.phases[-1]["levels"])
+    highest = small.phases[-1]["levels"][-1]
     folder = run_dir.with_name(f"{run_dir.name}-data")
-    vars(arguments).update(rehearsal_data.make(folder, kind, size, scale.tokens))
+    vars(arguments).update(rehearsal_data.make(folder, kind, highest, scale.tokens))
     return small
 
 
@@ -136,6 +136,7 @@ def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
         attention=_last(level.attention, count),
         temporal_attention=_last(level.temporal_attention, count),
         heads=2,
+        use_mid_block=False,
         groups=channels // 2,
         resolutions=None,
     )

@@ -62,24 +62,24 @@ class WordStates:
         return 0.1 * np.random.default_rng(seed).standard_normal(self.width, np.float32)
 
 
-def make(folder: Path, kind: str, size: int, tokens: int) -> dict[str, str]:
+def make(folder: Path, kind: str, level: mdm.LevelSpec, tokens: int) -> dict[str, str]:
     """Write the data of a rehearsal, unless it is there; of several workers one does.
 
     Args:
         folder: receives it.
         kind: "class", "text" or "video".
-        size: of pictures.
+        level: the highest, for the size of pictures and the length of clips.
         tokens: the most tokens of a text.
 
     Returns:
         Options of the recipe: `data`, and with text `embeddings`.
     """
-    facts = {"kind": kind, "size": size, "tokens": tokens}
+    facts = {"kind": kind, "size": level.size, "frames": level.frames, "tokens": tokens}
     note = folder / NOTE
     if not note.is_file() and mdm.distribute.is_chief():
         began = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
-        {"class": _classes, "text": _captioned, "video": _videos}[kind](folder, size)
+        {"class": _classes, "text": _captioned, "video": _videos}[kind](folder, level)
         if kind != "class":
             captions = _captions(PICTURES if kind == "text" else CLIPS)
             mdm.text.embed(WordStates(tokens), captions, folder / "states", progress=False)
@@ -99,34 +99,39 @@ def make(folder: Path, kind: str, size: int, tokens: int) -> dict[str, str]:
     return {"data": str(folder / read), **states}
 
 
-def _classes(folder: Path, size: int) -> None:
+def _classes(folder: Path, level: mdm.LevelSpec) -> None:
     """A folder of PNG files per class, as ImageNet comes."""
-    for number, picture in enumerate(_pictures(PICTURES, size)):
+    for number, picture in enumerate(_pictures(PICTURES, level.size)):
         name = f"{COLOURS[number % CLASSES % 8]}_{THINGS[number % CLASSES % 5]}"
         file = folder / "pictures" / name / f"{number:04}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(file)
 
 
-def _captioned(folder: Path, size: int) -> None:
+def _captioned(folder: Path, level: mdm.LevelSpec) -> None:
     """Shards as `keras-mdm prepare` makes them of pictures with captions."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    for number, picture in enumerate(_pictures(PICTURES, size)):
+    for number, picture in enumerate(_pictures(PICTURES, level.size)):
         Image.fromarray(picture).save(pictures / f"{number:04}.png")
     for number, caption in enumerate(_captions(PICTURES)):
         (pictures / f"{number:04}.txt").write_text(caption)
     mdm.data.prepare_images(
-        pictures, folder / "shards", size=size, captions=True, records_per_shard=128, progress=False
+        pictures,
+        folder / "shards",
+        size=level.size,
+        captions=True,
+        records_per_shard=128,
+        progress=False,
     )
 
 
-def _videos(folder: Path, size: int) -> None:
+def _videos(folder: Path, level: mdm.LevelSpec) -> None:
     """Shards as `keras-mdm prepare` makes them of videos: pictures that drift, as animations."""
     videos = folder / "videos"
     videos.mkdir(exist_ok=True)
     captions = _captions(CLIPS)
-    for number, picture in enumerate(_pictures(CLIPS, size)):
+    for number, picture in enumerate(_pictures(CLIPS, level.size)):
         frames = [Image.fromarray(np.roll(picture, n // 4, axis=number % 2)) for n in range(FRAMES)]
         file = videos / f"{number:04}.webp"
         frames[0].save(file, save_all=True, append_images=frames[1:], lossless=True, quality=0)
@@ -134,7 +139,7 @@ def _videos(folder: Path, size: int) -> None:
     mdm.data.prepare_clips(
         mdm.data.find_videos(videos),
         folder / "clips",
-        rule=mdm.data.ClipRule(size),
+        rule=mdm.data.ClipRule(level.size, level.frames),
         clips_per_shard=32,
         progress=False,
     )

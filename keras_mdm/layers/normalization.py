@@ -13,9 +13,10 @@ def _pool(per_channel, groups: int):
     """Average `(B, 1, ..., C)` over the channels of each group, the same for all of them."""
     *middle, channels = per_channel.shape[1:]
     shares = ops.reshape(per_channel, (-1, groups, channels // groups))
-    # Times one instead of `ops.repeat`, which is twenty operations of TensorFlow to trace.
+    # Times one instead of `ops.repeat`, which is twenty operations of TensorFlow to trace. Not by
+    # an operator: PyTorch takes arrays of NumPy only on the CPU.
     ones = np.ones((1, 1, channels // groups), np.float32)
-    pooled = ops.mean(shares, axis=-1, keepdims=True) * ones
+    pooled = ops.multiply(ops.mean(shares, axis=-1, keepdims=True), ones)
     return ops.reshape(pooled, (-1, *middle, channels))
 
 
