@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from keras_mdm.describe import count_step_flop
 from keras_mdm.files import remove_dead_temporaries, write_atomically
 from keras_mdm.runs import batches, ledger, preflight
 from keras_mdm.runs.validation import Validation
+from keras_mdm.tracing import free_what_is_gone
 from keras_mdm.training import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.phases import Phase
@@ -284,10 +284,8 @@ def _run_phases(
     newest, source = resume.checkpoint, resume.source
     for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
-        # Let the model of the phase before go first: it and its traced functions refer to each
-        # other, so that only the collector frees them, and it would take its time.
-        model = None
-        gc.collect()
+        model = None  # that of the phase before goes first
+        free_what_is_gone()
         before = phases[number - 2].level_names if number > 1 else ()
         with strategy.scope():
             model = preflight.prepared_model(phase, make_model, before)

@@ -10,12 +10,14 @@ outside: XLA has no kernels for some of them.
 """
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework import ops  # what it registers has no public name
+from tensorflow.python.eager import context  # neither has a public name: the kernels it keeps
+from tensorflow.python.framework import ops  # nor what it registers
 
 from keras_mdm import checks
 
@@ -145,6 +147,16 @@ def forgotten_gradients() -> Iterator[None]:
         for name in set(known) - before:
             if name.startswith("CustomGradient-"):
                 known.pop(name, None)
+
+
+def free_what_is_gone() -> None:
+    """Free models that nothing uses any more, with all that was traced of them.
+
+    A model and its traced functions refer to each other, so that only the collector frees them, and
+    it would take its time. TensorFlow keeps the kernels of their graphs besides, for every replica.
+    """
+    gc.collect()
+    context.context().clear_kernel_cache()
 
 
 def local(variable: keras.Variable | tf.Variable) -> tf.Variable:

@@ -66,12 +66,12 @@ def test_all_of_it(words, tmp_path):
     rows = table(output)
     assert "samples: " in output and "exported: " in output
     replicas = int(words[-1])
-    for groups, shares, micro, speed, *_ in rows.values():
+    for groups, shares, micro, speed, _, peak in rows.values():
         whole = dict(cell.split(": ") for cell in groups.split(", "))
         parts = dict(cell.split(": ") for cell in shares.split(", "))
         assert whole == {level: str(int(rows) * replicas) for level, rows in parts.items()}
         assert all(int(rows) % int(micro) == 0 for rows in parts.values())
-        assert float(speed) > 0.0
+        assert float(speed) > 0.0 and float(peak) < 12.0
     drawn = {path.name[:12] for path in (tmp_path / "run" / "samples").iterdir()}
     assert drawn == {f"step-{4 * number:07d}" for number in rows}
 
