@@ -6,10 +6,10 @@
 As many levels, phases, samples per batch, groups, micro-batches and averages as at the paper's
 scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
 logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; clips are a
-quarter as long; channels 32 inside and 16 outside, one block per resolution, one attention layer
-of a kind, one resolution at the innermost level, 4 steps per phase, a checkpoint every 2. The data
-is made, beside the run directory. The same command goes on where it was stopped, also with another
-number of devices.
+quarter as long, texts have 16 tokens; channels 32 inside and 16 outside, one block per resolution,
+one attention layer of a kind, one resolution at the innermost level, 4 steps per phase, a
+checkpoint every 2. The data is made, beside the run directory. The same command goes on where it
+was stopped, also with another number of devices.
 
 TensorFlow's graph optimizer is switched off: at every start it would work for minutes on the graphs
 of many replicas, for steps that take seconds.
@@ -35,7 +35,8 @@ import keras_mdm as mdm
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
 INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 1
-FRAME_DIVISOR = 4
+# Of states as wide as FLAN-T5's: those of a batch of 2048 with 128 tokens would be two gigabytes.
+FRAME_DIVISOR, TOKENS = 4, 16
 
 
 def add(made: argparse.ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def begin(
     run_dir = Path(arguments.run_dir)
     highest = small.phases[-1]["levels"][-1]
     folder = run_dir.with_name(f"{run_dir.name}-data")
-    vars(arguments).update(rehearsal_data.make(folder, kind, highest, scale.tokens))
+    vars(arguments).update(rehearsal_data.make(folder, kind, highest, small.tokens))
     return small
 
 
@@ -115,6 +116,7 @@ def miniature(scale: common.Scale) -> common.Scale:
         phases=phases,
         network={**scale.network, "text_blocks": 1} if scale.tokens else scale.network,
         sampling={**scale.sampling, "steps": SAMPLING_STEPS},
+        tokens=scale.tokens and min(TOKENS, scale.tokens),
         checkpoint_every=CHECKPOINT_EVERY,
         sample_every=STEPS,
     )
