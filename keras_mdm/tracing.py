@@ -175,8 +175,11 @@ def local(variable: keras.Variable | tf.Variable) -> tf.Variable:
 def _one_processor() -> bool:
     """Whether this machine's replicas are all on its CPU: at once they would take the memory of
     all of them and be no faster, so one waits for the other."""
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    return all(tf.DeviceSpec.from_string(d).device_type == "CPU" for d in devices)
+    strategy = tf.distribute.get_strategy()
+    if _replicas_here(strategy) < 2:
+        return False
+    devices = strategy.extended.worker_devices
+    return all(tf.DeviceSpec.from_string(device).device_type == "CPU" for device in devices)
 
 
 def _replicas_here(strategy: tf.distribute.Strategy) -> int:

@@ -39,7 +39,7 @@ def pictures(channels, count=4, size=16):
     return found.repeat(size // 2, axis=1).repeat(size // 2, axis=2)
 
 
-@pytest.fixture(params=[1, 4])
+@pytest.fixture(params=[pytest.param(1, marks=pytest.mark.slow), 4])
 def channels(request):
     return request.param
 
@@ -210,6 +210,7 @@ def test_codes_from_data_to_the_command_line(tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_four_channels_without_a_threshold_may_be_either(tmp_path, capsys):
     model = trained(4, threshold="none")
     model.save(tmp_path / "model.keras")

@@ -76,6 +76,7 @@ def test_arithmetic_by_hand(tiny, tokens):
     assert sum(found.values()) == 2 * tiny_inner(tokens)
 
 
+@pytest.mark.slow
 def test_a_clip_level_costs_its_frames():
     """A spatial level over clips is the same level over images, once per frame."""
     image, clip = (

@@ -22,6 +22,7 @@ def test_nothing_is_lost():
     np.testing.assert_array_equal(latents.to_pictures(whole, whole.encode(images)), images)
 
 
+@pytest.mark.slow
 def test_a_pyramid_of_codes_is_trained_and_sampled():
     codec = latents.SpaceToDepth(2)
     inner = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)

@@ -198,6 +198,7 @@ def test_more_steps_are_the_run_that_had_them_from_the_start(tmp_path):
         train(run_dir, table=levels, extend=True)
 
 
+@pytest.mark.slow
 def test_another_batch_goes_on_in_the_data_where_it_was(tmp_path):
     seen = []
 
@@ -374,6 +375,7 @@ def test_a_run_begins_with_a_trained_model(whole, tmp_path):
     assert 0 < moved < 0.1
 
 
+@pytest.mark.slow
 def test_losses_of_a_validation_are_in_the_record_and_change_nothing(whole, tmp_path):
     def validation(phase):
         return make_dataset(Phase(phase.levels, 1, batch_size=4, mixed=False), 0).take(2)

@@ -83,6 +83,7 @@ def test_frozen_layers_survive_file_and_checkpoint(when, tmp_path):
     assert all(np.any(a != b) for a, b in zip(held, moved, strict=True))
 
 
+@pytest.mark.slow
 def test_every_name_of_weights_is_exported(tmp_path, capsys):
     model = trained_model()
     model.unet.parts["class_embedding"].trainable = False

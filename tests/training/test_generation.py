@@ -220,6 +220,7 @@ def test_the_threshold_is_the_models_own_unless_given(saved, model):
     assert largest(draw(static), draw(static, threshold="dynamic")) > 3
 
 
+@pytest.mark.slow
 def test_a_threshold_that_model_and_sampling_disagree_about_must_be_said(saved, model):
     static, _ = saved
     with pytest.raises(ValueError, match=THREE_PARTS) as caught:

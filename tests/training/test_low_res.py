@@ -76,6 +76,7 @@ def test_fit_learns_from_the_picture_and_generate_shows_it():
     assert np.abs(swapped.mean((1, 2)) - wanted[:, 0, 0]).mean() > 60
 
 
+@pytest.mark.slow
 def test_mixed_batches_validation_and_the_file(tmp_path):
     model = upsampler(num_classes=3, cond_dropout={"label": 0.2, "low_res": 0.5})
     label = np.arange(4, dtype="int32") % 3

@@ -92,6 +92,8 @@ def train(run_dir, kind, steps=1):
     return models[-1].downsample
 
 
-@pytest.mark.parametrize(("kind", "trained"), [(None, "bilinear"), ("area", "area")])
+@pytest.mark.parametrize(
+    ("kind", "trained"), [(None, "bilinear"), pytest.param("area", "area", marks=pytest.mark.slow)]
+)
 def test_a_phase_leaves_it_to_the_model_unless_it_says_otherwise(kind, trained, tmp_path):
     assert train(tmp_path / "run", kind) == trained

@@ -44,6 +44,7 @@ def test_gradients_stay_the_same(recompute, dtype):
     assert largest > 1e-4
 
 
+@pytest.mark.slow
 def test_clips_too():
     rng = np.random.default_rng(0)
     batch = make_batch(rng, 2, size=8)

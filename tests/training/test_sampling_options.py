@@ -359,6 +359,7 @@ def test_masks_of_lower_levels_cover_every_pixel_above(model):
 # Previews and steps
 
 
+@pytest.mark.slow
 def test_a_preview_is_the_smaller_model(model, tmp_path):
     small = model.cut("8")
     small.save(tmp_path / "small.keras")

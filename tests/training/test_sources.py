@@ -52,7 +52,7 @@ def test_resuming(root, alone):
 @pytest.mark.parametrize(
     ("reads", "first_step"),
     [
-        ("own", 0),
+        pytest.param("own", 0, marks=pytest.mark.slow),
         pytest.param("own", 2, marks=pytest.mark.slow),
         pytest.param("whole", 2, marks=pytest.mark.slow),
     ],
