@@ -15,6 +15,7 @@ from keras_mdm import checks
 from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.order import place_in
 from keras_mdm.data.picture_files import open_picture
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
@@ -255,10 +256,9 @@ class ClipShards(Skipping):
         Raises:
             UnusableVideo: if it is damaged.
         """
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        first = int(self._ends[shard - 1]) if shard else 0
+        shard, place = place_in(self._ends, row)
         try:
-            strip = self._readers[shard].read([row - first])[0]
+            strip = self._readers[shard].read([place])[0]
             clip = _frames(strip, self.rule.size, self.rule.channels)
         # The reader and Pillow have errors of their own.
         except Exception as problem:

@@ -8,6 +8,22 @@ import numpy as np
 from keras_mdm import checks
 
 
+def place_in(ends: Sequence[int] | np.ndarray, row: int) -> tuple[int, int]:
+    """Return which part a row is in, and which row of that part it is.
+
+    Args:
+        ends: number of rows up to the end of each part.
+        row: its number, from 0.
+
+    Example:
+
+    >>> place_in([2, 5], 3)
+    (1, 1)
+    """
+    part = int(np.searchsorted(ends, row, side="right"))
+    return part, row - (int(ends[part - 1]) if part else 0)
+
+
 class WindowOrder:
     """An endless order that visits a few shards at a time, a pure function of the position.
 
@@ -51,9 +67,8 @@ class WindowOrder:
     def _row(self, position: int) -> int:
         epoch, place = divmod(position, self._total)
         _, ends = self._epoch(epoch)
-        window = int(np.searchsorted(ends, place, side="right"))
-        begin = int(ends[window - 1]) if window else 0
-        return int(self._permuted(epoch, window)[place - begin])
+        window, place = place_in(ends, place)
+        return int(self._permuted(epoch, window)[place])
 
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Order of the shards, and where each window ends."""

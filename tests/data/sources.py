@@ -31,10 +31,15 @@ def label(number):
     return number % 2
 
 
-def png(number):
+def encoded(picture, kind="png", **options):
+    """The bytes of a file of a picture of Pillow."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels(number)).save(buffer, "png")
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png(number):
+    return encoded(Image.fromarray(pixels(number)))
 
 
 def numbers(batch):

@@ -1,11 +1,10 @@
 """Pictures of every kind become the same squares; places and mirrors are evenly drawn."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from data.sources import encoded
 from keras_mdm.cli import sample
 from keras_mdm.data import (
     ClipRule,
@@ -18,12 +17,6 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.clip_reader import read_clip
 from keras_mdm.data.image_rule import decode
-
-
-def encoded(picture, kind="png", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def red_and_blue(size=8):

@@ -1,6 +1,5 @@
 """Files of pictures and videos as others make them: large, thin, cut, and made to do harm."""
 
-import io
 import os
 import resource
 import struct
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from data.sources import png
+from data.sources import encoded, png
 from data.videos import SIZE, frame, number_of, write_video
 from keras_mdm.data import (
     ClipRule,
@@ -28,12 +27,6 @@ from keras_mdm.data import (
 )
 from keras_mdm.data.image_rule import cut_square, decode
 from keras_mdm.data.picture_files import to_channels
-
-
-def encoded(picture, kind="png", **options):
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def square(data, size=8, **options):

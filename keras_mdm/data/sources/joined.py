@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.order import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
@@ -56,8 +57,7 @@ class JoinedImages(ImageSource):
         return int(self._ends[-1])
 
     def _place(self, row: int) -> tuple[int, int]:
-        number = int(np.searchsorted(self._ends, row, side="right"))
-        return number, row - (int(self._ends[number - 1]) if number else 0)
+        return place_in(self._ends, row)
 
     def name(self, row: int) -> str:
         """What a record is called in its source, and which source that is."""

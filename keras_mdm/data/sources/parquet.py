@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.order import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
@@ -106,8 +107,7 @@ class ParquetImages(ImageSource):
         return int(self._ends[-1])
 
     def _place(self, row: int) -> tuple[int, int]:
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        return group, row - (int(self._ends[group - 1]) if group else 0)
+        return place_in(self._ends, row)
 
     def name(self, row: int) -> str:
         """File, group and row."""
