@@ -94,9 +94,7 @@ def kill_in_phase_2(words):
 
 @pytest.mark.slow
 def test_killed_on_eight_devices_it_goes_on_with_four(tmp_path):
-    """The weights are those of the run on eight. In float32, as sums over replicas round
-    differently; Adam divides by the root of a mean of squares, so that where gradients are near
-    nothing the rounding decides: single weights differ, the whole does not."""
+    """The weights are those of the run on eight, in float32: sums over replicas round differently."""
     words = ["--dtype", "float32", "--no-samples"]
     whole = tmp_path / "whole"
     rehearse("imagenet_256", "--rehearse", "8", *words, run_dir=whole)
@@ -111,7 +109,7 @@ def test_killed_on_eight_devices_it_goes_on_with_four(tmp_path):
         np.sqrt(sum(np.sum(np.square(a - b)) for a, b in zip(ends[0], other, strict=True)))
         for other in (start, ends[1])
     )
-    assert apart <= 1e-2 * moved
+    assert 0.0 < apart <= 1e-4 * moved
 
 
 @pytest.mark.parametrize("name", ["imagenet_256", "webvid_video"])
