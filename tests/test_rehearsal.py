@@ -94,7 +94,7 @@ def kill_in_phase_2(words):
 
 @pytest.mark.slow
 def test_killed_on_eight_devices_it_goes_on_with_four(tmp_path):
-    """The weights are those of the run on eight, in float32: sums over replicas round differently."""
+    """The weights are those of the run on eight, in float32: sums of replicas round differently."""
     words = ["--dtype", "float32", "--no-samples"]
     whole = tmp_path / "whole"
     rehearse("imagenet_256", "--rehearse", "8", *words, run_dir=whole)
