@@ -13,7 +13,7 @@ from keras_mdm.machine_faults import of_the_machine
 
 _log = logging.getLogger(__name__)
 Used = TypeVar("Used")
-# Folders that were complained about.
+# Files and folders that were complained about.
 _told: set[Path] = set()
 
 
@@ -26,7 +26,7 @@ def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
             file is damaged. So it should look at what it gets.
 
     Returns:
-        What `use` returned; `None` if there is no such file, or a damaged one, which is logged.
+        What `use` returned; `None` if there is no such file, or a damaged one, which is told once.
 
     Raises:
         OSError: if nothing can be read, as no descriptors are left or the disk is gone.
@@ -47,8 +47,10 @@ def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
     except Exception as problem:
         if isinstance(problem, OSError) and of_the_machine(problem):
             raise
-        why = str(problem) or type(problem).__name__
-        _log.warning("ignoring %s of the cache, it is made again: %s", file, why)
+        if file not in _told:  # what is made again may get another name, and this one stays
+            _told.add(file)
+            why = str(problem) or type(problem).__name__
+            _log.warning("ignoring %s of the cache, it is made again: %s", file, why)
         return None
 
 
@@ -64,6 +66,7 @@ def write(file: Path, content: bytes | str | Callable[[Path], Any]) -> bool:
     """
     try:
         write_atomically(file, content)
+        _told.discard(file)
     except OSError as problem:
         if file.parent not in _told:
             _told.add(file.parent)

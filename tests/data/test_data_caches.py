@@ -43,6 +43,16 @@ def tfrecord(cache):
     return open_images(cache.parent / "tfrecord", cache_dir=cache, progress=False).identity
 
 
+def test_a_damaged_file_is_told_once(tmp_path, caplog):
+    """The states of its texts are kept in another file, and it stays."""
+    states(tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    file.write_bytes(b"")
+    for _ in range(3):
+        states(tmp_path)
+    assert caplog.text.count("made again") == 1
+
+
 KINDS = {"text": states, "tar": tar, "tfrecord": tfrecord}
 DAMAGE = {
     "empty": b"",
