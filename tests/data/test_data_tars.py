@@ -167,12 +167,12 @@ def test_nothing_that_a_file_holds_ends_the_walk():
 def test_members_that_are_not_read_are_listed(shard):
     parts = [
         *(("000.jpg", PNG), ("000.seg.png", PNG), ("000.npy", b"n"), ("001.png", PNG)),
-        *(("001.npy", b"n"), ("photo_0.5.jpg", PNG), ("photo_0.5.txt", b"t"), ("002.avif", PNG)),
+        *(("001.npy", b"n"), ("photo_0.5.jpg", PNG), ("photo_0.5.txt", b"t"), ("002.heic", PNG)),
         *(("002.txt", b"t"), ("._000.jpg", b"mac"), ("README", b"r")),
     ]
     source = shard(archive(*parts))
     assert len(source) == 2
-    assert [entry.file for entry in source.skipped] == ["a.tar: photo_0.5.jpg", "a.tar: 002.avif"]
+    assert [entry.file for entry in source.skipped] == ["a.tar: photo_0.5.jpg", "a.tar: 002.heic"]
     assert "names end at their first dot" in source.skipped[0].reason
     unused = {entry.file.removeprefix("a.tar: "): entry.reason for entry in source.unused}
     assert unused == {
@@ -182,6 +182,19 @@ def test_members_that_are_not_read_are_listed(shard):
         "README": "has no ending",
         "000.seg.png": "is a part that is not read (.seg.png)",
     }
+
+
+def test_pictures_with_unusual_endings(shard):
+    """They are read where there is no usual one; `.jfif` is a JPEG file."""
+    parts = [
+        *(("0.txt", b"zero"), ("0.jfif", PNG), ("1.avif", PNG), ("1.jpg", PNG), ("1.cls", b"1")),
+        *(("2.JPE", PNG), ("2.ppm", PNG), ("2.cls", "\ufeff7".encode())),
+    ]
+    source = shard(archive(*parts))
+    records = [source.read(row) for row in range(len(source))]
+    assert [(r.captions, r.label) for r in records] == [(("zero",), -1), ((), 1), ((), 7)]
+    assert all(record.data == PNG for record in records) and not source.skipped
+    assert [entry.file for entry in source.unused] == ["a.tar: 2.ppm", "a.tar: 1.avif"]
 
 
 def test_links_are_listed_and_endings_do_not_fill_the_list(tmp_path):

@@ -58,7 +58,7 @@ class TarImages(ImageSource):
             unreadable,
             fits,
             kind="tar",
-            version=3,
+            version=4,
             cache_dir=cache_dir,
             progress=progress,
         )
@@ -116,7 +116,10 @@ class TarImages(ImageSource):
                 except OSError as problem:
                     raise Unusable(f"cannot be read: {problem}") from problem
         return Record(
-            f"{shard}:{row}", parts["picture"], _captions(parts), class_number(parts.get("cls"))
+            f"{shard}:{row}",
+            parts["picture"],
+            _captions(parts),
+            class_number(text_of(parts.get("cls", b""))),
         )
 
 

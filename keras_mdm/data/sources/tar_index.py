@@ -4,17 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_mdm.data.sources import file_bytes, tar_members
+from keras_mdm.data.sources import file_bytes, kinds, tar_members
 from keras_mdm.data.sources.folder import EXTENSIONS
 from keras_mdm.data.sources.index_cache import Index
 from keras_mdm.data.sources.tar_members import BLOCK, Damage, Member
 
 PICTURE = tuple(ending.lstrip(".") for ending in EXTENSIONS)
+# Read where a record has none of the usual ones: it may be the same picture once more.
+_UNUSUAL = tuple(ending.lstrip(".") for ending in kinds.PICTURES if ending not in EXTENSIONS)
 # Pictures as well, but not read here: one that stands alone is missed, not only left over.
-_OTHER_PICTURES = (
-    *("avif", "heic", "heif", "jxl", "jp2", "j2k", "jfif", "jpe", "ico", "tga", "ppm", "pgm"),
-    *("svg", "psd", "exr", "hdr"),
-)
+_OTHER_PICTURES = ("heic", "heif", "jxl", "ico", "tga", "svg", "psd", "exr", "hdr")
 # Parts of a record beside the picture, by the ending of the member.
 PARTS = ("txt", "json", "cls")
 COLUMNS = ("picture", *PARTS)
@@ -80,6 +79,7 @@ class _Shard:
         self.bad: list[tuple[str, str]] = []
         self._rows: dict[str, np.ndarray] = {}
         self._missed: dict[str, tuple[str, str]] = {}  # pictures that are not read, by record
+        self._unusual: dict[str, tuple[Member, str]] = {}  # and those that may be
         self._left: dict[str, list[Any]] = {}  # first name and number, by reason
 
     def add(self, member: Member) -> None:
@@ -97,10 +97,14 @@ class _Shard:
         key = f"{folder}/{stem}"
         if not stem:
             self._leave(member.name, "is hidden, or has no name before its first dot")
-        elif part not in COLUMNS:
+        elif part not in (*COLUMNS, *_UNUSUAL):
             self._leave_part(member.name, key, ending)
         elif member.size >= 2**32:
             self.bad.append((member.name, f"has {member.size} bytes"))
+        elif part in _UNUSUAL:
+            self._rows.setdefault(key, np.zeros((len(COLUMNS), 2), np.uint32))
+            if self._unusual.setdefault(key, (member, ending))[0] is not member:
+                self._leave(member.name, _not_read(ending))
         else:
             row = self._rows.setdefault(key, np.zeros((len(COLUMNS), 2), np.uint32))
             column = COLUMNS.index(part)
@@ -124,6 +128,11 @@ class _Shard:
 
     def index(self) -> Index:
         """All of it as arrays."""
+        for key, (member, ending) in self._unusual.items():
+            if self._rows[key][0, 0]:
+                self._leave(member.name, _not_read(ending))
+            else:
+                self._rows[key][0] = member.place // BLOCK, member.size
         rows = [row for row in self._rows.values() if row[0, 0]]
         for key, row in self._rows.items():
             if not row[0, 0] and key not in self._missed:
@@ -156,7 +165,7 @@ class _Shard:
         }
 
     def _leave_part(self, name: str, key: str, ending: str) -> None:
-        picture = ending.rpartition(".")[2] in PICTURE + _OTHER_PICTURES
+        picture = ending.rpartition(".")[2] in PICTURE + _UNUSUAL + _OTHER_PICTURES
         if picture and key not in self._missed:  # whether it is missed is known at the end
             self._missed[key] = (name, ending)
         else:
