@@ -46,8 +46,8 @@ def holds_clips(directory: str | os.PathLike) -> bool:
     """
     manifest = Path(directory) / sharding.MANIFEST
     try:
-        listed = json.loads(manifest.read_bytes())
-    except (OSError, ValueError):  # none, or of something else
+        listed = json.loads(manifest.read_bytes()) if manifest.is_file() else None
+    except (OSError, ValueError, RecursionError):  # none, or of something else
         return holds_videos(directory)
     clips = isinstance(listed, dict) and "clips_per_shard" in listed
     return clips or holds_videos(directory)

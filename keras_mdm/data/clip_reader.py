@@ -14,6 +14,7 @@ from keras_mdm.data.clip_rule import ClipRule
 from keras_mdm.data.image_rule import as_pixels, cut_square
 from keras_mdm.data.picture_files import open_picture, to_channels
 from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.data.sources import kinds
 from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.data.video_frames import (
     MAX_FRAME_PIXELS,
@@ -22,7 +23,7 @@ from keras_mdm.data.video_frames import (
     read_frames,
 )
 
-VIDEO_EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
+VIDEO_EXTENSIONS = kinds.VIDEOS
 ANIMATION_EXTENSIONS = (".gif", ".webp")
 
 

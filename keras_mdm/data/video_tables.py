@@ -28,6 +28,8 @@ def is_webvid(table: Path) -> bool:
     Args:
         table: the file.
     """
+    if not table.is_file():  # a pipe would wait
+        return False
     with table.open("rb") as file:
         try:
             return _KEY in _header(Lines(file))
@@ -142,9 +144,9 @@ def _columns(
     key = next((name for name in (_KEY, *OWN_COLUMNS) if name in used), None)
     broken = []
     rows = delimited.rows_of(lines, ",", header, key) if key else ()
-    for number, (_, _, row) in enumerate(rows):
+    for number, _, _, row in rows:
         if isinstance(row, str):
-            broken.append(Skipped(f"{table}, row {number}", row))
+            broken.append(Skipped(f"{table}, line {number}", row))
             continue
         for name, place in used.items():
             columns[name].append(row[place] if place < len(row) else "")

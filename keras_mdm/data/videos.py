@@ -12,7 +12,7 @@ from keras_mdm import checks
 from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.skipping import MAX_SKIPPED, Skipping
+from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 from keras_mdm.data.video_tables import is_webvid, problem_of, read_table
@@ -225,10 +225,13 @@ def find_videos(
     files, texts, skipped = [], [], []
     found, unused = files_with_texts(root, EXTENSIONS)
     for name, beside in found:
-        text = text_of_file(os.path.join(root, beside)) if beside else ""
-        if captions == "names":
-            text = Path(name).stem.replace("_", " ")
-        problem = problem_of(text)
+        text = Path(name).stem.replace("_", " ") if captions == "names" else ""
+        try:
+            if captions is None and beside:
+                text = text_of_file(os.path.join(root, beside))
+            problem = problem_of(text)
+        except Exception as fault:  # such as damaged JSON
+            problem = reason_of(fault)
         if problem:
             skipped.append(Skipped(name, problem))
             continue

@@ -154,7 +154,7 @@ def test_the_list_of_what_was_skipped(clips, tmp_path, content):
 def test_a_table_of_videos_with_a_quote_that_is_never_closed(tmp_path):
     table = tmp_path / "list.csv"
     table.write_text('file,caption\na.mp4,a\nb.mp4,"' + "x" * 200_000)
-    with pytest.raises(ValueError, match="1 of 2.*list.csv, row 1: cannot be read.*To fix it"):
+    with pytest.raises(ValueError, match="1 of 2.*list.csv, line 3: cannot be read.*To fix it"):
         find_videos(tmp_path, captions=str(table))
     assert len(find_videos(tmp_path, captions=str(table), max_skipped=0.5)) == 1
     table.write_text('"' + "x" * 200_000)

@@ -149,6 +149,14 @@ def test_tables_in_several_folders_are_one_source(tmp_path):
     assert told(source) == {"b/3.png": "is a picture that the table does not name"}
 
 
+def test_a_damaged_list_of_captions_is_not_replaced_by_names(tmp_path):
+    lay(tmp_path, {"a.png": 1, "metadata.json": '[{"file": "a.png", "caption": "a cat"}, {"fi'})
+    with pytest.raises(ValueError, match="must be a list of objects.*To fix it"):
+        open_images(tmp_path)
+    lay(tmp_path, {"metadata.json": '{"license": "CC0"}'})
+    assert told(open_images(tmp_path))["metadata.json"].startswith("is no list of objects")
+
+
 @pytest.mark.parametrize("by", ["column", "folder"])
 def test_splits_within_a_table(tmp_path, by):
     lay(tmp_path, {"train/1.png": 1, "test/2.png": 2})
@@ -158,7 +166,7 @@ def test_splits_within_a_table(tmp_path, by):
     lay(tmp_path, {"metadata.csv": table})
     source = open_images(tmp_path)
     assert captions(source) == {"train/1.png": ("one",)} and source.choices["split"] == "train"
-    assert told(source)["metadata.csv, row 1"].startswith("belongs to the split test")
+    assert told(source)["metadata.csv, line 3"].startswith("belongs to the split test")
     assert captions(open_images(f"{tmp_path}:test")) == {"test/2.png": ("two",)}
 
 

@@ -19,8 +19,11 @@ from keras_mdm.data import (
     Unusable,
     UnusableVideo,
     count_frames,
+    find_videos,
+    holds_clips,
     image_dataset,
     load_folder,
+    open_clips,
     open_images,
     read_clip,
     read_picture,
@@ -289,6 +292,46 @@ def test_devices_and_pipes_are_no_files(tmp_path):
         assert "device or a pipe" in found["pipe.png"] and "device or a pipe" in found["zero.png"]
         assert "bytes, more than" in found["sparse.png"]
     assert len(done) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.array_record", "a.tar", "metadata.csv", "metadata.json", "manifest.json", "list.csv"],
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_no_kind_of_source_waits_for_a_pipe(tmp_path, name, kind):
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "a.txt").write_text("a")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    told = []
+
+    def read():
+        told.append(holds_clips(tmp_path))
+        for opened in (open_images, open_clips):
+            try:
+                opened(tmp_path, max_skipped=1.0)
+            except ValueError as problem:
+                told.append("To fix it: " in str(problem))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive() and told[0] is False and all(told[1:]) and len(told) > 1
+
+
+def test_a_fault_of_a_text_beside_a_video_is_of_that_video(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "b.json").write_text('{"caption": ')
+    os.mkfifo(tmp_path / "c.txt")
+    found = find_videos(tmp_path, max_skipped=1.0)
+    assert list(found.files) == ["a.mp4"]
+    assert [entry.file for entry in found.skipped] == ["b.mp4", "c.mp4"]
+    assert len(find_videos(tmp_path, captions="names")) == 3
 
 
 # Videos that were cut, or do not tell when their frames are shown

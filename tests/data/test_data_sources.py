@@ -291,7 +291,7 @@ def test_tables_skip_what_they_name_wrongly(save, tmp_path):
         source.read(3)
     reasons = [reason for _, reason in source.skipped]
     assert len(reasons) == 4 and reasons[-1] == "names a file again"
-    assert source.skipped[0].file == "table.jsonl, row 5" and "not JSON" in reasons[0]
+    assert source.skipped[0].file == "table.jsonl, line 6" and "not JSON" in reasons[0]
     with pytest.raises(ValueError, match="may be unusable"):
         open_images(tmp_path / "pictures")
 
@@ -345,7 +345,9 @@ def test_a_row_that_is_too_long_for_a_table_is_left_out(save, tmp_path):
     table.write_text(f"file,caption\na.png,one\nb.png,{'x' * 200_000}\nc.png,three\n")
     source = open_images(table, max_skipped=0.5)
     assert [source.read(row).captions for row in range(2)] == [("one",), ("three",)]
-    assert source.skipped[0].file == "t.csv, row 1" and "cannot be read" in source.skipped[0].reason
+    assert (
+        source.skipped[0].file == "t.csv, line 3" and "cannot be read" in source.skipped[0].reason
+    )
 
 
 def test_a_member_that_is_too_large_is_left_out(tmp_path):

@@ -39,7 +39,32 @@ def test_a_stray_quote_in_csv_costs_its_own_row(tmp_path, read, places):
         rows[places[1]] = (rows[places[1]][0], 'caption of 5"')
     source, found = read(write_table(tmp_path / "t.csv", rows, ","))
     assert found == rows[: places[0]] + rows[places[0] + 1 :]
-    assert source.skipped == ((f"t.csv, row {places[0]}", delimited.OPEN_QUOTE),)
+    assert source.skipped == ((f"t.csv, line {places[0] + 2}", delimited.OPEN_QUOTE),)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_stray_quotes_do_not_put_rows_together(tmp_path, first):
+    """Also where names have spaces, or, as those of WebVid, no ending."""
+    rows = [(f"{n}.png" if n < 2 else f"my photo {n}.png", f"caption {n}") for n in range(9)]
+    rows[first], rows[first + 2] = (rows[first][0], '"open'), (rows[first + 2][0], 'closed"')
+    source, found = read_all(write_table(tmp_path / "t.csv", rows, ","))
+    assert found == rows[:first] + rows[first + 1 :] and len(source.skipped) == 1
+    rows = [(str(n), "page", f"caption {n}") for n in range(9)]
+    rows[first], rows[first + 2] = (str(first), "page", '"open'), (str(first + 2), "page", 'end"')
+    table = write_table(tmp_path / "w.csv", rows, ",", "videoid,page_dir,name")
+    source, found = videos_of(table)
+    kept = rows[:first] + rows[first + 1 :]
+    assert found == [(f"{page}/{name}.mp4", caption) for name, page, caption in kept]
+    assert source.skipped == ((f"w.csv, line {first + 2}", delimited.OPEN_QUOTE),)
+
+
+@pytest.mark.parametrize("read", [read_all, videos_of])
+def test_places_are_lines_of_the_file(tmp_path, read):
+    """Also behind empty lines, and captions of several lines."""
+    text = 'file,caption\n0.png,"a\nb\nc"\n\n1.png,one, two\n2.png,two\n'
+    (tmp_path / "t.csv").write_text(text)
+    source, _ = read(tmp_path / "t.csv")
+    assert [entry.file for entry in source.skipped] == ["t.csv, line 6"]
 
 
 def test_a_tsv_has_no_quoting(tmp_path):
@@ -84,7 +109,7 @@ def test_a_quote_is_not_closed_far_away_or_never(tmp_path):
     rows = [("0.png", "a"), ("1.png", f'"b\n{lines}\nend"'), ("2.png", "c")]
     source, found = read_all(write_table(tmp_path / "t.csv", rows, ","))
     assert found[0] == rows[0] and found[-1] == rows[2]
-    assert source.skipped[0] == ("t.csv, row 1", delimited.OPEN_QUOTE)
+    assert source.skipped[0] == ("t.csv, line 3", delimited.OPEN_QUOTE)
 
 
 @pytest.mark.parametrize("read", [read_all, videos_of])

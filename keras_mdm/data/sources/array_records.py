@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from keras_mdm.data.sources import file_bytes
+
 
 def open_array_record(path: str) -> Any:
     """Open an ArrayRecord file for reading at random.
@@ -15,6 +17,9 @@ def open_array_record(path: str) -> Any:
     """
     from array_record.python.array_record_module import ArrayRecordReader
 
+    # A pipe would wait for somebody who writes, and the reader does not say what is wrong.
+    with file_bytes.open_file(path):
+        pass
     # Reading ahead would be for nothing.
     reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
     if not reader.ok():

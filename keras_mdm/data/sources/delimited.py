@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from keras_mdm.data.sources import kinds
 from keras_mdm.data.sources.texts import Lines
 
 # A quoted field that goes on for more lines than these is taken for a quote that is never closed.
@@ -15,8 +16,10 @@ OPEN_QUOTE = "has a quote that is not closed in its line"
 _UNFINISHED = "unexpected end of data"
 _ENDING = re.compile(r"\.[A-Za-z0-9]{2,5}")
 MARK = "\ufeff"
+# What a table is there to name.
+_FILES = kinds.PICTURES + kinds.VIDEOS
 
-Row = tuple[int, int, list[str] | str]
+Row = tuple[int, int, int, list[str] | str]
 
 
 def values_of(text: str, delimiter: str, width: int = 0) -> list[str]:
@@ -64,7 +67,8 @@ def _unquoted(value: str) -> str:
 
 
 def rows_of(lines: Lines, delimiter: str, header: Sequence[str], key: str) -> Iterator[Row]:
-    """Rows of a table: where each begins, where it ends, and its values or what is wrong with it.
+    """Rows of a table: the line and the byte where each begins, the byte after its last one, and
+    its values or what is wrong with it.
 
     A field may go on over the next lines in quotes, but not over a line that is a row by itself:
     then the quote before is a stray one.
@@ -77,26 +81,28 @@ def rows_of(lines: Lines, delimiter: str, header: Sequence[str], key: str) -> It
     """
     reader = _Rows(lines, delimiter, len(header), header.index(key))
     while (line := reader.take()) is not None:
-        text, begin, end = line
+        text, begin, end, number = line
         if not text.strip("\r\n" + MARK):
             continue
         try:
             values = values_of(text, delimiter, reader.width)
         except csv.Error as problem:
             if str(problem) != _UNFINISHED:
-                yield begin, end, f"cannot be read: {problem}"
+                yield number, begin, end, f"cannot be read: {problem}"
                 continue
+            reader.learn(next(csv.reader([text], delimiter=delimiter))[:-1])  # the last is open
             found = reader.go_on(text)
             if found is None:
-                yield begin, end, OPEN_QUOTE
+                yield number, begin, end, OPEN_QUOTE
                 continue
             values, end = found
         if len(values) > reader.width and any(values[reader.width :]):
             more = f"has {len(values)} values for {reader.width} columns"
-            yield begin, end, f"{more}: write quotes around values that hold a {_NAMES[delimiter]}"
+            more += f": write quotes around values that hold a {_NAMES[delimiter]}"
+            yield number, begin, end, more
             continue
         reader.learn(values)
-        yield begin, end, values
+        yield number, begin, end, values
 
 
 _NAMES = {",": "comma", "\t": "tab"}
@@ -108,18 +114,18 @@ class _Rows:
     def __init__(self, lines: Lines, delimiter: str, width: int, key: int):
         self._lines, self._iterator = lines, iter(lines)
         self._delimiter, self.width, self._key = delimiter, width, key
-        self._waiting: deque[tuple[str, int, int]] = deque()
+        self._waiting: deque[tuple[str, int, int, int]] = deque()
         self._plain: bool | None = None
         self._spaced = False
 
-    def take(self) -> tuple[str, int, int] | None:
-        """The next line, and where it begins and ends."""
+    def take(self) -> tuple[str, int, int, int] | None:
+        """The next line, where it begins and ends, and its number."""
         return self._waiting.popleft() if self._waiting else self._next()
 
-    def _next(self) -> tuple[str, int, int] | None:
+    def _next(self) -> tuple[str, int, int, int] | None:
         begin = self._lines.position
         text = next(self._iterator, None)
-        return None if text is None else (text, begin, self._lines.position)
+        return None if text is None else (text, begin, self._lines.position, self._lines.number)
 
     def learn(self, values: Sequence[str]) -> None:
         """What names of files look like, from the first row that can be read."""
@@ -136,7 +142,7 @@ class _Rows:
                 if line is None:
                     return None
                 self._waiting.append(line)
-            following, _, end = self._waiting[number]
+            following, _, end, _ = self._waiting[number]
             if self._is_row(following):
                 return None
             text += following
@@ -161,6 +167,8 @@ class _Rows:
         if len(values) != self.width:
             return False
         name = values[self._key]
+        if name.lower().endswith(_FILES):
+            return True
         if not name or (" " in name and not self._spaced):
             return False
         return _has_ending(name) or bool(self._plain)

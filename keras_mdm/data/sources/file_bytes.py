@@ -122,6 +122,15 @@ def exists(path: str | os.PathLike) -> bool:
     return tf.io.gfile.exists(os.fspath(path))
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is a file, and no folder, device or pipe."""
+    if not is_remote(path):
+        return os.path.isfile(path)
+    import tensorflow as tf
+
+    return tf.io.gfile.exists(os.fspath(path)) and not tf.io.gfile.isdir(os.fspath(path))
+
+
 def join(root: str | os.PathLike, name: str) -> str:
     """The path of a file of a folder."""
     return f"{os.fspath(root).rstrip('/')}/{name}" if is_remote(root) else os.path.join(root, name)

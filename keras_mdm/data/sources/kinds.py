@@ -13,6 +13,7 @@ PICTURES = (
     *USUAL,
     *(".jfif", ".jpe", ".avif", ".apng", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 TABLES = (".csv", ".tsv", ".jsonl")
 # Of a picture's text, in the order in which they are looked for.
 BESIDE = (".txt", ".caption", ".json")
@@ -39,9 +40,7 @@ _REASONS = {
     "is packed: unpack it": (
         *(".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z", ".rar"),
     ),
-    "is a video: videos are a source of their own": (
-        *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"),
-    ),
+    "is a video: videos are a source of their own": VIDEOS,
     "is a text that belongs to no other file": BESIDE,
     "is no table that is read": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
 }

@@ -155,4 +155,6 @@ def beside_pictures(path: str) -> str:
         return "is a Parquet file without pictures"
     if name.lower().endswith(kinds.PICTURES):
         return "is a picture with an ending that is not read here"
+    if is_table(name) and kinds.ending_of(name) == ".json":
+        return "is no list of objects that name pictures"
     return kinds.reason_of(name)

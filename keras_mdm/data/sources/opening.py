@@ -196,7 +196,7 @@ def _refuse_saved(folder: str) -> None:
 def _manifest(folder: str) -> dict[str, Any] | None:
     """What `prepare_images` wrote about a folder; `None` for other files of that name."""
     path = file_bytes.join(folder, sharding.MANIFEST)
-    if not file_bytes.exists(path):
+    if not file_bytes.is_file(path):
         return None
     with file_bytes.open_file(path) as file:
         content = file.read()

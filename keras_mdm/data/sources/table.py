@@ -22,6 +22,8 @@ from keras_mdm.data.sources.listing import name_hash
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.texts import NOT_UTF8, Lines, captions_in, decode, is_text, marked
 
+# A row: its line, first byte, byte after the last one, and its values or what is wrong with it.
+Found = tuple[int, int, int, dict[str, Any] | str]
 # What columns are called, the first that is there counts.
 FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 CAPTION = ("caption", "captions", "text", "prompt", "title")
@@ -68,7 +70,7 @@ class TableImages(ImageSource):
         max_skipped: float = MAX_SKIPPED,
     ):
         self.table = os.fspath(table)
-        if not file_bytes.exists(self.table):
+        if not file_bytes.is_file(self.table):
             raise checks.error(
                 "`table` must be a file", fix="check its path", table=os.fspath(table)
             )
@@ -80,7 +82,7 @@ class TableImages(ImageSource):
         places, sizes, labels = array("Q"), array("I"), array("i")
         hashes, classes, left_out, numbers = array("q"), {}, [], array("I")
         parts = splits.Parts(by_folder)
-        for number, (begin, end, row) in enumerate(self._rows()):
+        for number, begin, end, row in self._rows():
             problem = row if isinstance(row, str) else _problem(row)
             if problem:
                 left_out.append(Skipped(self._place(number), problem))
@@ -166,25 +168,25 @@ class TableImages(ImageSource):
         values = delimited.values_of(text, self._delimiter, len(self._header))
         return dict(zip(self._header, values, strict=False))
 
-    def _rows(self) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
-        """(first byte, byte after the last, content or what is wrong with it) of every row."""
+    def _rows(self) -> Iterator[Found]:
+        """All rows, as they follow."""
         memory = self._memory and io.BytesIO(self._memory.data)
         with memory or file_bytes.open_file(self.table) as file:
             lines = Lines(file)
             self._encoding = lines.encoding
             yield from self._json_rows(lines) if self._delimiter is None else self._csv_rows(lines)
 
-    def _json_rows(self, lines: Lines) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+    def _json_rows(self, lines: Lines) -> Iterator[Found]:
         begin = lines.position
         for line in lines:
             if line.strip():
                 try:
-                    yield begin, lines.position, self._parse(line)
+                    yield lines.number, begin, lines.position, self._parse(line)
                 except Unusable as problem:
-                    yield begin, lines.position, str(problem)
+                    yield lines.number, begin, lines.position, str(problem)
             begin = lines.position
 
-    def _csv_rows(self, lines: Lines) -> Iterator[tuple[int, int, dict[str, Any] | str]]:
+    def _csv_rows(self, lines: Lines) -> Iterator[Found]:
         try:
             header = delimited.values_of(next(iter(lines), ""), self._delimiter)
         except csv.Error as problem:
@@ -203,12 +205,16 @@ class TableImages(ImageSource):
                 columns=self._header[:20],
                 table=self.table,
             )
-        for begin, end, values in delimited.rows_of(lines, self._delimiter, self._header, key):
+        rows = delimited.rows_of(lines, self._delimiter, self._header, key)
+        for number, begin, end, values in rows:
             wrong = isinstance(values, str)
-            yield begin, end, values if wrong else dict(zip(self._header, values, strict=False))
+            row = values if wrong else dict(zip(self._header, values, strict=False))
+            yield number, begin, end, row
 
     def _place(self, number: int) -> str:
-        return f"{os.path.basename(self.table)}, row {number}"
+        # What was no table of lines before is counted by its objects or rows.
+        what = "row" if table_bytes.has_no_lines(self.table) else "line"
+        return f"{os.path.basename(self.table)}, {what} {number}"
 
 
 def _problem(row: dict[str, Any]) -> str | None:

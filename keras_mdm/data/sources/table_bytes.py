@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.sources import file_bytes, kinds
+from keras_mdm.data.sources.texts import text_of
 
 PACKED = tuple(f"{ending}.gz" for ending in kinds.TABLES)
 # What a table without bytes of pictures may be called besides, in Hugging Face's layout.
@@ -66,6 +67,11 @@ def load(path: str) -> tuple[str, InMemory | None]:
     return ending, None
 
 
+def has_no_lines(path: str) -> bool:
+    """Whether a table is JSON as a whole, or Parquet."""
+    return kinds.ending_of(path) == ".json" or kinds.shard_kind(path) == "Parquet"
+
+
 def _too_large(path: str) -> ValueError:
     return checks.error(
         f"a packed table, or one in JSON or Parquet, may have {MAX_BYTES} bytes",
@@ -98,9 +104,16 @@ def lists_files(path: str) -> bool:
     """
     if file_bytes.file_size(path) > MAX_BYTES // 8:
         raise _too_large(path)
+    if not file_bytes.is_file(path):
+        return True  # whoever opens it will say so
     try:
         return bool(_objects(path))
     except ValueError:
+        with file_bytes.open_file(path) as file:
+            start = text_of(file.read(64))
+        # Without the captions of a damaged list, names of files would take their place.
+        if start.lstrip().startswith("["):
+            raise
         return False
 
 

@@ -126,10 +126,12 @@ class Lines:
     Attributes:
         encoding: of the file.
         position: the byte.
+        number: of the last line that was taken, from 1.
     """
 
     def __init__(self, file: Any):
         self._file = file
+        self.number = 0
         start = file.read(4)
         self.encoding, self.position = encoding_of(start)
         if not self.position:
@@ -145,6 +147,7 @@ class Lines:
         lines = self._file if self.encoding == "utf-8" else self._wide()
         for line in lines:
             self.position += len(line)
+            self.number += 1
             yield decode(line, self.encoding)
 
     def _wide(self) -> Iterator[bytes]:
