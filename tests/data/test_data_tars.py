@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -219,11 +220,13 @@ def test_a_packed_shard_says_what_to_do(tmp_path):
         open_images(tmp_path, cache_dir=tmp_path / "cache")
 
 
-def test_packed_tfrecords_say_what_to_do(tmp_path):
+@pytest.mark.parametrize("kind", [gzip, zlib], ids=["gzip", "zlib"])
+def test_packed_tfrecords_say_what_to_do(tmp_path, kind):
     """They were to be copied again."""
     (file,) = sources.write("tfrecord", tmp_path / "a").glob("*-00000-*")
-    file.write_bytes(gzip.compress(file.read_bytes()))
-    with pytest.raises(ValueError, match="is compressed with gzip.*To fix it: unpack"):
+    file.write_bytes(kind.compress(file.read_bytes()))
+    match = f"is compressed with {kind.__name__}.*To fix it: unpack"
+    with pytest.raises(ValueError, match=match):
         open_images(tmp_path / "a", cache_dir=tmp_path / "cache")
 
 

@@ -23,6 +23,7 @@ _PACKED = {
     "bzip2": b"BZh",
     "xz": b"\xfd7zXZ\0",
     "zip": b"PK\x03\x04",
+    "zlib": b"x\x9c",
 }
 COMPRESSED = "is compressed"
 HIDDEN = "is hidden"
