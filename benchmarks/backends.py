@@ -34,7 +34,7 @@ import numpy as np
 from backend_passes import BACKEND, device_name, jax_pass, on_gpu, precision, torch_pass
 
 import keras_mdm as mdm
-from keras_mdm.models.unallocated import unallocated
+from keras_mdm.costs.unallocated import unallocated
 
 START = time.perf_counter()
 LIMIT = 2e-5

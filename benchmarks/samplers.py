@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import keras_mdm as mdm
-from keras_mdm.callbacks.images import captioned_grid
 from keras_mdm.evaluation import EfficientNetLite0, kernel_distance, real_floor
+from keras_mdm.pictures.grids import captioned_grid
 
 SAMPLERS = ("ddim", "ddpm", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 STEPS = (5, 10, 25, 50)

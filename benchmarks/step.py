@@ -100,7 +100,7 @@ def run_case(
     """Measure one case in this process."""
     import tensorflow as tf
 
-    from keras_mdm.describe import describe
+    from keras_mdm.costs.describe import describe
     from keras_mdm.models import presets
 
     unet = presets.build(model, width=width, dtype=dtype)

@@ -27,10 +27,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mdm as mdm
-from keras_mdm.callbacks.checkpoint import CheckpointWriter
-from keras_mdm.estimate import trace_step
-from keras_mdm.training.recompute import set_recompute
-from keras_mdm.training.snapshot import prepare_snapshot
+from keras_mdm.costs.estimate import trace_step
+from keras_mdm.models.recompute import set_recompute
+from keras_mdm.runs.snapshot import prepare_snapshot
+from keras_mdm.runs.writer import CheckpointWriter
 
 TEXT_WIDTH = 64
 SMALL = [

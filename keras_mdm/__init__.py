@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_mdm.moved import MOVED, follow_moved
+
 if TYPE_CHECKING:
     from keras_mdm import (
         assets,
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
         optimizers,
         text,
     )
-    from keras_mdm.describe import describe
+    from keras_mdm.costs.describe import describe
     from keras_mdm.export import export_saved_model
     from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
-    from keras_mdm.progressive import PhaseContext, fit_progressively
     from keras_mdm.runs.loading import load
+    from keras_mdm.runs.progressive import PhaseContext, fit_progressively
     from keras_mdm.training import MatryoshkaDiffusion
     from keras_mdm.training.phases import Phase, WeightRamp
 
@@ -65,6 +67,8 @@ __all__ = [
     "video",
 ]
 
+follow_moved()
+
 # What runs on every backend of Keras, and what needs none. All else needs TensorFlow.
 _NETWORK = {"LevelSpec", "NestedUNet", "build_nested_unet", "cut", "grow", "layers", "presets"}
 _NETWORK |= {"diffusion"}
@@ -76,13 +80,13 @@ _HOMES = {
     "MatryoshkaDiffusion": "keras_mdm.training",
     "NestedUNet": "keras_mdm.models",
     "Phase": "keras_mdm.training.phases",
-    "PhaseContext": "keras_mdm.progressive",
+    "PhaseContext": "keras_mdm.runs.progressive",
     "WeightRamp": "keras_mdm.training.phases",
     "build_nested_unet": "keras_mdm.models",
     "cut": "keras_mdm.models",
-    "describe": "keras_mdm.describe",
+    "describe": "keras_mdm.costs.describe",
     "export_saved_model": "keras_mdm.export",
-    "fit_progressively": "keras_mdm.progressive",
+    "fit_progressively": "keras_mdm.runs.progressive",
     "grow": "keras_mdm.models",
     "load": "keras_mdm.runs.loading",
     "presets": "keras_mdm.models",
@@ -98,7 +102,10 @@ def __getattr__(name: str) -> Any:
         require_tensorflow(f"keras_mdm.{name}")
     if name not in _HOMES:
         return importlib.import_module(f"keras_mdm.{name}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    if name in MOVED:  # a module of that name, which must not take the place of the function
+        sys.modules.setdefault(f"keras_mdm.{name}", home)
+    value = getattr(home, name)
     globals()[name] = value  # over the module of the same name, and without coming here again
     return value
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks, pixels
+from keras_mdm import checks
+from keras_mdm.pictures import pixels
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.diffusion.pyramid import LevelShape
+from keras_mdm.levels import LevelShape
 from keras_mdm.training import MatryoshkaDiffusion
 
 

@@ -11,7 +11,7 @@ from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_un
 from keras_mdm import MatryoshkaDiffusion, fit_progressively
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
-from keras_mdm.training.run_directory import RunDirectory
+from keras_mdm.runs.directory import RunDirectory
 
 
 def train(run_dir, *, stop=None, table=None, model=make_model, **options):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_mdm.describe import count_flop, count_step_flop, describe
+from keras_mdm.costs.describe import count_flop, count_step_flop, describe
 from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut
 
 TINY = LevelSpec(8, channels=(32, 64), blocks=(1, 1), attention=(0, 1))

@@ -4,16 +4,16 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import LevelSpec, Phase, build_nested_unet
-from keras_mdm.describe import count_flop, count_parameters
-from keras_mdm.estimate import (
+from keras_mdm.costs.describe import count_flop, count_parameters
+from keras_mdm.costs.estimate import (
     estimate_training,
     order_of_execution,
     peak_memory,
     table,
     trace_step,
 )
-from keras_mdm.models.unallocated import unallocated
-from keras_mdm.training.recompute import set_recompute
+from keras_mdm.costs.unallocated import unallocated
+from keras_mdm.models.recompute import set_recompute
 
 INNER = LevelSpec(8, channels=(32,), blocks=(1,), attention=(1,), use_mid_block=False)
 LEVELS = [INNER, LevelSpec(16, channels=(16, 32), blocks=(1, 1), attention=(0, 0), groups=16)]

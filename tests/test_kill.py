@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 
 TESTS = Path(__file__).parent
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.optimizers import SGD, Adam, AdamW
 from keras_mdm.optimizers.base import pack, unpack
-from keras_mdm.training.ema import ExponentialMovingAverage
-from keras_mdm.training.learning_rates import Warmup
+from keras_mdm.optimizers.learning_rates import Warmup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import pixels
+from keras_mdm.pictures import pixels
 
 
 def test_every_pixel_survives():

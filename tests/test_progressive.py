@@ -20,7 +20,7 @@ from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.data import image_text_dataset, mixed_dataset
 from keras_mdm.optimizers import SGD, Adam
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 from keras_mdm.training.phases import number_phases
 
 RNG = np.random.default_rng(0)

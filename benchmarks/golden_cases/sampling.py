@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from golden_cases.case import Case, Check, difference, to_frames
 from keras_mdm.diffusion import samplers, time_grid
+from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.interop.mdm_diffusion import THRESHOLDS, diffusion_settings, keywords_for
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.sampling import make_denoiser
+from keras_mdm.sampling.denoiser import make_denoiser
 
 UNGUIDED, GUIDED = 2e-5, 1e-4
 

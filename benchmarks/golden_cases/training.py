@@ -9,9 +9,9 @@ import tensorflow as tf
 from golden_cases.case import Case, Check, difference
 from golden_cases.losses import stored_batch
 from keras_mdm import optimizers
+from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.interop.key_map import TO_OFFICIAL, entries
-from keras_mdm.training.ema import ExponentialMovingAverage
-from keras_mdm.training.learning_rates import Warmup
+from keras_mdm.optimizers.learning_rates import Warmup
 
 LOSS_LIMIT, WEIGHT_LIMIT = 2e-5, 1e-5
 GRADIENT_LIMIT = 2e-5  # of the largest gradient

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.callbacks.clips import animated_grid, encode_gif
-from keras_mdm.callbacks.images import captioned_grid, encode_png, image_grid
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.files import write_atomically
 from keras_mdm.latents import Codec, to_pictures
+from keras_mdm.pictures.grids import captioned_grid, encode_png, image_grid
+from keras_mdm.pictures.playing import animated_grid, encode_gif
 
 if TYPE_CHECKING:
     from keras_mdm.callbacks.tensorboard import EventWriter

@@ -13,9 +13,9 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from keras_mdm import checks, distribute
-from keras_mdm.callbacks.clips import encode_gif
-from keras_mdm.callbacks.images import encode_png
 from keras_mdm.callbacks.steps import StepCallback, shown_values
+from keras_mdm.pictures.grids import encode_png
+from keras_mdm.pictures.playing import encode_gif
 
 
 class EventWriter:

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: if the network cannot be built, or the phases do not fit it.
     """
     with quiet_start():
-        from keras_mdm.describe import describe
+        from keras_mdm.costs.describe import describe
         from keras_mdm.models import presets
 
     given = {name: getattr(args, name) for name in FOR_PHASES}
@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(table(found))
     if rows is not None:
-        from keras_mdm.estimate import EFFICIENCY
-        from keras_mdm.estimate import table as phase_table
+        from keras_mdm.costs.estimate import EFFICIENCY
+        from keras_mdm.costs.estimate import table as phase_table
 
         print(f"\n{phase_table(rows)}\n")
         speed = f"{args.tflops:g} TFLOP/s" if args.tflops else "a matrix product measured here"
@@ -126,9 +126,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _phases(args: argparse.Namespace, text_width: int | None) -> list[dict[str, Any]]:
     """The estimate for `--phases`; each grows the network up to its level."""
-    from keras_mdm.estimate import estimate_training
+    from keras_mdm.costs.estimate import estimate_training
+    from keras_mdm.costs.unallocated import unallocated
     from keras_mdm.models import build_nested_unet, cut, presets
-    from keras_mdm.models.unallocated import unallocated
     from keras_mdm.training.phases import Phase
 
     network = _network(args.network, presets.NAMES)

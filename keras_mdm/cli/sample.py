@@ -163,7 +163,7 @@ def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
     Raises:
         ValueError: if it may be either, or cannot be what was said.
     """
-    from keras_mdm.pixels import PICTURE_CHANNELS
+    from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
     channels = model.unet.spec.out_channels
     if wanted is None and channels == 4 and model.threshold == "none":
@@ -211,7 +211,7 @@ def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.nd
     """
     import numpy as np
 
-    from keras_mdm.pixels import PICTURE_CHANNELS
+    from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
     spec = model.unet.spec
     channels = spec.in_channels - spec.out_channels
@@ -288,7 +288,7 @@ def write(
     Returns:
         The paths: per caption `<number>-<caption>_<level>.png`, ascending levels, then the grid.
     """
-    from keras_mdm.callbacks.images import captioned_grid, encode_png, image_grid
+    from keras_mdm.pictures.grids import captioned_grid, encode_png, image_grid
 
     directory.mkdir(parents=True, exist_ok=True)
     pictures = {}
@@ -347,7 +347,7 @@ def play(
     Returns:
         The paths; none for pictures.
     """
-    from keras_mdm.callbacks.clips import animated_grid, write_clip
+    from keras_mdm.pictures.playing import animated_grid, write_clip
 
     clips = {
         f"{index:03d}-{slug(caption)}_{level}": batch[index]

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.estimate import estimate_training
+from keras_mdm.costs.estimate import estimate_training
 from keras_mdm.models import NestedUNet
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.phases import Phase

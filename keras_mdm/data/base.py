@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.pixels import PICTURE_CHANNELS
+from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 
 class Skipped(NamedTuple):

@@ -11,7 +11,7 @@ from keras_mdm import checks
 from keras_mdm.data.reduction import still_frame
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
-from keras_mdm.pixels import PICTURE_CHANNELS
+from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 STARTS = ("fixed", "random")
 SHORT = ("spread", "skip")

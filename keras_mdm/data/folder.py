@@ -19,7 +19,7 @@ from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text, printable
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
-from keras_mdm.pixels import PICTURE_CHANNELS
+from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 _log = logging.getLogger(__name__)
 

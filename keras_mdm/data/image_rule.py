@@ -12,7 +12,7 @@ from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
-from keras_mdm.pixels import PICTURE_CHANNELS
+from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")

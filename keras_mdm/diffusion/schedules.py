@@ -1,13 +1,12 @@
 """Named noise schedules, and how far each level's is shifted."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.diffusion.pyramid import LevelShape
-from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.diffusion.schedule import FACTORIES, Schedule
+from keras_mdm.levels import LevelShape
 
 # Of one step: at 1 it would remove all signal.
 _MAX_BETA = 0.999
@@ -111,7 +110,7 @@ def sigmoid(
     return Schedule("sigmoid", num_steps, alpha_bar, options=options)
 
 
-_FACTORIES: dict[str, Callable[..., Schedule]] = {
+FACTORIES |= {
     "cosine": cosine,
     "logsnr_cosine": logsnr_cosine,
     "linear": linear_beta,
@@ -149,8 +148,8 @@ def get(schedule: str | Schedule, num_steps: int | None = None, **options: float
                 **options,
             )
         return schedule
-    checks.one_of("schedule", schedule, _FACTORIES)
-    return _FACTORIES[schedule](1000 if num_steps is None else num_steps, **options)
+    checks.one_of("schedule", schedule, FACTORIES)
+    return FACTORIES[schedule](1000 if num_steps is None else num_steps, **options)
 
 
 def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:

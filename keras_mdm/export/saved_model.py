@@ -8,14 +8,14 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning import nulls
+from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
 from keras_mdm.diffusion import samplers
 from keras_mdm.files import temporary_directory
-from keras_mdm.training import nulls
+from keras_mdm.finite import check_weights
+from keras_mdm.sampling.denoiser import SamplingPlan, amounts_of, start_noise, to_uint8
 from keras_mdm.training.assertions import sampling_requirements
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.finite import check_weights
-from keras_mdm.training.low_res import LOW_RES, low_res_channels
-from keras_mdm.training.sampling import SamplingPlan, amounts_of, start_noise, to_uint8
 
 
 def export_saved_model(

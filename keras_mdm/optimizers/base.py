@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.optimizers.named_state import require_match, unique_names
+from keras_mdm.named_arrays import require_match, unique_names
 from keras_mdm.tracing import SharedTrace, local
 
 # The official code adds this to the norm before it divides, so that a zero gradient stays zero.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.describe import DEFAULT_TEXT_TOKENS
+from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS
 from keras_mdm.runs.validation import require_finite
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.first_look import look_at

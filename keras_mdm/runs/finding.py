@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_mdm import checks
-from keras_mdm.training import checkpoints
-from keras_mdm.training.run_directory import RunDirectory
+from keras_mdm.runs import checkpoints
+from keras_mdm.runs.directory import RunDirectory
 
 _PHASE = re.compile(r"phase-(\d+)")
 _STEP = re.compile(r"step-\d{7,}")

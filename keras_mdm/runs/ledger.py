@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
+from keras_mdm.runs.directory import RunDirectory, as_json, flat
 from keras_mdm.training.phases import Phase, number_phases
-from keras_mdm.training.run_directory import RunDirectory, as_json, flat
 
 # What may change in the phase that runs, if asked for; the levels it trains may not.
 EXTENDABLE = (

@@ -11,11 +11,11 @@ import keras
 
 from keras_mdm import checks
 from keras_mdm.files import DAMAGED
+from keras_mdm.finite import warn_of_weights
+from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
+from keras_mdm.runs.snapshot import load_snapshot, unknown_class
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.finite import warn_of_weights
-from keras_mdm.training.run_directory import RunDirectory
-from keras_mdm.training.snapshot import load_snapshot, unknown_class
 
 # Checkpoints that the training may delete under a reader before it gives up.
 _ATTEMPTS = 10

@@ -11,20 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.costs.estimate import estimate_training
 from keras_mdm.costs.fitting import device_memory
-from keras_mdm.estimate import estimate_training
-from keras_mdm.models.unallocated import unallocated
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.runs.batches import (
     check_batch,
     check_groups_of,
     check_validation,
     text_tokens,
 )
+from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.objective import check_level_weights
 from keras_mdm.training.phases import Phase, number_phases
-from keras_mdm.training.run_directory import RunDirectory
 
 # Weights, gradients, moments and averages below this share of the memory, and pictures below that
 # one, are not worth the time that the estimate takes.

@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.callbacks.tensorboard import EventWriter
+from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.inputs import is_endless
-from keras_mdm.training.run_directory import RunDirectory
 
 
 def require_finite(dataset: tf.data.Dataset) -> None:

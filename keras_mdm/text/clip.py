@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.text import places
-from keras_mdm.text.encoders import check_texts, in_own_thread, warn_of_cuts
+from keras_mdm.text.prompts import check_texts, in_own_thread, warn_of_cuts
 
 _BATCH = 32
 _PAD = 0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.text.encoders import check_texts
+from keras_mdm.text.prompts import check_texts
 
 
 class FunctionEncoder:

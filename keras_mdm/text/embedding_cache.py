@@ -14,7 +14,8 @@ from keras_mdm import checks
 from keras_mdm.assets import kept
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.files import is_temporary
-from keras_mdm.text.encoders import TextEncoder, check_texts
+from keras_mdm.text.encoders import TextEncoder
+from keras_mdm.text.prompts import check_texts
 from keras_mdm.turns import take_turn
 
 # Texts per file: what a killed run can lose, and the granularity of reading.

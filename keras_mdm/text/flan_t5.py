@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.text import places
-from keras_mdm.text.encoders import check_texts
+from keras_mdm.text.prompts import check_texts
 from keras_mdm.text.t5_weights import T5Folder
 
 # Prompts per forward pass.

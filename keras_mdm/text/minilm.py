@@ -10,7 +10,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.assets import asset
 from keras_mdm.assets import path as asset_path
-from keras_mdm.text.encoders import check_texts, in_own_thread, warn_of_cuts
+from keras_mdm.text.prompts import check_texts, in_own_thread, warn_of_cuts
 
 # Token states are multiplied by this, so that over the tokens of the 1,918 Twemoji captions their
 # standard deviation is 1. Cross-attention trains better on states of unit scale.

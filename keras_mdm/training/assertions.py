@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm.conditioning.conditions import NO_CLASS
+from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.models import NestedUNetSpec
-from keras_mdm.training.conditions import NO_CLASS
-from keras_mdm.training.low_res import LOW_RES
 
 
 def require(condition: tf.Tensor, must: str, *, fix: str, **received: Any) -> tf.Operation:

@@ -5,10 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm import checks, pixels
+from keras_mdm import checks
+from keras_mdm.conditioning.conditions import cast_conditions, condition_names, pad_tokens
+from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import NestedUNetSpec
-from keras_mdm.training.conditions import cast_conditions, condition_names, pad_tokens
-from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.pictures import pixels
 
 
 def split_groups(batch: Any, levels: Sequence[str]) -> dict[str, Mapping[str, Any]]:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from keras_mdm import checks
+from keras_mdm import checks, named_arrays
 from keras_mdm.models import NestedUNet, cut, with_frames
 from keras_mdm.models.lora import check_without_lora
-from keras_mdm.training import checkpoints
 from keras_mdm.training.taking import StartReport, choose
 
 
@@ -117,14 +116,14 @@ class_embedding (1)
             check_without_lora(model.unet, "start_from")
         kept, report = choose(self.unet, trained.unet, skip)
         theirs = {variable.path: variable.value for variable in trained.unet.weights}
-        checkpoints.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
+        named_arrays.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
         theirs_by_name = trained.averages.by_name
         for name, ema in self.averages.by_name.items():
             averages = ema.by_path()
             found = theirs_by_name.get(name, trained.ema).by_path()
             held = [path for path in averages if path in found and path in kept]
             held, found = ({path: each[path] for path in held} for each in (averages, found))
-            checkpoints.assign(held, found, what="averages")
+            named_arrays.assign(held, found, what="averages")
         taken = {path.partition("/")[0] for path in kept}
         for level, value in trained.residual_std.items():
             # It belongs to the weights of its level.

@@ -12,23 +12,23 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.averages.averages import Averages
+from keras_mdm.averages.ema import ExponentialMovingAverage
+from keras_mdm.averages.model_file import ModelFileMixin
+from keras_mdm.averages.power_ema import PowerEMA
 from keras_mdm.backends import require_tensorflow
+from keras_mdm.conditioning.conditions import check_dropout, check_null, check_null_pooled
+from keras_mdm.conditioning.low_res import check_channels
 from keras_mdm.diffusion import losses, schedules, thresholding
+from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
+from keras_mdm.finite import warn_of_weights
 from keras_mdm.models import NestedUNet
-from keras_mdm.training.averages import Averages
-from keras_mdm.training.conditions import check_dropout, check_null, check_null_pooled
+from keras_mdm.sampling.generate import GenerationMixin
 from keras_mdm.training.derived import DerivedMixin
-from keras_mdm.training.ema import ExponentialMovingAverage
-from keras_mdm.training.finite import warn_of_weights
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.following import FollowingMixin
 from keras_mdm.training.front_door import FrontDoor
-from keras_mdm.training.generation import GenerationMixin
-from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
-from keras_mdm.training.low_res import check_channels
-from keras_mdm.training.model_file import ModelFileMixin
 from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
-from keras_mdm.training.power_ema import PowerEMA
 from keras_mdm.training.steps import TIMES, StepMixin
 
 PREDICTIONS = ("v", "eps", "x0")
@@ -100,7 +100,7 @@ class MatryoshkaDiffusion(
         ema_decay: decay of the averaged weights that `generate` uses.
         ema_warmup: let the decay rise from 0 at the beginning.
         power_emas: relative widths of further averages, with a power-function profile; two, such as
-            (0.05, 0.1), let `power_ema.reconstruct` make any other after the training. Each takes
+            (0.05, 0.1), let `runs.reconstruct` make any other after the training. Each takes
             the memory of the weights.
         seed: seed of noise, times and dropout.
         name: name of the model.

@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning.conditions import NO_CLASS
+from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.training import batches
-from keras_mdm.training.conditions import NO_CLASS
-from keras_mdm.training.low_res import LOW_RES
 
 # Batches of a `fit` or an `evaluate` that are looked at.
 LOOKS = 4

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import lora
 from keras_mdm.models.flags import check_policies, is_lora, lora_kernel, quantization
 from keras_mdm.optimizers import Optimizer
-from keras_mdm.training.level_process import LevelProcess
 
 # Options of a `MatryoshkaDiffusion` that it does not keep under their names, and where they went.
 # An attribute of such a name would be nobody's.

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning.conditions import NO_CLASS
 from keras_mdm.training.assertions import require
-from keras_mdm.training.conditions import NO_CLASS
 from keras_mdm.training.remainder import SAMPLE_WEIGHT
 
 

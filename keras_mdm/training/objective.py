@@ -6,9 +6,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning.low_res import network_inputs
 from keras_mdm.diffusion import losses, parameterization, process
 from keras_mdm.training import batches
-from keras_mdm.training.low_res import network_inputs
 
 
 class ObjectiveMixin:

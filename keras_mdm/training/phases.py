@@ -9,7 +9,7 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.models.specs import parse_level
-from keras_mdm.training.learning_rates import Warmup, WarmupCosine
+from keras_mdm.optimizers.learning_rates import Warmup, WarmupCosine
 from keras_mdm.training.mixing import (
     check_counts,
     check_shares,

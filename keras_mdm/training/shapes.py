@@ -5,9 +5,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
 from keras_mdm.training import batches
 from keras_mdm.training.assertions import require
-from keras_mdm.training.low_res import LOW_RES, low_res_channels
 
 
 def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:

@@ -6,10 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm import randomness
+from keras_mdm.conditioning.conditions import condition_names, drop
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import SharedTrace, local
-from keras_mdm.training import batches, randomness, remainder
-from keras_mdm.training.conditions import condition_names, drop
+from keras_mdm.training import batches, remainder
 from keras_mdm.training.penalties import penalties_of, with_penalties
 
 TIMES = ("uniform", "stratified")

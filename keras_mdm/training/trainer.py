@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.models.policies import check_trainable
+from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import compile_parts, forgotten_gradients
 from keras_mdm.training import compiling
 from keras_mdm.training.assertions import worded
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.following import optimized
-from keras_mdm.training.recompute import set_recompute
 
 
 class DistributedTrainer(keras.Model):

@@ -18,7 +18,7 @@ from keras_mdm.callbacks import (
     captioned_grid,
     image_grid,
 )
-from keras_mdm.callbacks.images import wrap_text
+from keras_mdm.pictures.grids import wrap_text
 
 
 class Toy(keras.Model):

@@ -11,12 +11,12 @@ import pytest
 from golden_cases import networks
 from golden_cases.released import released_config
 
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.interop import load_ml_mdm, to_ml_mdm
 from keras_mdm.interop.key_map import entries
 from keras_mdm.interop.mdm_config import spec_from_config
 from keras_mdm.interop.mdm_weights import assign_ml_mdm
 from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, presets
-from keras_mdm.models.unallocated import unallocated
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LIMIT = 2e-5

@@ -7,9 +7,9 @@ import pathlib
 import pytest
 
 from keras_mdm import presets
-from keras_mdm.describe import count_parameters
+from keras_mdm.costs.describe import count_parameters
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.diffusion import LevelShape, level_shift
-from keras_mdm.models.unallocated import unallocated
 
 PAPER = json.loads((pathlib.Path(__file__).parents[1] / "golden/paper_tables.json").read_text())
 ARCHITECTURES = PAPER["A_architectures"]

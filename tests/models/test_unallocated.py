@@ -3,8 +3,8 @@
 import keras
 import pytest
 
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import LevelSpec, build_nested_unet
-from keras_mdm.models.unallocated import unallocated
 
 SMALL = LevelSpec(8, channels=(32,), blocks=(1,), attention=(0,), use_mid_block=False)
 

@@ -22,10 +22,9 @@ from training.tiny_models import TEXT_WIDTH, THREE_PARTS
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
-from keras_mdm.runs import ledger
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints, ledger
+from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.phases import number_phases
-from keras_mdm.training.run_directory import RunDirectory
 
 
 def sgd(phase):

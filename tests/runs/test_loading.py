@@ -20,10 +20,9 @@ from training.tiny_models import (
 
 from keras_mdm import MatryoshkaDiffusion, load
 from keras_mdm.optimizers import SGD
-from keras_mdm.runs import loading
+from keras_mdm.runs import checkpoints, loading
 from keras_mdm.runs.finding import FoundModel, find_model
-from keras_mdm.training import checkpoints
-from keras_mdm.training.snapshot import save_snapshot
+from keras_mdm.runs.snapshot import save_snapshot
 
 
 def make(levels=(PLAIN_INNER,), *, kind=MatryoshkaDiffusion, seed=0, network=None, **options):

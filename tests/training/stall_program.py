@@ -11,8 +11,8 @@ from keras_mdm import MatryoshkaDiffusion, distribute
 from keras_mdm.callbacks import OrderlyStop, StepCallback, StopOnSignal
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.optimizers import Adam
-from keras_mdm.training import checkpoints
-from keras_mdm.training.snapshot import save_snapshot
+from keras_mdm.runs import checkpoints
+from keras_mdm.runs.snapshot import save_snapshot
 from training.tiny_models import TEXT_WIDTH, arrays, make_batch, tiny_unet
 
 WHERE, FOLDER = sys.argv[1:3]

@@ -9,7 +9,7 @@ import keras_mdm as mdm
 from keras_mdm import MatryoshkaDiffusion, export_saved_model
 from keras_mdm.cli.main import main
 from keras_mdm.optimizers import Adam, Optimizer
-from keras_mdm.training.snapshot import load_snapshot, restore_snapshot, save_snapshot
+from keras_mdm.runs.snapshot import load_snapshot, restore_snapshot, save_snapshot
 from training.test_following import OPTIONS, batches, dense_of, draw, freeze_inner, trained_model
 from training.tiny_models import PLAIN_INNER, arrays, tiny_unet
 
@@ -189,8 +189,8 @@ def test_files_and_checkpoints_of_earlier_versions(frozen, tmp_path, monkeypatch
     groups = {name: dict(ema.state()) for name, ema in model.averages.by_name.items()}
     for path in kept:
         del groups["ema"][f"average/{path}"], groups["ema"][f"start/{path}"]
-    from keras_mdm.training import checkpoints
-    from keras_mdm.training.snapshot import _weights, describe_model
+    from keras_mdm.runs import checkpoints
+    from keras_mdm.runs.snapshot import _weights, describe_model
 
     groups |= {"model": _weights(model), "optimizer": model.optimizer.state()}
     path = checkpoints.save(tmp_path, 2, groups, {"seed": 0, "model": describe_model(model)})

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_mdm import named_arrays
+from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.optimizers import Adam
-from keras_mdm.training import checkpoints
-from keras_mdm.training.ema import ExponentialMovingAverage
-from keras_mdm.training.learning_rates import Warmup
+from keras_mdm.optimizers.learning_rates import Warmup
+from keras_mdm.runs import checkpoints
 
 
 def some_arrays(seed=0):
@@ -162,11 +163,11 @@ def test_assign_reports_everything_at_once_and_sets_nothing():
     variables = {name: keras.Variable(np.zeros(2, "f"), name=name) for name in ("a", "b", "c")}
     arrays = {"a": np.ones(2), "b": np.ones(3), "d": np.ones(2)}
     with pytest.raises(ValueError) as caught:
-        checkpoints.assign(variables, arrays, what="network")
+        named_arrays.assign(variables, arrays, what="network")
     for part in ("network", "missing=['c']", "unexpected=['d']", "b: (3,) for (2,)"):
         assert part in str(caught.value)
     assert not np.any(variables["a"])
-    checkpoints.assign(variables, {name: np.full(2, 3.0) for name in "abc"}, what="network")
+    named_arrays.assign(variables, {name: np.full(2, 3.0) for name in "abc"}, what="network")
     np.testing.assert_array_equal(variables["c"], [3.0, 3.0])
 
 
@@ -182,7 +183,7 @@ def test_writing_and_reading_need_the_memory_of_one_array(tmp_path):
     path = checkpoints.save(tmp_path, 1, {"model": group}, {})
     arrays, _ = checkpoints.load(path)
     variables = {name: _Sink() for name in group}
-    checkpoints.assign(variables, arrays["model"], what="network")
+    named_arrays.assign(variables, arrays["model"], what="network")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * (4 << 20)  # 80 MiB in all
@@ -255,7 +256,7 @@ def test_resume_repeats_the_steps_bit_for_bit(tmp_path, request, replicas):
     arrays, state = checkpoints.load(path)
     moved = np.asarray(parts[0].weights[0]) - arrays["model"][parts[0].weights[0].path]
     assert np.max(np.abs(moved)) > 0.01
-    checkpoints.assign(everything(*again)["model"], arrays["model"], what="network")
+    named_arrays.assign(everything(*again)["model"], arrays["model"], what="network")
     again[1].set_state(arrays["optimizer"])
     again[2].set_state(arrays["ema"])
     step = make_step(strategy, *again)

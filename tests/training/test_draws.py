@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.conditioning.conditions import drop
 from keras_mdm.optimizers import SGD
-from keras_mdm.training.conditions import drop
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")

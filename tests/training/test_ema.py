@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mdm.training.ema import ExponentialMovingAverage
+from keras_mdm.averages.ema import ExponentialMovingAverage
 
 
 def weight(value, name="w"):

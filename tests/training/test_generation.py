@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
+from keras_mdm.conditioning.conditions import drop, unconditional
+from keras_mdm.costs.unallocated import unallocated
+from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.diffusion.schedules import cosine
-from keras_mdm.models.unallocated import unallocated
-from keras_mdm.training.conditions import drop, unconditional
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.sampling import make_denoiser
+from keras_mdm.sampling.denoiser import make_denoiser
 from training.drawing import PROMPTS, assert_equal, draw, largest, scramble_averages
 from training.tiny_models import (
     CLIP,

@@ -12,7 +12,7 @@ from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import samplers
 from keras_mdm.layers import GroupNorm
 from keras_mdm.optimizers import SGD
-from keras_mdm.training.graphs import Graphs
+from keras_mdm.sampling.graphs import Graphs
 from training.drawing import assert_equal, scramble_averages
 from training.tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mdm.training.learning_rates import Warmup, WarmupCosine
+from keras_mdm.optimizers.learning_rates import Warmup, WarmupCosine
 
 
 def test_warmup_is_the_released_rule():

@@ -13,10 +13,10 @@ from keras_mdm import (
     optimizers,
 )
 from keras_mdm.cli import main as cli
+from keras_mdm.conditioning.low_res import as_low_res, network_inputs
 from keras_mdm.data import image_text_dataset
 from keras_mdm.diffusion import downsample, upsample
 from keras_mdm.diffusion.pyramid import LevelShape
-from keras_mdm.training.low_res import as_low_res, network_inputs
 
 from .tiny_models import CLIP, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 

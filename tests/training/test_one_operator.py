@@ -11,7 +11,7 @@ from keras_mdm.data import mixed_dataset
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.optimizers import Adam
-from keras_mdm.training import starting
+from keras_mdm.sampling import starting
 from training.tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
 
 WIDE = LevelSpec(32, channels=(8, 8, 16), blocks=(1, 1, 1), attention=(0, 0, 0), groups=4)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.averages.power_ema import PowerEMA, combine, exponent_of, inner_product
 from keras_mdm.optimizers import SGD
-from keras_mdm.training import checkpoints, power_ema
-from keras_mdm.training.power_ema import PowerEMA, combine, exponent_of, inner_product, reconstruct
-from keras_mdm.training.snapshot import restore_snapshot, save_snapshot
+from keras_mdm.runs import checkpoints
+from keras_mdm.runs.reconstruct import reconstruct
+from keras_mdm.runs.snapshot import restore_snapshot, save_snapshot
 from training.test_mixing import as_dataset, mixed_batch
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, arrays, outer, tiny_unet
 
@@ -153,4 +154,4 @@ def test_sampling_and_files_know_all_averages(trained, tmp_path):
 
 def test_checkpoints_without_averages_are_refused(tmp_path):
     with pytest.raises(ValueError, match="power_emas"):
-        power_ema.reconstruct(tmp_path, width=0.1)
+        reconstruct(tmp_path, width=0.1)

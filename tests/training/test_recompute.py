@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion
 from keras_mdm.export import export_saved_model
+from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import SGD
-from keras_mdm.training.recompute import set_recompute
 from training.test_mixing import mixed_batch
 from training.tiny_models import CLIP, INNER, TEXT_WIDTH, arrays, make_batch, outer, tiny_unet
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import schedules
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.sampling import make_denoiser
+from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.sampling.denoiser import make_denoiser
 from training.tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 SIZE = 2 * 2 * 3

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from keras_mdm.training import checkpoints
-from keras_mdm.training.run_directory import RunDirectory
+from keras_mdm.runs import checkpoints
+from keras_mdm.runs.directory import RunDirectory
 
 PHASES = [{"levels": ("64",), "steps": 10}, {"levels": ("64", "256"), "steps": 5}]
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion, cut
 from keras_mdm.diffusion import guidance, samplers
-from keras_mdm.training import starting
-from keras_mdm.training.generation import _bucket
+from keras_mdm.sampling import starting
+from keras_mdm.sampling.generate import _bucket
 from training import drawing
 from training.drawing import PROMPTS, assert_equal, largest, scramble_averages
 from training.tiny_models import (

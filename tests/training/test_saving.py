@@ -8,7 +8,7 @@ import pytest
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import Adam
-from keras_mdm.training.learning_rates import Warmup
+from keras_mdm.optimizers.learning_rates import Warmup
 from training.tiny_models import PLAIN_INNER, Record, arrays, as_dataset, make_batch, tiny_unet
 
 

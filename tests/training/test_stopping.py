@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 from training.test_workers import command, environment
 
 PROGRAM = Path(__file__).with_name("stall_program.py")

@@ -11,7 +11,7 @@ import pytest
 from test_progressive import LEVELS
 
 from keras_mdm import distribute
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 from training import worker_program
 from training.tiny_models import TEXT_WIDTH, tiny_unet
 

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mdm import MatryoshkaDiffusion
+from keras_mdm import MatryoshkaDiffusion, randomness
 from keras_mdm.optimizers import SGD, Adam
 from keras_mdm.tracing import compiled_whole
-from keras_mdm.training import randomness
 from training.drawing import scramble_averages
 from training.test_mixing import as_dataset, mixed_batch, norm
 from training.tiny_models import (

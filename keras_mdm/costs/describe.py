@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import NestedUNet, NestedUNetSpec, build_nested_unet, presets
-from keras_mdm.models.unallocated import unallocated
 
 DEFAULT_TEXT_TOKENS = 32
 

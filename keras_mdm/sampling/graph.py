@@ -7,16 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_mdm import named_arrays
+from keras_mdm.conditioning.conditions import cast_conditions, unconditional
+from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import cut
-from keras_mdm.training import checkpoints
-from keras_mdm.training.conditions import cast_conditions, unconditional
-from keras_mdm.training.graphs import Graphs
-from keras_mdm.training.guiding import Guidance
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.low_res import LOW_RES
-from keras_mdm.training.recompute import no_recompute
-from keras_mdm.training.sampling import (
+from keras_mdm.models.recompute import no_recompute
+from keras_mdm.sampling.denoiser import (
     Amounts,
     SamplingPlan,
     make_denoiser,
@@ -24,6 +22,8 @@ from keras_mdm.training.sampling import (
     run_steps,
     start_noise,
 )
+from keras_mdm.sampling.graphs import Graphs
+from keras_mdm.sampling.guiding import Guidance
 
 # The steps between two updates of the progress bar are at most this share of all steps.
 STRETCHES = 25
@@ -79,7 +79,7 @@ class SamplingMixin:
         return known[stop_at]
 
     def set_average(self, arrays: Mapping[str, Any]) -> None:
-        """Replace the averaged weights, for example by what `power_ema.reconstruct` returned.
+        """Replace the averaged weights, for example by what `runs.reconstruct` returned.
 
         Args:
             arrays: {variable path: array} of all weights of the network; those that are frozen may
@@ -95,7 +95,7 @@ class SamplingMixin:
             for path, average in self.ema.by_path().items()
             if path in arrays or path in moving
         }
-        checkpoints.assign(averages, arrays, what="averages")
+        named_arrays.assign(averages, arrays, what="averages")
         self.averages.mark()
 
     def bounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning.low_res import LOW_RES, as_low_res, low_res_channels
+from keras_mdm.finite import check_finite
 from keras_mdm.models import NestedUNetSpec
-from keras_mdm.training.finite import check_finite
-from keras_mdm.training.low_res import LOW_RES, as_low_res, low_res_channels
 
 NO_CLASS = -1
 # Conditions that are not micro-conditions.

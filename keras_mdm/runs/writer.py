@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

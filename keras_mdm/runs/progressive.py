@@ -20,22 +20,21 @@ from keras_mdm.callbacks import (
     TensorBoardLogger,
     Throughput,
 )
-from keras_mdm.callbacks.checkpoint import DISK_FULL, CheckpointWriter
 from keras_mdm.callbacks.signals import OrderlyStop
-from keras_mdm.describe import count_step_flop
+from keras_mdm.costs.describe import count_step_flop
 from keras_mdm.files import remove_dead_temporaries, write_atomically
-from keras_mdm.runs import batches, ledger, preflight
-from keras_mdm.runs.validation import Validation
-from keras_mdm.tracing import free_what_is_gone
-from keras_mdm.training import checkpoints
-from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-from keras_mdm.training.phases import Phase
-from keras_mdm.training.run_directory import RunDirectory
-from keras_mdm.training.snapshot import (
+from keras_mdm.runs import batches, checkpoints, ledger, preflight
+from keras_mdm.runs.directory import RunDirectory
+from keras_mdm.runs.snapshot import (
     grow_from_snapshot,
     prepare_snapshot,
     restore_snapshot,
 )
+from keras_mdm.runs.validation import Validation
+from keras_mdm.runs.writer import DISK_FULL, CheckpointWriter
+from keras_mdm.tracing import free_what_is_gone
+from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.phases import Phase
 
 
 @dataclasses.dataclass(frozen=True)

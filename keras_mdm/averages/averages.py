@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.averages.ema import ExponentialMovingAverage
+from keras_mdm.averages.power_ema import PowerEMA, group_name
 from keras_mdm.models.flags import is_lora, lora_kernel
 from keras_mdm.models.lora import adapted_layers, merged
-from keras_mdm.training.ema import ExponentialMovingAverage
-from keras_mdm.training.power_ema import PowerEMA, group_name
 
 
 class Averages:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import GifImagePlugin, Image
 
 from keras_mdm import checks
-from keras_mdm.callbacks.images import captioned_grid, on_white
 from keras_mdm.files import write_atomically
+from keras_mdm.pictures.grids import captioned_grid, on_white
 
 
 def animated_grid(

@@ -9,21 +9,22 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.conditioning import nulls
+from keras_mdm.conditioning.conditions import condition_names
+from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers
-from keras_mdm.training import guiding, nulls, starting
-from keras_mdm.training.conditions import condition_names
-from keras_mdm.training.finite import check_weights
-from keras_mdm.training.level_process import MOST_LEFT, LevelProcess
-from keras_mdm.training.low_res import LOW_RES
-from keras_mdm.training.prompting import PromptMixin
-from keras_mdm.training.sampling import (
+from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
+from keras_mdm.finite import check_weights
+from keras_mdm.sampling import guiding, starting
+from keras_mdm.sampling.denoiser import (
     SamplingPlan,
     amounts_of,
     level_shapes,
     start_noise,
     to_uint8,
 )
-from keras_mdm.training.sampling_graph import SamplingMixin
+from keras_mdm.sampling.graph import SamplingMixin
+from keras_mdm.sampling.prompts import PromptMixin
 
 # Keyword defaults by name of a way of sampling.
 SAMPLING = {

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.training.conditions import NO_CLASS, cast_conditions, condition_names
-from keras_mdm.training.finite import check_finite
-from keras_mdm.training.low_res import LOW_RES, low_res_channels
+from keras_mdm.conditioning.conditions import NO_CLASS, cast_conditions, condition_names
+from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
+from keras_mdm.finite import check_finite
 
 Arrays = dict[str, np.ndarray]
 

@@ -14,12 +14,12 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from keras_mdm import checks
-from keras_mdm.describe import DEFAULT_TEXT_TOKENS, FLOP
+from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS, FLOP
+from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import NestedUNet
-from keras_mdm.models.unallocated import unallocated
+from keras_mdm.models.recompute import set_recompute
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.phases import Phase, number_phases
-from keras_mdm.training.recompute import set_recompute
 
 FLOAT32 = 4
 # Share of the speed of one large matrix product that a training step reaches: the middle of what

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mdm.training.conditions import NO_CLASS, condition_names
+from keras_mdm.conditioning.conditions import NO_CLASS, condition_names
 
 # Conditions that have a "none", in the order in which they are named.
 LARGE = ("text", "pooled", "label")

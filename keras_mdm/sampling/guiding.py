@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.training import nulls
+from keras_mdm.conditioning import nulls
 
 GUIDANCE_SCALE = 4.0
 

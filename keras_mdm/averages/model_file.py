@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.averages.averages import digest
 from keras_mdm.models.flags import is_lora, lora_kernel
 from keras_mdm.models.lora import adapted_layers
-from keras_mdm.training.averages import digest
 
 # H5 takes a slash for a folder.
 _SLASH = "|"

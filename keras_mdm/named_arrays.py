@@ -52,3 +52,26 @@ def require_match(
             unexpected=unexpected,
             shapes=shapes,
         )
+
+
+def assign(
+    variables_by_path: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str
+) -> None:
+    """Assign arrays to variables: everything is consumed, or nothing is set and an error raised.
+
+    Args:
+        variables_by_path: {path: variable}.
+        arrays: {path: array}, for example a group of a loaded checkpoint.
+        what: what is being restored, for the error.
+
+    Raises:
+        ValueError: naming all paths that are missing or unexpected and all shapes that differ.
+    """
+    require_match(
+        variables_by_path,
+        arrays,
+        what=what,
+        fix="build it as it was when the checkpoint was written, or choose its own checkpoint",
+    )
+    for path, variable in variables_by_path.items():
+        variable.assign(arrays[path])

@@ -6,9 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm import checks, pixels
+from keras_mdm import checks
 from keras_mdm.diffusion import LevelShape
 from keras_mdm.models import NestedUNetSpec
+from keras_mdm.pictures import pixels
 
 # Its key in a batch, and its name in `generate` and in an exported model.
 LOW_RES = "low_res"

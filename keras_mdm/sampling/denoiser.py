@@ -6,12 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm import pixels
+from keras_mdm import randomness
+from keras_mdm.conditioning.conditions import match_tokens
+from keras_mdm.conditioning.low_res import network_inputs
 from keras_mdm.diffusion import Schedule, guidance, samplers, thresholding, time_grid
-from keras_mdm.training import randomness
-from keras_mdm.training.conditions import match_tokens
-from keras_mdm.training.level_process import LevelProcess
-from keras_mdm.training.low_res import network_inputs
+from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.pictures import pixels
 
 Amounts = dict[str, Any]
 

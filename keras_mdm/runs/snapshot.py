@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mdm import checks
+from keras_mdm import checks, named_arrays
 from keras_mdm.models import lora
-from keras_mdm.training import checkpoints
+from keras_mdm.runs import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 
@@ -175,7 +175,7 @@ def load_snapshot(
     model = _make(description, path)
     lora.adapt(model.unet, state.get("lora", {}))
     model.refresh(contents=False)
-    checkpoints.assign(_weights(model), _group(groups, "model"), what="model")
+    named_arrays.assign(_weights(model), _group(groups, "model"), what="model")
     _restore_averages(model, groups, state)
     return model
 
@@ -223,7 +223,7 @@ def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, 
     groups, state = checkpoints.load(path)
     _check_seed(model, state)
     model.refresh(contents=False)
-    checkpoints.assign(_weights(model), groups["model"], what="model")
+    named_arrays.assign(_weights(model), groups["model"], what="model")
     _restore_averages(model, groups, state)
     model.optimizer.set_state(groups["optimizer"])
     return state
@@ -255,7 +255,7 @@ def grow_from_snapshot(
     weights = _weights(model)
     new = [name for name in weights if name not in groups["model"]]
     inner = {name: value for name, value in weights.items() if name not in new}
-    checkpoints.assign(inner, groups["model"], what="inner levels of the grown model")
+    named_arrays.assign(inner, groups["model"], what="inner levels of the grown model")
     step = int(np.asarray(groups["optimizer"]["iterations"]))
     _restore_averages(model, groups, state, new_start=state.get("ema_age", step))
     if keep_moments:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_mdm import checks, pixels
+from keras_mdm import checks
+from keras_mdm.pictures import pixels
 
 # Characters of a title that are drawn.
 _LONGEST = 300

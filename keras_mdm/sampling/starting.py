@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks, pixels
+from keras_mdm import checks
 from keras_mdm.diffusion import LevelShape
-from keras_mdm.training.finite import check_finite
-from keras_mdm.training.level_process import LevelProcess
+from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.finite import check_finite
+from keras_mdm.pictures import pixels
 
 # How much of the way is gone again when a picture is changed without a mask.
 STRENGTH = 0.7

@@ -5,20 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_mdm import checks
-from keras_mdm.diffusion import (
-    LevelShape,
-    Schedule,
-    build_pyramid,
-    level_shift,
-    parameterization,
-    process,
-    residual,
-    upsample,
-)
-from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
+from keras_mdm.diffusion import parameterization, process, residual
+from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES, build_pyramid, upsample
+from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.diffusion.schedules import level_shift
+from keras_mdm.levels import LevelShape
 
 # Amplitude of the pictures that may be left where sampling starts from pure noise: the release's
 # cosine in log-SNR leaves 0.082.
@@ -109,7 +103,7 @@ class LevelProcess:
             signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
         )
 
-    def pyramid(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def pyramid(self, x: Any) -> dict[str, Any]:
         """What the levels see of pictures or clips of the highest one: D^r of them, by level name.
 
         The one place where lower levels are made of data; the files of a lower level are reduced by
@@ -120,17 +114,17 @@ class LevelProcess:
         """
         return build_pyramid(x, self.shapes, self.downsample, self.frame)
 
-    def enlarged(self, x: tf.Tensor, below: LevelShape, shape: LevelShape) -> tf.Tensor:
+    def enlarged(self, x: Any, below: LevelShape, shape: LevelShape) -> Any:
         """A picture or clip of the level below in the size of a level, as its detail is added to
         it."""
         return upsample(x, below, shape, kind="bilinear", frame=self.frame)
 
-    def divided(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def divided(self, x: Mapping[str, Any]) -> dict[str, Any]:
         """Data as the process sees it: divided by the scale of its level."""
         scale = self.signal_scale
         return {name: value / scale[name] if name in scale else value for name, value in x.items()}
 
-    def multiplied(self, x: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def multiplied(self, x: Mapping[str, Any]) -> dict[str, Any]:
         """Data as users see it; undoes `divided`."""
         scale = self.signal_scale
         return {name: value * scale[name] if name in scale else value for name, value in x.items()}
@@ -155,11 +149,11 @@ class LevelProcess:
 
     def predictions(
         self,
-        outputs: Mapping[str, tf.Tensor],
-        z: Mapping[str, tf.Tensor],
+        outputs: Mapping[str, Any],
+        z: Mapping[str, Any],
         t: Any,
         residual_std: Mapping[str, Any],
-    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Turn network outputs into predictions and estimates of the clean data.
 
         Args:
@@ -178,11 +172,11 @@ class LevelProcess:
             name = shape.name
             alpha, sigma = self.amplitudes(name, t)
             alpha, sigma = process.first_rows(alpha, z[name]), process.first_rows(sigma, z[name])
-            prediction = tf.cast(outputs[name], tf.float32)
+            prediction = ops.cast(outputs[name], "float32")
             if self.use_residual and below is not None:
-                picture = tf.clip_by_value(x0[below.name], -1.0, 1.0)[: tf.shape(z[name])[0]]
+                picture = ops.clip(x0[below.name], -1.0, 1.0)[: ops.shape(z[name])[0]]
                 # The level below is trained by its own loss, not through the one above.
-                u = tf.stop_gradient(self.enlarged(picture, below, shape))
+                u = ops.stop_gradient(self.enlarged(picture, below, shape))
                 s = residual_std[name]
                 prediction = prediction + residual.wiener_v(z[name], u, alpha, sigma, s)
             predictions[name] = prediction

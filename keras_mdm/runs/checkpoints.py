@@ -15,7 +15,6 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.files import TEMPORARY_PREFIX, fsync_path
-from keras_mdm.optimizers.named_state import require_match
 
 _NAME = re.compile(r"step-(\d{7,})")
 _CHUNK = 1 << 22
@@ -184,29 +183,6 @@ def remove_leftovers(directory: str | Path) -> None:
     """Delete what interrupted calls of `save` and `prune` left behind."""
     for path in Path(directory).glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def assign(
-    variables_by_path: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str
-) -> None:
-    """Assign arrays to variables: everything is consumed, or nothing is set and an error raised.
-
-    Args:
-        variables_by_path: {path: variable}.
-        arrays: {path: array}, for example a group of a loaded checkpoint.
-        what: what is being restored, for the error.
-
-    Raises:
-        ValueError: naming all paths that are missing or unexpected and all shapes that differ.
-    """
-    require_match(
-        variables_by_path,
-        arrays,
-        what=what,
-        fix="build it as it was when the checkpoint was written, or choose its own checkpoint",
-    )
-    for path, variable in variables_by_path.items():
-        variable.assign(arrays[path])
 
 
 class ArrayFile(Mapping):

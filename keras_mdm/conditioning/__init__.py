@@ -1,0 +1,1 @@
+"""What a network is conditioned on, and what it gets where a condition is left out."""
