@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "recipes"))
 
 import emoji_three_levels  # noqa: E402
-import text_to_image  # noqa: E402
+from shared import text_to_image  # noqa: E402
 
 LOW, HIGH = "16", "32"
 GUIDANCE = 3.0

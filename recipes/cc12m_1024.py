@@ -25,14 +25,8 @@ or takes it from --start, a model, run or checkpoint of cc12m_256.py.
 Figures and times of what was run: recipes/README.md.
 """
 
-import common
-import image_scales
-import image_training
-import options
-import rehearsal
-import text_to_image
-
 import keras_mdm as mdm
+from shared import common, image_scales, image_training, options, rehearsal, text_to_image
 
 INNER = text_to_image.INNER
 INNERMOST = mdm.LevelSpec(

@@ -27,12 +27,7 @@ Encode the captions once, before: keras-mdm embed SOURCE EMBEDDINGS, then --embe
 Figures and times of what was run: recipes/README.md.
 """
 
-import common
-import image_scales
-import image_training
-import options
-import rehearsal
-import text_to_image
+from shared import common, image_scales, image_training, options, rehearsal, text_to_image
 
 INNER = text_to_image.INNER
 SMALL_LEVELS = {

@@ -14,10 +14,8 @@ Result and time: docs/demo.md. Your own pictures: --data DIR (captions from .txt
 or from the file names).
 """
 
-import common
-import text_to_image
-
 import keras_mdm as mdm
+from shared import common, text_to_image
 
 OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
 PHASES = [

@@ -19,10 +19,8 @@ Unattended, started again after whatever kills it:
 What it looks like: docs/training.md. Your own pictures: --data DIR.
 """
 
-import common
-import text_to_image
-
 import keras_mdm as mdm
+from shared import common, text_to_image
 
 LEVELS = [
     text_to_image.INNER,

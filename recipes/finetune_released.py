@@ -31,13 +31,10 @@ Figures and times of what was run: recipes/README.md.
 from pathlib import Path
 from typing import Any
 
-import common
-import folder
-import image_scales
-import image_training
 import keras
 
 import keras_mdm as mdm
+from shared import common, image_scales, image_training
 
 MICRO = "scale"
 STAND_IN = {
@@ -124,7 +121,7 @@ def main() -> None:
     small = arguments.model is None
     if small:
         near = Path(arguments.run_dir)
-        arguments.data = str(folder.write_emoji(near.with_name("emoji_pictures_64"), 64))
+        arguments.data = str(common.write_emoji(near.with_name("emoji_pictures_64"), 64))
         weights = write_stand_in(near.with_name("stand_in") / "vis_model_64x64.pth", arguments.seed)
 
     def load(phase: mdm.Phase | None = None) -> mdm.MatryoshkaDiffusion:

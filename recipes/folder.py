@@ -31,13 +31,8 @@ No metric of the paper. Figures and times of what was run: recipes/README.md.
 import argparse
 from pathlib import Path
 
-import common
-import image_scales
-import image_training
-import options
-from PIL import Image
-
 import keras_mdm as mdm
+from shared import common, image_scales, image_training, options
 
 
 def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, list]:
@@ -97,19 +92,6 @@ def own(arguments: argparse.Namespace) -> common.Scale:
     )
 
 
-def write_emoji(folder: Path, size: int) -> Path:
-    """Write the drawings as a plain folder of pictures whose names are their captions."""
-    data = mdm.data.load_emoji((size,), concepts="simple", split="train")
-    folder.mkdir(parents=True, exist_ok=True)
-    for picture, caption in zip(data.largest, data.captions, strict=True):
-        Image.fromarray(picture).save(folder / f"{caption.replace(' ', '_')}.png")
-    print(
-        f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, Twitter and "
-        f"contributors) written to {folder}"
-    )
-    return folder
-
-
 def main() -> None:
     parser = image_training.parser(__doc__, run_dir="runs/folder")
     common.add_text(parser)
@@ -135,7 +117,7 @@ def main() -> None:
     if arguments.data is None:
         size = per_level(arguments, small=True)[0][-1]
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
-        arguments.data = str(write_emoji(folder, size))
+        arguments.data = str(common.write_emoji(folder, size))
         arguments.scale = "small"
     scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":

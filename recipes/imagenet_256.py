@@ -25,12 +25,7 @@ samples are drawn without guidance.
 Figures and times of what was run: recipes/README.md.
 """
 
-import common
-import image_scales
-import image_training
-import options
-import rehearsal
-import text_to_image
+from shared import common, image_scales, image_training, options, rehearsal, text_to_image
 
 LEVELS = [text_to_image.INNER, image_scales.small_level(64, 16)]
 SMALL = image_scales.small(

@@ -28,13 +28,8 @@ Fetched once for the small run: keras-mdm assets fetch emoji minilm. Other data 
 Result and time: docs/video.md.
 """
 
-import common
-import options
-import rehearsal
-import text_to_image
-import text_to_video
-
 import keras_mdm as mdm
+from shared import common, options, rehearsal, text_to_image, text_to_video
 
 SMALL_LEVELS = [
     text_to_image.INNER,

@@ -92,7 +92,7 @@ def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
     made = [Phase(**phase) for phase in small.phases]
     assert [len(phase.levels) for phase in made] == [len(stage) for stage in stages]
     assert [list(phase.groups) for phase in made] == [list(p.level_names) for p in made]
-    left = recipe("image_scales").left_after(paper, stages[-2])
+    left = recipe("shared.image_scales").left_after(paper, stages[-2])
     assert [phase["steps"] for phase in left.phases] == [table["training_steps"][len(stages) - 1]]
 
 
@@ -105,23 +105,23 @@ def test_a_folder_in_small_takes_any_levels(recipe):
     assert inner.channels == (16, 32, 64, 128, 256) and inner.attention == (0, 0, 0, 1, 1)
     assert [level.channels for level in outer] == [(16, 32), (16, 32)]
     parsed.levels = None
-    assert folder.small(parsed).phases[-1]["levels"][0] == recipe("text_to_image").INNER
+    assert folder.small(parsed).phases[-1]["levels"][0] == recipe("shared.text_to_image").INNER
     parsed.steps = [1]
     with pytest.raises(ValueError, match="one number of steps .*To fix it"):
         folder.small(parsed)
 
 
 def test_the_papers_prompts(recipe):
-    texts = recipe("common").PAPER_PROMPTS.read_text().splitlines()
+    texts = recipe("shared.common").PAPER_PROMPTS.read_text().splitlines()
     assert len(texts) == len(set(texts)) == 29
     assert "a squirrel wearing a crown on stage" in texts and "" not in texts
 
 
 def phases_of(recipe, words, name="cc12m_1024", levels=3):
     """Phases of a recipe's paper scale with options."""
-    arguments = recipe("common").parser("x", run_dir="x").parse_args(words.split())
+    arguments = recipe("shared.common").parser("x", run_dir="x").parse_args(words.split())
     _, paper = recipe(name).scales(levels)
-    return recipe("options").phases(paper.phases, arguments)
+    return recipe("shared.options").phases(paper.phases, arguments)
 
 
 def test_batches_too_small_to_mix_are_not_mixed(recipe):
@@ -168,7 +168,7 @@ def test_shares_that_no_phase_can_have(recipe, words, said):
 
 
 def test_options_of_drawing_and_of_the_machine(recipe):
-    options, parser = recipe("options"), recipe("common").parser("x", run_dir="x")
+    options, parser = recipe("shared.options"), recipe("shared.common").parser("x", run_dir="x")
     arguments = parser.parse_args("--sampling-steps 5 --guidance 2 --devices 4".split())
     drawn = options.sampling({"sampling": "paper", "guidance_scale": 7.0}, arguments)
     assert drawn == {"sampling": "paper", "guidance_scale": 2.0, "steps": 5}
@@ -181,9 +181,9 @@ def test_options_of_drawing_and_of_the_machine(recipe):
 
 
 def test_micro_batches_by_estimate(recipe):
-    options = recipe("options")
+    options = recipe("shared.options")
     words = "--micro-batches auto --device-memory 0.01 --dry-run".split()
-    arguments = recipe("common").parser("x", run_dir="x").parse_args(words)
+    arguments = recipe("shared.common").parser("x", run_dir="x").parse_args(words)
     level = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), heads=2, groups=8)
     phases = [Phase([level], steps=1, batch_size=n) for n in (1024, 512)]
     found = options.micro_batches(
@@ -202,8 +202,8 @@ def test_micro_batches_by_estimate(recipe):
 def test_files_of_all_phases_are_reduced_from_the_highest_level(recipe, tmp_path, kind, corner):
     folder = sources.write("folder", tmp_path)
     words = ["--data", str(folder)]
-    arguments = recipe("image_training").parser("x", run_dir="x").parse_args(words)
-    data = recipe("image_data").Pictures(arguments, [2, 8], "none", None, {}, None, kind)
+    arguments = recipe("shared.image_training").parser("x", run_dir="x").parse_args(words)
+    data = recipe("shared.image_data").Pictures(arguments, [2, 8], "none", None, {}, None, kind)
     first = next(iter(data.datasets()(Phase([2], 1, batch_size=12), 0)))["image"]
     second = next(iter(data.datasets()(Phase([2, 8], 1, batch_size=18), 0)))
     for pictures in (first, second["2"]["image"]):  # every picture has one bright pixel
@@ -324,10 +324,10 @@ def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_p
         Phase([PLAIN_INNER, outer(16)], 2, batch_size=2, mixed=False),
     ]
     options = {"every": 1, "unconditional": True, "num_images": 1, "steps": 20}
-    grids = recipe("drawing").SampleGrids(["a"], **options)
+    grids = recipe("shared.drawing").SampleGrids(["a"], **options)
     with pytest.raises(ValueError, match=r"phase 2 \[8, 16\]: `steps`.*steps=20.*To fix it"):
         fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=grids)
-    never = recipe("drawing").SampleGrids(["a"], **{**options, "every": 0})
+    never = recipe("shared.drawing").SampleGrids(["a"], **{**options, "every": 0})
     with pytest.raises(ValueError, match=r"phase 1 \[8\]: `every`.*every=0.*To fix it"):
         fit_progressively(phases, make_model, make_dataset, run_dir=tmp_path, callbacks=never)
     assert not (tmp_path / "run.json").exists()
@@ -341,7 +341,7 @@ def test_the_emoji_recipes_validate_on_their_first_pairs(recipe):
     rows = np.arange(70, dtype="uint8")
     pictures = np.broadcast_to(rows[:, None, None, None], (70, 8, 8, 3)).copy()
     data = CaptionedImages({8: pictures}, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
-    validation = recipe("text_to_image").validation_of(data, FakeEncoder(), seed=0)
+    validation = recipe("shared.text_to_image").validation_of(data, FakeEncoder(), seed=0)
     batches = list(validation(Phase([PLAIN_INNER], 1, batch_size=16)))
     seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     assert len(batches) == 4 and sorted(seen) == list(range(64))

@@ -44,7 +44,7 @@ def data(recipe, folder, tmp_path):
         options = {"data": str(folder), "animated_emoji": False, "stride": 2, "clips": "fixed"}
         options |= {"captions": "names", "max_skipped": 0.01, "short": "spread", "seed": 0}
         options |= {"embeddings": None, "run_dir": str(tmp_path / "run"), **given}
-        made = recipe("text_to_video").Clips
+        made = recipe("shared.text_to_video").Clips
         return made(SimpleNamespace(**options), LEVELS, Letters(), downsample, frame)
 
     return make
@@ -55,12 +55,12 @@ def batch_of(data, phase=PHASE):
 
 
 def test_the_prompts_are_those_of_figure_18(recipe):
-    assert recipe("common").PAPER_VIDEO_PROMPTS.read_text().splitlines() == [
+    assert recipe("shared.common").PAPER_VIDEO_PROMPTS.read_text().splitlines() == [
         "Busy freeway at night",
         "Pouring milk into black coffee",
         "A teddy bear riding a skateboard by the lake",
     ]
-    assert recipe("common").PAPER_SAMPLING["guidance_scale"] == 7.0
+    assert recipe("shared.common").PAPER_SAMPLING["guidance_scale"] == 7.0
 
 
 def test_options_of_the_recipe():

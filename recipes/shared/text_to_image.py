@@ -4,15 +4,12 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import common
-import drawing
-import image_data
 import keras
 import numpy as np
-import options
 import tensorflow as tf
 
 import keras_mdm as mdm
+from shared import common, drawing, image_data, options
 
 # The innermost level, and the phase that trains it alone.
 INNER = mdm.LevelSpec(

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import options
 import tensorflow as tf
+from PIL import Image
 
 import keras_mdm as mdm
+from shared import options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +170,19 @@ def load_data(
         )
     report_skipped(data)
     return data
+
+
+def write_emoji(folder: Path, size: int) -> Path:
+    """Write the drawings as a plain folder of pictures whose names are their captions."""
+    data = mdm.data.load_emoji((size,), concepts="simple", split="train")
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture, caption in zip(data.largest, data.captions, strict=True):
+        Image.fromarray(picture).save(folder / f"{caption.replace(' ', '_')}.png")
+    print(
+        f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, Twitter and "
+        f"contributors) written to {folder}"
+    )
+    return folder
 
 
 def report_skipped(data: mdm.data.CaptionedImages) -> None:

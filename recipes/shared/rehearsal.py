@@ -24,14 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import common
-import drawing
 import keras
-import options
-import rehearsal_data
 import tensorflow as tf
 
 import keras_mdm as mdm
+from shared import common, drawing, options, rehearsal_data
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
 INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 1

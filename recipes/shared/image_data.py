@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import common
 import numpy as np
 import tensorflow as tf
 
 import keras_mdm as mdm
+from shared import common
 
 SHOWN = 16
 # Records of a small set whose losses --validate-every tells, and the most of a large one.

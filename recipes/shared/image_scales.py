@@ -5,13 +5,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import common
 import numpy as np
-import options
-import rehearsal
-import text_to_image
 
 import keras_mdm as mdm
+from shared import common, options, rehearsal, text_to_image
 
 SMALL_SAMPLING = {"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64}
 

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import common
-import drawing
 import keras
 import numpy as np
-import options
-import rehearsal
 import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
+from shared import common, drawing, options, rehearsal
 
 SHOWN = 8
 MEASURED = 48

@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import common
-import drawing
-import image_data
 import keras
-import options
-import rehearsal
-import text_to_image
 
 import keras_mdm as mdm
+from shared import common, drawing, image_data, options, rehearsal, text_to_image
 
 
 def parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:

@@ -1,0 +1,1 @@
+"""What the recipes share: options, data, training, drawing, rehearsals."""
