@@ -75,7 +75,7 @@ def write_sources(folder: Path, count: int) -> dict:
     from PIL import Image
 
     from keras_mdm.data import TarImages, open_images
-    from keras_mdm.data.image_shards import encode_example
+    from keras_mdm.data.pictures.shards import encode_example
 
     rng = np.random.default_rng(0)
     pictures = folder / "pictures"

@@ -66,7 +66,7 @@ def write(folder: Path, count: int) -> Path:
 def measure(source, rules: dict, repeats: int) -> dict[str, tuple[float, float]]:
     """Milliseconds of processor time of one picture, and pictures per second of a pipeline."""
     from keras_mdm.data import image_dataset
-    from keras_mdm.data.image_rule import decode
+    from keras_mdm.data.pictures.rule import decode
 
     data = [source.read(row).data for row in range(len(source))]
     streams = {

@@ -84,7 +84,7 @@ def write_files(folder: Path) -> None:
 def speed(videos, shards, rule, repeats: int) -> dict[str, float]:
     """Clips per second of the bare loop, of the pipeline, and of prepared shards."""
     from keras_mdm.data import clip_dataset
-    from keras_mdm.data.clip_reader import fixed_place
+    from keras_mdm.data.clips.reader import fixed_place
 
     count, batch = 48, 8
     plans = []

@@ -1,26 +1,32 @@
 """Captioned pictures and clips, and the batches made of them."""
 
-from keras_mdm.data.animated_emoji import load_animated_emoji
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average
-from keras_mdm.data.beam import prepare_with_beam
-from keras_mdm.data.catalogue import plain_caption, styled_caption
-from keras_mdm.data.clip_opening import holds_clips, open_clips
-from keras_mdm.data.clip_reader import count_frames, read_clip
-from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.clip_shards import ClipShards, prepare_clips, skipped_clips
-from keras_mdm.data.clips import ClipSource, clip_dataset
-from keras_mdm.data.emoji import EmojiData, load_emoji
-from keras_mdm.data.folder import FolderData, load_folder
-from keras_mdm.data.image_rule import ImageRule, read_picture
-from keras_mdm.data.image_shards import ImagePreparation, prepare_images
-from keras_mdm.data.images import image_dataset
-from keras_mdm.data.mixing import mixed_dataset
-from keras_mdm.data.motions import MOTIONS, track_of
-from keras_mdm.data.moving_emoji import MovingEmoji, load_moving_emoji
+from keras_mdm.data.clips.dataset import ClipSource, clip_dataset
+from keras_mdm.data.clips.files import VideoFiles, find_videos, holds_videos
+from keras_mdm.data.clips.opening import holds_clips, open_clips
+from keras_mdm.data.clips.reader import count_frames, read_clip
+from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
+from keras_mdm.data.clips.shards import ClipShards, prepare_clips, skipped_clips
+from keras_mdm.data.emoji.animated import load_animated_emoji
+from keras_mdm.data.emoji.catalogue import plain_caption, styled_caption
+from keras_mdm.data.emoji.drawings import EmojiData, load_emoji
+from keras_mdm.data.emoji.motions import MOTIONS, track_of
+from keras_mdm.data.emoji.moving import MovingEmoji, load_moving_emoji
+from keras_mdm.data.emoji.simple_concepts import SIMPLE_CONCEPTS
+from keras_mdm.data.order.mixing import mixed_dataset
+from keras_mdm.data.order.pipeline import (
+    image_text_dataset,
+    ordered_dataset,
+    positions,
+    record_index,
+)
 from keras_mdm.data.overview import captions_of
-from keras_mdm.data.pipeline import image_text_dataset, ordered_dataset, positions, record_index
+from keras_mdm.data.pictures.beam import prepare_with_beam
+from keras_mdm.data.pictures.dataset import image_dataset
+from keras_mdm.data.pictures.folder import FolderData, load_folder
+from keras_mdm.data.pictures.rule import ImageRule, read_picture
+from keras_mdm.data.pictures.shards import ImagePreparation, prepare_images
 from keras_mdm.data.sharding import read_skipped
-from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, Rows, split
 from keras_mdm.data.sources.examples import ExampleImages
@@ -30,7 +36,6 @@ from keras_mdm.data.sources.parquet import ParquetImages
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
-from keras_mdm.data.videos import VideoFiles, find_videos, holds_videos
 
 __all__ = [
     "MOTIONS",

@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.clips import ClipSource, is_clip_source
-from keras_mdm.data.image_rule import ImageRule, decode
-from keras_mdm.data.images import usable_captions
+from keras_mdm.data.clips.dataset import ClipSource, is_clip_source
+from keras_mdm.data.pictures.dataset import usable_captions
+from keras_mdm.data.pictures.rule import ImageRule, decode
 from keras_mdm.data.sharding import in_order
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
 from keras_mdm.data.sources.texts import printable

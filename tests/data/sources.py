@@ -125,7 +125,7 @@ def _tar(root):
 
 
 def example(number):
-    from keras_mdm.data.image_shards import encode_example
+    from keras_mdm.data.pictures.shards import encode_example
 
     return encode_example(png(number), [caption(number)], label(number), str(number), (90, 120))
 

@@ -136,7 +136,7 @@ def test_without_a_cache_it_goes_on_and_says_so_once(cache, kind, place, caplog,
 def test_drawings_without_a_cache(drawings, caplog, monkeypatch):
     whole = load_emoji(16, cache_dir=drawings, progress=False)
     kept._told.clear()
-    monkeypatch.setattr("keras_mdm.data.emoji.cache_root", lambda _: NOWHERE)
+    monkeypatch.setattr("keras_mdm.data.emoji.drawings.cache_root", lambda _: NOWHERE)
     again = load_emoji(16, cache_dir=drawings, progress=False)
     assert again.identity == whole.identity
     assert caplog.text.count("KERAS_MDM_CACHE") == 1

@@ -8,7 +8,7 @@ from PIL import Image
 
 from data.videos import SIZE, frame, number_of, write_sound, write_video
 from keras_mdm.data import ClipRule, UnusableVideo, count_frames, read_clip
-from keras_mdm.data.clip_reader import fixed_place
+from keras_mdm.data.clips.reader import fixed_place
 from keras_mdm.data.reduction import reduce_pixels
 
 pytest.importorskip("av")

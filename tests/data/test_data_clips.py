@@ -23,9 +23,9 @@ from keras_mdm.data import (
     prepare_clips,
     skipped_clips,
 )
-from keras_mdm.data.clip_reader import fixed_place
+from keras_mdm.data.clips.files import digest_of
+from keras_mdm.data.clips.reader import fixed_place
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.videos import digest_of
 from keras_mdm.text import embed
 
 pytest.importorskip("av")

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from keras_mdm.data import SIMPLE_CONCEPTS, area_average, load_emoji, rasterise, styled_caption
-from keras_mdm.data.catalogue import GROUPS, concept_id, hash_order, is_validation
-from keras_mdm.data.simple_concepts import MINIMUM_DISTANCE
+from keras_mdm.data import SIMPLE_CONCEPTS, area_average, load_emoji, styled_caption
+from keras_mdm.data.emoji import rasterise
+from keras_mdm.data.emoji.catalogue import GROUPS, concept_id, hash_order, is_validation
+from keras_mdm.data.emoji.simple_concepts import MINIMUM_DISTANCE
 
 from .conftest import svg, write_emoji_asset
 

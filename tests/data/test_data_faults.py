@@ -29,8 +29,8 @@ from keras_mdm.data import (
     prepare_images,
     read_skipped,
 )
-from keras_mdm.data.image_shards import encode_example
 from keras_mdm.data.overview import examples, look
+from keras_mdm.data.pictures.shards import encode_example
 
 DEEP = b"[" * 100_000
 LISTED = {"size": 4, "image_format": "png", "progress": False, "max_skipped": 0.5}

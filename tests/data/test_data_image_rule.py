@@ -15,8 +15,8 @@ from keras_mdm.data import (
     image_dataset,
     read_picture,
 )
-from keras_mdm.data.clip_reader import read_clip
-from keras_mdm.data.image_rule import decode
+from keras_mdm.data.clips.reader import read_clip
+from keras_mdm.data.pictures.rule import decode
 
 
 def red_and_blue(size=8):

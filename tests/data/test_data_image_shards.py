@@ -20,8 +20,8 @@ from keras_mdm.data import (
     read_skipped,
     sharding,
 )
-from keras_mdm.data.beam import prepare_with_beam
-from keras_mdm.data.image_shards import ImagePreparation
+from keras_mdm.data.pictures.beam import prepare_with_beam
+from keras_mdm.data.pictures.shards import ImagePreparation
 from keras_mdm.files import temporary_path
 
 NO_PICTURE = "is not a picture"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_mdm.data.motions import MOTIONS, Pose, moved, pose_of
-from keras_mdm.data.rasterise import draw
+from keras_mdm.data.emoji.motions import MOTIONS, Pose, moved, pose_of
+from keras_mdm.data.emoji.rasterise import draw
 
 SQUARE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 36 36"><path d="M0 0h36v36H0z"/></svg>'

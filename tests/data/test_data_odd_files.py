@@ -28,8 +28,8 @@ from keras_mdm.data import (
     read_clip,
     read_picture,
 )
-from keras_mdm.data.image_rule import cut_square, decode
-from keras_mdm.data.picture_files import to_channels
+from keras_mdm.data.pictures.files import to_channels
+from keras_mdm.data.pictures.rule import cut_square, decode
 
 
 def square(data, size=8, **options):
@@ -94,7 +94,7 @@ def test_large_pictures_are_converted_part_by_part_to_the_same(mode, monkeypatch
         picture.info["transparency"] = bytes(range(256))
     for channels in (1, 3, 4):
         whole = np.asarray(to_channels(picture, channels))
-        monkeypatch.setattr("keras_mdm.data.picture_files._AT_A_TIME", 50)
+        monkeypatch.setattr("keras_mdm.data.pictures.files._AT_A_TIME", 50)
         parts = np.asarray(to_channels(picture, channels))
         monkeypatch.undo()
         np.testing.assert_array_equal(parts, whole)
@@ -175,7 +175,7 @@ def test_pictures_with_large_texts_and_profiles(kind, monkeypatch):
         data = encoded(picture, exif=exif)
         data = data[:33] + 5 * chunk(b"tEXt", b"a\0" + b"b" * 2**14) + data[33:]
         monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**16)
-        monkeypatch.setattr("keras_mdm.data.picture_files._MAX_TEXTS", 2**15)
+        monkeypatch.setattr("keras_mdm.data.pictures.files._MAX_TEXTS", 2**15)
     else:
         data = encoded(picture, pnginfo=long_text(kind), exif=exif)
     np.testing.assert_array_equal(square(data), np.asarray(picture)[::-1, ::-1])
@@ -257,7 +257,7 @@ def test_huge_animations_and_tiles_are_seen_before_they_are_decoded(tmp_path):
 def test_huge_videos_are_seen_before_they_are_decoded(tmp_path, monkeypatch):
     pytest.importorskip("av")
     write_video(tmp_path / "a.mp4", 3)
-    monkeypatch.setattr("keras_mdm.data.video_frames.MAX_FRAME_PIXELS", SIZE * SIZE - 1)
+    monkeypatch.setattr("keras_mdm.data.clips.frames.MAX_FRAME_PIXELS", SIZE * SIZE - 1)
     with pytest.raises(UnusableVideo, match="32 x 32 pixels, more than 1023"):
         read_clip(tmp_path / "a.mp4", ClipRule(8, frames=2), place=0.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_mdm.data.order import WindowOrder
+from keras_mdm.data.order.windows import WindowOrder
 
 SIZES = [5, 1, 7, 3, 4, 6, 2]
 TOTAL = sum(SIZES)

@@ -22,7 +22,7 @@ from keras_mdm.data import (
     prepare_images,
     split,
 )
-from keras_mdm.data.images import MAX_CAPTION
+from keras_mdm.data.pictures.dataset import MAX_CAPTION
 from keras_mdm.data.sources.strings import Strings
 from keras_mdm.data.sources.table import number_classes
 

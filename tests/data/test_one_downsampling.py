@@ -24,7 +24,7 @@ from keras_mdm.data import (
     prepare_clips,
     prepare_images,
 )
-from keras_mdm.data.image_rule import decode
+from keras_mdm.data.pictures.rule import decode
 from keras_mdm.data.reduction import reduce_pixels, still_frame
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES, LevelShape, build_pyramid
 from keras_mdm.optimizers import Adam

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.order import place_in
+from keras_mdm.data.order.windows import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest

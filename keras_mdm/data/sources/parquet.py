@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.order import place_in
+from keras_mdm.data.order.windows import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from keras_mdm.data import sharding
-from keras_mdm.data.clip_shards import ClipShards
+from keras_mdm.data.clips.files import VideoFiles, find_videos, holds_videos
+from keras_mdm.data.clips.shards import ClipShards
 from keras_mdm.data.skipping import MAX_SKIPPED
-from keras_mdm.data.videos import VideoFiles, find_videos, holds_videos
 
 
 def open_clips(

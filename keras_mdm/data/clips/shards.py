@@ -14,14 +14,14 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.order import place_in
-from keras_mdm.data.picture_files import open_picture
+from keras_mdm.data.clips.files import VideoFiles, digest_of
+from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
+from keras_mdm.data.order.windows import place_in
+from keras_mdm.data.pictures.files import open_picture
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
 from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.sources.texts import printable
-from keras_mdm.data.videos import VideoFiles, digest_of
 from keras_mdm.files import read_json
 from keras_mdm.open_files import OpenFiles
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages, Skipped, check_sizes
-from keras_mdm.data.image_rule import ImageRule, decode
+from keras_mdm.data.pictures.rule import ImageRule, decode
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources import kinds

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data.clip_rule import ClipRule
-from keras_mdm.data.image_rule import as_pixels, cut_square
-from keras_mdm.data.picture_files import open_picture, to_channels
-from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.sources import kinds
-from keras_mdm.data.sources.folder import read_whole
-from keras_mdm.data.video_frames import (
+from keras_mdm.data.clips.frames import (
     MAX_FRAME_PIXELS,
     count_video_frames,
     problems_of_files,
     read_frames,
 )
+from keras_mdm.data.clips.rule import ClipRule
+from keras_mdm.data.pictures.files import open_picture, to_channels
+from keras_mdm.data.pictures.rule import as_pixels, cut_square
+from keras_mdm.data.reduction import reduce_pixels
+from keras_mdm.data.sources import kinds
+from keras_mdm.data.sources.folder import read_whole
 
 VIDEO_EXTENSIONS = kinds.VIDEOS
 ANIMATION_EXTENSIONS = (".gif", ".webp")

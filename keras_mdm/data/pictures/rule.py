@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data.picture_files import MAX_PIXELS, MODES, open_picture, to_channels
+from keras_mdm.data.pictures.files import MAX_PIXELS, MODES, open_picture, to_channels
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources.folder import read_whole

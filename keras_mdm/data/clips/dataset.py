@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.data.clip_rule import ClipRule
+from keras_mdm.data.clips.rule import ClipRule
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
-from keras_mdm.data.pipeline import record_index
+from keras_mdm.data.order.pipeline import record_index
+from keras_mdm.data.order.workers import fraction, once, share_of
 from keras_mdm.data.python_calls import call_python
-from keras_mdm.data.workers import fraction, once, share_of
 
 
 class ClipSource(Protocol):

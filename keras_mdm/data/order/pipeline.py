@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.data.base import CaptionedImages
-from keras_mdm.data.workers import once
+from keras_mdm.data.order.workers import once
 from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "low_res", "sample")

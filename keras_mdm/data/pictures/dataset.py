@@ -10,14 +10,14 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
-from keras_mdm.data.image_rule import ImageRule, decode
-from keras_mdm.data.order import WindowOrder
-from keras_mdm.data.pipeline import check_micro_name, record_index
+from keras_mdm.data.order.pipeline import check_micro_name, record_index
+from keras_mdm.data.order.windows import WindowOrder
+from keras_mdm.data.order.workers import fraction, once, share_of
+from keras_mdm.data.pictures.rule import ImageRule, decode
 from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text
-from keras_mdm.data.workers import fraction, once, share_of
 
 # Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
 # does putting groups together into a batch.

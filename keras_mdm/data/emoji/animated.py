@@ -4,10 +4,10 @@ import os
 
 from keras_mdm import checks
 from keras_mdm.assets import path as asset_path
-from keras_mdm.data.catalogue import SKIN_TONES, concept_id, names_and_groups
-from keras_mdm.data.clip_reader import count_frames
-from keras_mdm.data.clip_rule import UnusableVideo
-from keras_mdm.data.videos import VideoFiles
+from keras_mdm.data.clips.files import VideoFiles
+from keras_mdm.data.clips.reader import count_frames
+from keras_mdm.data.clips.rule import UnusableVideo
+from keras_mdm.data.emoji.catalogue import SKIN_TONES, concept_id, names_and_groups
 
 ASSET = "animated-emoji"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data import sharding
-from keras_mdm.data.image_shards import ImagePreparation
+from keras_mdm.data.pictures.shards import ImagePreparation
 from keras_mdm.data.sources.examples import ExampleImages
 
 

@@ -10,7 +10,7 @@ from keras_mdm import checks
 from keras_mdm.assets import asset, cache_root
 from keras_mdm.assets import path as asset_path
 from keras_mdm.data.base import CaptionedImages, check_sizes
-from keras_mdm.data.catalogue import (
+from keras_mdm.data.emoji.catalogue import (
     GROUPS,
     STYLES,
     CaptionFunction,
@@ -20,9 +20,9 @@ from keras_mdm.data.catalogue import (
     plain_caption,
     read_catalogue,
 )
-from keras_mdm.data.rasterise import drawing_size, rasterise
+from keras_mdm.data.emoji.rasterise import drawing_size, rasterise
+from keras_mdm.data.emoji.simple_concepts import SIMPLE_CONCEPTS
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.simple_concepts import SIMPLE_CONCEPTS
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 
 

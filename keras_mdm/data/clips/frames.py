@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
-from keras_mdm.data.image_rule import as_pixels, cut_square
-from keras_mdm.data.picture_files import to_channels
+from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
+from keras_mdm.data.pictures.files import to_channels
+from keras_mdm.data.pictures.rule import as_pixels, cut_square
 from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources.file_bytes import open_file
 

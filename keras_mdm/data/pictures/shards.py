@@ -11,9 +11,9 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.image_rule import ImageRule, cut_square
-from keras_mdm.data.images import usable_captions
-from keras_mdm.data.picture_files import open_picture, to_channels
+from keras_mdm.data.pictures.dataset import usable_captions
+from keras_mdm.data.pictures.files import open_picture, to_channels
+from keras_mdm.data.pictures.rule import ImageRule, cut_square
 from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages

@@ -17,10 +17,10 @@ from keras_mdm.assets import path as asset_path
 from keras_mdm.assets.attribution import write_attribution
 from keras_mdm.assets.table import Asset
 from keras_mdm.data.base import area_average, check_sizes
-from keras_mdm.data.catalogue import STYLES, Concept, read_catalogue
-from keras_mdm.data.emoji import choose_concepts
-from keras_mdm.data.motions import MOTIONS, moved, pose_of
-from keras_mdm.data.rasterise import draw
+from keras_mdm.data.emoji.catalogue import STYLES, Concept, read_catalogue
+from keras_mdm.data.emoji.drawings import choose_concepts
+from keras_mdm.data.emoji.motions import MOTIONS, moved, pose_of
+from keras_mdm.data.emoji.rasterise import draw
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 

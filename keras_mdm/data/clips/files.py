@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.data import clip_reader
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.clip_rule import ClipRule, UnusableVideo
+from keras_mdm.data.clips import reader
+from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
+from keras_mdm.data.clips.tables import is_webvid, problem_of, read_table
 from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.beside import files_with_texts, text_of_file
-from keras_mdm.data.video_tables import is_webvid, problem_of, read_table
 
-EXTENSIONS = clip_reader.VIDEO_EXTENSIONS + clip_reader.ANIMATION_EXTENSIONS
+EXTENSIONS = reader.VIDEO_EXTENSIONS + reader.ANIMATION_EXTENSIONS
 # Files of a table that are looked for, to see where they lie.
 _PROBED = 64
 
@@ -105,8 +105,8 @@ class VideoFiles(Skipping):
             UnusableVideo: if the file gives no clip.
         """
         if place is None:
-            place = clip_reader.fixed_place(self.key(row))
-        return clip_reader.read_clip(self.path(row), rule, place=place, mirror=mirror)
+            place = reader.fixed_place(self.key(row))
+        return reader.read_clip(self.path(row), rule, place=place, mirror=mirror)
 
     def path(self, row: int) -> Path:
         """Where the file of a record lies.
@@ -259,7 +259,7 @@ def holds_videos(directory: str | os.PathLike) -> bool:
         directory: anything; what is no folder holds none.
     """
     for folder, names in file_bytes.walk(directory) if os.path.isdir(directory) else ():
-        if any(name.lower().endswith(clip_reader.VIDEO_EXTENSIONS) for name in names):
+        if any(name.lower().endswith(reader.VIDEO_EXTENSIONS) for name in names):
             return True
         for name in names if not folder else ():
             if name.lower().endswith(".csv") and is_webvid(Path(directory) / name):

@@ -1,0 +1,5 @@
+"""Emoji: drawings, their concepts and names, and the same in motion."""
+
+from keras_mdm.data.emoji.drawings import EmojiData, load_emoji
+
+__all__ = ["EmojiData", "load_emoji"]
