@@ -13,7 +13,7 @@ from typing import Any
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.csv_lists import read_csv, write_csv
-from keras_mdm.data.skipping import LEAST, share_error
+from keras_mdm.data.skipping import LEAST, Skipping, share_error
 from keras_mdm.files import (
     is_temporary,
     read_json,
@@ -174,35 +174,26 @@ def in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterat
 
 
 def require_share(
-    shards: Sequence[dict[str, Any]],
-    left_out: Sequence[Skipped],
-    total: int,
-    per_shard: int,
-    max_skipped: float,
-    *,
-    what: str,
-    advice: str,
+    shards: Sequence[dict[str, Any]], source: Skipping, per_shard: int, max_skipped: float
 ) -> None:
     """Raise if of the shards so far too large a share was skipped.
 
     Args:
         shards: their notes.
-        left_out: what was skipped before.
-        total: how many records there are.
-        per_shard: how many of them become a shard.
+        source: what they are made of.
+        per_shard: how many of its records become a shard.
         max_skipped: the share.
-        what: what the records are called.
-        advice: what to look at.
 
     Raises:
         ValueError: if it is too large, and not all that there is.
     """
     skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
-    count = len({*skipped, *left_out})  # what was found out in batches is found out here again
-    seen = min(total, max(LEAST, len(shards) * per_shard))
+    # What was found out in batches is found out here again.
+    count = len({*skipped, *source.skipped})
+    seen = min(len(source), max(LEAST, len(shards) * per_shard))
     if any(shard["records"] for shard in shards) and count > max_skipped * seen:
-        fix = f"{advice}, or call it again with a higher max_skipped, which goes on"
-        raise share_error(count, seen, max_skipped, what=what, fix=fix, first=skipped)
+        fix = f"{source.advice}, or call it again with a higher max_skipped, which goes on"
+        raise share_error(count, seen, max_skipped, what=source.what, fix=fix, first=skipped)
 
 
 def finish(

@@ -1,6 +1,6 @@
 """Endless batches of clips out of files, decoded in parallel, a pure function of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,9 +9,8 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.clips.rule import ClipRule
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
-from keras_mdm.data.order.pipeline import record_index
-from keras_mdm.data.order.workers import fraction, once, share_of
-from keras_mdm.data.python_calls import call_python
+from keras_mdm.data.order.batches import Batch, Reading, Shuffled
+from keras_mdm.data.order.workers import fraction
 
 
 class ClipSource(Protocol):
@@ -37,11 +36,7 @@ class ClipSource(Protocol):
 
 
 def is_clip_source(source: Any) -> bool:
-    """Whether batches of clips can be made from something.
-
-    Args:
-        source: anything.
-    """
+    """Whether batches of clips can be made from something."""
     return hasattr(source, "read_usable") and hasattr(source, "captions")
 
 
@@ -96,50 +91,25 @@ def clip_dataset(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix E.
     """
-    seed = checks.seed(seed)
-    first_step = checks.integer("first_step", first_step, minimum=0)
-    share = share_of(worker, batch_size)
+    reading = Reading(batch_size, seed, first_step, worker, parallel_reads, repeat)
     _check(source, rule, text, encoder)
-    end = once(repeat, len(source), first_step, batch_size, share.workers)
 
-    def read(row: int, position: int) -> tuple[np.ndarray, np.int64]:
+    def make(row: int, position: int) -> tuple[tuple[np.ndarray], int]:
         place = fraction(seed, "place", position) if rule.start == "random" else None
         mirror = rule.flip and fraction(seed, "mirror", position) < 0.5
-        clip, found = source.read_usable(int(row), rule, place=place, mirror=mirror)
-        return clip, np.int64(found)
+        clip, found = source.read_usable(row, rule, place=place, mirror=mirror)
+        return (clip,), found
 
-    shape = (*(() if rule.frames is None else (rule.frames,)), rule.size, rule.size)
-    shape = (*shape, rule.channels)
     key = "image" if rule.frames is None else "video"
-
-    def decode(row: tf.Tensor, position: tf.Tensor) -> dict[str, tf.Tensor]:
-        clip, found = call_python(read, (row, position), (tf.uint8, tf.int64))
-        clip.set_shape(shape)
-        found.set_shape(())
-        return {key: clip, "row": found, "sample": position, "wanted": row}
-
-    def order(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = share.positions(start, batch_size)
-        return record_index(positions, len(source), seed), positions
-
-    dataset = share.starts(first_step, batch_size, end).map(order).unbatch()
-    if end is not None:  # past the end nothing is left
-        dataset = dataset.filter(lambda row, position: position < end)
-    dataset = dataset.map(decode, num_parallel_calls=parallel_reads, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=end is None)
-    if end is not None:
-        dataset = dataset.map(_without_replacements)
-        left = -(-end // batch_size) - first_step
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(left))
-    # Captions after the batch: an encoder is called once for all of them.
-    dataset = dataset.map(_texts(source.captions, text, encoder), num_parallel_calls=1)
-    return share.told(dataset).prefetch(tf.data.AUTOTUNE)
-
-
-def _without_replacements(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The records that stand for themselves: what replaces one comes in its own place as well."""
-    kept = batch["row"] == batch["wanted"]
-    return {key: value[kept] for key, value in batch.items()}
+    frames = () if rule.frames is None else (rule.frames,)
+    shape = (*frames, rule.size, rule.size, rule.channels)
+    return reading.dataset(
+        Shuffled(len(source), seed),
+        make,
+        {key: tf.TensorSpec(shape, tf.uint8)},
+        together=1,
+        finish=_texts(source.captions, text, encoder),
+    )
 
 
 def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
@@ -176,25 +146,17 @@ def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
     source.check(rule)
 
 
-def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Any:
+def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Callable[[Batch], Batch]:
     """Function that replaces the rows of a batch by the states of their captions."""
-
-    def drop(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {key: value for key, value in batch.items() if key not in ("row", "wanted")}
-
+    if encoder is not None:
+        return encoding(encoder, "row", lambda rows: [captions[row] for row in rows])
+    tables = {}
     if text is not None:
         with tf.device("CPU"):
-            states, mask = tf.constant(text[0]), tf.constant(text[1])
+            tables = {"text": tf.constant(text[0]), "text_mask": tf.constant(text[1])}
 
-        def gather(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            rows = batch["row"]
-            return drop(batch) | {
-                "text": tf.gather(states, rows),
-                "text_mask": tf.gather(mask, rows),
-            }
+    def gather(batch: Batch) -> Batch:
+        kept = {name: value for name, value in batch.items() if name != "row"}
+        return kept | {name: tf.gather(table, batch["row"]) for name, table in tables.items()}
 
-        return gather
-    if encoder is None:
-        return drop
-    encode = encoding(encoder, "row", lambda rows: [captions[row] for row in rows])
-    return lambda batch: encode({k: v for k, v in batch.items() if k != "wanted"})
+    return gather

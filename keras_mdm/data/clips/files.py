@@ -11,9 +11,10 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.clips import reader
+from keras_mdm.data.clips.base import Clips
 from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
 from keras_mdm.data.clips.tables import is_webvid, problem_of, read_table
-from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
+from keras_mdm.data.skipping import MAX_SKIPPED, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 
@@ -22,7 +23,7 @@ EXTENSIONS = reader.VIDEO_EXTENSIONS + reader.ANIMATION_EXTENSIONS
 _PROBED = 64
 
 
-class VideoFiles(Skipping):
+class VideoFiles(Clips):
     """Captioned video files, as `find_videos` finds them; a source of clips.
 
     Attributes:
@@ -89,21 +90,10 @@ class VideoFiles(Skipping):
         """What the place of a video's clip follows from: its path without the ending."""
         return self.files[row].rpartition(".")[0]
 
-    def read(self, row: int, rule: ClipRule, *, place: float | None, mirror: bool) -> np.ndarray:
-        """Read the clip of one record.
-
-        Args:
-            row: position of the record.
-            rule: which frames, and their size.
-            place: in [0, 1), where in the video the clip begins; by its key unless given.
-            mirror: flip left and right.
-
-        Returns:
-            uint8 (T, size, size, C), or (size, size, C) for a rule without frames.
-
-        Raises:
-            UnusableVideo: if the file gives no clip.
-        """
+    def read(
+        self, row: int, rule: ClipRule, *, place: float | None = None, mirror: bool = False
+    ) -> np.ndarray:
+        """Read the clip of one record; its own place follows from its key. See `Clips.read`."""
         if place is None:
             place = reader.fixed_place(self.key(row))
         return reader.read_clip(self.path(row), rule, place=place, mirror=mirror)
@@ -140,32 +130,6 @@ class VideoFiles(Skipping):
 
     def check(self, rule: ClipRule) -> None:
         """Raise if no file can give clips of this rule; video files can give all."""
-
-    def read_usable(
-        self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
-    ) -> tuple[np.ndarray, int]:
-        """Read the clip of a record, or of the next one after it that gives one.
-
-        So a broken file never stops a run, and what stands in for it is always the same. It is
-        listed in `skipped` and not opened again.
-
-        Args:
-            row: as in `read`, as are the others.
-            rule: see `row`.
-            place: see `row`.
-            mirror: see `row`.
-
-        Returns:
-            The clip, and the record it is of.
-
-        Raises:
-            ValueError: if too large a share gives none, or many records in a row do.
-        """
-
-        def make(candidate: int) -> np.ndarray:
-            return self.read(candidate, rule, place=place, mirror=mirror)
-
-        return self.usable(row, make)
 
 
 def find_videos(

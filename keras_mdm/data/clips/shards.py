@@ -14,12 +14,13 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.data import csv_lists, sharding
 from keras_mdm.data.base import Skipped
+from keras_mdm.data.clips.base import Clips
 from keras_mdm.data.clips.files import VideoFiles, digest_of
 from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
 from keras_mdm.data.order.windows import place_in
 from keras_mdm.data.pictures.files import open_picture
 from keras_mdm.data.reduction import reduce_pixels
-from keras_mdm.data.skipping import MAX_SKIPPED, Skipping, reason_of
+from keras_mdm.data.skipping import MAX_SKIPPED, reason_of
 from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.sources.texts import printable
 from keras_mdm.files import read_json
@@ -69,6 +70,34 @@ def prepare_clips(
     >>> prepare_clips(find_videos("clips"), "shards", rule=ClipRule(256))  # doctest: +SKIP
     """
     clips_per_shard = checks.integer("clips_per_shard", clips_per_shard, minimum=1)
+    _check(rule)
+    rule = replace(rule, of=None, downsample="area", frame="first")  # which changed nothing
+    if workers is not None:
+        checks.integer("workers", workers, minimum=1)
+    plan = {
+        "format": _FORMAT,
+        "source": videos.identity,
+        "rule": {key: value for key, value in rule.facts.items() if key != "flip"},
+        "clips_per_shard": clips_per_shard,
+    }
+    target = sharding.claim(directory, plan)
+    with (
+        sharding.take_turn_in(target, progress),
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(total=len(videos), desc="preparing clips", unit="clip", disable=not progress) as bar,
+    ):
+        shards = []
+        for number in range(-(-len(videos) // clips_per_shard)):
+            rows = range(number * clips_per_shard, min((number + 1) * clips_per_shard, len(videos)))
+            shards.append(_write_shard(_shard(target, number), videos, rows, rule, pool, bar))
+            bar.update(rows.stop - bar.n)  # shards of an earlier call
+            sharding.require_share(shards, videos, clips_per_shard, videos.max_skipped)
+        sharding.finish(target, plan, shards, videos.skipped, "video")
+    return ClipShards(target)
+
+
+def _check(rule: ClipRule) -> None:
+    """Raise unless clips can be prepared by a rule."""
     if rule.start != "fixed" or rule.frames is None:
         raise checks.error(
             "shards hold the one clip of every video",
@@ -89,38 +118,6 @@ def prepare_clips(
             size=rule.size,
             of=rule.of,
         )
-    rule = replace(rule, of=None, downsample="area", frame="first")  # which changed nothing
-    if workers is not None:
-        checks.integer("workers", workers, minimum=1)
-    plan = {
-        "format": _FORMAT,
-        "source": videos.identity,
-        "rule": {key: value for key, value in rule.facts.items() if key != "flip"},
-        "clips_per_shard": clips_per_shard,
-    }
-    target = sharding.claim(directory, plan)
-    count = -(-len(videos) // clips_per_shard)
-    with (
-        sharding.take_turn_in(target, progress),
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(total=len(videos), desc="preparing clips", unit="clip", disable=not progress) as bar,
-    ):
-        shards = []
-        for number in range(count):
-            rows = range(number * clips_per_shard, min((number + 1) * clips_per_shard, len(videos)))
-            shards.append(_write_shard(_shard(target, number), videos, rows, rule, pool, bar))
-            bar.update(rows.stop - bar.n)  # shards of an earlier call
-            sharding.require_share(
-                shards,
-                videos.skipped,
-                len(videos),
-                clips_per_shard,
-                videos.max_skipped,
-                what=videos.what,
-                advice=videos.advice,
-            )
-        sharding.finish(target, plan, shards, videos.skipped, "video")
-    return ClipShards(target)
 
 
 def _write_shard(
@@ -149,7 +146,7 @@ def _write_shard(
     return sharding.write_shard(file, work, rows, pool, done, complete)
 
 
-class ClipShards(Skipping):
+class ClipShards(Clips):
     """Clips that `prepare_clips` has written; a source of clips.
 
     Attributes:
@@ -242,23 +239,14 @@ class ClipShards(Skipping):
                 prepared=self.rule,
             )
 
-    def read(self, row: int, rule: ClipRule, *, mirror: bool = False) -> np.ndarray:
-        """Read one clip.
-
-        Args:
-            row: its number.
-            rule: one that `check` lets pass.
-            mirror: flip left and right.
-
-        Returns:
-            uint8 (T, size, size, C), or (size, size, C) for a rule without frames.
-
-        Raises:
-            UnusableVideo: if it is damaged.
-        """
-        shard, place = place_in(self._ends, row)
+    def read(
+        self, row: int, rule: ClipRule, *, place: float | None = None, mirror: bool = False
+    ) -> np.ndarray:
+        """Read one clip by a rule that `check` lets pass; it has one place only. See
+        `Clips.read`."""
+        shard, number = place_in(self._ends, row)
         try:
-            strip = self._readers[shard].read([place])[0]
+            strip = self._readers[shard].read([number])[0]
             clip = _frames(strip, self.rule.size, self.rule.channels)
         # The reader and Pillow have errors of their own.
         except Exception as problem:
@@ -269,12 +257,6 @@ class ClipShards(Skipping):
         clip = reduce_pixels(clip, rule.size, rule.downsample)
         clip = clip[:, :, ::-1] if mirror else clip
         return np.ascontiguousarray(clip if rule.frames is not None else clip[0])
-
-    def read_usable(
-        self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
-    ) -> tuple[np.ndarray, int]:
-        """Read one clip, or the next one that is whole; see `VideoFiles.read_usable`."""
-        return self.usable(row, lambda candidate: self.read(candidate, rule, mirror=mirror))
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:

@@ -124,23 +124,9 @@ def load_moving_emoji(
     >>> data.clips[32].shape, data.captions[0]  # doctest: +SKIP
     """
     sizes = check_sizes("sizes", sizes)
-    checks.integer("frames", frames, minimum=2)
-    checks.one_of("style", style, tuple(STYLES))
-    checks.one_of("split", split, ("all", "train", "validation"))
-    checks.one_of("downsample", downsample, DOWNSAMPLING)
-    if isinstance(motions, str) or not motions:
-        raise checks.error(
-            "`motions` must be a list of names", fix=f"choose of {list(MOTIONS)}", motions=motions
-        )
-    for motion in motions:
-        checks.one_of("motions", motion, tuple(MOTIONS))
+    _check(frames, style, motions, split, downsample)
     record = asset(STYLES[style])
-    catalogue = read_catalogue(asset_path(record.name, cache_dir=cache_dir))
-    if checks.is_int(concepts):
-        chosen = choose_concepts(catalogue, "simple")
-        chosen = choose_concepts(chosen, min(concepts, len(chosen)))
-    else:
-        chosen = choose_concepts(catalogue, concepts)
+    chosen = _concepts(read_catalogue(asset_path(record.name, cache_dir=cache_dir)), concepts)
     pairs = [(concept, motion) for concept in chosen for motion in motions]
     # Areas of the same large drawing are the same without.
     drawn = sizes if downsample == "area" else sizes[-1:]
@@ -168,6 +154,27 @@ def load_moving_emoji(
         return data
     held_out = np.array([is_held_out(concept.id, motion) for concept, motion in pairs], bool)
     return data.take(held_out if split == "validation" else ~held_out)
+
+
+def _check(frames: Any, style: Any, motions: Any, split: Any, downsample: Any) -> None:
+    checks.integer("frames", frames, minimum=2)
+    checks.one_of("style", style, tuple(STYLES))
+    checks.one_of("split", split, ("all", "train", "validation"))
+    checks.one_of("downsample", downsample, DOWNSAMPLING)
+    if isinstance(motions, str) or not motions:
+        raise checks.error(
+            "`motions` must be a list of names", fix=f"choose of {list(MOTIONS)}", motions=motions
+        )
+    for motion in motions:
+        checks.one_of("motions", motion, tuple(MOTIONS))
+
+
+def _concepts(catalogue: Sequence[Concept], concepts: Any) -> Sequence[Concept]:
+    """Those that are asked for; of a number, that many of the simple ones."""
+    if not checks.is_int(concepts):
+        return choose_concepts(catalogue, concepts)
+    simple = choose_concepts(catalogue, "simple")
+    return choose_concepts(simple, min(concepts, len(simple)))
 
 
 def is_held_out(concept: str, motion: str) -> bool:

@@ -31,6 +31,9 @@ class WindowOrder:
     window in another order. So a reader that keeps a window and the next one in memory reads every
     shard once per epoch.
 
+    Attributes:
+        length: number of records.
+
     Args:
         shard_sizes: records per shard.
         seed: decides the order.
@@ -46,7 +49,7 @@ class WindowOrder:
     def __init__(self, shard_sizes: Sequence[int], *, seed: int, window: int = 8):
         self._sizes = np.asarray(shard_sizes, np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
-        self._total = int(self._sizes.sum())
+        self.length = int(self._sizes.sum())
         self._seed = checks.seed(seed)
         self._window = checks.integer("window", window, minimum=1)
         # A batch may straddle two epochs, and two windows; threads may be a little ahead.
@@ -65,7 +68,7 @@ class WindowOrder:
         return np.fromiter((self._row(int(position)) for position in positions), np.int64)
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position, self._total)
+        epoch, place = divmod(position, self.length)
         _, ends = self._epoch(epoch)
         window, place = place_in(ends, place)
         return int(self._permuted(epoch, window)[place])

@@ -1,7 +1,5 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +8,11 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
-from keras_mdm.data.order.pipeline import check_micro_name, record_index
+from keras_mdm.data.order.batches import Batch, Make, Order, Reading, Shuffled, Windowed
+from keras_mdm.data.order.pipeline import check_micro_name
 from keras_mdm.data.order.windows import WindowOrder
-from keras_mdm.data.order.workers import fraction, once, share_of
+from keras_mdm.data.order.workers import fraction
 from keras_mdm.data.pictures.rule import ImageRule, decode
-from keras_mdm.data.python_calls import call_python
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text
@@ -88,9 +86,7 @@ def image_dataset(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D.
     """
-    batch_size = checks.integer("batch_size", batch_size, minimum=1)
-    first_step = checks.integer("first_step", first_step, minimum=0)
-    seed = checks.seed(seed)
+    reading = Reading(batch_size, seed, first_step, worker, parallel_reads, repeat)
     _check(source, rule, window, encoder, original_size)
     if labels and not has_labels(source):
         raise checks.error(
@@ -98,40 +94,30 @@ def image_dataset(
             fix="put the pictures into a folder per class, or leave labels out",
             labels=labels,
         )
-    share = share_of(worker, batch_size)
-    end = once(repeat, len(source), first_step, batch_size, share.workers)
-    load = _loader(source, rule, seed, texts=encoder is not None, labels=labels, replace=repeat)
-    dtype = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
+    shape = (rule.size, rule.size, rule.channels)
+    columns = {
+        "image": tf.TensorSpec(shape, tf.uint8 if rule.pixel_range == "symmetric" else tf.float32),
+        "label": tf.TensorSpec((), tf.int32),
+        "side": tf.TensorSpec((), tf.float32),
+        "caption": tf.TensorSpec((), tf.string),
+    }
+    encode = None if encoder is None else encoding(encoder, "caption", _decoded)
 
-    def decode_group(rows: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
-        kinds = (dtype, tf.int32, tf.float32, tf.string)
-        if end is not None:  # past the end nothing is left
-            kept = positions < end
-            rows, positions = rows[kept], positions[kept]
-        found = call_python(load, (rows, positions), (*kinds, tf.int64))
-        pictures, classes, sides, captions, positions = found
-        number = group if end is None else None
-        pictures.set_shape((number, rule.size, rule.size, rule.channels))
-        for value in (classes, sides, captions, positions):
-            value.set_shape((number,))
-        records = {"image": pictures, "sample": positions}
+    def finish(batch: Batch) -> Batch:
+        found = {"image": batch["image"], "sample": batch["sample"]}
         if labels:
-            records["label"] = classes
+            found["label"] = batch["label"]
         if original_size is not None:
-            records[original_size] = sides
-        return records | ({"caption": captions} if encoder is not None else {})
+            found[original_size] = batch["side"]
+        return found if encode is None else encode({**found, "caption": batch["caption"]})
 
-    # Batches from which records are left out are not put together of groups.
-    group = _group_size(batch_size) if repeat else batch_size
-    starts = share.starts(first_step, group, end)
-    dataset = starts.map(_order(source, seed, window, lambda start: share.positions(start, group)))
-    dataset = dataset.map(decode_group, num_parallel_calls=parallel_reads, deterministic=True)
-    if group != batch_size:
-        dataset = dataset.rebatch(batch_size, drop_remainder=True)
-    if encoder is not None:
-        # After the batch: an encoder is called once for all of its captions.
-        dataset = dataset.map(encoding(encoder, "caption", _decoded), num_parallel_calls=1)
-    return share.told(dataset).prefetch(tf.data.AUTOTUNE)
+    return reading.dataset(
+        _order(source, seed, window),
+        _making(source, rule, seed, texts=encoder is not None, labels=labels),
+        columns,
+        together=_group_size(batch_size),
+        finish=finish,
+    )
 
 
 def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any) -> None:
@@ -168,43 +154,25 @@ def _group_size(batch_size: int) -> int:
     return next((n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0), _GROUP)
 
 
-def _order(
-    source: ImageSource,
-    seed: int,
-    window: int,
-    positions_of: Callable[[tf.Tensor], tf.Tensor],
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Function from the number of a sample to the rows and positions of its group."""
-    number = len(source)
-    if source.shard_sizes is not None:
-        window = min(window, source.shard_window or window)
-        order = WindowOrder(source.shard_sizes, seed=seed, window=window)
-
-    def rows(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = positions_of(start)
-        if source.shard_sizes is None:
-            return record_index(positions, number, seed), positions
-        found = call_python(order.rows, (positions,), tf.int64)
-        found.set_shape(positions.shape)
-        return found, positions
-
-    return rows
+def _order(source: ImageSource, seed: int, window: int) -> Order:
+    if source.shard_sizes is None:
+        return Shuffled(len(source), seed)
+    window = min(window, source.shard_window or window)
+    return Windowed(WindowOrder(source.shard_sizes, seed=seed, window=window))
 
 
-def _loader(
-    source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool, replace: bool
-) -> Any:
-    """Function (rows, positions) -> pictures, classes, shorter sides before, captions, positions;
-    of rows that cannot be used, or of what replaces them."""
+def _making(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool) -> Make:
+    """Function (row, position) -> picture, class, shorter side before, and caption; of a record, or
+    of what replaces it."""
     classes = len(source.label_names) or np.iinfo(np.int32).max
 
-    def one(row: int, position: int) -> tuple[tuple[np.ndarray, int, float, bytes], int]:
+    def make(row: int, position: int) -> tuple[tuple[np.ndarray, int, float, bytes], int]:
         place = None
         if rule.crop == "random":
             place = fraction(seed, "down", position), fraction(seed, "across", position)
         mirror = rule.flip and fraction(seed, "mirror", position) < 0.5
 
-        def make(candidate: int) -> tuple[np.ndarray, int, float, bytes]:
+        def made_of(candidate: int) -> tuple[np.ndarray, int, float, bytes]:
             record = source.read(candidate)
             if labels:
                 _require_class(record, classes)
@@ -214,31 +182,13 @@ def _loader(
                 chosen = int(fraction(seed, "caption", position) * len(captions))
                 caption = captions[chosen].encode("utf-8")
             pixels, size = decode(record.data, rule, place=place, mirror=mirror)
+            if rule.pixel_range == "release":
+                pixels = (pixels.astype(np.float32) - 127.0) / 128.0
             return pixels, record.label, float(min(record.original_size or size)), caption
 
-        return source.usable(row, make)
+        return source.usable(row, made_of)
 
-    def load(rows: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = [one(int(row), int(p)) for row, p in zip(rows, positions, strict=True)]
-        if not replace:
-            kept = [made == row for (_, made), row in zip(found, rows, strict=True)]
-            found, positions = list(itertools.compress(found, kept)), positions[kept]
-        made = [value for value, _ in found]
-        pictures, classes, sides, captions = zip(*made, strict=True) if made else ((),) * 4
-        shape = (len(made), rule.size, rule.size, rule.channels)
-        pictures = np.stack(pictures) if made else np.empty(shape, np.uint8)
-        if rule.pixel_range == "release":
-            pictures = (pictures.astype(np.float32) - 127.0) / 128.0
-        # Bytes of one length would lose what they end in: objects.
-        return (
-            pictures,
-            np.asarray(classes, np.int32),
-            np.asarray(sides, np.float32),
-            np.asarray(captions, object),
-            positions,
-        )
-
-    return load
+    return make
 
 
 def _require_class(record: Record, classes: int) -> None:

@@ -152,15 +152,7 @@ class ImagePreparation:
         Args:
             shards: their notes.
         """
-        sharding.require_share(
-            shards,
-            self.source.skipped,
-            len(self.source),
-            self.records_per_shard,
-            self.max_skipped,
-            what=self.source.what,
-            advice=self.source.advice,
-        )
+        sharding.require_share(shards, self.source, self.records_per_shard, self.max_skipped)
 
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:
         """Write the manifest and open what was prepared."""
