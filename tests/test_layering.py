@@ -22,6 +22,7 @@ ALLOWED = {
     "moved": set(),
     "backends": {"keras"},
     "levels": set(),
+    "untracked": set(),
     "distribute": {"tensorflow"},
     "named_arrays": set(),
     "tracing": {"keras", "tensorflow"},
@@ -48,6 +49,7 @@ ALLOWED = {
     | {"pictures", "randomness", "text", "tracing", "keras", "tensorflow", "tqdm"},
     "training": {"averages", "backends", "conditioning", "diffusion", "finite", "levels", "models"}
     | {"named_arrays", "optimizers", "pictures", "randomness", "sampling", "tracing"}
+    | {"untracked"}
     | {"data.python_calls", "data.order.python_calls"}  # for captions
     | {"export"}  # of a model's own `export`
     | {"keras", "tensorflow", "tqdm"},

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_mdm import checks
+from keras_mdm import checks, named_arrays
 from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.averages.power_ema import PowerEMA, group_name
 from keras_mdm.models.flags import is_lora, lora_kernel
@@ -202,3 +202,24 @@ def digest(value: Any) -> bytes:
     with tf.device("CPU:0"):
         flat = tf.reshape(tf.convert_to_tensor(value), (1, -1))
         return tf.fingerprint(flat).numpy().tobytes()
+
+
+def set_average(model: Any, arrays: Mapping[str, Any]) -> None:
+    """Replace the averaged weights, for example by what `runs.reconstruct` returned.
+
+    Args:
+        arrays: {variable path: array} of all weights of the network; those that are frozen may
+            be left out and keep their average.
+
+    Raises:
+        ValueError: naming all paths that are missing or unexpected and all shapes that differ.
+    """
+    model.refresh()
+    moving = {variable.path for variable in model.unet.trainable_variables}
+    averages = {
+        path: average
+        for path, average in model.ema.by_path().items()
+        if path in arrays or path in moving
+    }
+    named_arrays.assign(averages, arrays, what="averages")
+    model.averages.mark()

@@ -17,109 +17,111 @@ _SLASH = "|"
 _OLD = 100_000
 
 
-class ModelFileMixin:
-    """Saves and loads what belongs to a `MatryoshkaDiffusion` and not to its network.
+def _fixed(model: Any) -> dict[str, keras.Variable]:
+    """Weights of the model that are neither the network's nor averages, by name."""
+    found = {f"residual_std|{name}": value for name, value in model.residual_std.items()}
+    return found | {f"null|{name}": value for name, value in model.null_condition.items()}
 
-    The network's layers and the optimizer save themselves; Keras walks over all three.
+
+def save_own_variables(model: Any, store: Any) -> None:
+    """Write averages, their age, the null condition and what was measured.
+
+    LoRA is merged, as Keras does it in the weights of the layers.
     """
+    model.refresh()
+    for name, variable in _fixed(model).items():
+        store[name] = variable
+    averages = model.averages
+    rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
+    store["age"] = np.int64(averages.age)
+    for name, ema in averages.by_name.items():
+        store[f"starts|{name}"] = np.array([ema.starts[row] for row in rows], "int64")
+        for path, value in averages.merged(name, model.unet):
+            store[_key(name, path)] = np.asarray(value)
+    # What the weights are now, for whoever changes them before the first picture. Merged
+    # kernels are rounded by Keras as it likes: nothing is said of them.
+    adapted = {id(lora_kernel(layer)) for layer in adapted_layers(model.unet)}
+    seen = [averages.ema.variables[row] for row in rows]
+    found = [b"" if id(variable) in adapted else digest(variable) for variable in seen]
+    words = [np.frombuffer(each or bytes(8), "uint8") for each in found]
+    store["contents"] = np.stack(words)
 
-    def _fixed(self) -> dict[str, keras.Variable]:
-        """Weights of the model that are neither the network's nor averages, by name."""
-        found = {f"residual_std|{name}": value for name, value in self.residual_std.items()}
-        return found | {f"null|{name}": value for name, value in self.null_condition.items()}
 
-    def save_own_variables(self, store: Any) -> None:
-        """Write averages, their age, the null condition and what was measured.
+def load_own_variables(model: Any, store: Any) -> None:
+    """Read what `save_own_variables` of this or an earlier version wrote; everything is
+    consumed or it fails."""
+    if "age" not in store.keys():
+        _load_earlier(model, store)
+        return
+    averages, fixed = model.averages, _fixed(model)
+    targets = {
+        _key(name, path): average
+        for name, ema in averages.by_name.items()
+        for path, average in ema.by_path().items()
+    }
+    added = {key: targets.pop(key) for key in list(targets) if is_lora(key)}
+    rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
+    notes = {"age", "contents", *(f"starts|{name}" for name in averages.by_name)}
+    _require_same({*fixed, *targets, *notes}, set(store.keys()))
+    for name, variable in (fixed | targets).items():
+        variable.assign(store[name])
+    for variable in added.values():  # as Keras does it with the weights
+        variable.assign(tf.zeros(variable.shape))
+    averages.age = int(np.asarray(store["age"]))
+    for name, ema in averages.by_name.items():
+        for row, start in zip(rows, np.asarray(store[f"starts|{name}"]), strict=True):
+            ema.starts[row] = int(start)
+    paths = [averages.ema.variables[row].path for row in rows]
+    words = [np.asarray(each).tobytes() for each in np.asarray(store["contents"])]
+    pairs = zip(paths, words, strict=True)
+    averages.mark({path: word for path, word in pairs if word != bytes(8)})
 
-        LoRA is merged, as Keras does it in the weights of the layers.
-        """
-        self.refresh()
-        for name, variable in self._fixed().items():
-            store[name] = variable
-        averages = self.averages
-        rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
-        store["age"] = np.int64(averages.age)
-        for name, ema in averages.by_name.items():
-            store[f"starts|{name}"] = np.array([ema.starts[row] for row in rows], "int64")
-            for path, value in averages.merged(name, self.unet):
-                store[_key(name, path)] = np.asarray(value)
-        # What the weights are now, for whoever changes them before the first picture. Merged
-        # kernels are rounded by Keras as it likes: nothing is said of them.
-        adapted = {id(lora_kernel(layer)) for layer in adapted_layers(self.unet)}
-        seen = [averages.ema.variables[row] for row in rows]
-        found = [b"" if id(variable) in adapted else digest(variable) for variable in seen]
-        words = [np.frombuffer(each or bytes(8), "uint8") for each in found]
-        store["contents"] = np.stack(words)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Read what `save_own_variables` of this or an earlier version wrote; everything is
-        consumed or it fails."""
-        if "age" not in store.keys():
-            self._load_earlier(store)
-            return
-        averages, fixed = self.averages, self._fixed()
-        targets = {
-            _key(name, path): average
-            for name, ema in averages.by_name.items()
-            for path, average in ema.by_path().items()
-        }
-        added = {key: targets.pop(key) for key in list(targets) if is_lora(key)}
-        rows = [i for i, v in enumerate(averages.ema.variables) if not is_lora(v.path)]
-        notes = {"age", "contents", *(f"starts|{name}" for name in averages.by_name)}
-        _require_same({*fixed, *targets, *notes}, set(store.keys()))
-        for name, variable in (fixed | targets).items():
-            variable.assign(store[name])
-        for variable in added.values():  # as Keras does it with the weights
-            variable.assign(tf.zeros(variable.shape))
-        averages.age = int(np.asarray(store["age"]))
-        for name, ema in averages.by_name.items():
-            for row, start in zip(rows, np.asarray(store[f"starts|{name}"]), strict=True):
-                ema.starts[row] = int(start)
-        paths = [averages.ema.variables[row].path for row in rows]
-        words = [np.asarray(each).tobytes() for each in np.asarray(store["contents"])]
-        pairs = zip(paths, words, strict=True)
-        averages.mark({path: word for path, word in pairs if word != bytes(8)})
+# Files of earlier versions number their variables, and average what was trainable.
 
-    # Files of earlier versions number their variables, and average what was trainable.
 
-    def _load_earlier(self, store: Any) -> None:
-        emas, fixed = self.averages.by_name, list(self._fixed().values())
-        arrays = [np.asarray(store[str(number)]) for number in range(len(store.keys()))]
-        for variable, array in zip(fixed, arrays, strict=False):
-            variable.assign(array)
-        arrays = arrays[len(fixed) :]
-        count, rest = divmod(len(arrays), len(emas))
-        if rest or count > len(self.averages.ema.variables):
-            raise checks.error(
-                "the averages in the file must be those of the model",
-                fix="build the model as it was when the file was written",
-                arrays=len(arrays),
-                expected=len(emas) * len(self.averages.ema.variables),
-            )
-        saved = {name: arrays[i * count : (i + 1) * count] for i, name in enumerate(emas)}
-        starts = self.__dict__.pop("_earlier_starts", None) or [0] * count
-        # Placed beside the weights, which Keras loads after this.
-        self.__dict__["_earlier"] = (saved, starts, _iterations(store))
-        self.averages.forget()
+def _load_earlier(model: Any, store: Any) -> None:
+    emas, fixed = model.averages.by_name, list(_fixed(model).values())
+    arrays = [np.asarray(store[str(number)]) for number in range(len(store.keys()))]
+    for variable, array in zip(fixed, arrays, strict=False):
+        variable.assign(array)
+    arrays = arrays[len(fixed) :]
+    count, rest = divmod(len(arrays), len(emas))
+    if rest or count > len(model.averages.ema.variables):
+        raise checks.error(
+            "the averages in the file must be those of the model",
+            fix="build the model as it was when the file was written",
+            arrays=len(arrays),
+            expected=len(emas) * len(model.averages.ema.variables),
+        )
+    saved = {name: arrays[i * count : (i + 1) * count] for i, name in enumerate(emas)}
+    starts = model._earlier_starts or [0] * count
+    del model._earlier_starts
+    # Placed beside the weights, which Keras loads after this.
+    model._earlier = (saved, starts, _iterations(store))
+    model.averages.forget()
 
-    def _place_earlier_averages(self) -> None:
-        if "_earlier" not in self.__dict__:
-            return
-        saved, starts, age = self.__dict__.pop("_earlier")
-        weights = self.averages.ema.variables
-        rows = _places(saved["ema"], weights)
-        moved = False
-        for name, ema in self.averages.by_name.items():
-            ema.restart(range(len(weights)), 0)
-            for row, start, array in zip(rows, starts, saved[name], strict=True):
-                moved = moved or not np.array_equal(array, np.asarray(weights[row]))
-                ema.averages[row].assign(array)
-                ema.starts[row] = start
-        if age is None:
-            # The optimizer knew it; without one, averages that have moved go on as old ones do.
-            age = _OLD if moved else 0
-        self.averages.age = age
-        self.averages.mark()
+
+def place_earlier_averages(model: Any) -> None:
+    """Give averages of a file of an earlier version to the weights that they are of."""
+    if model._earlier is None:
+        return
+    saved, starts, age = model._earlier
+    del model._earlier
+    weights = model.averages.ema.variables
+    rows = _places(saved["ema"], weights)
+    moved = False
+    for name, ema in model.averages.by_name.items():
+        ema.restart(range(len(weights)), 0)
+        for row, start, array in zip(rows, starts, saved[name], strict=True):
+            moved = moved or not np.array_equal(array, np.asarray(weights[row]))
+            ema.averages[row].assign(array)
+            ema.starts[row] = start
+    if age is None:
+        # The optimizer knew it; without one, averages that have moved go on as old ones do.
+        age = _OLD if moved else 0
+    model.averages.age = age
+    model.averages.mark()
 
 
 def _key(name: str, path: str) -> str:

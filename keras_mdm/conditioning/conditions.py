@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import LOW_RES, as_low_res, low_res_channels
-from keras_mdm.finite import check_finite
 from keras_mdm.models import NestedUNetSpec
 
 NO_CLASS = -1
@@ -29,49 +27,6 @@ def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
     if low_res_channels(spec) > 0:
         names.append(LOW_RES)
     return (*names, *spec.micro_conditions)
-
-
-def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the states and the mask that stand for "no prompt", checked.
-
-    Args:
-        spec: a network with text.
-        text: `(L, D)`, or `None` for one token of zeros.
-        mask: `(L,)` of 0/1, or `None` for ones.
-
-    Raises:
-        ValueError: if a shape does not fit or the mask is all zero.
-    """
-    text = np.zeros((1, spec.text_width)) if text is None else np.asarray(text)
-    mask = np.ones(len(text)) if mask is None else np.asarray(mask)
-    if text.ndim != 2 or text.shape[1] != spec.text_width or mask.shape != text.shape[:1]:
-        raise checks.error(
-            f"`null_text` must be (L, {spec.text_width}) and `null_mask` (L,)",
-            fix="pass the encoder's states of the empty prompt",
-            null_text_shape=text.shape,
-            null_mask_shape=mask.shape,
-        )
-    if not mask.any():
-        raise checks.error(
-            "`null_mask` must mark at least one token",
-            fix="pass the mask of the empty prompt; attention over no token is not defined",
-            null_mask=mask.tolist(),
-        )
-    check_finite({"null_text": text, "null_mask": mask})
-    return text.astype("float32"), mask.astype("float32")
-
-
-def check_null_pooled(spec: NestedUNetSpec, pooled: Any) -> np.ndarray:
-    """Return the pooled vector of "no prompt", zeros if it is `None`, checked."""
-    pooled = np.zeros(spec.pooled_width) if pooled is None else np.asarray(pooled)
-    if pooled.shape != (spec.pooled_width,):
-        raise checks.error(
-            f"`null_pooled` must be ({spec.pooled_width},)",
-            fix="pass the encoder's pooled vector of the empty prompt",
-            null_pooled_shape=pooled.shape,
-        )
-    check_finite({"null_pooled": pooled})
-    return pooled.astype("float32")
 
 
 def pad_tokens(text: tf.Tensor, mask: tf.Tensor, length: tf.Tensor):

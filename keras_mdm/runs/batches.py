@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS
 from keras_mdm.runs.validation import require_finite
+from keras_mdm.training import objective
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.phases import Phase
@@ -62,7 +63,7 @@ def check_batch(
     groups = batch if nested else {phase.level_names[-1]: batch}
     for level, group in groups.items():
         first = {name: tf.convert_to_tensor(value)[:1] for name, value in group.items()}
-        model._prepare_group(level, first)
+        objective.prepare_group(model, level, first)
 
 
 def check_validation(

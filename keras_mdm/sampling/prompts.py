@@ -15,231 +15,233 @@ from keras_mdm.finite import check_finite
 Arrays = dict[str, np.ndarray]
 
 
-class PromptMixin:
-    """The text encoder of a `MatryoshkaDiffusion`, and the conditions that `generate` is given;
-    needs its `unet` and `null_condition`."""
+def text_encoder(model: Any) -> Any:
+    """The text encoder, or `None`; assign one to use prompts after loading a model."""
+    return model._encoder
 
-    @property
-    def text_encoder(self) -> Any:
-        """The text encoder, or `None`; assign one to use prompts after loading a model."""
-        return self.__dict__.get("_encoder")
 
-    @text_encoder.setter
-    def text_encoder(self, encoder: Any) -> None:
-        spec = self.unet.spec
-        wanted = {"width": spec.text_width, "pooled_width": spec.pooled_width}
-        wanted = {name: value for name, value in wanted.items() if value}
-        found = {name: getattr(encoder, name, None) for name in wanted}
-        if encoder is not None and found != wanted:
-            raise checks.error(
-                "the text encoder must have the widths of the network's text, "
-                + ", ".join(f"{name} {value}" for name, value in wanted.items()),
-                fix="use the encoder that the network was built for",
-                **found,
+def attach_text_encoder(model: Any, encoder: Any) -> None:
+    """Take an encoder that fits the network."""
+    spec = model.unet.spec
+    wanted = {"width": spec.text_width, "pooled_width": spec.pooled_width}
+    wanted = {name: value for name, value in wanted.items() if value}
+    found = {name: getattr(encoder, name, None) for name in wanted}
+    if encoder is not None and found != wanted:
+        raise checks.error(
+            "the text encoder must have the widths of the network's text, "
+            + ", ".join(f"{name} {value}" for name, value in wanted.items()),
+            fix="use the encoder that the network was built for",
+            **found,
+        )
+    if encoder is not None and model._encoder_identity is None:
+        model._encoder_identity = getattr(encoder, "identity", None)
+        if "text" in model._null and not np.any(model._null["text"]):
+            warnings.warn(
+                "the model was made without a text encoder: guidance compares with a token of "
+                "zeros, not with the empty prompt. Pass text_encoder when making the model",
+                stacklevel=2,
             )
-        if encoder is not None and self._encoder_identity is None:
-            self._encoder_identity = getattr(encoder, "identity", None)
-            if "text" in self._null and not np.any(self._null["text"]):
-                warnings.warn(
-                    "the model was made without a text encoder: guidance compares with a token of "
-                    "zeros, not with the empty prompt. Pass text_encoder when making the model",
-                    stacklevel=2,
-                )
-        # Past Keras' tracking: the encoder is never a part of the model or of its file.
-        self.__dict__["_encoder"] = encoder
+    model._encoder = encoder
 
-    @property
-    def text_encoder_identity(self) -> dict[str, Any] | None:
-        """Identity of the encoder that the model was made with, or was given first."""
-        return self._encoder_identity
 
-    def conditions_for(
-        self,
-        prompts: Any,
-        labels: Any = None,
-        num_images: int | None = None,
-        micro: Mapping[str, Any] | None = None,
-        low_res: Any = None,
-    ) -> tuple[int, Arrays]:
-        """Number of pictures, and the conditions of all of them as arrays.
+def text_encoder_identity(model: Any) -> dict[str, Any] | None:
+    """Identity of the encoder that the model was made with, or was given first."""
+    return model._encoder_identity
 
-        Arguments as in `generate`.
 
-        Raises:
-            ValueError: if they do not fit each other or the network.
-        """
-        names = condition_names(self.unet.spec)
-        given = {"prompts": prompts, "labels": labels, "num_images": num_images}
-        conditions = self._given_conditions(prompts)
-        if LOW_RES in names or low_res is not None:
-            conditions |= self._given_low_res(conditions, low_res)
-        labels = conditions.get("label") if labels is None else labels
-        if labels is not None:
-            conditions["label"] = self._check_labels(labels)
-        _check_rows(conditions)
-        counts = {name: len(value) for name, value in conditions.items()}
-        if num_images is not None:
-            counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
-        if len(set(counts.values())) != 1 or 0 in counts.values():
+def conditions_for(
+    model: Any,
+    prompts: Any,
+    labels: Any = None,
+    num_images: int | None = None,
+    micro: Mapping[str, Any] | None = None,
+    low_res: Any = None,
+) -> tuple[int, Arrays]:
+    """Number of pictures, and the conditions of all of them as arrays.
+
+    Arguments as in `generate`.
+
+    Raises:
+        ValueError: if they do not fit each other or the network.
+    """
+    names = condition_names(model.unet.spec)
+    given = {"prompts": prompts, "labels": labels, "num_images": num_images}
+    conditions = _given_conditions(model, prompts)
+    if LOW_RES in names or low_res is not None:
+        conditions |= _given_low_res(model, conditions, low_res)
+    labels = conditions.get("label") if labels is None else labels
+    if labels is not None:
+        conditions["label"] = _check_labels(model, labels)
+    _check_rows(conditions)
+    counts = {name: len(value) for name, value in conditions.items()}
+    if num_images is not None:
+        counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise checks.error(
+            "the conditions must be given for one number of pictures, at least one",
+            fix="pass prompts, labels or num_images",
+            counts=counts or given,
+        )
+    count = next(iter(counts.values()))
+    conditions |= _micro(model, micro, count, conditions)
+    if "label" in names and "label" not in conditions:
+        conditions["label"] = np.full(count, NO_CLASS, "int32")
+    missing = {"text": ("text", "text_mask"), "pooled": ("pooled",)}
+    for name, values in missing.items():
+        if name in names and name not in conditions:
+            for null in values:
+                row = np.asarray(model.null_condition[null])
+                conditions[null] = np.repeat(row[None], count, axis=0)
+    given = {k: tf.convert_to_tensor(v) for k, v in conditions.items()}
+    # Always in the dtypes of the network: others would trace another graph.
+    cast = cast_conditions(given, model.unet.spec)
+    found = {name: value.numpy() for name, value in cast.items()}
+    check_finite(found, may_be_nan=model.unet.spec.micro_conditions)
+    return count, found
+
+
+def negative_conditions(model: Any, negative: Any, count: int, conditions: Arrays) -> Arrays:
+    """Conditions that guidance leads away from, for every picture.
+
+    Args:
+        negative: a text for all pictures, one per picture, or a dict as for `prompts`.
+        count: number of pictures.
+        conditions: their own conditions; what `negative` leaves out becomes "none", but
+            micro-conditions stay.
+    """
+    if isinstance(negative, str):
+        negative = [negative] * count
+    found = _given_conditions(model, negative, "negative_prompts")
+    _check_rows(found)
+    if "label" in found:
+        found["label"] = _check_labels(model, found["label"])
+    rows = {name: len(value) for name, value in found.items()}
+    if any(number != count for number in rows.values()):
+        raise checks.error(
+            "`negative_prompts` must be one text for all pictures or one per prompt",
+            fix=f"pass {count} of them, or a single string",
+            negative_prompts=rows,
+        )
+    # It sees the same picture.
+    found = {k: v for k, v in conditions.items() if k == LOW_RES} | found
+    _, found = model.conditions_for(found, num_images=count)
+    return {name: found.get(name, value) for name, value in conditions.items()} | found
+
+
+def _given_conditions(model: Any, prompts: Any, argument: str = "prompts") -> Arrays:
+    """What the caller gave, texts encoded."""
+    names = condition_names(model.unet.spec)
+    if isinstance(prompts, str):
+        raise checks.error(
+            f"`{argument}` must be a list of texts",
+            fix=f"pass [{prompts!r}]",
+            **{argument: prompts},
+        )
+    if isinstance(prompts, Mapping):
+        checks.known_keys(argument, prompts, (*names, "prompts"))
+        tensors = {k: np.asarray(v) for k, v in prompts.items() if k != "prompts"}
+        texts = prompts.get("prompts")
+        return tensors | (_encode(model, texts, argument) if texts is not None else {})
+    return _encode(model, prompts, argument) if prompts is not None else {}
+
+
+def _given_low_res(model: Any, conditions: Arrays, low_res: Any) -> Arrays:
+    if low_res_channels(model.unet.spec) < 1:
+        raise checks.error(
+            "`low_res` needs a network with more in_channels than out_channels",
+            fix="leave it out, or build the network with in_channels=6",
+            in_channels=model.unet.spec.in_channels,
+            out_channels=model.unet.spec.out_channels,
+        )
+    given = [v for v in (low_res, conditions.get(LOW_RES)) if v is not None]
+    if len(given) != 1:
+        raise checks.error(
+            "the network sees a picture beside what it draws, which must be given once",
+            fix="pass low_res, one picture each",
+            low_res=len(given),
+        )
+    (value,) = map(np.asarray, given)
+    plain = value.dtype == np.uint8 or not np.issubdtype(value.dtype, np.floating)
+    if not plain and not model.threshold == "none" and np.abs(value).max(initial=0.0) > 1.01:
+        raise checks.error(
+            "`low_res` must be uint8, or floats in [-1, 1]",
+            fix="pass uint8, or divide 0..255 by 127.5 and subtract 1",
+            largest=float(np.abs(value).max()),
+        )
+    return {LOW_RES: value}
+
+
+def _encode(model: Any, prompts: Sequence[str], argument: str = "prompts") -> Arrays:
+    names = condition_names(model.unet.spec)
+    if "text" not in names and "pooled" not in names:
+        raise checks.error(
+            "prompts need a network with text",
+            fix="pass labels or num_images",
+            **{argument: prompts},
+        )
+    prompts = list(prompts) if isinstance(prompts, Iterable) else prompts
+    texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
+    if not texts or not prompts:
+        raise checks.error(
+            f"`{argument}` must be a non-empty list of texts",
+            fix='pass for example ["a red apple"]',
+            **{argument: prompts},
+        )
+    if model.text_encoder is None:
+        model.text_encoder = _restore_encoder(model)
+    found = {}
+    if "text" in names:
+        found = dict(zip(("text", "text_mask"), model.text_encoder.encode(prompts), strict=True))
+    if "pooled" in names:
+        found["pooled"] = model.text_encoder.pool(prompts)
+    return found
+
+
+def _micro(model: Any, micro: Mapping[str, Any] | None, count: int, conditions: Arrays) -> Arrays:
+    known = model.unet.spec.micro_conditions
+    checks.known_keys("micro", micro or {}, known)
+    found = {}
+    for name, value in (micro or {}).items():
+        value = np.asarray(value, "float32")
+        if value.shape not in ((), (count,)) or name in conditions:
             raise checks.error(
-                "the conditions must be given for one number of pictures, at least one",
-                fix="pass prompts, labels or num_images",
-                counts=counts or given,
+                f"the micro-condition {name!r} must be given once, as a number or one per picture",
+                fix=f"pass a number or {count} of them",
+                shape=value.shape,
             )
-        count = next(iter(counts.values()))
-        conditions |= self._micro(micro, count, conditions)
-        if "label" in names and "label" not in conditions:
-            conditions["label"] = np.full(count, NO_CLASS, "int32")
-        missing = {"text": ("text", "text_mask"), "pooled": ("pooled",)}
-        for name, values in missing.items():
-            if name in names and name not in conditions:
-                for null in values:
-                    row = np.asarray(self.null_condition[null])
-                    conditions[null] = np.repeat(row[None], count, axis=0)
-        given = {k: tf.convert_to_tensor(v) for k, v in conditions.items()}
-        # Always in the dtypes of the network: others would trace another graph.
-        cast = cast_conditions(given, self.unet.spec)
-        found = {name: value.numpy() for name, value in cast.items()}
-        check_finite(found, may_be_nan=self.unet.spec.micro_conditions)
-        return count, found
+        found[name] = np.broadcast_to(value, (count,)).copy()
+    return found
 
-    def negative_conditions(self, negative: Any, count: int, conditions: Arrays) -> Arrays:
-        """Conditions that guidance leads away from, for every picture.
 
-        Args:
-            negative: a text for all pictures, one per picture, or a dict as for `prompts`.
-            count: number of pictures.
-            conditions: their own conditions; what `negative` leaves out becomes "none", but
-                micro-conditions stay.
-        """
-        if isinstance(negative, str):
-            negative = [negative] * count
-        found = self._given_conditions(negative, "negative_prompts")
-        _check_rows(found)
-        if "label" in found:
-            found["label"] = self._check_labels(found["label"])
-        rows = {name: len(value) for name, value in found.items()}
-        if any(number != count for number in rows.values()):
-            raise checks.error(
-                "`negative_prompts` must be one text for all pictures or one per prompt",
-                fix=f"pass {count} of them, or a single string",
-                negative_prompts=rows,
-            )
-        # It sees the same picture.
-        found = {k: v for k, v in conditions.items() if k == LOW_RES} | found
-        _, found = self.conditions_for(found, num_images=count)
-        return {name: found.get(name, value) for name, value in conditions.items()} | found
+def _check_labels(model: Any, labels: Any) -> np.ndarray:
+    classes = model.unet.spec.num_classes
+    if classes is None:
+        raise checks.error(
+            "labels need a class-conditional network", fix="pass prompts", labels=labels
+        )
+    labels = np.asarray(labels)
+    fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
+        raise checks.error(
+            f"`labels` must be integers from -1 to {classes - 1}",
+            fix="pass one class for every picture",
+            labels=labels.tolist(),
+        )
+    return labels.astype("int32")
 
-    def _given_conditions(self, prompts: Any, argument: str = "prompts") -> Arrays:
-        """What the caller gave, texts encoded."""
-        names = condition_names(self.unet.spec)
-        if isinstance(prompts, str):
-            raise checks.error(
-                f"`{argument}` must be a list of texts",
-                fix=f"pass [{prompts!r}]",
-                **{argument: prompts},
-            )
-        if isinstance(prompts, Mapping):
-            checks.known_keys(argument, prompts, (*names, "prompts"))
-            tensors = {k: np.asarray(v) for k, v in prompts.items() if k != "prompts"}
-            texts = prompts.get("prompts")
-            return tensors | (self._encode(texts, argument) if texts is not None else {})
-        return self._encode(prompts, argument) if prompts is not None else {}
 
-    def _given_low_res(self, conditions: Arrays, low_res: Any) -> Arrays:
-        if low_res_channels(self.unet.spec) < 1:
-            raise checks.error(
-                "`low_res` needs a network with more in_channels than out_channels",
-                fix="leave it out, or build the network with in_channels=6",
-                in_channels=self.unet.spec.in_channels,
-                out_channels=self.unet.spec.out_channels,
-            )
-        given = [v for v in (low_res, conditions.get(LOW_RES)) if v is not None]
-        if len(given) != 1:
-            raise checks.error(
-                "the network sees a picture beside what it draws, which must be given once",
-                fix="pass low_res, one picture each",
-                low_res=len(given),
-            )
-        (value,) = map(np.asarray, given)
-        plain = value.dtype == np.uint8 or not np.issubdtype(value.dtype, np.floating)
-        if not plain and not self.threshold == "none" and np.abs(value).max(initial=0.0) > 1.01:
-            raise checks.error(
-                "`low_res` must be uint8, or floats in [-1, 1]",
-                fix="pass uint8, or divide 0..255 by 127.5 and subtract 1",
-                largest=float(np.abs(value).max()),
-            )
-        return {LOW_RES: value}
+def _restore_encoder(model: Any) -> Any:
+    """The encoder whose identity the model was saved with, if it is cached."""
+    from keras_mdm import text  # only prompts need it
 
-    def _encode(self, prompts: Sequence[str], argument: str = "prompts") -> Arrays:
-        names = condition_names(self.unet.spec)
-        if "text" not in names and "pooled" not in names:
-            raise checks.error(
-                "prompts need a network with text",
-                fix="pass labels or num_images",
-                **{argument: prompts},
-            )
-        prompts = list(prompts) if isinstance(prompts, Iterable) else prompts
-        texts = isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)
-        if not texts or not prompts:
-            raise checks.error(
-                f"`{argument}` must be a non-empty list of texts",
-                fix='pass for example ["a red apple"]',
-                **{argument: prompts},
-            )
-        if self.text_encoder is None:
-            self.text_encoder = self._restore_encoder()
-        found = {}
-        if "text" in names:
-            found = dict(zip(("text", "text_mask"), self.text_encoder.encode(prompts), strict=True))
-        if "pooled" in names:
-            found["pooled"] = self.text_encoder.pool(prompts)
-        return found
-
-    def _micro(self, micro: Mapping[str, Any] | None, count: int, conditions: Arrays) -> Arrays:
-        known = self.unet.spec.micro_conditions
-        checks.known_keys("micro", micro or {}, known)
-        found = {}
-        for name, value in (micro or {}).items():
-            value = np.asarray(value, "float32")
-            if value.shape not in ((), (count,)) or name in conditions:
-                raise checks.error(
-                    f"the micro-condition {name!r} must be given once, as a number or one per "
-                    "picture",
-                    fix=f"pass a number or {count} of them",
-                    shape=value.shape,
-                )
-            found[name] = np.broadcast_to(value, (count,)).copy()
-        return found
-
-    def _check_labels(self, labels: Any) -> np.ndarray:
-        classes = self.unet.spec.num_classes
-        if classes is None:
-            raise checks.error(
-                "labels need a class-conditional network", fix="pass prompts", labels=labels
-            )
-        labels = np.asarray(labels)
-        fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-        if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
-            raise checks.error(
-                f"`labels` must be integers from -1 to {classes - 1}",
-                fix="pass one class for every picture",
-                labels=labels.tolist(),
-            )
-        return labels.astype("int32")
-
-    def _restore_encoder(self) -> Any:
-        """The encoder whose identity the model was saved with, if it is cached."""
-        from keras_mdm import text  # only prompts need it
-
-        if self._encoder_identity is None:
-            raise checks.error(
-                "prompts need a text encoder, and this model was made without one",
-                fix="pass text_encoder when making the model (keras-mdm import: "
-                "--text-encoder DIR), or prompts as {'text': ..., 'text_mask': ...}",
-                text_encoder=None,
-            )
-        return text.from_identity(self._encoder_identity)
+    if model._encoder_identity is None:
+        raise checks.error(
+            "prompts need a text encoder, and this model was made without one",
+            fix="pass text_encoder when making the model (keras-mdm import: "
+            "--text-encoder DIR), or prompts as {'text': ..., 'text_mask': ...}",
+            text_encoder=None,
+        )
+    return text.from_identity(model._encoder_identity)
 
 
 def _check_rows(conditions: Arrays) -> None:

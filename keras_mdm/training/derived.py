@@ -1,166 +1,163 @@
 """Models made of a trained one: its inner levels alone, or its levels with other frames."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
-from keras_mdm import checks, named_arrays
-from keras_mdm.models import NestedUNet, cut, with_frames
+from keras_mdm import checks, models, named_arrays
 from keras_mdm.models.lora import check_without_lora
 from keras_mdm.training.taking import StartReport, choose
 
 
-class DerivedMixin:
-    """What a `MatryoshkaDiffusion` can be turned into."""
+def cut(model: Any, level: str) -> Any:
+    """Take the inner levels up to `level` as a model of its own, to save, export or train on.
 
-    def cut(self, level: str) -> Self:
-        """Take the inner levels up to `level` as a model of its own, to save, export or train on.
+    The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
+    was measured are copied. It is not compiled.
 
-        The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
-        was measured are copied. It is not compiled.
+    Args:
+        level: name of the level that becomes the highest one.
 
-        Args:
-            level: name of the level that becomes the highest one.
+    Returns:
+        A `MatryoshkaDiffusion`.
 
-        Returns:
-            A `MatryoshkaDiffusion`.
+    Raises:
+        ValueError: if the model has no such level.
 
-        Raises:
-            ValueError: if the model has no such level.
+    Example:
 
-        Example:
+    >>> model.cut("64").save("model-64.keras")
+    """
+    model.refresh()
+    unet = models.cut(model.unet, level)
+    paths = {variable.path: variable.path for variable in unet.weights}
+    return _derived(model, unet, {name: name for name in unet.levels}, paths)
 
-        >>> model.cut("64").save("model-64.keras")
-        """
-        self.refresh()
-        unet = cut(self.unet, level)
-        paths = {variable.path: variable.path for variable in unet.weights}
-        return self._derived(unet, {name: name for name in unet.levels}, paths)
 
-    def with_frames(self, frames: int) -> Self:
-        """Make a model of longer clips out of the same parts, without training.
+def with_frames(model: Any, frames: int) -> Any:
+    """Make a model of longer clips out of the same parts, without training.
 
-        The levels are connected again for a multiple of the frames, see `models.with_frames`: the
-        convolutions and the attention over time, which no frame count is built into, run over more
-        of them, and pictures inside become several pictures, each the first frame of its stretch.
-        Weights and averages are copied. How well a model does at lengths that it was not trained
-        for is another question: look at the clips, and train on if need be.
+    The levels are connected again for a multiple of the frames, see `models.with_frames`: the
+    convolutions and the attention over time, which no frame count is built into, run over more
+    of them, and pictures inside become several pictures, each the first frame of its stretch.
+    Weights and averages are copied. How well a model does at lengths that it was not trained
+    for is another question: look at the clips, and train on if need be.
 
-        Args:
-            frames: of the highest level; a multiple of those that the model has.
+    Args:
+        frames: of the highest level; a multiple of those that the model has.
 
-        Returns:
-            A `MatryoshkaDiffusion`, not compiled.
+    Returns:
+        A `MatryoshkaDiffusion`, not compiled.
 
-        Raises:
-            ValueError: if the model has no clip level, or the number is no multiple.
+    Raises:
+        ValueError: if the model has no clip level, or the number is no multiple.
 
-        Example:
+    Example:
 
-        >>> model.with_frames(32).generate(["a pizza turning"])["32x64"].shape
-        (1, 32, 64, 64, 3)
-        """
-        self.refresh()
-        check_without_lora(self.unet, "with_frames")
-        unet = with_frames(self.unet, frames)
-        pairs = [
-            (old.path, new.path)
-            for (_, mine), (_, other) in zip(
-                self.unet.parts.items(), unet.parts.items(), strict=True
-            )
-            for old, new in zip(mine.variables, other.variables, strict=True)
-        ]
-        renamed = dict(zip(self.unet.levels, unet.levels, strict=True))
-        return self._derived(unet, renamed, dict(pairs))
+    >>> model.with_frames(32).generate(["a pizza turning"])["32x64"].shape
+    (1, 32, 64, 64, 3)
+    """
+    model.refresh()
+    check_without_lora(model.unet, "with_frames")
+    unet = models.with_frames(model.unet, frames)
+    pairs = [
+        (old.path, new.path)
+        for (_, mine), (_, other) in zip(model.unet.parts.items(), unet.parts.items(), strict=True)
+        for old, new in zip(mine.variables, other.variables, strict=True)
+    ]
+    renamed = dict(zip(model.unet.levels, unet.levels, strict=True))
+    return _derived(model, unet, renamed, dict(pairs))
 
-    def start_from(self, trained: Self, *, skip: Sequence[str] = ()) -> StartReport:
-        """Take the weights and averages of a trained model whose levels this one has.
 
-        What growth does between two phases, for models of different runs: the trained model's
-        levels are the inner ones of this model, or all of them. With a residual output the measured
-        deviations of those levels come along, to which their weights belong. Averages go on from
-        the trained model's; a power-function average that it does not have begins with its `ema`,
-        and like all of them forgets its start as the training goes on.
+def start_from(model: Any, trained: Any, *, skip: Sequence[str] = ()) -> StartReport:
+    """Take the weights and averages of a trained model whose levels this one has.
 
-        Args:
-            trained: the model to begin with, such as `keras_mdm.load` returned.
-            skip: parts that stay new, which may differ: names of parts of the network, such as
-                "class_embedding" for other classes; or paths of weights, their beginnings or
-                patterns, such as "level_64/conv_in" or "*/text_kv". All else is taken.
+    What growth does between two phases, for models of different runs: the trained model's
+    levels are the inner ones of this model, or all of them. With a residual output the measured
+    deviations of those levels come along, to which their weights belong. Averages go on from
+    the trained model's; a power-function average that it does not have begins with its `ema`,
+    and like all of them forgets its start as the training goes on.
 
-        Returns:
-            Names of the weights that are new, with their initial values; printed, it says what was
-            taken, what is new and what was left behind, part by part.
+    Args:
+        trained: the model to begin with, such as `keras_mdm.load` returned.
+        skip: parts that stay new, which may differ: names of parts of the network, such as
+            "class_embedding" for other classes; or paths of weights, their beginnings or
+            patterns, such as "level_64/conv_in" or "*/text_kv". All else is taken.
 
-        Raises:
-            ValueError: naming all differences, before anything is taken: the levels must be those
-                of the trained model and the same in every option, and so must channels, classes
-                and text, but for what `skip` names. What to skip is said as well.
+    Returns:
+        Names of the weights that are new, with their initial values; printed, it says what was
+        taken, what is new and what was left behind, part by part.
 
-        Example:
+    Raises:
+        ValueError: naming all differences, before anything is taken: the levels must be those
+            of the trained model and the same in every option, and so must channels, classes
+            and text, but for what `skip` names. What to skip is said as well.
 
-        >>> model.start_from(mdm.load("runs/cc12m_256"))
-        >>> print(five_classes.start_from(three_classes, skip=["class_embedding"]))
-        taken: level_8 (34), level_8_embedding (4); new: class_embedding (1); left behind: \
+    Example:
+
+    >>> model.start_from(mdm.load("runs/cc12m_256"))
+    >>> print(five_classes.start_from(three_classes, skip=["class_embedding"]))
+    taken: level_8 (34), level_8_embedding (4); new: class_embedding (1); left behind: \
 class_embedding (1)
 
-        Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
-        """
-        if not isinstance(trained, DerivedMixin):
-            raise checks.error(
-                "`trained` must be a MatryoshkaDiffusion",
-                fix="pass what keras_mdm.load returned",
-                trained=type(trained).__name__,
-            )
-        for model in (self, trained):
-            model.refresh()
-            check_without_lora(model.unet, "start_from")
-        kept, report = choose(self.unet, trained.unet, skip)
-        theirs = {variable.path: variable.value for variable in trained.unet.weights}
-        named_arrays.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
-        theirs_by_name = trained.averages.by_name
-        for name, ema in self.averages.by_name.items():
-            averages = ema.by_path()
-            found = theirs_by_name.get(name, trained.ema).by_path()
-            held = [path for path in averages if path in found and path in kept]
-            held, found = ({path: each[path] for path in held} for each in (averages, found))
-            named_arrays.assign(held, found, what="averages")
-        taken = {path.partition("/")[0] for path in kept}
-        for level, value in trained.residual_std.items():
-            # It belongs to the weights of its level.
-            if level in self.residual_std and f"level_{level}_down" in taken:
-                self.residual_std[level].assign(value.value)
-        self.averages.mark()
-        return report
+    Reference: Gu et al. 2023 (arXiv 2310.15111), appendix B.
+    """
+    if not isinstance(trained, type(model)) and not isinstance(model, type(trained)):
+        raise checks.error(
+            "`trained` must be a MatryoshkaDiffusion",
+            fix="pass what keras_mdm.load returned",
+            trained=type(trained).__name__,
+        )
+    for each in (model, trained):
+        each.refresh()
+        check_without_lora(each.unet, "start_from")
+    kept, report = choose(model.unet, trained.unet, skip)
+    theirs = {variable.path: variable.value for variable in trained.unet.weights}
+    named_arrays.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
+    theirs_by_name = trained.averages.by_name
+    for name, ema in model.averages.by_name.items():
+        averages = ema.by_path()
+        found = theirs_by_name.get(name, trained.ema).by_path()
+        held = [path for path in averages if path in found and path in kept]
+        held, found = ({path: each[path] for path in held} for each in (averages, found))
+        named_arrays.assign(held, found, what="averages")
+    taken = {path.partition("/")[0] for path in kept}
+    for level, value in trained.residual_std.items():
+        # It belongs to the weights of its level.
+        if level in model.residual_std and f"level_{level}_down" in taken:
+            model.residual_std[level].assign(value.value)
+    model.averages.mark()
+    return report
 
-    def _derived(
-        self, unet: NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]
-    ) -> Self:
-        """The model around another network that has some of this one's weights.
 
-        Args:
-            unet: the network, weights in place.
-            levels: new name of every level that stays.
-            paths: new path of every variable that stays.
-        """
-        config = {k: v for k, v in self.get_config().items() if k != "unet"}
-        for name in ("level_weights", "guidance_shares", "signal_scale"):
-            if isinstance(config[name], Mapping):
-                config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
-        old_path = {new: old for old, new in paths.items()}
-        kept = [old_path[variable.path] for variable in unet.weights]
-        model = self._around(unet, config)
-        model.downsample = self.downsample
-        for old, new in levels.items():
-            if new in model.residual_std:
-                model.residual_std[new].assign(self.residual_std[old].value)
-        for name, null in model.null_condition.items():
-            null.assign(self.null_condition[name].value)
-        for name, ema in self.averages.by_name.items():
-            _copy_averages(ema, model.averages.by_name[name], kept)
-        model.averages.age = self.averages.age
-        model.averages.mark()
-        model.text_encoder = self.text_encoder
-        return model
+def _derived(
+    model: Any, unet: models.NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]
+) -> Any:
+    """The model around another network that has some of this one's weights.
+
+    Args:
+        unet: the network, weights in place.
+        levels: new name of every level that stays.
+        paths: new path of every variable that stays.
+    """
+    config = {k: v for k, v in model.get_config().items() if k != "unet"}
+    for name in ("level_weights", "guidance_shares", "signal_scale"):
+        if isinstance(config[name], Mapping):
+            config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
+    old_path = {new: old for old, new in paths.items()}
+    kept = [old_path[variable.path] for variable in unet.weights]
+    derived = model._around(unet, config)
+    derived.downsample = model.downsample
+    for old, new in levels.items():
+        if new in derived.residual_std:
+            derived.residual_std[new].assign(model.residual_std[old].value)
+    for name, null in derived.null_condition.items():
+        null.assign(model.null_condition[name].value)
+    for name, ema in model.averages.by_name.items():
+        _copy_averages(ema, derived.averages.by_name[name], kept)
+    derived.averages.age = model.averages.age
+    derived.averages.mark()
+    derived.text_encoder = model.text_encoder
+    return derived
 
 
 def _copy_averages(source: Any, target: Any, paths: list[str]) -> None:

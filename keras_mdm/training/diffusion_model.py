@@ -1,49 +1,38 @@
 """`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
 
 import dataclasses
-import itertools
-import math
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.averages.averages import Averages
+from keras_mdm.averages import model_file
+from keras_mdm.averages.averages import Averages, set_average
 from keras_mdm.averages.ema import ExponentialMovingAverage
-from keras_mdm.averages.model_file import ModelFileMixin
 from keras_mdm.averages.power_ema import PowerEMA
 from keras_mdm.backends import require_tensorflow
-from keras_mdm.conditioning.conditions import check_dropout, check_null, check_null_pooled
+from keras_mdm.conditioning.conditions import check_dropout
 from keras_mdm.conditioning.low_res import check_channels
+from keras_mdm.conditioning.null_values import null_values
 from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
+from keras_mdm.diffusion.parameterization import KINDS
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.models import NestedUNet
-from keras_mdm.sampling.generate import GenerationMixin
-from keras_mdm.training.derived import DerivedMixin
-from keras_mdm.training.first_look import look_at
-from keras_mdm.training.following import FollowingMixin
-from keras_mdm.training.front_door import FrontDoor
-from keras_mdm.training.objective import ObjectiveMixin, check_level_weights
-from keras_mdm.training.steps import TIMES, StepMixin
-
-PREDICTIONS = ("v", "eps", "x0")
+from keras_mdm.sampling import generate as drawing
+from keras_mdm.sampling import graph, prompts
+from keras_mdm.sampling.graphs import Graphs
+from keras_mdm.training import derived, following, front_door, objective, residual_scale, steps
+from keras_mdm.training.trainer import DistributedTrainer
+from keras_mdm.untracked import Untracked
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class MatryoshkaDiffusion(
-    GenerationMixin,
-    DerivedMixin,
-    ObjectiveMixin,
-    StepMixin,
-    FollowingMixin,
-    ModelFileMixin,
-    FrontDoor,
-):
+class MatryoshkaDiffusion(DistributedTrainer):
     """A Matryoshka diffusion model: train it with `fit`, sample it with `generate`.
 
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
@@ -121,6 +110,18 @@ class MatryoshkaDiffusion(
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.
     """
 
+    # Private state that is no part of the model.
+    _encoder = Untracked()
+    _graphs = Untracked(Graphs)  # of sampling, those that were used last
+    _inner_unets = Untracked(dict)
+    _built_of = Untracked(tuple)
+    network_version = Untracked(int)  # rises with all that makes graphs out of date, values apart
+    _test_batches = Untracked()  # counts the batches of one evaluation
+    _earlier = Untracked()  # averages of a file of an earlier version, until they have a place
+    _earlier_starts = Untracked()
+    # Optimizer steps before the phase, and those of the phase: what `progress` is a share of.
+    phase_span: tuple[int, int] | None = None
+
     def __init__(
         self,
         unet: NestedUNet,
@@ -163,7 +164,7 @@ class MatryoshkaDiffusion(
         check_channels(unet.spec)
         self.unet = unet
         schedule = schedules.get(schedule, num_steps)
-        prediction = checks.one_of("prediction", prediction, PREDICTIONS)
+        prediction = checks.one_of("prediction", prediction, KINDS)
         checks.known_keys("signal_scale", signal_scale or {}, unet.levels)
         scale = {
             level: checks.real(f"signal_scale[{level!r}]", value, minimum=1e-3)
@@ -195,13 +196,13 @@ class MatryoshkaDiffusion(
                 "larger ones, or a table whose last entry is below 0.01",
                 stacklevel=2,
             )
-        self.loss_target = checks.one_of("loss_target", loss_target or prediction, PREDICTIONS)
-        self.level_weights = check_level_weights(level_weights, unet.levels)
+        self.loss_target = checks.one_of("loss_target", loss_target or prediction, KINDS)
+        self.level_weights = objective.check_level_weights(level_weights, unet.levels)
         losses.check_weighting(loss_weighting)
         self.loss_weighting = (
             dict(loss_weighting) if isinstance(loss_weighting, Mapping) else loss_weighting
         )
-        self.times = checks.one_of("times", times, TIMES)
+        self.times = checks.one_of("times", times, steps.TIMES)
         self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
         checks.known_keys("guidance_shares", guidance_shares or {}, unet.levels)
         self.guidance_shares = {
@@ -215,8 +216,13 @@ class MatryoshkaDiffusion(
             "schedule": schedule.get_config(),
             "shift_power": float(shift_power),
         }
-        self._add_residual(residual)
-        self._add_null(text_encoder, null_text, null_mask, null_pooled)
+        self.residual_std = residual_scale.add_weights(self, residual)
+        self._encoder_identity = getattr(text_encoder, "identity", None)
+        self._null = {}
+        self.text_encoder = text_encoder
+        values = null_values(unet.spec, text_encoder, null_text, null_mask, null_pooled)
+        for condition, value in values.items():
+            self._null[condition] = self._add_fixed(f"null_{condition}", value)
         self.averages = Averages(
             unet, self._average_of, widths=power_emas, decay=ema_decay, warmup=ema_warmup
         )
@@ -226,13 +232,79 @@ class MatryoshkaDiffusion(
             name: keras.metrics.Mean(name=name)
             for name in ("learning_rate", "gradient_norm", "skipped_in_a_row")
         }
-        # Counts the batches of one evaluation; past Keras' tracking: it is no part of the model.
-        self.__dict__["_test_batches"] = keras.Variable(
+        self._test_batches = keras.Variable(
             "zeros", shape=(), dtype="int64", trainable=False, name="test_batches"
         )
         self.built = True
         self.averages.mark()
-        self.__dict__["_built_of"] = self._construction()
+        self._built_of = following.construction(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        following.check_attribute(name, value)
+        super().__setattr__(name, value)
+        if name == "trainable":  # TensorFlow drops what is there already, see `NestedUNet`
+            self.unet.trainable = value
+
+    # Where everything else lives. Keras' front door, with the data that a Keras user has:
+
+    fit = front_door.fit
+    evaluate = front_door.evaluate
+    predict = front_door.predict
+    train_on_batch = front_door.train_on_batch
+    test_on_batch = front_door.test_on_batch
+    export = front_door.export
+
+    # A step of training and of evaluation, and the loss in it, equation 3:
+
+    train_step = steps.train_step
+    test_step = steps.test_step
+    draw_noise = steps.draw_noise
+    joint_loss = objective.joint_loss
+    level_losses = objective.level_losses
+    batch_loss = objective.batch_loss
+    loss_normalizer = objective.loss_normalizer
+    prepare = objective.prepare
+    weights_at = objective.weights_at
+    progress = objective.progress
+    _shared_gradients = functools.cached_property(steps.shared_gradients)
+    _shared_losses = functools.cached_property(steps.shared_losses)
+
+    # Drawing pictures:
+
+    generate = drawing.generate
+    noise_for = drawing.noise_for
+    noise_between = drawing.noise_between
+    conditions_for = prompts.conditions_for
+    negative_conditions = prompts.negative_conditions
+    text_encoder = property(prompts.text_encoder, prompts.attach_text_encoder)
+    text_encoder_identity = property(prompts.text_encoder_identity)
+    network = graph.network
+    bounded = graph.bounded
+    sample_stretch = graph.sample_stretch
+    comparable = graph.comparable
+    set_average = set_average
+
+    # The deviation of the detail, for the residual output:
+
+    measure_residual = residual_scale.measure_residual
+    check_ready = residual_scale.check_ready
+
+    # What happens to the network, by Keras or by hand, reaches graphs, averages and optimizer:
+
+    refresh = following.refresh
+    follow_trainable = following.follow_trainable
+    training_key = following.training_key
+    testing_key = following.testing_key
+    set_weights = following.set_weights
+    quantize = following.quantize
+    enable_lora = following.enable_lora
+    merge_lora = following.merge_lora
+
+    # Models made of this one:
+
+    cut = derived.cut
+    with_frames = derived.with_frames
+    start_from = derived.start_from
 
     # Parts
 
@@ -258,69 +330,6 @@ class MatryoshkaDiffusion(
             autocast=False,
         )
 
-    def _add_residual(self, residual: bool | Mapping[str, float]) -> None:
-        self.residual_std = {}
-        if not residual:
-            return
-        if self.process.prediction != "v":
-            raise checks.error(
-                "the residual output is defined for v-prediction",
-                fix='pass prediction="v", or residual=False',
-                prediction=self.process.prediction,
-            )
-        outer = self.unet.levels[1:]
-        given = residual if isinstance(residual, Mapping) else {}
-        checks.known_keys("residual", given, outer)
-        for level in outer:
-            value = given.get(level, math.nan)
-            if not math.isnan(value):
-                checks.real(f"residual[{level!r}]", value, minimum=1e-6)
-            self.residual_std[level] = self.add_weight(
-                name=f"residual_std_{level}",
-                shape=(),
-                dtype="float32",
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-                autocast=False,
-            )
-
-    def _add_null(
-        self, text_encoder: Any, null_text: Any, null_mask: Any, null_pooled: Any
-    ) -> None:
-        self._encoder_identity = getattr(text_encoder, "identity", None)
-        self._null = {}
-        spec = self.unet.spec
-        if not spec.text_width and not spec.pooled_width:
-            if text_encoder is not None:
-                raise checks.error(
-                    "a text encoder needs a network with text",
-                    fix="build the network with text_width=encoder.width",
-                    text_width=None,
-                )
-            return
-        self.text_encoder = text_encoder
-        values = {}
-        if spec.text_width:
-            if null_text is None and text_encoder is not None:
-                null_text, null_mask = text_encoder.null()
-            text, mask = check_null(spec, null_text, null_mask)
-            values = {"text": text, "text_mask": mask}
-        if spec.pooled_width:
-            if null_pooled is None and text_encoder is not None:
-                null_pooled = text_encoder.pool([""])[0]
-            values["pooled"] = check_null_pooled(spec, null_pooled)
-        for name, value in values.items():
-            weight = self.add_weight(
-                name=f"null_{name}",
-                shape=value.shape,
-                dtype="float32",
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-            )
-            weight.assign(value)
-            self._null[name] = weight
-
     @property
     def process(self) -> LevelProcess:
         """The joint process of the levels. It may be replaced by one that the model's options
@@ -330,7 +339,7 @@ class MatryoshkaDiffusion(
     @process.setter
     def process(self, process: LevelProcess) -> None:
         if hasattr(self, "_process"):
-            self._check_process(process)
+            following.check_process(self, process)
         self._process = process
 
     @property
@@ -352,64 +361,19 @@ class MatryoshkaDiffusion(
         """Mean of every logged value since the epoch began."""
         return [*self._loss_trackers.values(), *self._step_trackers.values()]
 
+    def _add_fixed(self, name: str, value: Any) -> keras.Variable:
+        """A weight that is not trained, in float32."""
+        return self.add_weight(
+            name=name,
+            shape=np.shape(value),
+            dtype="float32",
+            initializer=lambda shape, dtype=None: np.asarray(value, "float32"),
+            trainable=False,
+            autocast=False,
+        )
+
     def _computes_in_float16(self) -> bool:
         return self.unet.policy.compute_dtype == "float16"
-
-    # Residual output
-
-    def measure_residual(
-        self, dataset: Any, batches: int = 8, *, only_missing: bool = False
-    ) -> dict[str, float]:
-        """Measure the standard deviation of the detail x - u over data, and keep it.
-
-        Args:
-            dataset: iterable of batches.
-            batches: how many of them to use.
-            only_missing: leave levels alone that have a value; what a trained level adds to its
-                Wiener estimate belongs to the value it was trained with.
-
-        Returns:
-            The measured standard deviation by level name; empty if there is nothing to measure.
-
-        Raises:
-            ValueError: if the dataset is empty.
-        """
-        checks.integer("batches", batches, minimum=1)
-        names = self._unmeasured() if only_missing else list(self.residual_std)
-        if not names:
-            return {}
-        squares, rows = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
-        for batch in itertools.islice(dataset, batches):
-            look_at(self, batch)
-            x0, _ = self.prepare(batch)
-            for below, shape in zip(self.process.shapes, self.process.shapes[1:], strict=False):
-                if shape.name in squares:
-                    count = int(x0[shape.name].shape[0])  # in a mixed batch the first rows
-                    u = self.process.enlarged(x0[below.name][:count], below, shape)
-                    mean = float(tf.reduce_mean(tf.square(x0[shape.name] - u)))
-                    squares[shape.name] += count * mean
-                    rows[shape.name] += count
-        if not all(rows.values()):
-            raise checks.error("the dataset must not be empty", fix="pass data", batches=0)
-        measured = {
-            name: max(math.sqrt(total / rows[name]), 1e-6) for name, total in squares.items()
-        }
-        for name, value in measured.items():
-            self.residual_std[name].assign(value)
-        return measured
-
-    def _unmeasured(self) -> list[str]:
-        return [name for name, weight in self.residual_std.items() if np.isnan(np.asarray(weight))]
-
-    def check_ready(self) -> None:
-        """Raise if the model still needs `measure_residual`."""
-        missing = self._unmeasured()
-        if missing:
-            raise checks.error(
-                "the residual output needs the standard deviation of the detail",
-                fix="call model.measure_residual(dataset) first, or pass residual={level: s}",
-                missing=missing,
-            )
 
     # Saving
 
@@ -446,9 +410,11 @@ class MatryoshkaDiffusion(
             "name": self.name,
         }
 
+    save_own_variables = model_file.save_own_variables
+
     def load_own_variables(self, store: Any) -> None:
         """Read averages and the null condition; a warning tells of NaN in them."""
-        super().load_own_variables(store)
+        model_file.load_own_variables(self, store)
         warn_of_weights(self, self._trainable_variables + self._non_trainable_variables)
 
     @classmethod
@@ -476,5 +442,5 @@ class MatryoshkaDiffusion(
         if not divide_targets:
             model.process = dataclasses.replace(model.process, divide_targets=False)
         if starts is not None:  # what joined in a later phase counts its own steps
-            model.__dict__["_earlier_starts"] = [int(start) for start in starts]
+            model._earlier_starts = [int(start) for start in starts]
         return model

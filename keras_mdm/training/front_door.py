@@ -10,295 +10,299 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.training.first_look import LOOKS
 from keras_mdm.training.inputs import Inputs, check_ends, unpack
-from keras_mdm.training.trainer import DistributedTrainer
 from keras_mdm.training.untuned import untuned_devices
 
 
-class FrontDoor(DistributedTrainer):
-    """What a Keras user calls, with the data that a Keras user has."""
+def fit(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    verbose: str | int = "auto",
+    callbacks: Any = None,
+    validation_split: float = 0.0,
+    validation_data: Any = None,
+    shuffle: bool = True,
+    class_weight: Mapping[int, float] | None = None,
+    sample_weight: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+    validation_freq: Any = 1,
+) -> Any:
+    """`keras.Model.fit`, for batches by name and for what Keras takes.
 
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: str | int = "auto",
-        callbacks: Any = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
-        sample_weight: Any = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        validation_steps: int | None = None,
-        validation_batch_size: int | None = None,
-        validation_freq: Any = 1,
-    ) -> Any:
-        """`keras.Model.fit`, for batches by name and for what Keras takes.
+    Every sample counts once: the last batch of an epoch, and one that does not divide over
+    replicas and micro-batches, is filled up with rows of weight 0.
 
-        Every sample counts once: the last batch of an epoch, and one that does not divide over
-        replicas and micro-batches, is filled up with rows of weight 0.
+    Args:
+        x: a dataset of batches, see the class; or arrays: pictures or clips, or a dict as a
+            batch is one; or a dataset, `PyDataset` or generator of `(x, y)` or
+            `(x, y, sample_weight)`.
+        y: for arrays: integer classes, captions, states of texts, or a dict of conditions.
+        batch_size: samples of a batch of arrays, over all replicas; 32 unless given.
+        epochs: as for Keras, like all that are not explained.
+        verbose: likewise.
+        callbacks: likewise.
+        validation_split: share of arrays, their last samples, that is not trained on.
+        validation_data: as `x`, or a tuple `(x, y)` or `(x, y, sample_weight)` of arrays. A
+            dataset must come to an end unless `validation_steps` are given.
+        shuffle: whether arrays come in a new order in every epoch, which follows from the
+            model's seed; the order of datasets is their own.
+        class_weight: weight of every class's samples.
+        sample_weight: for arrays: weight of every sample's loss.
+        initial_epoch: likewise.
+        steps_per_epoch: likewise.
+        validation_steps: likewise.
+        validation_batch_size: likewise.
+        validation_freq: likewise.
 
-        Args:
-            x: a dataset of batches, see the class; or arrays: pictures or clips, or a dict as a
-                batch is one; or a dataset, `PyDataset` or generator of `(x, y)` or
-                `(x, y, sample_weight)`.
-            y: for arrays: integer classes, captions, states of texts, or a dict of conditions.
-            batch_size: samples of a batch of arrays, over all replicas; 32 unless given.
-            epochs: as for Keras, like all that are not explained.
-            verbose: likewise.
-            callbacks: likewise.
-            validation_split: share of arrays, their last samples, that is not trained on.
-            validation_data: as `x`, or a tuple `(x, y)` or `(x, y, sample_weight)` of arrays. A
-                dataset must come to an end unless `validation_steps` are given.
-            shuffle: whether arrays come in a new order in every epoch, which follows from the
-                model's seed; the order of datasets is their own.
-            class_weight: weight of every class's samples.
-            sample_weight: for arrays: weight of every sample's loss.
-            initial_epoch: likewise.
-            steps_per_epoch: likewise.
-            validation_steps: likewise.
-            validation_batch_size: likewise.
-            validation_freq: likewise.
+    Returns:
+        Keras' `History`.
 
-        Returns:
-            Keras' `History`.
+    Raises:
+        ValueError: if something is missing, or data does not fit the network, is out of range
+            or, for validation, endless.
 
-        Raises:
-            ValueError: if something is missing, or data does not fit the network, is out of range
-                or, for validation, endless.
+    Example:
 
-        Example:
-
-        >>> model.compile("adam")
-        >>> history = model.fit(pictures, classes, epochs=2)  # uint8 (n, H, W, 3), int (n,)
-        """
-        self._assert_compile_called("fit")
-        self.check_ready()
-        self.refresh()
-        inputs = Inputs(self, class_weight)
-        if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = inputs.split(
-                x, y, sample_weight, validation_split
-            )
-        source = inputs.batches(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle)
-        if validation_data is not None:
-            val_x, val_y, val_weight = unpack(validation_data)
-            names = {"argument": "validation_data", "steps_name": "validation_steps"}
-            check_ends(val_x, validation_steps, **names)
-            size = validation_batch_size or batch_size
-            validation_data = Inputs(self).batches(val_x, val_y, val_weight, batch_size=size)
-        self.__dict__["_looks"] = LOOKS
-        try:
-            with untuned_devices():
-                return super().fit(
-                    source,
-                    epochs=epochs,
-                    verbose=verbose,
-                    callbacks=callbacks,
-                    validation_data=validation_data,
-                    shuffle=bool(shuffle) and isinstance(source, keras.utils.PyDataset),
-                    initial_epoch=initial_epoch,
-                    steps_per_epoch=steps_per_epoch,
-                    validation_steps=validation_steps,
-                    validation_freq=validation_freq,
-                )
-        finally:
-            # Keras tells callbacks of an orderly end only; signals must not stay taken over.
-            given = callbacks or ()
-            for callback in given if isinstance(given, Sequence) else ():
-                if callable(getattr(callback, "restore", None)):
-                    callback.restore()
-            self.__dict__.pop("_iterator", None)
-            self.averages.mark()
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: str | int = "auto",
-        sample_weight: Any = None,
-        steps: int | None = None,
-        callbacks: Any = None,
-        return_dict: bool = False,
-        *,
-        weights: str = "ema",
-        **kwargs: Any,
-    ) -> Any:
-        """`keras.Model.evaluate`; repeated calls draw equal noise, and every sample counts once.
-
-        The losses are those of the data: what regularizers and layers add is no part of them.
-
-        Args:
-            x: as in `fit`, like `y`, `batch_size` and `sample_weight`; a dataset must come to an
-                end unless `steps` are given.
-            y: see `x`.
-            batch_size: see `x`.
-            verbose: as for Keras, like `steps`, `callbacks` and `return_dict`.
-            sample_weight: see `x`.
-            steps: see `verbose`.
-            callbacks: see `verbose`.
-            return_dict: see `verbose`.
-            weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-            **kwargs: Keras' own, inside of `fit`.
-
-        Returns:
-            The losses, a list or a dict.
-
-        Raises:
-            ValueError: as `fit`.
-        """
-        self._assert_compile_called("evaluate")
-        self.check_ready()
-        self._evaluate_weights(weights)
-        if not kwargs.get("_use_cached_eval_dataset"):
-            check_ends(x, steps, argument="x", steps_name="steps")
-            x = Inputs(self).batches(x, y, sample_weight, batch_size=batch_size)
-        self.__dict__["_looks"] = LOOKS
+    >>> model.compile("adam")
+    >>> history = model.fit(pictures, classes, epochs=2)  # uint8 (n, H, W, 3), int (n,)
+    """
+    model._assert_compile_called("fit")
+    model.check_ready()
+    model.refresh()
+    inputs = Inputs(model, class_weight)
+    if validation_split and validation_data is None:
+        (x, y, sample_weight), validation_data = inputs.split(x, y, sample_weight, validation_split)
+    source = inputs.batches(x, y, sample_weight, batch_size=batch_size, shuffle=shuffle)
+    if validation_data is not None:
+        val_x, val_y, val_weight = unpack(validation_data)
+        names = {"argument": "validation_data", "steps_name": "validation_steps"}
+        check_ends(val_x, validation_steps, **names)
+        size = validation_batch_size or batch_size
+        validation_data = Inputs(model).batches(val_x, val_y, val_weight, batch_size=size)
+    model._looks = LOOKS
+    try:
         with untuned_devices():
-            return super().evaluate(
-                x,
+            return keras.Model.fit(
+                model,
+                source,
+                epochs=epochs,
                 verbose=verbose,
-                steps=steps,
                 callbacks=callbacks,
-                return_dict=return_dict,
-                **kwargs,
+                validation_data=validation_data,
+                shuffle=bool(shuffle) and isinstance(source, keras.utils.PyDataset),
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_freq=validation_freq,
             )
+    finally:
+        # Keras tells callbacks of an orderly end only; signals must not stay taken over.
+        given = callbacks or ()
+        for callback in given if isinstance(given, Sequence) else ():
+            if callable(getattr(callback, "restore", None)):
+                callback.restore()
+        del model._iterator
+        model.averages.mark()
 
-    def _evaluate_weights(self, weights: str) -> None:
-        """Choose what the next evaluation reads, and let it draw what the last one drew."""
-        self.evaluated_weights = self.averages.check(weights)
-        self.refresh(contents=weights != "raw")
-        self._test_batches.assign(0)
 
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """One optimizer step on one batch.
+def evaluate(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    batch_size: int | None = None,
+    verbose: str | int = "auto",
+    sample_weight: Any = None,
+    steps: int | None = None,
+    callbacks: Any = None,
+    return_dict: bool = False,
+    *,
+    weights: str = "ema",
+    **kwargs: Any,
+) -> Any:
+    """`keras.Model.evaluate`; repeated calls draw equal noise, and every sample counts once.
 
-        Args:
-            x: arrays, as in `fit`, of any number of samples.
-            y: likewise.
-            sample_weight: likewise.
-            class_weight: likewise.
-            return_dict: whether to return a dict.
+    The losses are those of the data: what regularizers and layers add is no part of them.
 
-        Returns:
-            What the step found, by name or as a list in the order of `metrics_names`.
+    Args:
+        x: as in `fit`, like `y`, `batch_size` and `sample_weight`; a dataset must come to an
+            end unless `steps` are given.
+        y: see `x`.
+        batch_size: see `x`.
+        verbose: as for Keras, like `steps`, `callbacks` and `return_dict`.
+        sample_weight: see `x`.
+        steps: see `verbose`.
+        callbacks: see `verbose`.
+        return_dict: see `verbose`.
+        weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
+        **kwargs: Keras' own, inside of `fit`.
 
-        Raises:
-            ValueError: as `fit`.
-        """
-        self._assert_compile_called("train_on_batch")
-        self.check_ready()
-        batch = self._one_batch(Inputs(self, class_weight), x, y, sample_weight)
-        return self._on_batch(self.make_train_function(), batch, return_dict)
+    Returns:
+        The losses, a list or a dict.
 
-    def test_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
-        return_dict: bool = False,
-        *,
-        weights: str = "ema",
-    ) -> Any:
-        """The losses of one batch; equal batches draw equal noise.
+    Raises:
+        ValueError: as `fit`.
+    """
+    model._assert_compile_called("evaluate")
+    model.check_ready()
+    _evaluate_weights(model, weights)
+    if not kwargs.get("_use_cached_eval_dataset"):
+        check_ends(x, steps, argument="x", steps_name="steps")
+        x = Inputs(model).batches(x, y, sample_weight, batch_size=batch_size)
+    model._looks = LOOKS
+    with untuned_devices():
+        return keras.Model.evaluate(
+            model,
+            x,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            return_dict=return_dict,
+            **kwargs,
+        )
 
-        Args:
-            x: arrays, as in `evaluate`, of any number of samples.
-            y: likewise.
-            sample_weight: likewise.
-            return_dict: whether to return a dict.
-            weights: as in `evaluate`.
 
-        Returns:
-            The losses, by name or as a list.
+def _evaluate_weights(model: Any, weights: str) -> None:
+    """Choose what the next evaluation reads, and let it draw what the last one drew."""
+    model.evaluated_weights = model.averages.check(weights)
+    model.refresh(contents=weights != "raw")
+    model._test_batches.assign(0)
 
-        Raises:
-            ValueError: as `evaluate`.
-        """
-        self._assert_compile_called("test_on_batch")
-        self.check_ready()
-        batch = self._one_batch(Inputs(self), x, y, sample_weight)
-        self._evaluate_weights(weights)
-        return self._on_batch(self.make_test_function(), batch, return_dict)
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict` of the network: its outputs for noisy inputs; `generate` draws.
+def train_on_batch(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    return_dict: bool = False,
+) -> Any:
+    """One optimizer step on one batch.
 
-        Args:
-            x: the network's inputs by key, or a dataset of them.
-            *args: as for Keras.
-            **kwargs: likewise.
+    Args:
+        x: arrays, as in `fit`, of any number of samples.
+        y: likewise.
+        sample_weight: likewise.
+        class_weight: likewise.
+        return_dict: whether to return a dict.
 
-        Returns:
-            The outputs by level name.
+    Returns:
+        What the step found, by name or as a list in the order of `metrics_names`.
 
-        Raises:
-            ValueError: for data that is no dict.
-        """
-        if not isinstance(x, Mapping | tf.data.Dataset | keras.utils.PyDataset):
-            raise checks.error(
-                f"`predict` takes the network's inputs, a dict of {list(self.unet.input_names)}",
-                fix="draw pictures with generate, or see how well data is denoised with evaluate",
-                x=type(x).__name__,
-            )
-        return super().predict(x, *args, **kwargs)
+    Raises:
+        ValueError: as `fit`.
+    """
+    model._assert_compile_called("train_on_batch")
+    model.check_ready()
+    batch = _one_batch(model, Inputs(model, class_weight), x, y, sample_weight)
+    return _on_batch(model, model.make_train_function(), batch, return_dict)
 
-    def _one_batch(self, inputs: Inputs, x: Any, y: Any, sample_weight: Any) -> Any:
-        data = inputs.one_batch(x, y, sample_weight)
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            data = self.distribute_strategy.experimental_distribute_dataset(data)
-        return iter(data)
 
-    def _on_batch(self, function: Any, batch: Any, return_dict: bool) -> Any:
-        self.reset_metrics()
-        self.__dict__["_looks"] = 1
-        try:
-            with untuned_devices():
-                logs = function(batch)
-        finally:
-            self.__dict__.pop("_iterator", None)
-        logs = {k: float(v) for k, v in logs.items() if k != "stop_request"}
-        return logs if return_dict else self._flatten_metrics_in_order(logs)
+def test_on_batch(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    return_dict: bool = False,
+    *,
+    weights: str = "ema",
+) -> Any:
+    """The losses of one batch; equal batches draw equal noise.
 
-    def export(
-        self, filepath: Any, format: str = "tf_saved_model", verbose: Any = None, **options: Any
-    ) -> Any:
-        """`keras_mdm.export_saved_model`: the sampler with the network inside, for serving.
+    Args:
+        x: arrays, as in `evaluate`, of any number of samples.
+        y: likewise.
+        sample_weight: likewise.
+        return_dict: whether to return a dict.
+        weights: as in `evaluate`.
 
-        Args:
-            filepath: directory to write.
-            format: `"tf_saved_model"`.
-            verbose: whether to print where it went.
-            **options: of `export_saved_model`, such as `sampler` and `weights`.
+    Returns:
+        The losses, by name or as a list.
 
-        Returns:
-            The directory.
+    Raises:
+        ValueError: as `evaluate`.
+    """
+    model._assert_compile_called("test_on_batch")
+    model.check_ready()
+    batch = _one_batch(model, Inputs(model), x, y, sample_weight)
+    _evaluate_weights(model, weights)
+    return _on_batch(model, model.make_test_function(), batch, return_dict)
 
-        Raises:
-            ValueError: for other formats and signatures, or as `export_saved_model`.
-        """
-        from keras_mdm.export import export_saved_model
 
-        if format != "tf_saved_model" or options.pop("input_signature", None) is not None:
-            raise checks.error(
-                "a diffusion model is exported as a SavedModel with the sampler's own signature",
-                fix="leave format and input_signature out; model.unet.export writes the network",
-                format=format,
-            )
-        known = inspect.signature(export_saved_model).parameters
-        checks.known_keys("export", options, [name for name in known][2:])
-        directory = export_saved_model(self, filepath, **options)
-        if verbose:
-            print(f"Saved the model at {directory}")
-        return directory
+def predict(model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """`keras.Model.predict` of the network: its outputs for noisy inputs; `generate` draws.
+
+    Args:
+        x: the network's inputs by key, or a dataset of them.
+        *args: as for Keras.
+        **kwargs: likewise.
+
+    Returns:
+        The outputs by level name.
+
+    Raises:
+        ValueError: for data that is no dict.
+    """
+    if not isinstance(x, Mapping | tf.data.Dataset | keras.utils.PyDataset):
+        raise checks.error(
+            f"`predict` takes the network's inputs, a dict of {list(model.unet.input_names)}",
+            fix="draw pictures with generate, or see how well data is denoised with evaluate",
+            x=type(x).__name__,
+        )
+    return keras.Model.predict(model, x, *args, **kwargs)
+
+
+def _one_batch(model: Any, inputs: Inputs, x: Any, y: Any, sample_weight: Any) -> Any:
+    data = inputs.one_batch(x, y, sample_weight)
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        data = model.distribute_strategy.experimental_distribute_dataset(data)
+    return iter(data)
+
+
+def _on_batch(model: Any, function: Any, batch: Any, return_dict: bool) -> Any:
+    model.reset_metrics()
+    model._looks = 1
+    try:
+        with untuned_devices():
+            logs = function(batch)
+    finally:
+        del model._iterator
+    logs = {k: float(v) for k, v in logs.items() if k != "stop_request"}
+    return logs if return_dict else model._flatten_metrics_in_order(logs)
+
+
+def export(
+    model: Any, filepath: Any, format: str = "tf_saved_model", verbose: Any = None, **options: Any
+) -> Any:
+    """`keras_mdm.export_saved_model`: the sampler with the network inside, for serving.
+
+    Args:
+        filepath: directory to write.
+        format: `"tf_saved_model"`.
+        verbose: whether to print where it went.
+        **options: of `export_saved_model`, such as `sampler` and `weights`.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: for other formats and signatures, or as `export_saved_model`.
+    """
+    from keras_mdm.export import export_saved_model
+
+    if format != "tf_saved_model" or options.pop("input_signature", None) is not None:
+        raise checks.error(
+            "a diffusion model is exported as a SavedModel with the sampler's own signature",
+            fix="leave format and input_signature out; model.unet.export writes the network",
+            format=format,
+        )
+    known = inspect.signature(export_saved_model).parameters
+    checks.known_keys("export", options, [name for name in known][2:])
+    directory = export_saved_model(model, filepath, **options)
+    if verbose:
+        print(f"Saved the model at {directory}")
+    return directory

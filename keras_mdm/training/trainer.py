@@ -16,6 +16,7 @@ from keras_mdm.training import compiling
 from keras_mdm.training.assertions import worded
 from keras_mdm.training.first_look import look_at
 from keras_mdm.training.following import optimized
+from keras_mdm.untracked import Untracked, set_untracked
 
 
 class DistributedTrainer(keras.Model):
@@ -28,11 +29,20 @@ class DistributedTrainer(keras.Model):
 
     # What the traced step of evaluation reads.
     evaluated_weights = "ema"
-    # Whether the next batch is being waited for, and how many steps the last execution made.
-    fetching = False
-    executed_steps: int | None = None
-    # Batches that are still looked at before they are used.
-    _looks = 0
+    # Private state that is no part of the model: whether the next batch is being waited for, how
+    # many steps the last execution made, and batches that are still looked at before they are used.
+    fetching = Untracked(bool)
+    executed_steps = Untracked()
+    _looks = Untracked(int)
+    stop_request = Untracked()
+    _iterator = Untracked()
+    # What the steps were traced for.
+    _trained_as = Untracked(str)
+    _tested_as = Untracked(str)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not set_untracked(self, name, value):
+            super().__setattr__(name, value)
 
     def compile(
         self,
@@ -97,10 +107,10 @@ class DistributedTrainer(keras.Model):
                 replicas=replicas,
                 **clipping,
             )
-        self.__dict__["stop_request"] = None
+        self.stop_request = None
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             # Of this worker alone, outside of the strategy: each may want to stop the training.
-            self.__dict__["stop_request"] = tf.Variable(0.0, trainable=False)
+            self.stop_request = tf.Variable(0.0, trainable=False)
         check_trainable(self.unet.policy)
         self.recompute = set_recompute(self.unet, recompute)
         self.micro_batches = checks.integer("micro_batches", micro_batches, minimum=1)
@@ -199,9 +209,9 @@ class DistributedTrainer(keras.Model):
         make = traced(several)
 
         def function(iterator):
-            self.__dict__["_iterator"] = iterator
+            self._iterator = iterator
             batches = []
-            self.__dict__["fetching"] = True
+            self.fetching = True
             try:
                 while len(batches) < self.steps_per_execution:
                     batches.append(fetch(iterator))
@@ -211,10 +221,10 @@ class DistributedTrainer(keras.Model):
             except tf.errors.InvalidArgumentError as problem:
                 raise worded(problem) from problem
             finally:
-                self.__dict__["fetching"] = False
+                self.fetching = False
             self._look_at(batches)
             if counted:
-                self.__dict__["executed_steps"] = len(batches)
+                self.executed_steps = len(batches)
             return make(*batches)
 
         return function
@@ -224,8 +234,8 @@ class DistributedTrainer(keras.Model):
         self.refresh(contents=False)
         self.follow_trainable()
         key = self.training_key()
-        if self.train_function is None or force or key != self.__dict__.get("_trained_as"):
-            self.__dict__["_trained_as"] = key
+        if self.train_function is None or force or key != self._trained_as:
+            self._trained_as = key
             self.train_function = self._make_function(
                 lambda data: self.train_step(data), counted=True
             )
@@ -235,15 +245,15 @@ class DistributedTrainer(keras.Model):
         """Trace the evaluation step, once for what it is made of."""
         self.refresh(contents=False)
         key = self.testing_key()
-        if self.test_function is None or force or key != self.__dict__.get("_tested_as"):
-            self.__dict__["_tested_as"] = key
+        if self.test_function is None or force or key != self._tested_as:
+            self._tested_as = key
             self.test_function = self._make_function(lambda data: self.test_step(data))
         return self.test_function
 
     def _look_at(self, batches: Sequence[Any]) -> None:
         for batch in batches[: self._looks]:
             look_at(self, batch)
-            self.__dict__["_looks"] = self._looks - 1
+            self._looks = self._looks - 1
 
     def _computes_in_float16(self) -> bool:
         """Whether gradients would be rounded to zero without a loss scale."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.conditioning.conditions import drop
 from keras_mdm.optimizers import SGD
+from keras_mdm.training import steps
 from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")
@@ -45,7 +46,7 @@ def draw(model, samples, *, step=0, size=(8, 16)):
         x0 = {str(s): tf.zeros((samples.shape[0], s, s, 3)) for s in size}
         return (
             model.draw_noise("train", step, samples, x0),
-            *model._times("train", step, samples),
+            *steps.draw_times(model, "train", step, samples),
         )
 
     return traced(tf.constant(samples, tf.int64))

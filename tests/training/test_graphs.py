@@ -44,7 +44,7 @@ def test_what_is_continuous_makes_no_graph(small, name):
     if name == "reconstruction":
         given["mask"] = np.arange(256).reshape(16, 16) < 100
     seen, counts = [], []
-    small.__dict__.pop("_sampling_graphs", None)
+    del small._graphs
     for options in AMOUNTS[name]:
         seen.append(small.generate(**{"guidance_scale": 2.0, **given, **options})["16"])
         counts.append(small._graphs.tracings())
@@ -55,7 +55,7 @@ def test_what_is_continuous_makes_no_graph(small, name):
 
 def test_shares_of_the_model_may_change_between_pictures(small):
     given = {"labels": [0, 1], "steps": 2, "guidance_scale": 3.0, "progress": False}
-    small.__dict__.pop("_sampling_graphs", None)
+    del small._graphs
     small.generate(**given)
     try:
         small.guidance_shares = {"8": 1.0, "16": 0.5}

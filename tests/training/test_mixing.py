@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_mdm import MatryoshkaDiffusion, cut
 from keras_mdm.data import image_text_dataset, mixed_dataset
 from keras_mdm.optimizers import SGD, Adam
-from keras_mdm.training import batches
+from keras_mdm.training import batches, steps
 from training.tiny_models import (
     CLIP,
     PLAIN_INNER,
@@ -137,12 +137,12 @@ def test_two_replicas_with_two_micro_batches_equal_one_device(alone, two_replica
 
 def test_the_comparison_notices_micro_batches_that_are_summed(monkeypatch):
     whole = Run()
-    original = MatryoshkaDiffusion._backward
+    original = steps._backward
 
-    def summed(self, step, drawn, variables, normalizer, share):
-        return original(self, step, drawn, variables, normalizer, share * self.micro_batches)
+    def summed(model, step, drawn, variables, normalizer, share):
+        return original(model, step, drawn, variables, normalizer, share * model.micro_batches)
 
-    monkeypatch.setattr(MatryoshkaDiffusion, "_backward", summed)
+    monkeypatch.setattr(steps, "_backward", summed)
     assert np.all(differences(whole, Run(micro_batches=4)) > 100 * LIMITS)
 
 
@@ -183,7 +183,7 @@ def test_levels_are_trained_on_the_samples_that_have_them():
     for level, own in (("16", model), ("8", inner)):
         samples = batch[level]["sample"]
         data, given = own.prepare(batch[level])
-        index, _ = own._times("train", 0, samples)
+        index, _ = steps.draw_times(own, "train", 0, samples)
         eps = own.draw_noise("train", 0, samples, data)
         alone[level] = own.level_losses(own.network("raw"), data, eps, index, given)
     expected = np.mean(alone["16"]["16"])
@@ -322,16 +322,16 @@ def test_stratified_times_take_one_from_every_interval():
     batch = tf.nest.map_structure(tf.constant, mixed_batch(np.random.default_rng(0)))
     seen = []
     for step in range(2):
-        drawn = model._drawn(
-            "train", tf.constant(step, tf.int64), batch, tf.constant(step, tf.int64)
+        drawn = steps.draw_all(
+            model, "train", tf.constant(step, tf.int64), batch, tf.constant(step, tf.int64)
         )
         index = np.concatenate([group["index"] for group in drawn.values()])
         intervals = np.floor((index - 0.5) / 1000 * len(index)).astype(int)
         assert sorted(intervals) == list(range(12))
         seen.append(intervals.tolist())
     assert seen[0] != seen[1] and seen[0] != sorted(seen[0])
-    uniform = make_model()._drawn(
-        "train", tf.constant(0, tf.int64), batch, tf.constant(0, tf.int64)
+    uniform = steps.draw_all(
+        make_model(), "train", tf.constant(0, tf.int64), batch, tf.constant(0, tf.int64)
     )
     index = np.concatenate([group["index"] for group in uniform.values()])
     assert len(set(np.floor((index - 0.5) / 1000 * 12))) < 12

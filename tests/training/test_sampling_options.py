@@ -167,12 +167,12 @@ def rows_computed(model, **options):
         return bounded(model, outputs)
 
     model.__dict__["bounded"] = counting
-    model.__dict__.pop("_sampling_graphs")
+    del model._graphs
     try:
         images = draw(model, **options)
     finally:
         del model.__dict__["bounded"]
-        model.__dict__.pop("_sampling_graphs")
+        del model._graphs
     return counted, images
 
 
