@@ -9,16 +9,20 @@ from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
 _AT_A_TIME = 2**24
 
 
-def reduce_pixels(pixels: np.ndarray, size: int, kind: str = "area") -> np.ndarray:
+def reduce_pixels(
+    pixels: np.ndarray, size: int | tuple[int, int], kind: str = "area"
+) -> np.ndarray:
     """Shrink uint8 pictures as `keras_mdm.diffusion.downsample` does, rounded to nearest.
 
     Args:
-        pixels: uint8 (..., S, S, C), S a multiple of `size`.
-        size: the new height and width.
+        pixels: uint8 (..., H, W, C).
+        size: the new height and width, one number for a square; H and W are the same multiple of
+            them.
         kind: `"area"`, means of blocks, or `"bilinear"`, means of their central pixels.
 
     Returns:
-        uint8 (..., size, size, C); halves are rounded up. The argument itself if S is `size`.
+        uint8 (..., height, width, C); halves are rounded up. The argument itself if that is its
+        size.
 
     Raises:
         ValueError: if the pixels are of another form, or the sizes do not divide.
@@ -31,22 +35,24 @@ def reduce_pixels(pixels: np.ndarray, size: int, kind: str = "area") -> np.ndarr
     Reference: Gu et al. 2023 (arXiv 2310.15111), equation 2 and section 4.1.
     """
     checks.one_of("kind", kind, DOWNSAMPLING)
-    size = checks.integer("size", size, minimum=1)
-    if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-3] != pixels.shape[-2]:
+    height, width = size if isinstance(size, tuple) else (size, size)
+    height = checks.integer("size", height, minimum=1)
+    width = checks.integer("size", width, minimum=1)
+    if pixels.dtype != np.uint8 or pixels.ndim < 3:
         raise checks.error(
-            "`pixels` must be uint8 (..., S, S, C)",
-            fix="pass square pictures of bytes",
+            "`pixels` must be uint8 (..., H, W, C)",
+            fix="pass pictures of bytes",
             shape=pixels.shape,
             dtype=pixels.dtype.name,
         )
-    larger, channels = pixels.shape[-2:]
-    ratio, rest = divmod(larger, size)
-    if rest or not ratio:
+    tall, wide, channels = pixels.shape[-3:]
+    ratio, rest = divmod(tall, height)
+    if rest or not ratio or ratio * width != wide:
         raise checks.error(
             "a smaller size must divide the larger one",
             fix="choose sizes like 16, 64, 256, each a multiple of the one before",
             size=size,
-            larger=larger,
+            larger=wide if tall == wide else (tall, wide),
         )
     if ratio == 1:
         return pixels
@@ -54,15 +60,15 @@ def reduce_pixels(pixels: np.ndarray, size: int, kind: str = "area") -> np.ndarr
     kept = range(ratio) if kind == "area" else range((ratio - 1) // 2, ratio // 2 + 1)
     count = len(kept) ** 2
     sums = np.uint16 if 255 * count + count // 2 < 2**16 else np.uint32
-    pictures = pixels.reshape(-1, larger, larger, channels)
-    small = np.empty((len(pictures), size, size, channels), np.uint8)
-    step = max(1, _AT_A_TIME // (larger * larger * channels))
+    pictures = pixels.reshape(-1, tall, wide, channels)
+    small = np.empty((len(pictures), height, width, channels), np.uint8)
+    step = max(1, _AT_A_TIME // (tall * wide * channels))
     for first in range(0, len(pictures), step):
         part = pictures[first : first + step]
         rows = sum(part[:, row::ratio].astype(sums) for row in kept)
         total = sum(rows[:, :, column::ratio] for column in kept)
         small[first : first + step] = (total + sums(count // 2)) // sums(count)
-    return small.reshape(*pixels.shape[:-3], size, size, channels)
+    return small.reshape(*pixels.shape[:-3], height, width, channels)
 
 
 def still_frame(clips: np.ndarray, frame: str = "first") -> np.ndarray:

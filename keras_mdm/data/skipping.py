@@ -1,8 +1,10 @@
 """What stands in for a record that cannot be used, and how many may be so."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
@@ -128,7 +130,9 @@ class Skipping:
             found = sorted(self._unusable.items())
         return self._left_out + tuple(Skipped(self.name(row), why) for row, why in found)
 
-    def usable(self, row: int, make: Callable[[int], Made]) -> tuple[Made, int]:
+    def usable(
+        self, row: int, make: Callable[[int], Made], among: Sequence[int] | None = None
+    ) -> tuple[Made, int]:
         """Make something of a record, or of the next one after it that can be used.
 
         So a broken file never stops a run, and what stands in for it is always the same. It is
@@ -138,14 +142,16 @@ class Skipping:
             row: number of the record.
             make: function of a number; whatever it raises, see `reason_of`, the record is skipped.
 
+            among: ascending numbers of the records of which one may stand in for it, itself among
+                them; if none of these can be used, any may, as without it.
+
         Returns:
             What `make` returned, and the number it was made of.
 
         Raises:
             ValueError: if too large a share is unusable, or many in a row are.
         """
-        for candidate in range(row, row + min(_TRIES, len(self))):
-            candidate %= len(self)
+        for candidate in self._candidates(row, among):
             if candidate in self._unusable:
                 continue
             try:
@@ -160,6 +166,27 @@ class Skipping:
             fix=self.advice,
             first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
         )
+
+    def _candidates(self, row: int, among: Sequence[int] | None) -> Iterator[int]:
+        if among is not None:
+            first = int(np.searchsorted(among, row))
+            for place in range(first, first + min(_TRIES, len(among))):
+                yield int(among[place % len(among)])
+        for candidate in range(row, row + min(_TRIES, len(self))):
+            yield candidate % len(self)
+
+    def leave_out(self, reasons: Mapping[int, str]) -> None:
+        """List records as unusable, all others having been looked at.
+
+        Args:
+            reasons: by their numbers.
+
+        Raises:
+            ValueError: if they are too large a share.
+        """
+        with self._lock:
+            self._unusable.update(reasons)
+        self.check_share()
 
     def attempt(self, row: int, make: Callable[[int], Made]) -> Made | Skipped:
         """Make something of one record.

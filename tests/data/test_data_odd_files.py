@@ -29,7 +29,7 @@ from keras_mdm.data import (
     read_picture,
 )
 from keras_mdm.data.pictures.files import to_channels
-from keras_mdm.data.pictures.rule import cut_square, decode
+from keras_mdm.data.pictures.rule import cut_out, decode
 
 
 def square(data, size=8, **options):
@@ -124,7 +124,7 @@ def test_cropping_first_gives_the_same_pixels(shape):
         np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     )
     for place in (None, (0.3, 0.7)):
-        found = np.asarray(cut_square(picture, 10, place)).astype(int)
+        found = np.asarray(cut_out(picture, 10, place)).astype(int)
         scale = 10 / min(picture.size)
         wide, high = (max(10, round(side * scale)) for side in picture.size)
         kind = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC

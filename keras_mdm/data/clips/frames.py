@@ -17,7 +17,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
 from keras_mdm.data.pictures.files import to_channels
-from keras_mdm.data.pictures.rule import as_pixels, cut_square
+from keras_mdm.data.pictures.rule import as_pixels, cut_out
 from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources.file_bytes import open_file
 
@@ -223,7 +223,7 @@ def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndar
         width, height = cover(frame.width * pixel, frame.height, size)
         if max(width, height) > _LONG * size:
             whole = Image.fromarray(frame.to_ndarray(format="rgb24"))
-            picture = np.asarray(cut_square(whole, size, pixel=pixel))
+            picture = np.asarray(cut_out(whole, size, pixel=pixel))
         else:
             # Averages of areas where it shrinks, as the levels below are made, and no ringing.
             kind = "AREA" if min(frame.width, frame.height) > size else "BICUBIC"

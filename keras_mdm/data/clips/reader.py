@@ -18,7 +18,7 @@ from keras_mdm.data.clips.frames import (
 )
 from keras_mdm.data.clips.rule import ClipRule
 from keras_mdm.data.pictures.files import open_picture, to_channels
-from keras_mdm.data.pictures.rule import as_pixels, cut_square
+from keras_mdm.data.pictures.rule import as_pixels, cut_out
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.sources import kinds
 from keras_mdm.data.sources.folder import read_whole
@@ -94,7 +94,7 @@ def _read_animation(path: Path, rule: ClipRule, place: float) -> list[np.ndarray
         for number in rule.wanted(count, place):
             picture.seek(number)
             shown = to_channels(picture, rule.channels)
-            frames.append(as_pixels(cut_square(shown, rule.drawn)))
+            frames.append(as_pixels(cut_out(shown, rule.drawn)))
         return frames
 
 

@@ -101,6 +101,7 @@ class Reading:
         *,
         together: int,
         finish: Callable[[Batch], Batch],
+        exactly: Callable[[int], Mapping[str, tf.TensorSpec]] | None = None,
     ) -> tf.data.Dataset:
         """Return the batches.
 
@@ -112,12 +113,13 @@ class Reading:
             together: records that are made by one call.
             finish: function of a batch with the columns, "row" (the records that they are of) and
                 "sample" (their positions). It is called on whole batches, one after the other.
+            exactly: the columns of the batch that a record is in, where they differ.
         """
         share = share_of(self.worker, self.batch_size)
         end = once(self.repeat, order.length, self.first_step, self.batch_size, share.workers)
         # Batches from which records are left out are not put together of groups.
         group = together if self.repeat else self.batch_size
-        load = _loader(make, columns, replace=self.repeat)
+        load = _loader(make, exactly or (lambda row: columns), replace=self.repeat)
         kinds = [*(spec.dtype for spec in columns.values()), tf.int64, tf.int64]
 
         def place(start: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -145,7 +147,9 @@ class Reading:
         return share.told(dataset).prefetch(tf.data.AUTOTUNE)
 
 
-def _loader(make: Make, columns: Mapping[str, tf.TensorSpec], *, replace: bool) -> Any:
+def _loader(
+    make: Make, columns: Callable[[int], Mapping[str, tf.TensorSpec]], *, replace: bool
+) -> Any:
     """Function (rows, positions) -> columns, rows, positions; without `replace`, of the records
     that stand for themselves, as what stands in for another one comes in its own place as well."""
 
@@ -154,8 +158,9 @@ def _loader(make: Make, columns: Mapping[str, tf.TensorSpec], *, replace: bool) 
         if not replace:
             kept = [made == row for (_, made), row in zip(found, rows, strict=True)]
             found, positions = list(itertools.compress(found, kept)), positions[kept]
-        values = zip(*(value for value, _ in found), strict=True) if found else [()] * len(columns)
-        stacked = [_stacked(*pair) for pair in zip(values, columns.values(), strict=True)]
+        specs = columns(int(rows[0])).values()
+        values = zip(*(value for value, _ in found), strict=True) if found else [()] * len(specs)
+        stacked = [_stacked(*pair) for pair in zip(values, specs, strict=True)]
         return (*stacked, np.array([made for _, made in found], np.int64), positions)
 
     return load
@@ -165,5 +170,5 @@ def _stacked(values: tuple[Any, ...], spec: tf.TensorSpec) -> np.ndarray:
     # Bytes of one length would lose what they end in: objects.
     kind = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
     if not values:
-        return np.empty((0, *(side or 0 for side in spec.shape)), kind)
+        return np.empty((0, *spec.shape), kind)
     return np.asarray(values, kind) if not spec.shape.rank else np.stack(values)

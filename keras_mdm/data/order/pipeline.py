@@ -47,7 +47,7 @@ def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
     return tf.cast(step, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
 
 
-def record_index(position: tf.Tensor, num_records: int, seed: int) -> tf.Tensor:
+def record_index(position: tf.Tensor, num_records: int | tf.Tensor, seed: int) -> tf.Tensor:
     """Return which record stands at a position of the endless shuffled sequence.
 
     Args:
@@ -71,7 +71,7 @@ def record_index(position: tf.Tensor, num_records: int, seed: int) -> tf.Tensor:
     return tf.raw_ops.RandomIndexShuffle(
         index=position % num_records,
         seed=_key_words(position // num_records, seed),
-        max_index=tf.constant(num_records - 1, tf.int64),
+        max_index=tf.cast(num_records - 1, tf.int64),
         rounds=16,
     )
 

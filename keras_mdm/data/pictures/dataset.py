@@ -1,5 +1,6 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.encoding import Encoder, check_encoder, encoding
 from keras_mdm.data.order.batches import Batch, Make, Order, Reading, Shuffled, Windowed
+from keras_mdm.data.order.buckets import BucketOrder
 from keras_mdm.data.order.pipeline import check_micro_name
 from keras_mdm.data.order.windows import WindowOrder
 from keras_mdm.data.order.workers import fraction
+from keras_mdm.data.pictures.buckets import Buckets
 from keras_mdm.data.pictures.rule import ImageRule, decode
 from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
@@ -48,6 +51,10 @@ def image_dataset(
     position as well. A record that cannot be used is replaced by the next one that can, always the
     same, and listed in `source.skipped`.
 
+    Of a rule with buckets every batch holds pictures of one bucket. Each bucket has its own
+    permutations and share of the steps; what does not fill a batch at the end of an epoch begins
+    the next one of its bucket. Sizes are read the first time and come from the cache afterwards.
+
     Args:
         source: where the pictures come from, see `open_images`.
         rule: what is done to them.
@@ -70,7 +77,8 @@ def image_dataset(
             validation; its last batch may be smaller, and records that cannot be used are left out.
 
     Returns:
-        A dataset of dicts: "image" uint8 (B, S, S, C), or float32 if the rule says so; "text"
+        A dataset of dicts: "image" uint8 (B, H, W, C), or float32 if the rule says so, H and W the
+        same within a batch and, with buckets, not known before it comes; "text"
         (B, L, D) and "text_mask" (B, L) with an encoder; "label" int32 (B,) if asked for; the
         micro-condition float32 (B,); "sample" int64 (B,), the position.
 
@@ -94,13 +102,8 @@ def image_dataset(
             fix="put the pictures into a folder per class, or leave labels out",
             labels=labels,
         )
-    shape = (rule.size, rule.size, rule.channels)
-    columns = {
-        "image": tf.TensorSpec(shape, tf.uint8 if rule.pixel_range == "symmetric" else tf.float32),
-        "label": tf.TensorSpec((), tf.int32),
-        "side": tf.TensorSpec((), tf.float32),
-        "caption": tf.TensorSpec((), tf.string),
-    }
+    buckets = None if rule.buckets is None else Buckets.of(source, rule)
+    around = buckets.around if buckets else lambda row: (rule, None)
     encode = None if encoder is None else encoding(encoder, "caption", _decoded)
 
     def finish(batch: Batch) -> Batch:
@@ -112,12 +115,24 @@ def image_dataset(
         return found if encode is None else encode({**found, "caption": batch["caption"]})
 
     return reading.dataset(
-        _order(source, seed, window),
-        _making(source, rule, seed, texts=encoder is not None, labels=labels),
-        columns,
-        together=_group_size(batch_size),
+        _order(source, reading, window, buckets),
+        _making(source, around, seed, texts=encoder is not None, labels=labels),
+        _columns(rule),
+        together=_group_size(batch_size, divides=buckets is not None),
         finish=finish,
+        exactly=lambda row: _columns(around(row)[0]),
     )
+
+
+def _columns(rule: ImageRule) -> dict[str, tf.TensorSpec]:
+    """What is made of every record."""
+    kind = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
+    return {
+        "image": tf.TensorSpec(rule.shape, kind),
+        "label": tf.TensorSpec((), tf.int32),
+        "side": tf.TensorSpec((), tf.float32),
+        "caption": tf.TensorSpec((), tf.string),
+    }
 
 
 def _check(source: Any, rule: Any, window: Any, encoder: Any, original_size: Any) -> None:
@@ -147,26 +162,52 @@ def first_records(source: ImageSource, count: int) -> list[Record]:
     return found
 
 
-def _group_size(batch_size: int) -> int:
-    """Records that are decoded in one call: the batch, or a part of it, if possible a divisor."""
+def _group_size(batch_size: int, *, divides: bool) -> int:
+    """Records that are decoded in one call: the batch, or a part of it, if possible a divisor; the
+    batch rather than a part that does not divide it, if it must."""
     if batch_size <= _GROUP:
         return batch_size
-    return next((n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0), _GROUP)
+    parts = (n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0)
+    return next(parts, batch_size if divides else _GROUP)
 
 
-def _order(source: ImageSource, seed: int, window: int) -> Order:
-    if source.shard_sizes is None:
-        return Shuffled(len(source), seed)
-    window = min(window, source.shard_window or window)
-    return Windowed(WindowOrder(source.shard_sizes, seed=seed, window=window))
+def _order(source: ImageSource, reading: Reading, window: int, buckets: Buckets | None) -> Order:
+    window, shards = min(window, source.shard_window or window), source.shard_sizes
+    if buckets is None and shards is None:
+        return Shuffled(len(source), reading.seed)
+    if buckets is None:
+        return Windowed(WindowOrder(shards, seed=reading.seed, window=window))
+    if reading.worker != (0, 1):
+        raise checks.error(
+            "batches in buckets are read whole: the parts that a worker reads of several steps "
+            "would be of several sizes",
+            fix="leave worker out, every worker then keeps its part of each batch",
+            worker=reading.worker,
+        )
+    return BucketOrder(
+        buckets.members,
+        batch_size=reading.batch_size,
+        seed=reading.seed,
+        repeat=reading.repeat,
+        shard_sizes=shards,
+        window=window,
+    )
 
 
-def _making(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, labels: bool) -> Make:
+def _making(
+    source: ImageSource,
+    around: Callable[[int], tuple[ImageRule, Sequence[int] | None]],
+    seed: int,
+    *,
+    texts: bool,
+    labels: bool,
+) -> Make:
     """Function (row, position) -> picture, class, shorter side before, and caption; of a record, or
-    of what replaces it."""
+    of what replaces it. `around` tells the rule for a record and which others may replace it."""
     classes = len(source.label_names) or np.iinfo(np.int32).max
 
     def make(row: int, position: int) -> tuple[tuple[np.ndarray, int, float, bytes], int]:
+        rule, among = around(row)
         place = None
         if rule.crop == "random":
             place = fraction(seed, "down", position), fraction(seed, "across", position)
@@ -186,7 +227,7 @@ def _making(source: ImageSource, rule: ImageRule, seed: int, *, texts: bool, lab
                 pixels = (pixels.astype(np.float32) - 127.0) / 128.0
             return pixels, record.label, float(min(record.original_size or size)), caption
 
-        return source.usable(row, made_of)
+        return source.usable(row, made_of, among)
 
     return make
 

@@ -135,13 +135,7 @@ def _upright(picture: Any) -> Any:
     from PIL import Image
 
     picture.load()
-    try:
-        value = picture.getexif().get(_ORIENTATION)
-    except Exception as problem:
-        reason_of(problem)
-        return picture  # tags that cannot be read are ignored everywhere
-    if isinstance(value, tuple | bytes) and len(value) == 1:
-        value = value[0]
+    value = _orientation(picture)
     turns = (
         *(None, None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
         *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
@@ -149,6 +143,41 @@ def _upright(picture: Any) -> Any:
     )
     known = isinstance(value, int) and 0 <= value < len(turns)
     return picture if not known or turns[value] is None else picture.transpose(turns[value])
+
+
+def _orientation(picture: Any) -> Any:
+    try:
+        value = picture.getexif().get(_ORIENTATION)
+    except Exception as problem:
+        reason_of(problem)
+        return None  # tags that cannot be read are ignored everywhere
+    return value[0] if isinstance(value, tuple | bytes) and len(value) == 1 else value
+
+
+def picture_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of a picture, upright, from the beginning of its file where that tells.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: the most it may have.
+
+    Raises:
+        Unusable: if the bytes are no picture, or hold too many pixels.
+    """
+    picture = open_picture(data, max_pixels)
+    # The orientation may stand behind the pixels of a PNG, and TIFF files are turned as they are
+    # decoded: what is not known to be simple is decoded.
+    simple = picture.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM") or (
+        picture.format == "PNG" and not any(mark in data for mark in (b"eXIf", b"exif", b"xmp"))
+    )
+    if not simple:
+        try:
+            width, height = _upright(picture).size
+        except Exception as problem:
+            raise Unusable(reason_of(problem)) from problem
+        return height, width
+    turned = picture.format != "PNG" and _orientation(picture) in (5, 6, 7, 8)
+    return picture.size if turned else picture.size[::-1]
 
 
 def _eight_bits(picture: Any) -> Any:

@@ -1,5 +1,6 @@
-"""From the bytes of a picture file to the square that a model is trained on."""
+"""From the bytes of a picture file to the pixels that a model is trained on."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,14 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.pictures.files import MAX_PIXELS, MODES, open_picture, to_channels
+from keras_mdm.data.pictures.shapes import (
+    Shape,
+    check_multiple,
+    nearest,
+    shape_of,
+    shapes_of,
+    size_of,
+)
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources.folder import read_whole
@@ -25,22 +34,26 @@ class ImageRule:
     """What is done to a picture.
 
     It is turned upright, put on white where it is transparent, converted to 8 bits, resized with
-    antialiasing until its shorter side fits, and cropped to a square. For a lower level of a
-    process that is the square of the highest level, reduced from there as training reduces it: a
-    level then sees the same picture, whether the sample has levels above it or not.
+    antialiasing until it covers the size, and cropped to it. For a lower level of a process that is
+    the size of the highest level, reduced from there as training reduces it: a level then sees the
+    same picture, whether the sample has levels above it or not.
+
+    With `buckets` there are several sizes. Each picture goes into the bucket that is nearest to its
+    own proportions, and a batch holds pictures of one bucket.
 
     Args:
-        size: height and width in pixels.
+        size: height and width in pixels, one number for squares; left out with `buckets`.
         crop: "center", as in the paper, or "random", another place each time.
         flip: mirror half of the pictures, at random; off in the paper.
         pixel_range: "symmetric" leaves uint8, which training maps to [-1, 1]; "release" gives
             float32 (x - 127) / 128, what the released models were trained with.
         max_pixels: larger pictures are skipped before they are decoded.
         of: size of the highest level of the process that the pictures are for, a multiple of
-            `size`; `size` itself unless given.
+            `size`; `size` itself unless given. With buckets, one size for each.
         channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which then stays.
-        downsample: how the square of `of` pixels is reduced to `size`, the process's D^r: "area",
+        downsample: how the picture of size `of` is reduced to `size`, the process's D^r: "area",
             means of blocks, or the paper's "bilinear", which is not antialiased.
+        buckets: (height, width) of each, no two of the same proportions.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -49,29 +62,28 @@ class ImageRule:
 
     >>> ImageRule(64, of=256, downsample="bilinear").drawn
     256
+    >>> ImageRule(buckets=[(64, 64), (48, 80), (80, 48)]).bucket(300, 400)
+    1
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D; equation 2 for D^r.
     """
 
-    size: int
+    size: int | Shape | None = None
     crop: str = "center"
     flip: bool = False
     pixel_range: str = "symmetric"
     max_pixels: int = MAX_PIXELS
-    of: int | None = None
+    of: int | Shape | tuple[int | Shape, ...] | None = None
     downsample: str = "area"
     channels: int = 3
+    buckets: tuple[Shape, ...] | None = None
 
     def __post_init__(self):
         checks.one_of("channels", self.channels, PICTURE_CHANNELS)
-        checks.integer("size", self.size, minimum=1)
-        if self.of is not None and checks.integer("of", self.of, minimum=1) % self.size:
-            raise checks.error(
-                "`of` must be a multiple of `size`",
-                fix="pass the size of the highest level, or None",
-                of=self.of,
-                size=self.size,
-            )
+        if self.buckets is None:
+            self._check_size()
+        else:
+            self._check_buckets()
         checks.one_of("downsample", self.downsample, DOWNSAMPLING)
         checks.one_of("crop", self.crop, CROPS)
         checks.one_of("pixel_range", self.pixel_range, RANGES)
@@ -79,10 +91,57 @@ class ImageRule:
         if not isinstance(self.flip, bool):
             raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
 
+    def _check_size(self) -> None:
+        size = shape_of("size", self.size)
+        object.__setattr__(self, "size", size_of(size))
+        if self.of is not None:
+            of = shape_of("of", self.of)
+            check_multiple(of, size)
+            object.__setattr__(self, "of", size_of(of))
+
+    def _check_buckets(self) -> None:
+        if self.size is not None:
+            raise checks.error(
+                "the sizes of a rule are one size or buckets",
+                fix="leave out size, and have it among the buckets",
+                size=self.size,
+                buckets=self.buckets,
+            )
+        object.__setattr__(self, "buckets", shapes_of("buckets", self.buckets))
+        if self.of is None:
+            return
+        of = shapes_of("of", self.of)
+        if len(of) != len(self.buckets):
+            raise checks.error(
+                "`of` must hold one size for each bucket",
+                fix="pass the sizes of the highest level in the order of the buckets",
+                of=of,
+                buckets=self.buckets,
+            )
+        for high, low in zip(of, self.buckets, strict=True):
+            check_multiple(high, low)
+        object.__setattr__(self, "of", of)
+
     @property
-    def drawn(self) -> int:
+    def drawn(self) -> int | Shape:
         """The size that pictures are brought to before they are reduced."""
         return self.of or self.size
+
+    @property
+    def shape(self) -> tuple[int | None, int | None, int]:
+        """Height, width and channels of what the rule makes; `None` for what depends on the
+        bucket."""
+        sides = (None, None) if self.buckets is not None else shape_of("size", self.size)
+        return (*sides, self.channels)
+
+    def bucket(self, height: int, width: int) -> int:
+        """Which bucket a picture of this size goes into, see `nearest`."""
+        return int(nearest(self.buckets, [(height, width)])[0])
+
+    def in_bucket(self, number: int) -> "ImageRule":
+        """The rule for the pictures of one bucket."""
+        of = None if self.of is None else self.of[number]
+        return dataclasses.replace(self, size=self.buckets[number], of=of, buckets=None)
 
 
 def decode(
@@ -97,11 +156,11 @@ def decode(
     Args:
         data: the bytes of the file.
         rule: what is done to it.
-        place: where the square is cut, down and across, in [0, 1); the middle unless given.
+        place: where it is cut, down and across, in [0, 1); the middle unless given.
         mirror: flip left and right.
 
     Returns:
-        uint8 (size, size, channels), and (height, width) before it was resized, upright.
+        uint8 (height, width, channels), and (height, width) before it was resized, upright.
 
     Raises:
         Unusable: if the bytes are no picture, are damaged, or hold too many pixels.
@@ -109,11 +168,13 @@ def decode(
     picture = open_picture(data, rule.max_pixels)
     try:
         upright = to_channels(picture, rule.channels)
-        square = cut_square(upright, rule.drawn, place)
+        if rule.buckets is not None:
+            rule = rule.in_bucket(rule.bucket(upright.height, upright.width))
+        cut = cut_out(upright, rule.drawn, place)
     # What Pillow raises depends on the format and on what is wrong with the bytes.
     except Exception as problem:
         raise Unusable(reason_of(problem)) from problem
-    pixels = reduce_pixels(as_pixels(square), rule.size, rule.downsample)
+    pixels = reduce_pixels(as_pixels(cut), rule.size, rule.downsample)
     return (pixels[:, ::-1] if mirror else pixels), upright.size[::-1]
 
 
@@ -151,40 +212,44 @@ def as_pixels(picture: Any) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def cut_square(
-    picture: Any, size: int, place: tuple[float, float] | None = None, *, pixel: float = 1.0
+def cut_out(
+    picture: Any,
+    size: int | Shape,
+    place: tuple[float, float] | None = None,
+    *,
+    pixel: float = 1.0,
 ) -> Any:
-    """Resize a picture until its shorter side fits, and crop it to a square.
+    """Resize a picture until it covers a size, and crop it to that.
 
     Args:
         picture: of Pillow.
-        size: height and width of the square.
+        size: height and width, one number for a square.
         place: as for `decode`.
         pixel: width of a pixel of the picture, if its height is 1.
     """
     from PIL import Image
 
-    scale = size / min(picture.width * pixel, picture.height)
-    width = max(size, round(picture.width * pixel * scale))
-    height = max(size, round(picture.height * scale))
-    left, top = (width - size) // 2, (height - size) // 2
+    tall, wide = shape_of("size", size)
+    scale = max(wide / (picture.width * pixel), tall / picture.height)
+    width = max(wide, round(picture.width * pixel * scale))
+    height = max(tall, round(picture.height * scale))
+    left, top = (width - wide) // 2, (height - tall) // 2
     if place is not None:
-        top, left = int((height - size + 1) * place[0]), int((width - size + 1) * place[1])
-    if max(width, height) > _LONG * size:
+        top, left = int((height - tall + 1) * place[0]), int((width - wide + 1) * place[1])
+    # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
+    filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
+    if width > _LONG * wide or height > _LONG * tall:
         # Resized as a whole, a picture of one column would take gigabytes. Pixels differ by
         # rounding from those of the other way, which all usual pictures have gone.
         across, down = picture.width / width, picture.height / height
-        right, bottom = (left + size) * across, (top + size) * down
+        right, bottom = (left + wide) * across, (top + tall) * down
         box = (
             *(left * across, top * down),
             *(min(right, picture.width), min(bottom, picture.height)),
         )
-        filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
-        return picture.resize((size, size), filter_, box)
+        return picture.resize((wide, tall), filter_, box)
     if (width, height) != picture.size:
-        # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
-        filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
         picture = picture.resize((width, height), filter_)
     else:
         picture.load()
-    return picture.crop((left, top, left + size, top + size))
+    return picture.crop((left, top, left + wide, top + tall))

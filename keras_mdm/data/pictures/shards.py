@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.pictures.dataset import usable_captions
 from keras_mdm.data.pictures.files import open_picture, to_channels
-from keras_mdm.data.pictures.rule import ImageRule, cut_square
+from keras_mdm.data.pictures.rule import ImageRule, cut_out
 from keras_mdm.data.skipping import MAX_SKIPPED
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
@@ -31,11 +32,13 @@ class ImagePreparation:
     Args:
         source: pictures, or a path for `open_images`. A path can be sent to other machines.
         directory: receives the shards and `manifest.json`.
-        size: height and width of the squares.
+        size: height and width, one number for squares; 256 unless given.
         image_format: "jpeg" (quality 95), "png" or "webp" (both lossless).
         records_per_shard: records of the source per shard.
         channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which JPEG has not.
         captions: whether a record needs a caption.
+        buckets: several (height, width) instead of `size`, see `ImageRule`; each picture is stored
+            in the one that is nearest to its proportions.
         max_skipped: share of unusable records above which preparing fails at its end.
 
     Raises:
@@ -47,11 +50,12 @@ class ImagePreparation:
         source: ImageSource | str | os.PathLike,
         directory: str | os.PathLike,
         *,
-        size: int = 256,
+        size: int | tuple[int, int] | None = None,
         image_format: str = "jpeg",
         records_per_shard: int = 8192,
         captions: bool = False,
         channels: int = 3,
+        buckets: Sequence[tuple[int, int]] | None = None,
         max_skipped: float = MAX_SKIPPED,
     ):
         self.path, self._source = None, source
@@ -64,7 +68,8 @@ class ImagePreparation:
                 source=source,
             )
         self.max_skipped = checks.real("max_skipped", max_skipped, minimum=0.0, maximum=1.0)
-        self.rule = ImageRule(size, channels=channels)
+        size = 256 if size is None and buckets is None else size
+        self.rule = ImageRule(size, channels=channels, buckets=buckets)
         self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))
         if channels == 4 and image_format == "jpeg":
             raise checks.error(
@@ -105,6 +110,7 @@ class ImagePreparation:
             "captions": self.captions,
             # As it was before there was a choice.
             **({} if self.rule.channels == 3 else {"channels": self.rule.channels}),
+            **({} if self.rule.buckets is None else {"buckets": self.rule.buckets}),
             "label_names": list(self.source.label_names),
         }
 
@@ -133,17 +139,20 @@ class ImagePreparation:
     def _example(self, row: int) -> bytes:
         record = self.source.read(row)
         captions = usable_captions(record) if self.captions or record.captions else []
-        data, size = self._square(record.data)
+        data, size = self._cut(record.data)
         return encode_example(
             data, captions, record.label, record.key, record.original_size or size
         )
 
-    def _square(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
+    def _cut(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
         picture = open_picture(data, self.rule.max_pixels)
         buffer = io.BytesIO()
         upright = to_channels(picture, self.rule.channels)
-        square = cut_square(upright, self.rule.size)
-        square.save(buffer, self.image_format, **FORMATS[self.image_format])
+        rule = self.rule
+        if rule.buckets is not None:
+            rule = rule.in_bucket(rule.bucket(upright.height, upright.width))
+        cut = cut_out(upright, rule.size)
+        cut.save(buffer, self.image_format, **FORMATS[self.image_format])
         return buffer.getvalue(), upright.size[::-1]
 
     def check_share(self, shards: list[dict[str, Any]]) -> None:
@@ -181,7 +190,8 @@ def prepare_images(
         directory: receives the shards and `manifest.json`.
         workers: threads; the number of cores unless given.
         progress: show a bar.
-        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions, channels.
+        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions, channels,
+            buckets.
 
     Returns:
         The shards, open.

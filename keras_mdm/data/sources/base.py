@@ -1,5 +1,6 @@
 """What every source of pictures is: so many records, each read by its number."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -10,6 +11,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import Skipping
+from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.file_bytes import COMPRESSED
 
 
@@ -95,6 +97,12 @@ class ImageSource(Skipping, ABC):
     def identity(self) -> dict[str, Any]:
         """What a run that goes on must find unchanged."""
         return {"records": len(self)}
+
+    def stamp(self) -> str | None:
+        """What tells the files of the pictures from others, and from themselves once they were
+        changed; under it, what is found out about them is kept in the cache. `None`, as for
+        sources of your own, has it found out again by every process."""
+        return None
 
     def check_shards(self, broken: Sequence[Skipped], total: int, usable: int = 0) -> None:
         """Raise if more than `max_skipped` of the shards cannot be read, or none can.
@@ -183,6 +191,11 @@ class Rows(ImageSource):
     def identity(self) -> dict[str, Any]:
         """That of the source, and which part."""
         return {**self.source.identity, "part": [len(self), int(self.rows.sum(dtype=np.uint64))]}
+
+    def stamp(self) -> str | None:
+        """That of the source, and which rows."""
+        whole = self.source.stamp()
+        return whole and digest([whole], [hashlib.sha256(self.rows.tobytes()).hexdigest()])[:32]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:

@@ -14,7 +14,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.index_cache import Index, index_files
+from keras_mdm.data.sources.index_cache import Index, index_files, stamp_of_files
 from keras_mdm.data.sources.texts import text_of
 from keras_mdm.open_files import OpenFiles
 
@@ -134,6 +134,10 @@ class ExampleImages(ImageSource):
         names = map(os.path.basename, self.paths)
         found = {"records": len(self), "sha256": digest(names, sizes, self._ranges)}
         return {**found, "features": dict(self._other)} if self._other else found
+
+    def stamp(self) -> str | None:
+        """Paths, sizes and times of the files, and which of their records and features are read."""
+        return stamp_of_files(self.paths, self.identity, sorted(self.choices.items()))
 
     def _features(self, row: int) -> Any:
         from tensorflow.core.example.example_pb2 import Example

@@ -14,6 +14,7 @@ from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import beside, file_bytes, kinds, splits
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
+from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.listing import beside_pictures, kind_of
 from keras_mdm.data.sources.strings import Listed, Strings
 
@@ -135,6 +136,11 @@ class FolderImages(ImageSource):
             "records": len(self),
             "sha256": digest(self._folders, self._ends.tolist(), self._names),
         }
+
+    def stamp(self) -> str | None:
+        """Paths, sizes and times of the files."""
+        names = map(self.name, range(len(self)))
+        return stamp_of_files(file_bytes.join(self.root, name) for name in names)
 
     def read(self, row: int) -> Record:
         """Read one picture and its text; see `ImageSource.read`."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from keras_mdm.assets import kept
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources.digests import digest
 
 Index = dict[str, np.ndarray]
 
@@ -74,6 +75,30 @@ def _stamp(path: str, version: int) -> str:
         path, changed = os.path.abspath(path), os.stat(path).st_mtime_ns
     what = f"{version} {path} {size} {changed}".encode("utf-8", "surrogateescape")
     return hashlib.sha256(what).hexdigest()[:32]
+
+
+def stamp_of_files(paths: Iterable[str], *more: Any) -> str:
+    """What tells files from others, and from themselves once they were changed: their paths, and
+    of those on this machine sizes and times.
+
+    Args:
+        paths: of files, which may be missing.
+        *more: whatever else tells.
+    """
+
+    def facts() -> Iterator[Any]:
+        for path in paths:
+            if file_bytes.is_remote(path):
+                yield path
+                continue
+            yield os.path.abspath(path)
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            yield from (found.st_size, found.st_mtime_ns)
+
+    return digest(facts(), more)[:32]
 
 
 def _load(file: Path, fits: Callable[[Index], bool]) -> Index | None:

@@ -70,6 +70,11 @@ class JoinedImages(ImageSource):
         parts = [sorted(source.identity.items()) for source in self._sources]
         return {"records": len(self), "sha256": digest(self._before, parts)}
 
+    def stamp(self) -> str | None:
+        """Those of the sources."""
+        found = [source.stamp() for source in self._sources]
+        return None if None in found else digest(found)[:32]
+
     def read(self, row: int) -> Record:
         """Read one record; see `ImageSource.read`."""
         number, place = self._place(row)

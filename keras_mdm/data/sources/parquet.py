@@ -15,6 +15,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
+from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
 from keras_mdm.data.sources.table import FILE, number_classes
 from keras_mdm.data.sources.texts import captions_in, is_text, text_of
@@ -120,6 +121,10 @@ class ParquetImages(ImageSource):
         """Number of records, and a SHA-256 of files and the sizes of their groups."""
         names = map(os.path.basename, self.paths)
         return {"records": len(self), "sha256": digest(names, self.shard_sizes)}
+
+    def stamp(self) -> str | None:
+        """Paths, sizes and times of the files, and the columns."""
+        return stamp_of_files(self.paths, self.identity, sorted(self._names.items()))
 
     def read(self, row: int) -> Record:
         """Read one record; see `ImageSource.read`."""

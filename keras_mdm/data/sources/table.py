@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 from array import array
@@ -17,6 +18,7 @@ from keras_mdm.data.sources import delimited, file_bytes, splits, table_bytes
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import read_whole
+from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kinds import TABLES as ENDINGS
 from keras_mdm.data.sources.listing import name_hash
 from keras_mdm.data.sources.strings import Listed
@@ -133,6 +135,12 @@ class TableImages(ImageSource):
     def identity(self) -> dict[str, Any]:
         """Number of records, and a SHA-256 of where the rows are."""
         return {"records": len(self), "sha256": self._digest}
+
+    def stamp(self) -> str | None:
+        """Paths, sizes and times of the table and the files that it names."""
+        names = map(self.name, range(len(self)))
+        paths = (file_bytes.join(self.root, name) for name in names)
+        return stamp_of_files(itertools.chain([self.table], paths))
 
     def read(self, row: int) -> Record:
         """Read one picture; see `ImageSource.read`."""

@@ -13,7 +13,7 @@ from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.index_cache import index_files
+from keras_mdm.data.sources.index_cache import index_files, stamp_of_files
 from keras_mdm.data.sources.table import CAPTION
 from keras_mdm.data.sources.tar_index import COLUMNS, REST, fits, index_of, unreadable
 from keras_mdm.data.sources.tar_members import BLOCK
@@ -103,6 +103,10 @@ class TarImages(ImageSource):
     def identity(self) -> dict[str, Any]:
         """Number of records, and a SHA-256 of shards, counts and sizes."""
         return {"records": len(self), "sha256": self._digest}
+
+    def stamp(self) -> str | None:
+        """Paths, sizes and times of the shards."""
+        return stamp_of_files(self._bytes.paths, self.identity)
 
     def read(self, row: int) -> Record:
         """Read one picture and what belongs to it; see `ImageSource.read`."""

@@ -1,0 +1,89 @@
+"""Heights and widths: what callers write, and which of several a picture is nearest to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_mdm import checks
+
+Shape = tuple[int, int]
+
+
+def shape_of(name: str, value: Any) -> Shape:
+    """Return (height, width) of a size, which is one number for squares, or raise.
+
+    Example:
+
+    >>> shape_of("size", 64), shape_of("size", (48, 80))
+    ((64, 64), (48, 80))
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        height, width = (checks.integer(name, side, minimum=1) for side in value)
+        return height, width
+    fix = "pass one number for squares, or (height, width)"
+    side = checks.integer(name, value, minimum=1, fix=fix)
+    return side, side
+
+
+def size_of(shape: Shape) -> int | Shape:
+    """The shortest way to write a shape: one number for a square."""
+    return shape[0] if shape[0] == shape[1] else shape
+
+
+def check_multiple(of: Shape, size: Shape) -> None:
+    """Raise unless a shape is the same whole multiple of another one in height and in width."""
+    if of[0] % size[0] or of[0] // size[0] * size[1] != of[1]:
+        raise checks.error(
+            "`of` must be a multiple of `size`",
+            fix="pass the size of the highest level, or None",
+            of=size_of(of),
+            size=size_of(size),
+        )
+
+
+def shapes_of(name: str, value: Any) -> tuple[Shape, ...]:
+    """Return several shapes that differ in their proportions, or raise."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise checks.error(
+            f"`{name}` must be a list of shapes",
+            fix=f"pass for example {name}=[(64, 64), (48, 80), (80, 48)]",
+            **{name: value},
+        )
+    shapes = tuple(shape_of(name, shape) for shape in value)
+    if len({width / height for height, width in shapes}) < len(shapes):
+        raise checks.error(
+            f"no two of `{name}` may have the same proportions: a picture could go into both",
+            fix="keep one of them",
+            **{name: value},
+        )
+    return shapes
+
+
+def nearest(shapes: Sequence[Shape], sizes: Any) -> np.ndarray:
+    """Return which shape comes nearest to the proportions of some pictures.
+
+    Nearest is whose width over height is the least factor away: what is cut off is least then. Of
+    two that are equally near it is the one named first. Quotients of whole numbers are rounded the
+    same way everywhere, unlike logarithms, so all machines agree.
+
+    Args:
+        shapes: (height, width) of each.
+        sizes: (n, 2), height and width of the pictures.
+
+    Returns:
+        int64 (n,).
+
+    Example:
+
+    >>> nearest([(64, 64), (48, 80), (80, 48)], [(300, 400), (100, 100), (90, 30)]).tolist()
+    [1, 0, 2]
+    """
+    heights, widths = np.asarray(sizes, np.int64).T
+    best, found = np.full(len(heights), np.inf), np.zeros(len(heights), np.int64)
+    for number, (height, width) in enumerate(shapes):
+        one, other = widths * height, heights * width
+        factor = np.maximum(one, other) / np.minimum(one, other)
+        nearer = factor < best
+        best[nearer], found[nearer] = factor[nearer], number
+    return found
