@@ -15,6 +15,7 @@ from keras_mdm.diffusion import samplers, time_grid
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.interop.mdm_diffusion import THRESHOLDS, diffusion_settings, keywords_for
 from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.plan import SamplingPlan, amounts_of
 
 UNGUIDED, GUIDED = 2e-5, 1e-4
 
@@ -107,12 +108,14 @@ class Trajectory:
             yield self._result("final", difference(final, expected), limit)
 
     def _denoiser(self, network: Callable, text: Mapping) -> Callable:
-        conditions, without = dict(text), None
+        conditions, away = dict(text), None
         if self.guided:
             halves = {name: tf.split(tf.constant(value), 2) for name, value in text.items()}
-            without, conditions = ({n: half[i] for n, half in halves.items()} for i in range(2))
-        scale, threshold = self.settings["guidance"], THRESHOLDS[self.settings["threshold"]]
-        return make_denoiser(network, self.process, conditions, without, scale, threshold, {})
+            away, conditions = ({n: half[i] for n, half in halves.items()} for i in range(2))
+        plan = SamplingPlan(threshold=THRESHOLDS[self.settings["threshold"]])
+        plan = plan if self.guided else plan.unguided()
+        amounts = amounts_of(self.levels, guidance_scale=self.settings["guidance"])
+        return make_denoiser(network, self.process, plan, amounts, conditions, away=away)
 
     def _result(self, name: str, error: float, limit: float) -> Check:
         kind = "guided steps" if self.guided else "unguided steps"

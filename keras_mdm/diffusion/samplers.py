@@ -14,7 +14,9 @@ from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.diffusion import sampling_steps
-from keras_mdm.diffusion.sampling_steps import Moment, ddim_step, ddpm_step
+from keras_mdm.diffusion.sampling_steps import Moment
+from keras_mdm.diffusion.sampling_steps import ddim_step as ddim_step
+from keras_mdm.diffusion.sampling_steps import ddpm_step as ddpm_step
 from keras_mdm.diffusion.schedule import Schedule
 
 Levels = dict[str, Any]
@@ -28,9 +30,9 @@ class Sampler:
 
     Args:
         name: for messages.
-        step: function of one level. Without a memory (x_t, x0, alpha_t, sigma_t, alpha_s, sigma_s,
-            noise) -> x_s; with one (x_t, x0, memory, moment, noise) -> (x_s, memory), where the
-            memory is a tuple of tensors like x_t and `moment` a `sampling_steps.Moment`.
+        step: function of one level, (x_t, x0, memory, moment, noise) -> (x_s, memory), where the
+            memory is a tuple of tensors like x_t and `moment` a `sampling_steps.Moment`. Without a
+            memory x_s alone will do.
         needs_noise: whether `step` uses noise; if not, it gets `None` and none is drawn.
         memory: number of tensors that a step leaves to the next one.
         evaluations: evaluations of the network in one step: after the first one the step returns
@@ -46,11 +48,11 @@ class Sampler:
 
 
 _SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler("ddim", ddim_step, needs_noise=False),
-    "ddpm": Sampler("ddpm", ddpm_step, needs_noise=True),
+    "ddim": Sampler("ddim", sampling_steps.follow_noise, needs_noise=False),
+    "ddpm": Sampler("ddpm", sampling_steps.draw_posterior, needs_noise=True),
     # The same two methods by the names they have for x / alpha as a function of sigma / alpha.
-    "euler": Sampler("euler", ddim_step, needs_noise=False),
-    "euler_ancestral": Sampler("euler_ancestral", ddpm_step, needs_noise=True),
+    "euler": Sampler("euler", sampling_steps.follow_noise, needs_noise=False),
+    "euler_ancestral": Sampler("euler_ancestral", sampling_steps.draw_posterior, needs_noise=True),
     "heun": Sampler("heun", sampling_steps.heun_step, needs_noise=False, memory=2, evaluations=2),
     "dpmpp_2m": Sampler("dpmpp_2m", sampling_steps.dpmpp_2m_step, needs_noise=False, memory=1),
     "dpmpp_2m_sde": Sampler(
@@ -95,7 +97,9 @@ def get(sampler: str | Sampler, *, eta: Any = 0.0) -> Sampler:
             sampler=found.name,
             eta=eta,
         )
-    return Sampler("ddim", functools.partial(ddim_step, eta=eta), needs_noise=True)
+    return Sampler(
+        "ddim", functools.partial(sampling_steps.follow_noise, eta=eta), needs_noise=True
+    )
 
 
 def begin(sampler: Sampler, x: Mapping[str, Any]) -> State:
@@ -171,7 +175,7 @@ def advance(
     amplitudes = {
         name: _amplitudes(schedules[name], grid, level) for name, level in state["x"].items()
     }
-    growth = _growth(next(iter(schedules.values())), grid) if sampler.memory else None
+    growth = _growth(next(iter(schedules.values())), grid)
 
     def body(j: Any, state: State) -> tuple[Any, State]:
         i, evaluation = j // sampler.evaluations, j % sampler.evaluations
@@ -182,15 +186,12 @@ def advance(
         x_s, memories = {}, [{} for _ in state["memory"]]
         for name, x_t in x.items():
             z = noise(i, name, x_t) if sampler.needs_noise else None
-            if sampler.memory:
-                moment = _moment(amplitudes[name], growth, i, state["filled"], evaluation)
-                held = tuple(memory[name] for memory in state["memory"])
-                entered, held = sampler.step(x_t, x0[name], held, moment, z)
-                for memory, value in zip(memories, held, strict=True):
-                    memory[name] = _shaped_like(value, x_t)
-            else:
-                at_t, at_s = ([ops.take(a, k) for a in amplitudes[name]] for k in (i, i + 1))
-                entered = sampler.step(x_t, x0[name], *at_t, *at_s, z)
+            moment = _moment(amplitudes[name], growth, i, state["filled"], evaluation)
+            held = tuple(memory[name] for memory in state["memory"])
+            found = sampler.step(x_t, x0[name], held, moment, z)
+            entered, held = found if isinstance(found, tuple) else (found, ())
+            for memory, value in zip(memories, held, strict=True):
+                memory[name] = _shaped_like(value, x_t)
             x_s[name] = _shaped_like(entered, x_t)
         done = ops.cast(ops.equal(evaluation, sampler.evaluations - 1), "int32")
         filled = state["filled"] + done

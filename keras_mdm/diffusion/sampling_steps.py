@@ -15,7 +15,7 @@ from keras_mdm.diffusion.process import expand
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """What a step with a memory is told about the times around it. All are scalar tensors.
+    """What a step is told about the times around it. All are scalar tensors.
 
     Args:
         alpha_t: amplitudes at the time left, `sigma_t` likewise.
@@ -43,6 +43,22 @@ class Moment:
     h_earlier: Any
     filled: Any
     evaluation: Any
+
+    @property
+    def amplitudes(self) -> tuple[Any, Any, Any, Any]:
+        """alpha_t, sigma_t, alpha_s, sigma_s."""
+        return self.alpha_t, self.sigma_t, self.alpha_s, self.sigma_s
+
+    def like(self, x: Any) -> "Moment":
+        """The same in the dtype of `x`, to be multiplied with it.
+
+        Differences of what lies close together, as higher orders need them, are better taken
+        before.
+        """
+        kept = ("filled", "evaluation")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        cast = {k: v if k in kept else expand(v, x) for k, v in values.items()}
+        return Moment(**cast)
 
 
 def ddpm_step(
@@ -125,6 +141,18 @@ def ddim_step(
     return alpha_s * x0 + sigma_s * (ops.sqrt(1.0 - renewed) * eps + ops.sqrt(renewed) * noise)
 
 
+def draw_posterior(x_t: Any, x0: Any, memory: tuple, moment: Moment, noise: Any) -> tuple:
+    """`ddpm_step` in the form of all samplers."""
+    return ddpm_step(x_t, x0, *moment.amplitudes, noise), ()
+
+
+def follow_noise(
+    x_t: Any, x0: Any, memory: tuple, moment: Moment, noise: Any = None, *, eta: Any = 0.0
+) -> tuple:
+    """`ddim_step` in the form of all samplers."""
+    return ddim_step(x_t, x0, *moment.amplitudes, noise, eta=eta), ()
+
+
 def heun_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
     """Predict x_s from x0 at t, and correct it with the estimate made at s.
 
@@ -191,8 +219,7 @@ def dpmpp_2m_sde_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any)
     Reference: Lu et al., arXiv 2211.01095, appendix B (SDE-DPM-Solver++ 2M).
     """
     estimate = _extrapolate(x0, memory[0], moment)
-    amplitudes = moment.alpha_t, moment.sigma_t, moment.alpha_s, moment.sigma_s
-    return ddpm_step(x_t, estimate, *amplitudes, noise), (x0,)
+    return ddpm_step(x_t, estimate, *moment.amplitudes, noise), (x0,)
 
 
 def unipc_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:

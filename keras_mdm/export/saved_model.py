@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from keras_mdm import checks
 from keras_mdm.conditioning import nulls
 from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
 from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.files import temporary_directory
 from keras_mdm.finite import check_weights
-from keras_mdm.sampling.denoiser import SamplingPlan, amounts_of, start_noise, to_uint8
+from keras_mdm.sampling import guidances
+from keras_mdm.sampling.plan import SamplingPlan, amounts_of
+from keras_mdm.sampling.stepping import start_noise, to_uint8
 from keras_mdm.training.assertions import sampling_requirements
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
@@ -22,9 +26,10 @@ def export_saved_model(
     model: MatryoshkaDiffusion,
     directory: str | os.PathLike,
     *,
-    sampler: str = "ddim",
+    sampler: str | Sampler = "ddim",
     eta: float = 0.0,
-    threshold: str | None = None,
+    threshold: str | Callable[[Any], Any] | None = None,
+    guidance: str | guidances.Guidance = "classifier_free",
     grid: str = "uniform",
     weights: str = "ema",
 ) -> Path:
@@ -45,7 +50,8 @@ def export_saved_model(
         directory: where to write; must not exist or be empty.
         sampler: as in `generate`, fixed in the export.
         eta: share of fresh noise of DDIM.
-        threshold: threshold of the estimates; the model's own unless given.
+        threshold: threshold of the estimates, as in `generate`; the model's own unless given.
+        guidance: as in `generate`.
         grid: kind of the time grid.
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`; only these are
             written.
@@ -90,9 +96,10 @@ def export_saved_model(
         renewed=eta > 0.0,
         grid=grid,
         threshold=threshold or model.threshold,
-        guided=conditional,
+        guidance=guidance,
         weights=weights,
     ).check()
+    plan = plan if conditional else plan.unguided()
     module = _Sampler(model, plan, eta)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
@@ -158,9 +165,8 @@ class _Sampler(tf.Module):
                 shares=model.guidance_shares,
                 eta=eta,
             )
-            state = model.sample_stretch(
-                plan, state, inputs, amounts, seeds, samples, steps, tf.constant(0), steps
-            )
+            rows = {"conditions": inputs, "seeds": seeds, "samples": samples}
+            state = model.sample_stretch(plan, state, rows, amounts, steps, tf.constant(0), steps)
             return to_uint8(model.process.multiplied(state["x"]))
 
         scalars = {

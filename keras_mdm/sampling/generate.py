@@ -1,6 +1,5 @@
 """`generate`: from prompts, labels or tensors to pictures at every level."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,28 +8,11 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_mdm import checks
-from keras_mdm.conditioning import nulls
-from keras_mdm.conditioning.conditions import condition_names
-from keras_mdm.conditioning.low_res import LOW_RES
-from keras_mdm.diffusion import samplers
-from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
-from keras_mdm.finite import check_weights
-from keras_mdm.sampling import graph, guiding, starting
-from keras_mdm.sampling.denoiser import (
-    SamplingPlan,
-    amounts_of,
-    level_shapes,
-    start_noise,
-    to_uint8,
-)
-
-# Keyword defaults by name of a way of sampling.
-SAMPLING = {
-    "default": {"steps": 50, "sampler": "ddim"},
-    # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
-    "paper": {"steps": 250, "sampler": "ddpm", "threshold": "dynamic"},
-}
-OUTPUTS = ("uint8", "float32")
+from keras_mdm.diffusion.samplers import Sampler
+from keras_mdm.sampling import graph, guidances, starting
+from keras_mdm.sampling.options import Options
+from keras_mdm.sampling.request import Request, resolve
+from keras_mdm.sampling.stepping import start_noise, to_uint8
 
 
 def generate(
@@ -44,10 +26,11 @@ def generate(
     low_res: Any = None,
     sampling: str = "default",
     steps: int | None = None,
-    sampler: str | None = None,
+    sampler: str | Sampler | None = None,
     eta: float = 0.0,
     grid: str = "uniform",
-    threshold: str | None = None,
+    threshold: str | Callable[[Any], Any] | None = None,
+    guidance: str | guidances.Guidance = "classifier_free",
     guidance_scale: float | Mapping[str, float] | None = None,
     negative_prompts: str | Sequence[str] | Mapping[str, Any] | None = None,
     guidance_interval: Sequence[float] | None = None,
@@ -90,11 +73,16 @@ def generate(
             threshold): what holds for `steps`, `sampler` and `threshold` unless given.
         steps: number of steps, at most that of the training schedule.
         sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
-            `"dpmpp_2m_sde"` or `"unipc"`; Heun evaluates the network twice per step.
+            `"dpmpp_2m_sde"` or `"unipc"`; Heun evaluates the network twice per step. Or a
+            `diffusion.Sampler` of your own.
         eta: share of fresh noise of DDIM.
         grid: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
-        threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`; the model's own unless
-            given. To be given where `sampling` names another one than the model's.
+        threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`, or a function of the
+            estimates of one level; the model's own unless given. To be given where `sampling`
+            names another one than the model's.
+        guidance: how the two halves of guidance become one estimate: `"classifier_free"`, or a
+            function (conditional, away, at) -> clean data by level name, see
+            `sampling.guidances`.
         guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
             unconditional one. 4 unless given (2 with `autoguidance`, and 1 for a model that was
             trained without dropping its conditions, for which more is warned of). A dict gives
@@ -159,124 +147,46 @@ def generate(
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C; Ho and Salimans 2022 (arXiv
     2207.12598); Kynkaanniemi et al. 2024 (arXiv 2404.07724) for the interval.
     """
-    defaults = SAMPLING[checks.one_of("sampling", sampling, tuple(SAMPLING))]
-    steps = _check_steps(model, defaults["steps"] if steps is None else steps)
-    copies = checks.integer("num_images_per_prompt", num_images_per_prompt, minimum=1)
-    batch_size = checks.integer("batch_size", batch_size, minimum=1)
-    return_steps = checks.integer("return_steps", return_steps, minimum=0)
-    checks.one_of("jit_compile", jit_compile, (False, True))
-    checks.one_of("output", output, OUTPUTS)
-    if callback is not None and not callable(callback):
-        raise checks.error(
-            "`callback` must be a function of (steps done, steps, estimates)",
-            fix="pass one, or leave it out",
-            callback=callback,
-        )
-    guidance = guiding.resolve(
-        model,
-        guidance_scale,
-        interval=guidance_interval,
-        rescale=guidance_rescale,
-        autoguidance=autoguidance,
-        split=split_guidance,
-        conditional=any(name != LOW_RES for name in condition_names(model.unet.spec)),
-        negative=negative_prompts is not None,
-        reconstruction=reconstruction,
-        anything_known=mask is not None or hold is not None,
-    )
-    sampler = sampler or defaults["sampler"]
-    samplers.get(sampler, eta=eta)  # raises for what is out of range
-    plan = SamplingPlan(
-        sampler=sampler,
-        renewed=eta > 0.0,
-        grid=grid,
-        threshold=_threshold_of(model, sampling) if threshold is None else threshold,
-        guided=guidance.scale != 1.0,
-        weights=model.averages.check(weights),
-        rescaled=guidance.rescale > 0.0,
-        split=guidance.split,
-        weak=guidance.weak,
-        stop_at=_check_stop_at(model, stop_at),
-        reconstructed=guidance.reconstruction > 0.0,
-    ).check()
-    plan = plan if plan.guided else plan.unguided()
-    amounts = amounts_of(
-        model.unet.levels,
-        guidance_scale=guidance.scale,
-        shares=guidance.shares,
-        rescale=guidance.rescale,
-        reconstruction=guidance.reconstruction,
-        eta=eta,
-    )
-    process = graph.process_of(model, plan)
-    if not dry_run:
-        model.check_ready()
-        model.refresh(contents=weights != "raw")
-        check_weights(model, weights)
-        if plan.weak is not None:
-            weaker, name = plan.weak
-            weaker.refresh(contents=name != "raw")
-            check_weights(weaker, name)
-    count, conditions = model.conditions_for(prompts, labels, num_images, micro, low_res)
-    without = _negative(model, negative_prompts, guidance, count, conditions)
-    away = None if guidance.weak else without
-    nulls.warn_of_untrained(model, guidance.scale, conditions, away)
-    if copies > 1:
-        repeat = lambda value: np.repeat(np.asarray(value), copies, axis=0)  # noqa: E731
-        conditions, without = tf.nest.map_structure(repeat, (conditions, without))
-        count *= copies
-    seeds, samples = starting.seeds_of(seed, count)
-    first, rows = _start_rows(model, process, count, steps, noise, init_image, strength, mask, hold)
-    if first == 0:
-        _check_start(process, plan, steps)
-    if dry_run:
-        return {}
-    rows |= {"conditions": conditions, "without": without, "seeds": seeds, "samples": samples}
-    marks = np.round(np.linspace(first, steps, return_steps + 1)).astype(int)[1:]
+    given = {name: value for name, value in locals().items() if name != "model"}
+    asked = resolve(model, Options(**given))
+    return {} if dry_run else _draw(model, asked)
+
+
+def _draw(model: Any, asked: Request) -> Any:
+    """The pictures of a request, batch by batch, and the estimates on the way if it wants them."""
+    options, multiplied = asked.options, asked.process.multiplied
     pieces, kept = [], []
-    batches = list(_batches(count, batch_size))
+    batches = list(_batches(asked.count, options.batch_size))
     with tqdm(
-        total=(steps - first) * len(batches),
+        total=(asked.steps - asked.first) * len(batches),
         desc="sampling",
         unit="step",
-        disable=None if progress else True,  # None: only on a terminal
+        disable=None if options.progress else True,  # None: only on a terminal
     ) as bar:
         for begin, end, size in batches:
             chosen = np.minimum(np.arange(begin, begin + size), end - 1)
-            part = tf.nest.map_structure(
+            rows = tf.nest.map_structure(
                 lambda value, chosen=chosen: tf.convert_to_tensor(np.asarray(value)[chosen]),
-                rows,
+                asked.rows,
             )
-            state, estimates = graph.begin(model, plan, process, part, steps, first), []
-            stretches = graph.stretches(
-                model,
-                plan,
-                guidance,
-                amounts,
-                part,
-                state,
-                steps,
-                first,
-                marks,
-                each=bool(callback),
-                jit_compile=jit_compile,
-            )
-            for begun, done, state in stretches:  # noqa: B020
+            state, estimates = graph.begin(model, asked, rows), []
+            for begun, done, state in graph.stretches(model, asked, rows, state):  # noqa: B020
                 bar.update(done - begun)
-                if callback is None and done not in marks:
+                if options.callback is None and done not in asked.marks:
                     continue
-                found = state["x"] if done == steps else state["x0"]
-                seen = _rows(to_uint8(process.multiplied(found)), end - begin)
-                estimates += [seen] * int(np.sum(marks == done))
-                if callback:
-                    callback(done, steps, seen)
-            x = process.multiplied(state["x"])
-            if return_steps and not estimates:  # strength 0: there was no step
-                estimates = [_rows(to_uint8(x), end - begin)] * return_steps
-            pieces.append(_rows(to_uint8(x) if output == "uint8" else x, end - begin))
+                found = state["x"] if done == asked.steps else state["x0"]
+                seen = _rows(to_uint8(multiplied(found)), end - begin)
+                estimates += [seen] * int(np.sum(asked.marks == done))
+                if options.callback:
+                    options.callback(done, asked.steps, seen)
+            x = multiplied(state["x"])
+            if options.return_steps and not estimates:  # strength 0: there was no step
+                estimates = [_rows(to_uint8(x), end - begin)] * options.return_steps
+            x = to_uint8(x) if options.output == "uint8" else x
+            pieces.append(_rows(x, end - begin))
             kept.append(_stacked(estimates))
     images = _joined(pieces, axis=0)
-    return (images, _joined(kept, axis=1)) if return_steps else images
+    return (images, _joined(kept, axis=1)) if options.return_steps else images
 
 
 def noise_for(model: Any, seed: int | Sequence[int], num_images: int) -> dict[str, np.ndarray]:
@@ -320,123 +230,6 @@ def noise_between(
         name: starting.spherical(tf.constant(a), tf.constant(b), weight).numpy()
         for name, (a, b) in ends.items()
     }
-
-
-# Arguments
-
-
-def _check_steps(model: Any, steps: Any) -> int:
-    limit = model.process.schedules[model.unet.levels[0]].num_steps
-    if checks.integer("steps", steps, minimum=1) > limit:
-        raise checks.error(
-            f"`steps` must be at most {limit}, the steps of the training schedule",
-            fix=f"pass steps={limit} or fewer",
-            steps=steps,
-        )
-    return int(steps)
-
-
-def _threshold_of(model: Any, sampling: str) -> str:
-    """The threshold where none is given: the model's, which a way of sampling may name too."""
-    named = SAMPLING[sampling].get("threshold", model.threshold)
-    if named != model.threshold:
-        raise checks.error(
-            f"sampling={sampling!r} has the {named} threshold, and the model its own: which of "
-            "the two must be said",
-            fix=f"pass threshold={named!r} or threshold={model.threshold!r}",
-            sampling=sampling,
-            model_threshold=model.threshold,
-        )
-    return named
-
-
-def _check_stop_at(model: Any, stop_at: str | None) -> str | None:
-    if stop_at is None:
-        return None
-    checks.one_of("stop_at", stop_at, model.unet.levels)
-    if not model.unet.runs_alone(stop_at):
-        warnings.warn(
-            f"the model was trained without mixed resolutions: its level {stop_at!r} never ran "
-            "without the features of the levels above, and is likely to be worse without them. "
-            "Train with `mixed` for previews",
-            stacklevel=3,
-        )
-    return None if stop_at == model.unet.levels[-1] else stop_at
-
-
-def _negative(
-    model: Any, negative: Any, guidance: guiding.Guidance, count: int, conditions: dict
-) -> dict[str, np.ndarray]:
-    if negative is None:
-        return {}
-    if guidance.weak or guidance.scale == 1.0:
-        raise checks.error(
-            "negative prompts take the place of the dropped condition in classifier-free guidance",
-            fix="leave them out, or pass a guidance_scale other than 1 and no autoguidance",
-            guidance_scale=guidance.scale,
-            autoguidance=bool(guidance.weak),
-        )
-    return model.negative_conditions(negative, count, conditions)
-
-
-def _start_rows(
-    model: Any,
-    process: LevelProcess,
-    count: int,
-    steps: int,
-    noise: Any,
-    init_image: Any,
-    strength: float | None,
-    mask: Any,
-    hold: Any,
-) -> tuple[int, dict[str, Any]]:
-    """First step to take, and what the rows start from and are held to."""
-    channels = model.unet.spec.out_channels
-    rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
-    if noise is not None:
-        starting.check_by_level("noise", noise, model.unet.levels)
-        noise = {name: value for name, value in noise.items() if name in process.levels}
-        rows["noise"] = starting.check_noise(noise, level_shapes(process, channels), count)
-    if (init_image is None) and (strength is not None or mask is not None):
-        raise checks.error(
-            "`strength` and `mask` need a picture to change",
-            fix="pass init_image",
-            init_image=None,
-        )
-    if init_image is not None and hold is not None:
-        raise checks.error(
-            "a picture is either changed or lower levels are held",
-            fix="leave init_image or hold out",
-            hold=sorted(hold),
-        )
-    if hold is not None:
-        rows["known"] = starting.held_levels(hold, process, channels, count, model.process)
-    if init_image is None:
-        return 0, rows
-    if strength is None:
-        strength = starting.STRENGTH if mask is None else 1.0
-    strength = checks.real("strength", strength, minimum=0.0, maximum=1.0)
-    rows["init"] = starting.init_levels(
-        "init_image", init_image, process, channels, count, model.process
-    )
-    if mask is not None:
-        masks = starting.mask_levels(mask, process, count)
-        rows["known"] = {name: (rows["init"][name], masks[name]) for name in masks}
-    return steps - round(strength * steps), rows
-
-
-def _check_start(process: LevelProcess, plan: SamplingPlan, steps: int) -> None:
-    """Warn of grids that start from pure noise where it should not be pure."""
-    start = float(plan.times(process, steps)[0])
-    level, left = process.signal_left(start)
-    # What the schedule leaves at its end was said when the model was made.
-    if left > max(MOST_LEFT, 1.01 * process.signal_left()[1]):
-        warnings.warn(
-            f"{steps} steps of the grid {plan.grid!r} start at the time {start:.3f}, where level "
-            f"{level} should hold {left:.3f} of the pictures' amplitude and the noise holds none. "
-            'Pass grid="uniform", or more steps',
-            stacklevel=3,
-        )
 
 
 def _batches(count: int, batch_size: int) -> Iterator[tuple[int, int, int]]:

@@ -3,9 +3,8 @@
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_mdm.conditioning.conditions import cast_conditions, unconditional
@@ -14,15 +13,12 @@ from keras_mdm.diffusion import samplers
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import cut
 from keras_mdm.models.recompute import no_recompute
-from keras_mdm.sampling.denoiser import (
-    Amounts,
-    SamplingPlan,
-    make_denoiser,
-    noisy_start,
-    run_steps,
-    start_noise,
-)
-from keras_mdm.sampling.guiding import Guidance
+from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.plan import Amounts, SamplingPlan
+from keras_mdm.sampling.stepping import noisy_start, run_steps, start_noise
+
+if TYPE_CHECKING:
+    from keras_mdm.sampling.request import Request
 
 # The steps between two updates of the progress bar are at most this share of all steps.
 STRETCHES = 25
@@ -86,163 +82,117 @@ def bounded(model: Any, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def process_of(model: Any, plan: SamplingPlan) -> LevelProcess:
+    """The process of the levels that a plan draws."""
     return model.process.up_to(plan.stop_at) if plan.stop_at else model.process
 
 
-def begin(
-    model: Any, plan: SamplingPlan, process: LevelProcess, rows: dict, steps: int, first: int
-) -> samplers.State:
-    """State before step `first`."""
-    times = plan.times(process, steps)
-    given = rows["seeds"], rows["samples"], rows["noise"], rows["init"]
-    return model._graphs.call(
-        "start", plan.start(), functools.partial(_start, model), *given, times[first]
-    )
+def begin(model: Any, asked: "Request", rows: Mapping[str, Any]) -> samplers.State:
+    """State of some rows before the first step."""
+    time = asked.plan.times(asked.process, asked.steps)[asked.first]
+    given = {name: rows[name] for name in ("seeds", "samples", "noise", "init")}
+    start = functools.partial(_start, model)
+    return model._graphs.call("start", asked.plan.start(), start, given, time)
 
 
 def stretches(
-    model: Any,
-    plan: SamplingPlan,
-    guidance: Guidance,
-    amounts: Amounts,
-    rows: dict,
-    state: samplers.State,
-    steps: int,
-    first: int,
-    marks: np.ndarray,
-    *,
-    each: bool,
-    jit_compile: bool,
+    model: Any, asked: "Request", rows: Mapping[str, Any], state: samplers.State
 ) -> Iterator[tuple[int, int, samplers.State]]:
-    """Take the steps from `first` on; yields (first step, step after the last, state)."""
-    stretch = 1 if each else max(1, steps // STRETCHES)
-    guided = guidance.steps(plan.times(process_of(model, plan), steps).numpy())
-    ends = {*range(first + stretch, steps, stretch), *marks.tolist(), *guided, steps}
+    """Take the steps of some rows; yields (first step, step after the last, state)."""
+    plan, steps, first = asked.plan, asked.steps, asked.first
+    stretch = 1 if asked.options.callback else max(1, steps // STRETCHES)
+    guided = asked.guidance.steps(plan.times(asked.process, steps).numpy())
+    ends = {*range(first + stretch, steps, stretch), *asked.marks.tolist(), *guided, steps}
+    names = ("conditions", "away", "known", "seeds", "samples")
+    given = {name: rows[name] for name in names}
+    run = functools.partial(sample_stretch, model)
     begin = first
     for end in sorted(mark for mark in ends if first < mark <= steps):
         # Steps outside of the interval run in a graph without the other half of guidance.
         inside = guided[0] <= begin < guided[1]
         active = plan if inside else plan.unguided()
         # Another model, to be guided away from, may change as well.
-        version = active.weak[0].network_version if active.weak else ""
+        version = active.autoguidance[0].network_version if active.autoguidance else ""
         state = model._graphs.call(
             f"run{version}",
             active,
-            functools.partial(_run, model),
+            run,
             state,
-            rows["conditions"],
-            rows["without"] if active.guided else {},
-            rows["known"],
-            amounts,
-            rows["seeds"],
-            rows["samples"],
+            given if inside else {**given, "away": {}},
+            asked.amounts,
             *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
-            jit_compile=jit_compile,
+            jit_compile=asked.options.jit_compile,
         )
         yield begin, end, state
         begin = end
 
 
 def _start(
-    model: Any,
-    plan: SamplingPlan,
-    seeds: tf.Tensor,
-    samples: tf.Tensor,
-    noise: Mapping[str, tf.Tensor],
-    init: Mapping[str, tf.Tensor],
-    t: tf.Tensor,
+    model: Any, plan: SamplingPlan, rows: Mapping[str, Any], time: tf.Tensor
 ) -> samplers.State:
-    process = process_of(model, plan)
-    x = dict(noise) or start_noise(process, model.unet.spec.out_channels, seeds, samples)
-    x = noisy_start(process, init, x, t) if init else x
+    process, channels = process_of(model, plan), model.unet.spec.out_channels
+    x = dict(rows["noise"]) or start_noise(process, channels, rows["seeds"], rows["samples"])
+    x = noisy_start(process, rows["init"], x, time) if rows["init"] else x
     return samplers.begin(samplers.get(plan.sampler), x)
-
-
-def _run(
-    model: Any,
-    plan: SamplingPlan,
-    state: samplers.State,
-    conditions: Mapping[str, tf.Tensor],
-    without: Mapping[str, tf.Tensor],
-    known: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
-    amounts: Amounts,
-    seeds: tf.Tensor,
-    samples: tf.Tensor,
-    *bounds: tf.Tensor,
-) -> samplers.State:
-    return model.sample_stretch(
-        plan, state, conditions, amounts, seeds, samples, *bounds, without=without, known=known
-    )
 
 
 def sample_stretch(
     model: Any,
     plan: SamplingPlan,
     state: samplers.State,
-    conditions: Mapping[str, tf.Tensor],
+    rows: Mapping[str, Any],
     amounts: Amounts,
-    seeds: tf.Tensor,
-    samples: tf.Tensor,
     steps: tf.Tensor,
     start: tf.Tensor,
     stop: tf.Tensor,
-    *,
-    without: Mapping[str, tf.Tensor] | None = None,
-    known: Mapping[str, tuple[tf.Tensor, tf.Tensor]] | None = None,
 ) -> samplers.State:
     """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
 
     Args:
+        model: a `MatryoshkaDiffusion`.
         plan: the static choices.
         state: from `samplers.begin`, or from the steps before.
-        conditions: conditions of every row.
+        rows: `conditions` of every row, `seeds` and `samples` `(B,)` int64; and `away`, conditions
+            to be guided away from, the dropped condition unless given, and what is `known`, see
+            `make_denoiser`.
         amounts: the continuous choices, see `amounts_of`.
-        seeds: `(B,)` int64, as are `samples`.
-        samples: see `seeds`.
-        steps: scalar int32, as are `start` and `stop`.
-        start: see `steps`.
-        stop: see `steps`.
-        without: conditions to be guided away from; the dropped condition unless given.
-        known: see `make_denoiser`.
+        steps: scalar int32, of the whole grid.
+        start: first step.
+        stop: the step to stop before.
 
     Returns:
         The state at the end.
     """
     spec, process = model.unet.spec, process_of(model, plan)
-    conditions = cast_conditions(conditions, spec)
-    weak, away = None, None
-    if plan.guided and plan.weak:
-        weaker, weights = plan.weak
-        weak = weaker.network(weights, plan.stop_at)
-    elif plan.guided:
+    conditions = cast_conditions(rows["conditions"], spec)
+    weaker, away = None, None
+    if plan.autoguidance is not None:
+        other, weights = plan.autoguidance
+        weaker = other.network(weights, plan.stop_at)
+    elif plan.guidance is not None:
         away = (
-            cast_conditions(without, spec)
-            if without
+            cast_conditions(rows["away"], spec)
+            if rows.get("away")
             else unconditional(conditions, model.null_condition)
         )
     inner = {k: v for k, v in conditions.items() if _takes(model, plan, k)}
     denoise = make_denoiser(
         model.network(plan.weights, plan.stop_at),
         process,
+        plan,
+        amounts,
         inner,
-        None if away is None else {k: v for k, v in away.items() if k in inner},
-        amounts["guidance_scale"],
-        plan.threshold,
-        model.residual_std,
-        amounts["shares"],
-        weak=weak,
-        rescale=amounts["rescale"] if plan.rescaled else None,
-        split=plan.split,
-        known=known,
-        reconstruction=amounts["reconstruction"] if plan.reconstructed else None,
+        away=None if away is None else {k: v for k, v in away.items() if k in inner},
+        weaker=weaker,
+        residual_std=model.residual_std,
+        known=rows.get("known"),
     )
     return run_steps(
         plan,
         process,
         denoise,
         state,
-        seeds=seeds,
-        samples=samples,
+        seeds=rows["seeds"],
+        samples=rows["samples"],
         steps=steps,
         start=start,
         stop=stop,

@@ -8,6 +8,9 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.conditioning import nulls
+from keras_mdm.conditioning.conditions import condition_names
+from keras_mdm.conditioning.low_res import LOW_RES
+from keras_mdm.sampling.options import Options
 
 GUIDANCE_SCALE = 4.0
 
@@ -21,7 +24,7 @@ class Guidance:
         shares: how much of it a level gets, by its name; 1 unless given.
         interval: (lowest, highest) time at which it applies.
         rescale: share of the conditional output's deviation that the guided one gets.
-        weak: (model, weights) to be guided away from, or `None` for the dropped condition.
+        autoguidance: (model, weights) to be guided away from, or `None` for the dropped condition.
         split: compute the halves one after the other.
         reconstruction: weight of reconstruction guidance; 0 for none.
     """
@@ -30,7 +33,7 @@ class Guidance:
     shares: Mapping[str, float]
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
-    weak: tuple[Any, str] | None = None
+    autoguidance: tuple[Any, str] | None = None
     split: bool = False
     reconstruction: float = 0.0
 
@@ -49,44 +52,38 @@ class Guidance:
         return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
-def resolve(
-    model: Any,
-    scale: float | Mapping[str, float] | None,
-    *,
-    interval: Sequence[float] | None,
-    rescale: float,
-    autoguidance: Any,
-    split: bool,
-    conditional: bool,
-    negative: bool = False,
-    reconstruction: float = 0.0,
-    anything_known: bool = False,
-) -> Guidance:
-    """Check the guidance that `generate` was asked for; arguments as there."""
-    weak = None if autoguidance is None else _weaker(model, autoguidance)
+def resolve(model: Any, options: Options) -> Guidance:
+    """Check the guidance that `generate` was asked for."""
+    scale, weaker = options.guidance_scale, None
+    if options.autoguidance is not None:
+        weaker = _weaker(model, options.autoguidance)
+    conditional = any(name != LOW_RES for name in condition_names(model.unet.spec))
     if scale is None:
         # Without samples that lost their conditions there is nothing to be guided away from.
+        negative = options.negative_prompts is not None
         trained = conditional and (negative or nulls.trained_null(model))
         scale = GUIDANCE_SCALE if trained else 1.0
-        scale = 2.0 if weak else scale
+        scale = 2.0 if weaker else scale
     shares = model.guidance_shares
     if isinstance(scale, Mapping):
         scale, shares = spread(scale, model.unet.levels)
     scale = checks.real("guidance_scale", scale, minimum=0.0)
-    if not conditional and not weak and scale != 1.0:
+    if not conditional and not weaker and scale != 1.0:
         raise checks.error(
             "guidance needs a conditional network, or a weaker one to be guided away from",
             fix="leave guidance_scale out, or pass autoguidance",
             guidance_scale=scale,
         )
+    interval, rescale = options.guidance_interval, options.guidance_rescale
+    anything_known = options.mask is not None or options.hold is not None
     return Guidance(
         scale=scale,
         shares=shares,
         interval=(0.0, 1.0) if interval is None else _interval(interval),
         rescale=checks.real("guidance_rescale", rescale, minimum=0.0, maximum=1.0),
-        weak=weak,
-        split=bool(split),
-        reconstruction=_reconstruction(reconstruction, anything_known),
+        autoguidance=weaker,
+        split=bool(options.split_guidance),
+        reconstruction=_reconstruction(options.reconstruction, anything_known),
     )
 
 

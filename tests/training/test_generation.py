@@ -14,6 +14,7 @@ from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.diffusion.schedules import cosine
 from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.plan import SamplingPlan, amounts_of
 from training.drawing import PROMPTS, assert_equal, draw, largest, scramble_averages
 from training.tiny_models import (
     CLIP,
@@ -84,7 +85,9 @@ def test_every_level_gets_its_own_guidance(model):
         levels, cosine(), shift_power=2.0, prediction="x0", use_residual=False
     )
     x = {name: tf.zeros((2, int(name), int(name), 3)) for name in levels}
-    denoise = make_denoiser(network, process, {}, {}, 3.0, "none", {}, {"16": 0.25})
+    amounts = amounts_of(levels, guidance_scale=3.0, shares={"16": 0.25})
+    plan = SamplingPlan(threshold="none")
+    denoise = make_denoiser(network, process, plan, amounts, {}, away={})
     found = denoise(x, tf.constant(0.5))
     np.testing.assert_allclose(found["8"], 0.1 + 3.0 * 0.1, rtol=1e-6)  # w = 3
     np.testing.assert_allclose(found["16"], 0.1 + 1.5 * 0.1, rtol=1e-6)  # w = 1 + 0.25 * 2

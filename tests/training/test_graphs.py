@@ -74,7 +74,7 @@ def test_a_share_of_noise_as_a_tensor_has_the_bits_of_the_number():
     amplitudes = [tf.constant(value) for value in (0.6, 0.8, 0.7, 0.714)]
     for eta in (0.1, 0.2, 1 / 3, 0.7, 1.0):
         one, two = (
-            samplers.get("ddim", eta=value).step(x_t, x0, *amplitudes, noise)
+            samplers.ddim_step(x_t, x0, *amplitudes, noise, eta=value)
             for value in (eta, tf.constant(eta, tf.float64))
         )
         np.testing.assert_array_equal(one, two)

@@ -8,6 +8,7 @@ from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import schedules
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.plan import SamplingPlan, amounts_of
 from training.tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 SIZE = 2 * 2 * 3
@@ -35,9 +36,9 @@ def test_estimates_move_along_the_slope_of_what_is_missed():
     mask = np.zeros((1, 2, 2, 1), "float32")
     mask[:, 0] = 1.0
     known = {"2": (tf.constant(picture), tf.constant(mask))}
-    denoise = make_denoiser(
-        network, process, {}, None, 1.0, "none", {}, known=known, reconstruction=WEIGHT
-    )
+    plan = SamplingPlan(threshold="none", reconstruction=True).unguided()
+    amounts = amounts_of(["2"], reconstruction=WEIGHT)
+    denoise = make_denoiser(network, process, plan, amounts, {}, known=known)
     found = denoise({"2": tf.constant(x)}, tf.constant(TIME))["2"].numpy().reshape(3, SIZE)
     alpha = float(process.amplitudes("2", TIME)[0])
     kept = np.broadcast_to(1.0 - mask, (1, 2, 2, 3)).reshape(SIZE)

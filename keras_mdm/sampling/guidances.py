@@ -1,0 +1,94 @@
+"""Guidance: from what the network finds under two conditions to one estimate.
+
+A guidance is a function (conditional, away, at) -> estimates of the clean data by level name. The
+first two are `Found`: the network's `outputs` and the clean data `x0` that they stand for, by level
+name; one under the condition, the other what guidance leads away from. `at` is the `Point` at which
+both were found: noisy data, time, scales by level.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras_mdm import checks
+from keras_mdm.diffusion import guidance
+from keras_mdm.diffusion.joint_process import LevelProcess
+
+Levels = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where guidance acts.
+
+    Args:
+        x: noisy data `(B, [T,] H, W, C)` by level name.
+        t: scalar, from 1, noise, to 0.
+        scales: guidance scale by level name; 1 is the conditional estimate.
+        rescale: share of the conditional output's deviation that the guided one gets, a scalar;
+            `None` for none.
+        process: the joint process of the levels.
+        residual_std: see `LevelProcess.predictions`.
+    """
+
+    x: Levels
+    t: Any
+    scales: Levels
+    rescale: Any
+    process: LevelProcess
+    residual_std: Levels
+
+    def clean(self, outputs: Levels) -> dict[str, Any]:
+        """The clean data that outputs of the network stand for, before thresholds."""
+        return self.process.predictions(outputs, self.x, self.t, self.residual_std)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the network found at a point.
+
+    Args:
+        outputs: `(B, [T,] H, W, C)` by level name, of the kind that the network predicts.
+        at: the point.
+    """
+
+    outputs: Levels
+    at: Point
+
+    @functools.cached_property
+    def x0(self) -> dict[str, Any]:
+        """The clean data by level name."""
+        return self.at.clean(self.outputs)
+
+
+Guidance = Callable[[Found, Found, Point], Mapping[str, Any]]
+
+
+def classifier_free(conditional: Found, away: Found, at: Point) -> dict[str, Any]:
+    """Lead the network's outputs away from what it finds without the condition, or with weaker
+    weights.
+
+    Reference: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, on the network's output at every
+    level; Karras et al. 2024 (arXiv 2406.02507), equation 3, for a weaker network.
+    """
+    guided = {
+        name: guidance.classifier_free(away.outputs[name], output, at.scales[name])
+        for name, output in conditional.outputs.items()
+    }
+    if at.rescale is not None:
+        guided = guidance.rescale(guided, conditional.outputs, at.rescale)
+    return at.clean(guided)
+
+
+_GUIDANCES: dict[str, Guidance] = {"classifier_free": classifier_free}
+NAMES = tuple(_GUIDANCES)
+
+
+def get(given: str | Guidance) -> Guidance:
+    """Return a guidance from its name; a function is returned as it is.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    return given if callable(given) else _GUIDANCES[checks.one_of("guidance", given, NAMES)]
