@@ -1,9 +1,6 @@
 """Progressive training: phase after phase, in one run directory, resumable at any step."""
 
 import contextlib
-import dataclasses
-import errno
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,62 +9,25 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mdm import checks, distribute
-from keras_mdm.callbacks import (
-    NonFiniteGuard,
-    ProgressBar,
-    StopOnSignal,
-    TensorBoardLogger,
-    Throughput,
-)
+from keras_mdm import distribute
+from keras_mdm.callbacks import TensorBoardLogger
 from keras_mdm.callbacks.signals import OrderlyStop
-from keras_mdm.costs.describe import count_step_flop
-from keras_mdm.files import remove_dead_temporaries, write_atomically
+from keras_mdm.files import remove_dead_temporaries
 from keras_mdm.runs import batches, checkpoints, ledger, preflight
+from keras_mdm.runs.context import MakeDataset, MakeModel, PhaseContext, RunOptions, Worker
 from keras_mdm.runs.directory import RunDirectory
-from keras_mdm.runs.snapshot import (
-    grow_from_snapshot,
-    prepare_snapshot,
-    restore_snapshot,
-)
-from keras_mdm.runs.validation import Validation
-from keras_mdm.runs.writer import DISK_FULL, CheckpointWriter
+from keras_mdm.runs.one_phase import train_phase
+from keras_mdm.runs.snapshot import grow_from_snapshot, restore_snapshot
+from keras_mdm.runs.writer import write_model
 from keras_mdm.tracing import free_what_is_gone
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.phases import Phase
 
 
-@dataclasses.dataclass(frozen=True)
-class PhaseContext:
-    """What a function that makes callbacks gets to know.
-
-    Args:
-        number: number of the phase, from 1.
-        phase: the phase.
-        model: its compiled model.
-        run: the run directory.
-        initial_step: steps of the phase made in an earlier process.
-        logger: writes to TensorBoard; its `writer` takes pictures. (`None` on workers that do not
-            write; they are not asked for callbacks.)
-    """
-
-    number: int
-    phase: Phase
-    model: MatryoshkaDiffusion
-    run: RunDirectory
-    initial_step: int
-    logger: TensorBoardLogger | None
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps of the whole run before this call."""
-        return self.phase.first_step + self.initial_step
-
-
 def fit_progressively(
     phases: Sequence[Phase],
-    make_model: Callable[[Phase], MatryoshkaDiffusion],
-    make_dataset: Callable[[Phase, int], tf.data.Dataset],
+    make_model: MakeModel,
+    make_dataset: MakeDataset,
     *,
     run_dir: str | Path,
     fresh: bool = False,
@@ -170,36 +130,36 @@ def fit_progressively(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3 and appendix B.
     """
-    for name, value in (
-        ("checkpoint_every", checkpoint_every),
-        ("keep_last", keep_last),
-        ("log_every", log_every),
-        ("skipped_limit", skipped_limit),
-    ):
-        checks.integer(name, value, minimum=1)
-    if validate_every is not None:
-        checks.integer("validate_every", validate_every, minimum=1)
-        if validation is None:
-            raise checks.error(
-                "`validate_every` needs data that losses are computed on",
-                fix="pass validation, a function (phase) -> finite dataset",
-                validate_every=validate_every,
-            )
-    run, strategy = RunDirectory(run_dir), strategy or tf.distribute.get_strategy()
-    chief = distribute.is_chief(strategy)  # the only worker that writes
+    options = RunOptions(
+        start=start,
+        data=data,
+        callbacks=callbacks,
+        validation=validation,
+        validate_every=validate_every,
+        check=check,
+        check_memory=check_memory,
+        checkpoint_every=checkpoint_every,
+        keep_last=keep_last,
+        keep_every=keep_every,
+        keep_moments=keep_moments,
+        log_every=log_every,
+        skipped_limit=skipped_limit,
+        arguments=arguments,
+        progress=progress,
+    )
+    strategy = strategy or tf.distribute.get_strategy()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(OrderlyStop(agree=distribute.agreement(strategy)))
-        if chief:
+        worker = Worker(RunDirectory(run_dir), strategy, stop, options)
+        if worker.is_chief:
             if fresh:
-                ledger.plan(RunDirectory(os.devnull), phases)  # wrong phases move nothing
-                if aside := run.set_aside():
-                    print(f"The earlier run is now {aside}", flush=True)
-            stack.enter_context(run.locked())
-            remove_dead_temporaries(run.path, recursive=True)
-        distribute.barrier(strategy)
-        phases, resume = ledger.plan(run, phases, extend=extend, restart_phase=restart_phase)
-        if chief:
-            run.require_data(data)
+                _set_aside(worker.run, phases)
+            stack.enter_context(worker.run.locked())
+            remove_dead_temporaries(worker.run.path, recursive=True)
+        worker.wait()
+        phases, resume = ledger.plan(worker.run, phases, extend=extend, restart_phase=restart_phase)
+        if worker.is_chief:
+            worker.run.require_data(data)
         if resume.number <= len(phases):
             preflight.check_phases(
                 phases,
@@ -207,139 +167,116 @@ def fit_progressively(
                 make_dataset,
                 devices=strategy.num_replicas_in_sync,
                 first=resume.number,
-                run=run,
+                run=worker.run,
                 check=check,
                 callbacks=callbacks,
                 validation=validation,
                 estimate=None if check_memory else False,
             )
             stop.check()
-        if chief:
-            _note_plan(run, phases, resume, arguments or {}, data, restart_phase)
-        distribute.barrier(strategy)
-        return _run_phases(
-            phases,
-            make_model,
-            make_dataset,
-            run,
-            strategy,
-            resume=resume,
-            start=start,
-            keep_moments=keep_moments,
-            more=callbacks,
-            validation=validation,
-            validate_every=validate_every,
-            stop=stop,
-            log_every=log_every,
-            quiet=not progress,
-            skipped_limit=skipped_limit,
-            every=checkpoint_every,
-            keep_last=keep_last,
-            keep_every=keep_every,
-        )
+        if worker.is_chief:
+            _note_plan(worker, phases, resume, restart_phase)
+        worker.wait()
+        if resume.number > len(phases):  # the model is all that is left
+            return _read_model(worker, phases[-1], make_model)
+        return _run_phases(worker, phases, make_model, make_dataset, resume)
+
+
+def _set_aside(run: RunDirectory, phases: Sequence[Phase]) -> None:
+    """Move an earlier run out of the way, which wrong phases do not."""
+    ledger.plan(RunDirectory(os.devnull), phases)
+    if aside := run.set_aside():
+        print(f"The earlier run is now {aside}", flush=True)
 
 
 def _note_plan(
-    run: RunDirectory,
-    phases: Sequence[Phase],
-    resume: ledger.Resume,
-    arguments: Mapping[str, Any],
-    data: Mapping[str, Any] | None,
-    restart_phase: int | None,
+    worker: Worker, phases: Sequence[Phase], resume: ledger.Resume, restart_phase: int | None
 ) -> None:
     """Write down what is asked for, and what it changes in the phase that was begun."""
+    run, options = worker.run, worker.options
     current = resume.number if resume.checkpoint is not None else 0
     phase = phases[current - 1] if current else None
     changed = ledger.changes(run, current, phase) if current else []
     if restart_phase is not None:
         run.forget_from(restart_phase)
-    run.start(arguments, [phase.table_row() for phase in phases], data)
+    run.start(options.arguments or {}, [phase.table_row() for phase in phases], options.data)
     if changed:
         ledger.note_changes(run, current, phase, resume.step, changed)
 
 
+def _read_model(worker: Worker, phase: Phase, make_model: MakeModel) -> MatryoshkaDiffusion:
+    with worker.strategy.scope():
+        model = preflight.prepared_model(phase, make_model, phase.level_names)
+    model.start_from(keras.saving.load_model(worker.run.model, compile=False))
+    return model
+
+
 def _run_phases(
+    worker: Worker,
     phases: Sequence[Phase],
-    make_model: Callable[[Phase], MatryoshkaDiffusion],
-    make_dataset: Callable[[Phase, int], tf.data.Dataset],
-    run: RunDirectory,
-    strategy: tf.distribute.Strategy,
-    *,
+    make_model: MakeModel,
+    make_dataset: MakeDataset,
     resume: ledger.Resume,
-    start: MatryoshkaDiffusion | None,
-    keep_moments: bool,
-    stop: OrderlyStop,
-    log_every: int,
-    **training: Any,
 ) -> MatryoshkaDiffusion:
     """Train what is left of every phase; the run directory is ours."""
-    chief = distribute.is_chief(strategy)
-    model, trained = None, False
-    if resume.number > len(phases):  # the model is all that is left
-        with strategy.scope():
-            model = preflight.prepared_model(phases[-1], make_model, phases[-1].level_names)
-        model.start_from(keras.saving.load_model(run.model, compile=False))
-        return model
+    run, model, trained = worker.run, None, False
     newest, source = resume.checkpoint, resume.source
     for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
         model = None  # that of the phase before goes first
         free_what_is_gone()
         before = phases[number - 2].level_names if number > 1 else ()
-        with strategy.scope():
+        with worker.strategy.scope():
             model = preflight.prepared_model(phase, make_model, before)
         model.unet.trained_alone = tuple(phase.groups)
-        if chief:
+        if worker.is_chief:
             preflight.require_same_model(run, number, model)
             if run.phase_record(number) is None:
-                ledger.note_start(run, number, phase, _source_name(run, source, start))
-        distribute.barrier(strategy)
+                name = _source_name(run, source, worker.options.start)
+                ledger.note_start(run, number, phase, name)
+        worker.wait()
         dataset = make_dataset(phase, ledger.data_step(run, number, phase, done))
         batches.check_groups_of(dataset, phase)
         if newest is not None:
             restore_snapshot(model, newest)
         else:
-            if source is not None:
-                grow_from_snapshot(model, source, keep_moments=keep_moments)
-            elif start is not None:
-                model.start_from(start)
+            _begin(worker, model, source)
             model.measure_residual(make_dataset(phase, 0), only_missing=True)
         if done < phase.steps:
             trained = True
             # What knows the model gets no name here: it would keep it into the next phase.
-            _train(
-                PhaseContext(
-                    number,
-                    phase,
-                    model,
-                    run,
-                    done,
-                    TensorBoardLogger(
-                        run.logs, every=log_every, initial_step=phase.first_step + done
-                    )
-                    if chief
-                    else None,
-                ),
+            train_phase(
+                worker,
+                PhaseContext(number, phase, model, run, done, _logger(worker, phase, done)),
                 dataset,
-                chief=chief,
-                stop=stop,
-                flop_per_step=count_step_flop(
-                    model.unet, phase.groups, batches.text_tokens(dataset)
-                ),
                 description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
-                **training,
             )
-            if chief:
-                with stop.writing():
-                    _write_model(run, run.phase_model(number), model)
-            distribute.barrier(strategy)  # the next phase starts from what the chief has written
-            stop.check()
+            if worker.is_chief:
+                with worker.stop.writing():
+                    write_model(run, run.phase_model(number), model)
+            worker.wait()  # the next phase starts from what the chief has written
+            worker.stop.check()
         source, newest = checkpoints.newest_valid(run.checkpoints(number)), None
-    if chief and (trained or not run.model_is_whole()):
-        with stop.writing():
-            _write_model(run, run.model, model, same=run.phase_model(len(phases)))
-    distribute.barrier(strategy)
+    if worker.is_chief and (trained or not run.model_is_whole()):
+        with worker.stop.writing():
+            write_model(run, run.model, model, same=run.phase_model(len(phases)))
+    worker.wait()
     return model
+
+
+def _begin(worker: Worker, model: MatryoshkaDiffusion, source: Path | None) -> None:
+    """Take what a phase begins with from the one before, or from the model to start from."""
+    if source is not None:
+        grow_from_snapshot(model, source, keep_moments=worker.options.keep_moments)
+    elif worker.options.start is not None:
+        model.start_from(worker.options.start)
+
+
+def _logger(worker: Worker, phase: Phase, done: int) -> TensorBoardLogger | None:
+    if not worker.is_chief:
+        return None
+    first = phase.first_step + done
+    return TensorBoardLogger(worker.run.logs, every=worker.options.log_every, initial_step=first)
 
 
 def _source_name(
@@ -349,153 +286,3 @@ def _source_name(
     if source is not None:
         return source.relative_to(run.path).as_posix()
     return None if start is None else f"model {start.name}"
-
-
-def _write_model(
-    run: RunDirectory, file: Path, model: MatryoshkaDiffusion, same: Path | None = None
-) -> None:
-    """Write a model, or another name of the file that holds it already."""
-    run.require_present()
-    if same is not None and same.is_file():
-        with contextlib.suppress(OSError):  # a file system without links
-            write_atomically(file, functools.partial(os.link, same), make_directory=False)
-            run.note_model(file)
-            return
-    write_atomically(file, model.save, make_directory=False)
-    run.note_model(file)
-
-
-def _train(
-    context: PhaseContext,
-    dataset: tf.data.Dataset,
-    *,
-    chief: bool,
-    more: Callable[[PhaseContext], Sequence[keras.callbacks.Callback]] | None,
-    validation: Callable[[Phase], tf.data.Dataset] | None,
-    validate_every: int | None,
-    stop: OrderlyStop,
-    description: str,
-    flop_per_step: int,
-    quiet: bool,
-    skipped_limit: int,
-    **checkpointing: Any,
-) -> None:
-    """Make the steps of a phase that are left, and its last checkpoint."""
-    phase, model, done, run = context.phase, context.model, context.initial_step, context.run
-    directory = run.checkpoints(context.number)
-
-    def prepare(step: int) -> Callable[[], Path]:
-        run.require_present()
-        write = prepare_snapshot(model, directory, step, {"phase": context.number})
-
-        def save() -> Path:
-            run.require_present()  # it is written beside the training
-            try:
-                return write()
-            except FileNotFoundError:
-                run.require_present()
-                raise
-
-        return save
-
-    def written(step: int) -> None:
-        run.require_present()
-        run.note_checkpoint(context.number, step, done=step == phase.steps)
-
-    writer = CheckpointWriter(
-        prepare, directory, initial_step=done, written=written, **checkpointing
-    )
-
-    def rescue(step: int) -> None:
-        if chief and writer.unsaved:
-            writer.write(step)
-
-    def write_last(step: int) -> None:
-        rescue(step)
-        distribute.barrier(model.distribute_strategy)  # nobody leaves while the chief writes
-
-    stop_on_signal = StopOnSignal(
-        write_last,
-        rescue=rescue,
-        newest=lambda: [None, *checkpoints.list_checkpoints(directory)][-1],  # no time for hashes
-        stop=stop,
-        initial_step=done,
-    )
-    watching: list[keras.callbacks.Callback] = [
-        stop_on_signal,  # first: it knows when a step is over
-        NonFiniteGuard(skipped_limit, initial_step=done),
-    ]
-    if chief:
-        watching += [
-            # The others show what it measures.
-            Throughput(phase.batch_size, flop_per_step=flop_per_step, initial_step=done),
-            ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
-            context.logger,
-            writer,
-        ]
-    try:
-        if validation is not None:
-            watching.append(
-                Validation(
-                    validation(phase),
-                    validate_every or phase.steps,
-                    context.number,
-                    run,
-                    context.logger.writer if chief else None,
-                    first_step=phase.first_step,
-                    initial_step=done,
-                )
-            )
-        if chief:
-            watching += list(more(context)) if more is not None else []
-        model.fit(
-            dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
-        )
-    except BaseException as problem:
-        # What is being written is of use, whatever ended the training; the first problem counts.
-        with contextlib.suppress(Exception):
-            writer.finish()
-            if chief and isinstance(problem, RuntimeError) and writer.broken:
-                writer.mark_suspect()
-        raise
-    finally:
-        stop_on_signal.restore()
-        for callback in watching:
-            # Who keeps a callback beyond its phase must not keep the model with it.
-            callback._model = None
-        if context.logger is not None:
-            context.logger.close()
-    made = int(model.optimizer.iterations.numpy()) - phase.first_step
-    if made != phase.steps:
-        raise checks.error(
-            f"the data ended before the phase: the dataset of phase {context.number} must last for "
-            f"{phase.steps} steps",
-            fix="let make_dataset return an endless dataset",
-            steps_made=made,
-        )
-    if chief:
-        with stop.writing():
-            _write_last(writer, context)
-
-
-def _write_last(writer: CheckpointWriter, context: PhaseContext) -> None:
-    """Write the checkpoint at the end of a phase, which the next one begins with."""
-    if writer.broken:
-        raise RuntimeError(
-            f"Phase {context.number} ended with steps that were not finite; its last checkpoint is "
-            "the one before them. To go on: lower the learning rate (extend=True), or look for "
-            "broken data."
-        )
-    try:
-        writer.write(context.phase.steps)
-    except OSError as problem:
-        if problem.errno not in DISK_FULL:
-            raise
-        newest = checkpoints.newest_valid(writer.directory)
-        raise OSError(
-            problem.errno,
-            f"{os.strerror(problem.errno or errno.ENOSPC)}: the last checkpoint of phase "
-            f"{context.number} must be written. Received: run_dir={str(context.run.path)!r}. To "
-            "fix it: make room and start the run again; it goes on from "
-            f"{newest or 'its beginning'}",
-        ) from problem

@@ -1,6 +1,9 @@
-"""Writes checkpoints while a phase is trained."""
+"""Writes checkpoints while a phase is trained, and the model after it."""
 
+import contextlib
 import errno
+import functools
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -9,7 +12,10 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
+from keras_mdm.files import write_atomically
 from keras_mdm.runs import checkpoints
+from keras_mdm.runs.directory import RunDirectory
+from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -147,3 +153,17 @@ class CheckpointWriter(StepCallback):
         self.finish()
         if step != self._written:
             self._save(step, self.prepare(step))
+
+
+def write_model(
+    run: RunDirectory, file: Path, model: MatryoshkaDiffusion, same: Path | None = None
+) -> None:
+    """Write a model, or another name of the file that holds it already."""
+    run.require_present()
+    if same is not None and same.is_file():
+        with contextlib.suppress(OSError):  # a file system without links
+            write_atomically(file, functools.partial(os.link, same), make_directory=False)
+            run.note_model(file)
+            return
+    write_atomically(file, model.save, make_directory=False)
+    run.note_model(file)
