@@ -50,3 +50,8 @@ def set_untracked(instance: Any, name: str, value: Any) -> bool:
     if isinstance(found, Untracked):
         found.__set__(instance, value)
     return isinstance(found, Untracked)
+
+
+def keep_untracked(instance: Any, **values: Any) -> None:
+    """Assign to attributes of Keras' own that must not be tracked."""
+    instance.__dict__.update(values)

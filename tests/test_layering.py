@@ -34,7 +34,7 @@ ALLOWED = {
     "diffusion": {"levels", "keras"},
     "layers": {"keras"},
     "models": {"layers", "levels", "keras", "tensorflow"},
-    "optimizers": {"tracing", "named_arrays", "keras", "tensorflow"},
+    "optimizers": {"tracing", "named_arrays", "untracked", "keras", "tensorflow"},
     "averages": {"models", "named_arrays", "tracing", "keras", "tensorflow"},
     "text": {"assets", "turns", "open_files", "machine_faults"}
     | {"keras", "keras_hub", "tensorflow", "tokenizers", "safetensors", "tqdm"}

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.optimizers import SGD, Adam, AdamW
-from keras_mdm.optimizers.base import pack, unpack
+from keras_mdm.optimizers.packing import pack, unpack
 from keras_mdm.optimizers.learning_rates import Warmup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

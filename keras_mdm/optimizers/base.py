@@ -1,7 +1,6 @@
 """What the optimizers share: clipping, learning-rate factors, update counts, named state."""
 
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,14 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.named_arrays import require_match, unique_names
+from keras_mdm.optimizers import saved_state
+from keras_mdm.optimizers.packing import pack, unpack
 from keras_mdm.tracing import SharedTrace, local
+from keras_mdm.untracked import Untracked, keep_untracked, set_untracked
 
 # The official code adds this to the norm before it divides, so that a zero gradient stays zero.
 CLIP_EPSILON = 1e-6
-
-# Gradients of fewer elements travel together: a sum over replicas costs more than so few numbers.
-SMALL_GRADIENT = 2**16
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**31
 LOSS_SCALE_GROWS_AFTER = 2000  # finite steps
@@ -51,6 +49,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     slot_names: tuple[str, ...] = ()
 
+    # Pairs of (variable or its path, factor), and the places of the variables that the last step
+    # moves: variables of the network, which Keras would take for the optimizer's.
+    _factors = Untracked(list)
+    _moving_rows = Untracked(list)
+
     def __init__(
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
@@ -73,7 +76,6 @@ class Optimizer(keras.optimizers.Optimizer):
         self._gradient_norm = self.add_variable(
             (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
         )
-        self.__dict__["_factors"] = []
         self.loss_scale = loss_scale
         self._skips = self.add_variable(
             (2,), dtype="int64", aggregation="only_first_replica", name="skips"
@@ -82,6 +84,10 @@ class Optimizer(keras.optimizers.Optimizer):
             (2,), dtype="float32", aggregation="only_first_replica", name="scaling"
         )
         self._scaling.assign([FIRST_LOSS_SCALE, 0.0])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not set_untracked(self, name, value):
+            super().__setattr__(name, value)
 
     @property
     def skipped(self) -> tf.Tensor:
@@ -149,12 +155,15 @@ class Optimizer(keras.optimizers.Optimizer):
         self._untrack_variable(old)
         self._slots = slots
         # Past the tracking of Keras, as in its `build`: they are the network's.
-        self.__dict__["_trainable_variables"] = list(variables)
-        self.__dict__["_trainable_variables_indices"] = {
-            self._var_key(variable): row for row, variable in enumerate(variables)
-        }
+        keep_untracked(
+            self,
+            _trainable_variables=list(variables),
+            _trainable_variables_indices={
+                self._var_key(variable): row for row, variable in enumerate(variables)
+            },
+        )
         known = set(self._trainable_variables_indices) | {v.path for v in variables}
-        self.__dict__["_factors"] = [
+        self._factors = [
             (key, factor)
             for key, factor in self._factors
             if (key if isinstance(key, str) else self._var_key(key)) in known
@@ -182,8 +191,7 @@ class Optimizer(keras.optimizers.Optimizer):
         ```
         """
         pairs = factors.items() if isinstance(factors, Mapping) else factors
-        # Past Keras' tracking, which would take the network's variables for the optimizer's.
-        self.__dict__["_factors"] = [
+        self._factors = [
             (key, checks.real("learning rate factor", factor, minimum=0.0)) for key, factor in pairs
         ]
         if self.built:
@@ -255,7 +263,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if not rows:
             return
         # Not tensors, so past the trace that replicas share.
-        self.__dict__["_moving_rows"] = rows
+        self._moving_rows = rows
         rate = tf.cast(tf.convert_to_tensor(learning_rate), tf.float64)
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync > 1:
@@ -347,134 +355,15 @@ class Optimizer(keras.optimizers.Optimizer):
         # Keras would decay with the common learning rate; AdamW does it with each variable's own.
         pass
 
-    # Saving -----------------------------------------------------------------------------------
+    # What is saved: keras_mdm/optimizers/saved_state.py
 
-    def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Name everything that a later step depends on.
-
-        The learning rate is an argument of the run and is not part of it.
-
-        Args:
-            names: names of the variables the optimizer was built with, in that order; their paths
-                by default.
-
-        Returns:
-            {"iterations": ..., "updates/<name>": ..., "<slot>/<name>": ...}; the values are
-            variables or scalars, read when they are converted to arrays.
-        """
-        names = self._names(names)
-        state: dict[str, Any] = {
-            "iterations": np.asarray(self._iterations),
-            "skips": np.asarray(self._skips),
-            "scaling": np.asarray(self._scaling),
-        }
-        counts = np.asarray(self._updates)
-        for row, name in enumerate(names):
-            state[f"updates/{name}"] = counts[row]
-            for slot_name, slots in zip(self.slot_names, self._slots, strict=True):
-                state[f"{slot_name}/{name}"] = slots[row]
-        return state
-
-    def set_state(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        names: Sequence[str] | None = None,
-        *,
-        allow_new: bool = False,
-    ) -> list[str]:
-        """Restore what `state` gave: everything is consumed, or nothing is set and an error raised.
-
-        Args:
-            arrays: {key: array} with the keys of `state`.
-            names: as in `state`.
-            allow_new: growth; variables of which nothing was saved keep zero slots and start to
-                count their updates now.
-
-        Returns:
-            Names of the new variables.
-
-        Raises:
-            ValueError: naming all keys that are missing or unexpected and all shapes that differ.
-        """
-        state = self.state(names)
-        names = self._names(names)
-        new = [name for name in names if f"updates/{name}" not in arrays] if allow_new else []
-        skipped = {f"{kind}/{name}" for kind in ("updates", *self.slot_names) for name in new}
-        # A half-saved variable is not a new one: its stray keys count as unexpected.
-        expected = {key: value for key, value in state.items() if key not in skipped}
-        require_match(
-            expected,
-            arrays,
-            what="optimizer",
-            fix="build the same optimizer, or pass allow_new=True if the network has grown",
-        )
-        for row, name in enumerate(names):
-            if name not in new:
-                for slot_name, slots in zip(self.slot_names, self._slots, strict=True):
-                    slots[row].assign(arrays[f"{slot_name}/{name}"])
-        counts = [0 if name in new else arrays[f"updates/{name}"] for name in names]
-        self._updates.assign(np.asarray(counts, "int64"))
-        self._iterations.assign(arrays["iterations"])
-        self._skips.assign(arrays["skips"])
-        self._scaling.assign(arrays["scaling"])
-        return new
-
-    def save_own_variables(self, store: Any) -> None:
-        """Write `state` into a `.keras` file, which has the kernels that LoRA adapts merged, and
-        so nothing of what LoRA added."""
-        if not self.built:
-            super().save_own_variables(store)
-            return
-        for key, value in self.state().items():
-            if not key.rsplit("/", 1)[-1].startswith("lora_"):
-                store[key.replace("/", "|")] = np.asarray(value)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Read `state` back; files of earlier versions number the variables."""
-        keys = list(store.keys())
-        if all(key.isdigit() for key in keys):
-            super().load_own_variables(store)
-        else:
-            self.set_state({key.replace("|", "/"): store[key] for key in keys})
-
-    def _names(self, names: Sequence[str] | None) -> list[str]:
-        if not self.built:
-            raise checks.error(
-                "the optimizer must be built", fix="call optimizer.build(variables)", built=False
-            )
-        return unique_names(self._trainable_variables, names)
+    state = saved_state.state
+    set_state = saved_state.set_state
+    save_own_variables = saved_state.save_own_variables
+    load_own_variables = saved_state.load_own_variables
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         config = super().get_config()
         kept = {key: config[key] for key in ("name", "learning_rate")}
         return {**kept, "clip_norm": self.clip_norm, "loss_scale": self.loss_scale}
-
-
-def pack(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Put the small gradients into one tensor, in front of the others.
-
-    Args:
-        gradients: of known shapes and one type.
-    """
-    small = [gradient for gradient in gradients if _is_small(gradient.shape)]
-    flat = [tf.reshape(gradient, [-1]) for gradient in small]
-    large = [gradient for gradient in gradients if not _is_small(gradient.shape)]
-    return [tf.concat(flat, axis=0), *large] if flat else large
-
-
-def unpack(packed: Sequence[tf.Tensor], shapes: Sequence[Sequence[int]]) -> list[tf.Tensor]:
-    """Undo `pack`.
-
-    Args:
-        packed: what `pack` returned.
-        shapes: of the gradients, in their order.
-    """
-    sizes = [math.prod(shape) for shape in shapes if _is_small(shape)]
-    large = iter(packed[1:] if sizes else packed)
-    small = iter(tf.split(packed[0], sizes) if sizes else ())
-    return [tf.reshape(next(small), s) if _is_small(s) else next(large) for s in shapes]
-
-
-def _is_small(shape: Sequence[int]) -> bool:
-    return math.prod(shape) < SMALL_GRADIENT
