@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.optimizers import SGD, Adam, AdamW
-from keras_mdm.optimizers.packing import pack, unpack
 from keras_mdm.optimizers.learning_rates import Warmup
+from keras_mdm.optimizers.packing import pack, unpack
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

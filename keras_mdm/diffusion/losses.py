@@ -146,20 +146,6 @@ def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
     return name, found
 
 
-def weighted_mean(losses: Any, weights: Any) -> Any:
-    """Return sum(weights * losses) / sum(weights) over the batch.
-
-    Args:
-        losses: (B,).
-        weights: (B,).
-
-    Returns:
-        Scalar.
-    """
-    weights = ops.cast(weights, ops.dtype(losses))
-    return ops.sum(weights * losses) / ops.sum(weights)
-
-
 def multi_resolution(losses: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Any:
     """Sum the losses of all levels, sample by sample.
 

@@ -74,23 +74,6 @@ def dynamic(x0: Any, quantile: float = 0.995, maximum: float = 100.0) -> Any:
     return ops.clip(x0, -s, s) / s
 
 
-def scaled(threshold: Threshold, scale: float) -> Threshold:
-    """Return the threshold for data that are stored divided by `scale`.
-
-    The release's unshifted schedules divide the images of a level by its scale and threshold the
-    estimate in the original range.
-
-    Args:
-        threshold: a function of x0.
-        scale: positive number.
-
-    Returns:
-        A function of x0.
-    """
-    scale = checks.real("scale", scale, minimum=1e-6)
-    return lambda x0: threshold(x0 * scale) / scale
-
-
 # The release's CLIP, DYNAMIC and DYNAMIC_IF (the last after DeepFloyd IF).
 _THRESHOLDS: dict[str, Threshold] = {
     "none": none,

@@ -125,14 +125,3 @@ def test_weightings_and_their_options_are_checked():
         with pytest.raises(ValueError, match="Received"):
             losses.check_weighting(wrong)
     assert losses.check_weighting({"kind": "p2", "k": 2}) == ("p2", {"k": 2.0, "gamma": 1.0})
-
-
-def test_weighted_mean_ignores_the_scale_of_the_weights(rng):
-    loss, weight = rng.uniform(size=(2, 5))
-    expected = np.average(loss, weights=weight)
-    for scale in (1.0, 7.0):
-        np.testing.assert_allclose(losses.weighted_mean(loss, scale * weight), expected)
-    ones = losses.weighting("none", schedules.cosine(), np.full(5, 0.5))
-    np.testing.assert_allclose(losses.weighted_mean(loss, ones), loss.mean())
-    with pytest.raises(ValueError, match="'none', 'vdm', 'min_snr', 'p2', 'sigmoid'"):
-        losses.weighting("snr", schedules.cosine(), 0.5)

@@ -48,12 +48,6 @@ def test_in_a_graph_with_an_unknown_batch(rng):
         np.testing.assert_allclose(traced(x0), thresholding.dynamic(x0), rtol=0, atol=1e-6)
 
 
-def test_scaled_thresholds_in_the_original_range(rng):
-    x0 = rng.standard_normal((2, 8))
-    scaled = thresholding.scaled(thresholding.static, 4.0)
-    np.testing.assert_allclose(scaled(x0), np.clip(x0, -0.25, 0.25), rtol=0, atol=1e-16)
-
-
 def test_names_functions_and_errors():
     assert thresholding.get(np.tanh) is np.tanh
     for call in (
