@@ -40,8 +40,8 @@ class BucketOrder:
     Example:
 
     >>> order = BucketOrder([[0, 2, 4], [1, 3, 5]], batch_size=3, seed=0)
-    >>> rows = order.rows(tf.range(6, dtype=tf.int64)).numpy().reshape(2, 3)
-    >>> sorted(np.sort(rows).tolist())
+    >>> steps = [tf.range(first, first + 3, dtype=tf.int64) for first in (0, 3)]
+    >>> sorted(sorted(order.rows(positions).numpy().tolist()) for positions in steps)
     [[0, 2, 4], [1, 3, 5]]
     """
 

@@ -8,6 +8,8 @@ import numpy as np
 from keras_mdm import checks
 
 Shape = tuple[int, int]
+# Pictures that are looked at together: few enough to stay near the processor.
+_AT_A_TIME = 2**14
 
 
 def shape_of(name: str, value: Any) -> Shape:
@@ -79,11 +81,15 @@ def nearest(shapes: Sequence[Shape], sizes: Any) -> np.ndarray:
     >>> nearest([(64, 64), (48, 80), (80, 48)], [(300, 400), (100, 100), (90, 30)]).tolist()
     [1, 0, 2]
     """
-    heights, widths = np.asarray(sizes, np.int64).T
-    best, found = np.full(len(heights), np.inf), np.zeros(len(heights), np.int64)
-    for number, (height, width) in enumerate(shapes):
-        one, other = widths * height, heights * width
-        factor = np.maximum(one, other) / np.minimum(one, other)
-        nearer = factor < best
-        best[nearer], found[nearer] = factor[nearer], number
+    sizes = np.asarray(sizes, np.int64)
+    found = np.zeros(len(sizes), np.int64)
+    for first in range(0, len(sizes), _AT_A_TIME):
+        part = slice(first, first + _AT_A_TIME)
+        heights, widths = np.ascontiguousarray(sizes[part].T)
+        best = np.full(len(heights), np.inf)
+        for number, (height, width) in enumerate(shapes):
+            one, other = widths * height, heights * width
+            factor = np.maximum(one, other) / np.minimum(one, other)
+            found[part][factor < best] = number
+            best = np.minimum(best, factor)
     return found
