@@ -20,11 +20,7 @@ class Encoder(Protocol):
 
 
 def check_encoder(encoder: Any) -> None:
-    """Raise unless this is an encoder, or `None`.
-
-    Args:
-        encoder: what was passed.
-    """
+    """Raise unless this is an encoder, or `None`."""
     if encoder is not None and not callable(getattr(encoder, "encode", None)):
         raise checks.error(
             "`encoder` must be a text encoder", fix="pass MiniLM() or StoredStates", encoder=encoder

@@ -116,12 +116,7 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
 
 
 def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
-    """Return an overview as a page of text.
-
-    Args:
-        found: from `look`.
-        label_names: names of the classes.
-    """
+    """Return an overview as a page of text."""
     usable = sum(found.sides.values())
     lines = [
         f"{found.records} records, looked at {found.looked_at}; "

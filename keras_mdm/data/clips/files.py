@@ -217,11 +217,7 @@ def find_videos(
 def holds_videos(directory: str | os.PathLike) -> bool:
     """Whether a folder holds a video file, or WebVid's table.
 
-    Animated pictures do not count: their endings are those of pictures as well.
-
-    Args:
-        directory: anything; what is no folder holds none.
-    """
+    Animated pictures do not count: their endings are those of pictures as well."""
     for folder, names in file_bytes.walk(directory) if os.path.isdir(directory) else ():
         if any(name.lower().endswith(reader.VIDEO_EXTENSIONS) for name in names):
             return True

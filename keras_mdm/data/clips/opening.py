@@ -39,11 +39,7 @@ def open_clips(
 
 
 def holds_clips(directory: str | os.PathLike) -> bool:
-    """Whether a folder holds clips that `prepare_clips` has written, or videos.
-
-    Args:
-        directory: anything; what is no folder holds none.
-    """
+    """Whether a folder holds clips that `prepare_clips` has written, or videos."""
     manifest = Path(directory) / sharding.MANIFEST
     try:
         listed = json.loads(manifest.read_bytes()) if manifest.is_file() else None

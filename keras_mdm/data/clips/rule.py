@@ -115,11 +115,7 @@ class ClipRule:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """The rule of a note.
-
-        Args:
-            facts: what `facts` was.
-        """
+        """The rule of a note."""
         return cls(**{**_BEFORE, **facts})
 
     @property

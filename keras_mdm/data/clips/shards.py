@@ -260,11 +260,7 @@ class ClipShards(Clips):
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:
-    """What `prepare_clips` has left out, and why.
-
-    Args:
-        directory: the folder with the shards.
-    """
+    """What `prepare_clips` has left out, and why."""
     return sharding.read_skipped(directory)
 
 

@@ -23,11 +23,7 @@ NO_CAPTION = "has no caption"
 
 
 def is_webvid(table: Path) -> bool:
-    """Whether a CSV file has the columns of WebVid's.
-
-    Args:
-        table: the file.
-    """
+    """Whether a CSV file has the columns of WebVid's."""
     if not table.is_file():  # a pipe would wait
         return False
     with table.open("rb") as file:

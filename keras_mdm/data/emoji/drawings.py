@@ -129,13 +129,7 @@ def load_emoji(
 def is_reduced(size: int, largest: int, downsample: str) -> bool:
     """Whether drawings of a size are made of those of the largest one.
 
-    Areas of the same large drawing are the same without: `rasterise` averages it for both.
-
-    Args:
-        size: in pixels.
-        largest: of all sizes.
-        downsample: "area" or "bilinear".
-    """
+    Areas of the same large drawing are the same without: `rasterise` averages it for both."""
     if downsample == "area":
         return largest % size == 0 and drawing_size(size) != drawing_size(largest)
     return size != largest

@@ -178,12 +178,7 @@ def _concepts(catalogue: Sequence[Concept], concepts: Any) -> Sequence[Concept]:
 
 
 def is_held_out(concept: str, motion: str) -> bool:
-    """Whether a pair of drawing and motion belongs to the validation split.
-
-    Args:
-        concept: id of the drawing.
-        motion: name of the motion.
-    """
+    """Whether a pair of drawing and motion belongs to the validation split."""
     digest = hashlib.sha256(f"keras_mdm pairs 1:{concept}:{motion}".encode()).digest()
     return digest[0] % HELD_OUT == 0
 

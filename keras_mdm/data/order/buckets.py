@@ -85,11 +85,7 @@ class BucketOrder:
         return found if self._repeat else tf.where(places < count, found, tf.constant(-1, tf.int64))
 
     def batch(self, step: int) -> tuple[int, int]:
-        """Return the bucket of a step, and how many batches of this bucket came before.
-
-        Args:
-            step: its number.
-        """
+        """Return the bucket of a step, and how many batches of this bucket came before."""
         epoch = 0
         if self._repeat:  # those before hold at most as many batches as records fill
             epoch = step * self._batch_size // int(self._counts.sum())

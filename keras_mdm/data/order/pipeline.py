@@ -22,12 +22,7 @@ _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "low_res", "s
 
 def check_micro_name(argument: str, name: object) -> None:
     """Raise unless a micro-condition's name is a text that means nothing else in a batch: it would
-    take the place of the pictures, labels or positions.
-
-    Args:
-        argument: what the caller named it in.
-        name: the name.
-    """
+    take the place of the pictures, labels or positions."""
     if not isinstance(name, str) or name in (*_KEYS, "caption"):
         raise checks.error(
             f"`{argument}` must name a micro-condition, and none of {', '.join(_KEYS)}, caption",

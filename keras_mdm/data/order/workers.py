@@ -64,11 +64,7 @@ class Share:
         return place // self.own * self.batch_size + self.index * self.own + place % self.own
 
     def told(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same batches, which TensorFlow does not share out again.
-
-        Args:
-            dataset: batches of the worker's own samples.
-        """
+        """The same batches, which TensorFlow does not share out again."""
         if self.workers == 1:
             return dataset
         options = tf.data.Options()
@@ -129,12 +125,6 @@ def once(
 
 
 def fraction(seed: int, purpose: str, position: int) -> float:
-    """A number in [0, 1) that follows from seed, purpose and position.
-
-    Args:
-        seed: seed of the run.
-        purpose: what it is for.
-        position: place in the stream of samples.
-    """
+    """A number in [0, 1) that follows from seed, purpose and position."""
     digest = hashlib.sha256(f"{seed} {purpose} {int(position)}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56

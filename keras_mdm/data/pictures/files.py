@@ -213,11 +213,7 @@ def without_large_texts(data: bytes) -> bytes:
     """A PNG without those of its texts and colour profiles that Pillow refuses to unpack.
 
     Generators of pictures keep their workflows in texts, photo editors their history; nothing of
-    them is used here but an orientation, which is small.
-
-    Args:
-        data: the bytes of a PNG.
-    """
+    them is used here but an orientation, which is small."""
     pieces, place, begin, texts = [], len(_PNG), 0, 0
     while place + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, place)

@@ -156,11 +156,7 @@ class ImagePreparation:
         return buffer.getvalue(), upright.size[::-1]
 
     def check_share(self, shards: list[dict[str, Any]]) -> None:
-        """Raise if of the shards so far too large a share was skipped.
-
-        Args:
-            shards: their notes.
-        """
+        """Raise if of the shards so far too large a share was skipped."""
         sharding.require_share(shards, self.source, self.records_per_shard, self.max_skipped)
 
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:

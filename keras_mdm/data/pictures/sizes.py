@@ -41,12 +41,7 @@ def sizes_of(source: ImageSource, *, progress: bool = True) -> Sizes:
     """Return how large the pictures of a source are.
 
     The first time every record is read, but no picture is decoded; afterwards this comes from the
-    cache, unless files were changed.
-
-    Args:
-        source: the pictures.
-        progress: show a bar.
-    """
+    cache, unless files were changed."""
     if source not in _known:
         _known[source] = _part(source, progress) or _whole(source, progress)
     return _known[source]

@@ -99,11 +99,7 @@ def captions_of_file(path: str) -> tuple[str, ...]:
 
 
 def text_of_file(path: str) -> str:
-    """The whole text beside a file; of JSON the captions that a field holds.
-
-    Args:
-        path: of the text.
-    """
+    """The whole text beside a file; of JSON the captions that a field holds."""
     if kinds.ending_of(path) == ".json":
         return "\n".join(captions_of_file(path))
     with file_bytes.open_file(path) as file:

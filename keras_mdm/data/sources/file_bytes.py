@@ -105,11 +105,7 @@ def file_size(path: str | os.PathLike) -> int:
 
 
 def packed(start: bytes) -> str:
-    """Which program packed a file that must not be; empty if it was none that is known.
-
-    Args:
-        start: the first six bytes of the file or more.
-    """
+    """Which program packed a file that must not be; empty if it was none that is known."""
     found = next((name for name, mark in _PACKED.items() if start.startswith(mark)), "")
     return f"{COMPRESSED} with {found}" if found else ""
 

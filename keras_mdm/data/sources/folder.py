@@ -60,63 +60,26 @@ class FolderImages(ImageSource):
         self.root = os.fspath(directory)
         endings = {extension.lower() for extension in extensions}
         endings = tuple(endings - (set(kinds.PICTURES) - set(kinds.decodable())))
-        folders, counts, names = [], [], []
-        used, seen, left, found = set(), set(), Listed(), Counter()
-        self._beside_rows, self._beside, rows = array("Q"), Strings(), 0
-        self._has_texts = False
-
-        def leave(name: str, why: str) -> None:
-            left.append(name, why)
-            found["hidden" if why == file_bytes.HIDDEN else "links to folders"] += 1
-
-        for folder, files in file_bytes.walk(self.root, leave):
-            before = f"{folder}/" if folder else ""
-            pictures = [name for name in files if name.lower().endswith(endings)]
-            found["pictures"] += len(pictures)
-            others = []
-            if len(pictures) < len(files):
-                known = set(pictures)
-                others = [name for name in files if name not in known]
-                found.update(map(kind_of, others))
-            part = splits.of_folder(folder) if split is not None else None
-            if part != split:
-                why = splits.not_chosen(part, split)
-                for name in files:
-                    left.append(before + name, why)
-                continue
-            top = folder.partition("/")[0]
-            seen.add(top)
-            if others:
-                texts = beside.Texts(others)
-                self._has_texts |= texts.any
-                for row, name in enumerate(pictures if texts.any else ()):
-                    if other := texts.unusual(name):
-                        self._beside_rows.append(rows + row)
-                        self._beside.append(other)
-                taken = texts.used(pictures)
-                for name in others:
-                    if name not in taken:
-                        left.append(before + name, beside_pictures(name))
-            if pictures:
-                rows += len(pictures)
-                used.add(top)
-                folders.append(folder)
-                counts.append(len(pictures))
-                names.append(pictures)
-        if not folders:
+        walked = _Walked(endings, split)
+        for folder, files in file_bytes.walk(self.root, walked.leave):
+            walked.add(folder, files)
+        left = walked.left
+        if not walked.folders:
             raise checks.error(
                 f"the folder must hold pictures ending in {', '.join(sorted(endings))}",
                 fix="pass the folder that holds the pictures",
                 directory=self.root,
                 **({"not_used": [tuple(entry) for entry in left[:3]]} if len(left) else {}),
             )
-        empty = [Skipped(f"{name}/", "holds no pictures") for name in sorted(seen - used - {""})]
+        empty = [Skipped(f"{name}/", "holds no pictures") for name in walked.empty]
         super().__init__(empty if split is None else (), max_skipped)
-        self.unused, self.found = left, dict(found)
+        self.unused, self.found = left, dict(walked.found)
         self.choices = {} if split is None else {"split": split}
-        self._folders, self._ends = folders, np.cumsum(counts)
-        self._names = Strings(name for group in names for name in group)
-        classes = _classes(folders, split is not None)
+        self._folders, self._ends = walked.folders, np.cumsum(walked.counts)
+        self._names = Strings(name for group in walked.names for name in group)
+        self._beside_rows, self._beside = walked.beside_rows, walked.beside
+        self._has_texts = walked.has_texts
+        classes = _classes(self._folders, split is not None)
         self.label_names = tuple(sorted(set(classes) - {""}))
         numbers = {name: number for number, name in enumerate(self.label_names)}
         self._labels = [numbers.get(name, -1) for name in classes]
@@ -161,6 +124,82 @@ class FolderImages(ImageSource):
             if found:
                 return found
         return (caption_from_name(os.path.basename(stem)),)
+
+
+class _Walked:
+    """What was found in the folders so far.
+
+    Attributes:
+        folders: those with pictures that are read.
+        counts: how many each has.
+        names: of the pictures in each.
+        beside_rows: pictures whose text is not called as usual.
+        beside: what it is called.
+        has_texts: whether there are texts at all.
+        left: files that are not used.
+        found: how many files of each kind there are.
+
+    Args:
+        endings: of pictures.
+        split: the one that is read.
+    """
+
+    def __init__(self, endings: tuple[str, ...], split: str | None):
+        self._endings, self._split = endings, split
+        self.folders, self.counts, self.names = [], [], []
+        self.beside_rows, self.beside = array("Q"), Strings()
+        self.has_texts = False
+        self.left, self.found = Listed(), Counter()
+        self._used, self._seen, self._rows = set(), set(), 0
+
+    @property
+    def empty(self) -> list[str]:
+        """The top folders in which there are no pictures."""
+        return sorted(self._seen - self._used - {""})
+
+    def leave(self, name: str, why: str) -> None:
+        """Note a file or folder that is not looked into."""
+        self.left.append(name, why)
+        self.found["hidden" if why == file_bytes.HIDDEN else "links to folders"] += 1
+
+    def add(self, folder: str, files: Sequence[str]) -> None:
+        """Note the files of a folder."""
+        before, top = f"{folder}/" if folder else "", folder.partition("/")[0]
+        pictures = [name for name in files if name.lower().endswith(self._endings)]
+        self.found["pictures"] += len(pictures)
+        others = []
+        if len(pictures) < len(files):
+            known = set(pictures)
+            others = [name for name in files if name not in known]
+            self.found.update(map(kind_of, others))
+        part = splits.of_folder(folder) if self._split is not None else None
+        if part != self._split:
+            why = splits.not_chosen(part, self._split)
+            for name in files:
+                self.left.append(before + name, why)
+            return
+        self._seen.add(top)
+        if others:
+            self._add_texts(before, pictures, others)
+        if pictures:
+            self._used.add(top)
+            self.folders.append(folder)
+            self.counts.append(len(pictures))
+            self._rows += len(pictures)
+            self.names.append(pictures)
+
+    def _add_texts(self, before: str, pictures: Sequence[str], others: Sequence[str]) -> None:
+        """Note the texts beside the pictures of a folder, and what is neither."""
+        texts = beside.Texts(others)
+        self.has_texts |= texts.any
+        for row, name in enumerate(pictures if texts.any else ()):
+            if other := texts.unusual(name):
+                self.beside_rows.append(self._rows + row)
+                self.beside.append(other)
+        taken = texts.used(pictures)
+        for name in others:
+            if name not in taken:
+                self.left.append(before + name, beside_pictures(name))
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:

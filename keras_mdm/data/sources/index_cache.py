@@ -79,12 +79,7 @@ def _stamp(path: str, version: int) -> str:
 
 def stamp_of_files(paths: Iterable[str], *more: Any) -> str:
     """What tells files from others, and from themselves once they were changed: their paths, and
-    of those on this machine sizes and times.
-
-    Args:
-        paths: of files, which may be missing.
-        *more: whatever else tells.
-    """
+    of those on this machine sizes and times."""
 
     def facts() -> Iterator[Any]:
         for path in paths:

@@ -86,11 +86,7 @@ def is_unnamed_tfrecord(path: str) -> bool:
 
 
 def reason_of(name: str) -> str:
-    """Why a file that is no record is not used.
-
-    Args:
-        name: of the file.
-    """
+    """Why a file that is no record is not used."""
     if kind := shard_kind(name):
         return f"is a {kind} file beside records of another kind"
     if name.lower().endswith(PICTURES):

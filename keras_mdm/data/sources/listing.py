@@ -128,33 +128,35 @@ def name_hash(name: str) -> int:
 
 def beside_shards(path: str) -> str:
     """Why a file beside shards is not used."""
-    name = path.rpartition("/")[2]
-    if is_table(name):
-        return "is a table beside records that hold their captions"
-    if kinds.ending_of(name) in kinds.BESIDE:
-        return "is a text beside records that hold their captions"
-    return kinds.reason_of(name)
+    return _reason(
+        path,
+        tables="is a table beside records that hold their captions",
+        texts="is a text beside records that hold their captions",
+    )
 
 
 def beside_tables(path: str) -> str:
     """Why a file is not used where a table says what is read."""
-    name = path.rpartition("/")[2]
-    if name.lower().endswith(kinds.PICTURES):
-        return "is a picture that the table does not name"
-    if is_table(name):
-        return "is a table, and another one is read"
-    if kinds.ending_of(name) in kinds.BESIDE:
-        return "is a text, and the table tells the captions"
-    return kinds.reason_of(name)
+    return _reason(
+        path,
+        pictures="is a picture that the table does not name",
+        tables="is a table, and another one is read",
+        texts="is a text, and the table tells the captions",
+    )
 
 
 def beside_pictures(path: str) -> str:
     """Why a file is not used in a folder of pictures."""
+    reasons = {
+        "pictures": "is a picture with an ending that is not read here",
+        "Parquet files": "is a Parquet file without pictures",
+    }
+    if kinds.ending_of(path) == ".json":
+        reasons["tables"] = "is no list of objects that name pictures"
+    return _reason(path, **reasons)
+
+
+def _reason(path: str, **reasons: str) -> str:
+    """That of the kind of a file, see `kind_of`, or what is said of it anywhere."""
     name = path.rpartition("/")[2]
-    if kinds.shard_kind(name) == "Parquet":
-        return "is a Parquet file without pictures"
-    if name.lower().endswith(kinds.PICTURES):
-        return "is a picture with an ending that is not read here"
-    if is_table(name) and kinds.ending_of(name) == ".json":
-        return "is no list of objects that name pictures"
-    return kinds.reason_of(name)
+    return reasons.get(kind_of(name)) or kinds.reason_of(name)

@@ -235,21 +235,13 @@ def _pictures(schema: Any) -> list[str]:
 
 def holds_pictures(path: str) -> bool:
     """Whether a Parquet file has a column of pictures; also if it cannot be read, which its reader
-    is to say.
-
-    Args:
-        path: of the file.
-    """
+    is to say."""
     schema = _schema(path)
     return schema is None or bool(_pictures(schema))
 
 
 def names_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of names of files, as a table has.
-
-    Args:
-        path: of the file.
-    """
+    """Whether a Parquet file has a column of names of files, as a table has."""
     schema = _schema(path)
     return schema is not None and bool(set(FILE) & set(schema.names)) and not _pictures(schema)
 

@@ -29,11 +29,7 @@ def canonical(name: str) -> str:
 
 
 def place_in(folder: str) -> int | None:
-    """Which part of a path names a split, if one does.
-
-    Args:
-        folder: relative, with forward slashes.
-    """
+    """Which part of a path names a split, if one does."""
     parts = folder.split("/")
     return next((n for n, part in enumerate(parts) if _FOLDER.fullmatch(part)), None)
 

@@ -102,12 +102,7 @@ class TableImages(ImageSource):
         again = repeated(np.frombuffer(hashes, np.int64))
         left_out += [Skipped(self._place(numbers[n]), "names a file again") for n in again]
         if not places:
-            raise checks.error(
-                "the table must list pictures",
-                fix="check its rows",
-                table=self.table,
-                left_out=left_out[:3],
-            )
+            raise _no_pictures(self.table, left_out)
         named(np.frombuffer(hashes, np.int64))
         chosen, others = parts.choose(len(places), split, self.table)
         kept = np.setdiff1d(np.arange(len(places)), again)
@@ -271,3 +266,9 @@ def number_classes(classes: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]
         places = {name: number for number, name in enumerate(names)}
         numbers = [places[str(label)] for label in classes]
     return names, np.asarray([*numbers, -1], np.int32)
+
+
+def _no_pictures(table: str, left_out: Sequence[Skipped]) -> ValueError:
+    return checks.error(
+        "the table must list pictures", fix="check its rows", table=table, left_out=left_out[:3]
+    )

@@ -61,9 +61,9 @@ def load(path: str) -> tuple[str, InMemory | None]:
     if lowered.endswith(PACKED):
         return kinds.ending_of(lowered.removesuffix(".gz")), InMemory(_unpacked(path))
     if ending == ".json":
-        return ".jsonl", InMemory(_lines(_objects(path)))
+        return ".jsonl", InMemory(_lines(path, _objects(path)))
     if kinds.shard_kind(path) == "Parquet":
-        return ".jsonl", InMemory(_lines(_rows(path)))
+        return ".jsonl", InMemory(_lines(path, _rows(path)))
     return ending, None
 
 
@@ -74,7 +74,7 @@ def has_no_lines(path: str) -> bool:
 
 def _too_large(path: str) -> ValueError:
     return checks.error(
-        f"a packed table, or one in JSON or Parquet, may have {MAX_BYTES} bytes",
+        f"a packed table, or one in JSON or Parquet, may have {MAX_BYTES} bytes as lines",
         fix="write it as .jsonl or .csv, which is read row by row",
         table=path,
     )
@@ -97,11 +97,7 @@ def _unpacked(path: str) -> bytes:
 
 
 def lists_files(path: str) -> bool:
-    """Whether a .json file is a list of objects, and not a description of the data.
-
-    Args:
-        path: of the file.
-    """
+    """Whether a .json file is a list of objects, and not a description of the data."""
     if file_bytes.file_size(path) > MAX_BYTES // 8:
         raise _too_large(path)
     if not file_bytes.is_file(path):
@@ -142,14 +138,10 @@ def _rows(path: str) -> Any:
             yield from batch.to_pylist()
 
 
-def _lines(rows: Any) -> bytes:
+def _lines(path: str, rows: Any) -> bytes:
     buffer = io.BytesIO()
     for row in rows:
         buffer.write(json.dumps(row, default=str).encode() + b"\n")
         if buffer.tell() > MAX_BYTES:
-            raise checks.error(
-                f"a table in JSON or Parquet may have {MAX_BYTES} bytes as lines of JSON",
-                fix="write it as .jsonl, which is read row by row",
-                rows=buffer.tell(),
-            )
+            raise _too_large(path)
     return buffer.getvalue()

@@ -47,22 +47,14 @@ def index_of(path: str) -> Index:
 
 
 def unreadable(reason: str) -> Index:
-    """The index of a shard that cannot be read.
-
-    Args:
-        reason: why.
-    """
+    """The index of a shard that cannot be read."""
     shard = _Shard()
     shard.bad.append((REST, reason))
     return shard.index()
 
 
 def fits(found: Index) -> bool:
-    """Whether arrays are such an index.
-
-    Args:
-        found: by name.
-    """
+    """Whether arrays are such an index."""
     texts = [(f"{kind}_name", f"{kind}_reason") for kind in ("bad", "unused")]
     return (
         found["members"].dtype == np.uint32

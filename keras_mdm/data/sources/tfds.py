@@ -43,39 +43,8 @@ class TfdsImages(ExampleImages):
         max_skipped: float = MAX_SKIPPED,
         **options: Any,
     ):
-        import tensorflow_datasets as tfds
-
-        name = os.fspath(name)
-        try:
-            if (Path(name) / "dataset_info.json").is_file():
-                builder = tfds.builder_from_directory(name)
-            else:
-                builder = tfds.builder(name, data_dir=data_dir)
-        # TFDS has many errors, all about this one name.
-        except Exception as problem:
-            raise checks.error(
-                "there must be such a data set",
-                fix="see tensorflow.org/datasets/catalog, or pass the folder of a prepared one",
-                name=name,
-                reason=str(problem).partition("\n")[0],
-            ) from problem
-        if not builder.info.splits:
-            raise checks.error(
-                "the data set must be prepared on this machine",
-                fix=f"run: tfds build {name}, or in Python "
-                f"tensorflow_datasets.builder({name!r}).download_and_prepare()",
-                name=name,
-                data_dir=str(builder.data_dir),
-            )
-        try:
-            chosen = builder.info.splits[split]
-        except Exception as problem:
-            raise checks.error(
-                "the data set must have such a split",
-                fix=f"pass one of {sorted(builder.info.splits)}",
-                split=split,
-            ) from problem
-        instructions = chosen.file_instructions
+        builder = _builder(os.fspath(name), data_dir)
+        instructions = _split(builder, split).file_instructions
         ranges = [
             # A take of -1 is all that is left.
             (part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard)
@@ -108,3 +77,42 @@ class TfdsImages(ExampleImages):
             for name in sorted(names)
             if name != self.choices.get(part)
         )
+
+
+def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
+    """What TFDS knows about a data set that is prepared."""
+    import tensorflow_datasets as tfds
+
+    try:
+        if (Path(name) / "dataset_info.json").is_file():
+            builder = tfds.builder_from_directory(name)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir)
+    # TFDS has many errors, all about this one name.
+    except Exception as problem:
+        raise checks.error(
+            "there must be such a data set",
+            fix="see tensorflow.org/datasets/catalog, or pass the folder of a prepared one",
+            name=name,
+            reason=str(problem).partition("\n")[0],
+        ) from problem
+    if not builder.info.splits:
+        raise checks.error(
+            "the data set must be prepared on this machine",
+            fix=f"run: tfds build {name}, or in Python "
+            f"tensorflow_datasets.builder({name!r}).download_and_prepare()",
+            name=name,
+            data_dir=str(builder.data_dir),
+        )
+    return builder
+
+
+def _split(builder: Any, split: str) -> Any:
+    try:
+        return builder.info.splits[split]
+    except Exception as problem:
+        raise checks.error(
+            "the data set must have such a split",
+            fix=f"pass one of {sorted(builder.info.splits)}",
+            split=split,
+        ) from problem
