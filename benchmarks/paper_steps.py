@@ -7,6 +7,7 @@ case runs in a process of its own, in bfloat16, so that its peak memory is its o
 """
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -62,9 +63,9 @@ def step(name: str, data: str, recompute: list[str]) -> dict:
 
     module, levels = CASES[name]
     recipe = importlib.import_module(module)
-    scale = recipe.PAPER if levels is None else recipe.scales(levels)[1]
+    scale = recipe.PAPER if levels is None else recipe.paper(levels)
     keras.config.set_dtype_policy("mixed_bfloat16")
-    phase = mdm.Phase(**{**scale.phases[-1], "batch_size": 1, "steps": 2, "mixed": False})
+    phase = dataclasses.replace(scale.phases[-1], batch_size=1, steps=2, mixed=False)
     condition = {"num_classes": 1000} if levels is None else {"text_width": 2048, **scale.network}
     unet = mdm.build_nested_unet(phase.levels, **condition)
     rng = np.random.default_rng(0)

@@ -13,6 +13,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -28,28 +29,32 @@ from keras_mdm.evaluation import EfficientNetLite0, kernel_distance, real_floor
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "recipes"))
 
-import emoji_three_levels  # noqa: E402
-from shared import text_to_image  # noqa: E402
+from emoji_three_levels import SCALE  # noqa: E402
+from shared.drawings import Drawings  # noqa: E402
 
 LOW, HIGH = "16", "32"
 GUIDANCE = 3.0
+# Without that recipe's stratified times and its averages of other widths.
+PROCESS = {name: SCALE.process[name] for name in ("residual", "shift_power", "threshold")}
+PROCESS["ema_decay"] = SCALE.process["ema_decay"]
 
 
 def phases(steps: int, scale: float, mixed: bool) -> list[mdm.Phase]:
-    first = {**text_to_image.INNER_PHASE}
-    first["steps"] = round(first["steps"] * scale)
-    second = {**emoji_three_levels.PHASES[1], "steps": steps, "level_weights": None}
-    if not mixed:
-        second["mixed"] = False
-    return [mdm.Phase(**first), mdm.Phase(**second)]
+    first, second, _ = SCALE.phases
+    return [
+        dataclasses.replace(first, steps=round(first.steps * scale)),
+        dataclasses.replace(second, steps=steps, level_weights=None, mixed=mixed),
+    ]
 
 
-def train(run_dir: Path, plan: list[mdm.Phase], data, encoder) -> mdm.MatryoshkaDiffusion:
+def train(
+    run_dir: Path, plan: list[mdm.Phase], drawings: Drawings, encoder
+) -> mdm.MatryoshkaDiffusion:
     def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
         unet = mdm.build_nested_unet(phase.levels, text_width=encoder.width, text_blocks=0)
         shares = dict.fromkeys(phase.level_names[1:], 0.0)
         model = mdm.MatryoshkaDiffusion(
-            unet, text_encoder=encoder, guidance_shares=shares, **text_to_image.PROCESS
+            unet, text_encoder=encoder, guidance_shares=shares, **PROCESS
         )
         model.compile(mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0))
         return model
@@ -57,9 +62,9 @@ def train(run_dir: Path, plan: list[mdm.Phase], data, encoder) -> mdm.Matryoshka
     return mdm.fit_progressively(
         plan,
         make_model,
-        text_to_image.datasets(data, encoder, seed=0),
+        drawings.datasets(),
         run_dir=run_dir,
-        data=data.identity,
+        data=drawings.identity,
     )
 
 
@@ -72,8 +77,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/previews.json")
     args = parser.parse_args()
     keras.config.set_dtype_policy("mixed_bfloat16")
-    data = mdm.data.load_emoji((16, 32), concepts="simple", split="train")
     encoder, features = mdm.text.MiniLM(length=16), EfficientNetLite0()
+    given = argparse.Namespace(data=None, seed=0)
+    drawings = Drawings(given, (LOW, HIGH), encoder, PROCESS)
+    data = drawings.source
     real = features(data.images[16])
     rows = np.random.default_rng(0).permutation(np.arange(args.images) % len(data))
     text, mask = mdm.text.encode_cached(encoder, [data.captions[row] for row in rows])
@@ -84,7 +91,7 @@ def main() -> None:
         other = args.run_dir / "with-mixing"
         if not mixed and not run_dir.exists():  # both go on from the same first phase
             shutil.copytree(other / "checkpoints/phase-1", run_dir / "checkpoints/phase-1")
-        model = train(run_dir, phases(args.steps, args.first_scale, mixed), data, encoder)
+        model = train(run_dir, phases(args.steps, args.first_scale, mixed), drawings, encoder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what they warn of is measured here
             smaller = model.cut(LOW)

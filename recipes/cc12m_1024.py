@@ -26,53 +26,127 @@ Figures and times of what was run: recipes/README.md.
 """
 
 import keras_mdm as mdm
-from shared import common, image_scales, image_training, options, rehearsal, text_to_image
+from shared import options, rehearsal
+from shared.pictures import Pictures
+from shared.plan import choose
+from shared.scale import Scale
+from shared.training import run, train
 
-INNER = text_to_image.INNER
-INNERMOST = mdm.LevelSpec(
-    8, channels=(128, 256), blocks=(1, 1), attention=(1, 1), heads=4, attention_ffn=False
+INNER = mdm.LevelSpec(
+    16,
+    channels=(64, 128, 256),
+    blocks=(1, 1, 1),
+    attention=(0, 1, 1),
+    heads=4,
+    attention_ffn=False,
 )
-small_level = image_scales.small_level
 SMALL_LEVELS = {
-    3: [INNER, small_level(32, 16, 32), small_level(64, 32)],
+    3: [
+        INNER,
+        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+    ],
     5: [
-        INNERMOST,
-        small_level(16, 8, 64),
-        small_level(32, 16, 32),
-        small_level(64, 32),
-        small_level(128, 64),
+        mdm.LevelSpec(
+            8, channels=(128, 256), blocks=(1, 1), attention=(1, 1), heads=4, attention_ffn=False
+        ),
+        mdm.LevelSpec(16, channels=(64, 128), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(128, channels=(16, 32), blocks=(1, 1), groups=16),
     ],
 }
-PRESETS = {3: "mdm_s64s256s1024", 5: "mdm_s64s128s256s512s1024"}
-# Levels of every phase: those up to 64, 256 and 1024.
-STAGES = {3: (1, 2, 3), 5: (1, 3, 5)}
+
+PAPER_64 = mdm.LevelSpec(64, channels=(256, 512, 768), blocks=(2, 2, 2), attention=(0, 1, 5))
+PAPER_LEVELS = {
+    3: [
+        PAPER_64,
+        mdm.LevelSpec(256, channels=(64, 128, 256), blocks=(2, 2, 1)),
+        mdm.LevelSpec(1024, channels=(32, 32, 64), blocks=(2, 2, 1)),
+    ],
+    5: [
+        PAPER_64,
+        mdm.LevelSpec(128, channels=(128, 256), blocks=(2, 1)),
+        mdm.LevelSpec(256, channels=(64, 128), blocks=(2, 1)),
+        mdm.LevelSpec(512, channels=(32, 64), blocks=(2, 1)),
+        mdm.LevelSpec(1024, channels=(32, 32), blocks=(2, 1)),
+    ],
+}
+# How many levels the second phase has: in the paper those up to 256.
+MIDDLE = {3: 2, 5: 3}
 
 
-def scales(levels: int) -> tuple[common.Scale, common.Scale]:
-    """The small and the paper's scale with so many levels."""
-    stages = STAGES[levels]
-    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (800, 300, 200), (32, 18, 12))
-    paper = image_scales.paper(
-        PRESETS[levels], stages, (2048, 1024, 768), (500_000, 500_000, 100_000)
+def small(count: int) -> Scale:
+    """The numbers for two cores, with so many levels."""
+    every = SMALL_LEVELS[count]
+    growing = {
+        "learning_rate": 3e-3,
+        "warmup_steps": 40,
+        "final_learning_rate": 0.05,
+        "inner_learning_rate": 0.12,
+    }
+    return Scale(
+        phases=[
+            mdm.Phase(
+                every[:1],
+                steps=800,
+                batch_size=32,
+                learning_rate=1.5e-3,
+                warmup_steps=50,
+                final_learning_rate=0.15,
+            ),
+            mdm.Phase(every[: MIDDLE[count]], steps=300, batch_size=18, **growing),
+            mdm.Phase(every, steps=200, batch_size=12, **growing),
+        ],
+        network={"text_blocks": 0},
+        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
+        guided_levels=2,
+        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        tokens=32,
+        checkpoint_every=200,
+        sample_every=300,
     )
-    return image_scales.small(phases, guided_levels=2), paper
+
+
+def paper(count: int) -> Scale:
+    """The paper's numbers, with so many levels."""
+    every, rate = PAPER_LEVELS[count], {"learning_rate": 1e-4, "warmup_steps": 30_000}
+    return Scale(
+        phases=[
+            mdm.Phase(every[:1], steps=500_000, batch_size=2048, **rate),
+            mdm.Phase(every[: MIDDLE[count]], steps=500_000, batch_size=1024, **rate),
+            mdm.Phase(every, steps=100_000, batch_size=768, **rate),
+        ],
+        network={},
+        process={
+            "schedule": "cosine",
+            "prediction": "v",
+            "loss_target": "v",
+            "shift_power": 2.0,
+            "downsample": "bilinear",
+            "threshold": "dynamic",
+            "ema_decay": 0.9999,
+        },
+        guided_levels=len(every),
+        sampling={"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4},
+        tokens=128,
+        checkpoint_every=1000,
+        sample_every=10_000,
+    )
 
 
 def main() -> None:
-    parser = image_training.parser(__doc__, run_dir="runs/cc12m_1024")
-    common.add_text(parser)
+    parser = options.picture_parser(__doc__, run_dir="runs/cc12m_1024")
+    options.add_text(parser)
     options.add_start(parser, "phases whose levels it has are left out")
     rehearsal.add(parser)
     parser.add_argument(
         "--levels", type=int, choices=(3, 5), default=3, help="number of levels (%(default)s)"
     )
     arguments = parser.parse_args()
-    scale = image_scales.choose(parser, arguments, *scales(arguments.levels))
-    start = options.start_model(arguments)
-    if start is not None:
-        scale = image_scales.left_after(scale, start.unet.levels)
-    image_training.train(arguments, scale, start=start)
+    scale = choose(parser, arguments, small(arguments.levels), paper(arguments.levels))
+    train(arguments, scale, Pictures, skip_trained=True)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

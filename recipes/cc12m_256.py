@@ -27,36 +27,112 @@ Encode the captions once, before: keras-mdm embed SOURCE EMBEDDINGS, then --embe
 Figures and times of what was run: recipes/README.md.
 """
 
-from shared import common, image_scales, image_training, options, rehearsal, text_to_image
+import keras_mdm as mdm
+from shared import options, rehearsal
+from shared.pictures import Pictures
+from shared.plan import choose
+from shared.scale import Scale
+from shared.training import run, train
 
-INNER = text_to_image.INNER
+INNER = mdm.LevelSpec(
+    16,
+    channels=(64, 128, 256),
+    blocks=(1, 1, 1),
+    attention=(0, 1, 1),
+    heads=4,
+    attention_ffn=False,
+)
 SMALL_LEVELS = {
-    2: [INNER, image_scales.small_level(64, 16)],
-    3: [INNER, image_scales.small_level(32, 16, 32), image_scales.small_level(64, 32)],
+    2: [INNER, mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)],
+    3: [
+        INNER,
+        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+    ],
 }
-PRESETS = {2: "mdm_s64s256", 3: "mdm_s64s128s256"}
+
+PAPER_64 = mdm.LevelSpec(64, channels=(256, 512, 768), blocks=(2, 2, 2), attention=(0, 1, 5))
+PAPER_LEVELS = {
+    2: [PAPER_64, mdm.LevelSpec(256, channels=(64, 128, 256), blocks=(2, 2, 1))],
+    3: [
+        PAPER_64,
+        mdm.LevelSpec(128, channels=(128, 256), blocks=(2, 1)),
+        mdm.LevelSpec(256, channels=(64, 128), blocks=(2, 1)),
+    ],
+}
 
 
-def scales(levels: int) -> tuple[common.Scale, common.Scale]:
-    """The small and the paper's scale with so many levels."""
-    stages = (1, levels)
-    phases = image_scales.small_phases(SMALL_LEVELS[levels], stages, (900, 400), (32, 18))
-    paper = image_scales.paper(PRESETS[levels], stages, (2048, 1024), (500_000, 500_000))
-    return image_scales.small(phases), paper
+def small(count: int) -> Scale:
+    """The numbers for two cores, with so many levels."""
+    every = SMALL_LEVELS[count]
+    return Scale(
+        phases=[
+            mdm.Phase(
+                every[:1],
+                steps=900,
+                batch_size=32,
+                learning_rate=1.5e-3,
+                warmup_steps=50,
+                final_learning_rate=0.15,
+            ),
+            mdm.Phase(
+                every,
+                steps=400,
+                batch_size=18,
+                learning_rate=3e-3,
+                warmup_steps=40,
+                final_learning_rate=0.05,
+                inner_learning_rate=0.12,
+            ),
+        ],
+        network={"text_blocks": 0},
+        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
+        guided_levels=1,
+        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        tokens=32,
+        checkpoint_every=200,
+        sample_every=300,
+    )
+
+
+def paper(count: int) -> Scale:
+    """The paper's numbers, with so many levels."""
+    every, rate = PAPER_LEVELS[count], {"learning_rate": 1e-4, "warmup_steps": 30_000}
+    return Scale(
+        phases=[
+            mdm.Phase(every[:1], steps=500_000, batch_size=2048, **rate),
+            mdm.Phase(every, steps=500_000, batch_size=1024, **rate),
+        ],
+        network={},
+        process={
+            "schedule": "cosine",
+            "prediction": "v",
+            "loss_target": "v",
+            "shift_power": 2.0,
+            "downsample": "bilinear",
+            "threshold": "dynamic",
+            "ema_decay": 0.9999,
+        },
+        guided_levels=len(every),
+        sampling={"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4},
+        tokens=128,
+        checkpoint_every=1000,
+        sample_every=10_000,
+    )
 
 
 def main() -> None:
-    parser = image_training.parser(__doc__, run_dir="runs/cc12m_256")
-    common.add_text(parser)
+    parser = options.picture_parser(__doc__, run_dir="runs/cc12m_256")
+    options.add_text(parser)
     options.add_start(parser)
     rehearsal.add(parser)
     parser.add_argument(
         "--levels", type=int, choices=(2, 3), default=2, help="number of levels (%(default)s)"
     )
     arguments = parser.parse_args()
-    scale = image_scales.choose(parser, arguments, *scales(arguments.levels))
-    image_training.train(arguments, scale)
+    scale = choose(parser, arguments, small(arguments.levels), paper(arguments.levels))
+    train(arguments, scale, Pictures)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

@@ -20,48 +20,78 @@ What it looks like: docs/training.md. Your own pictures: --data DIR.
 """
 
 import keras_mdm as mdm
-from shared import common, text_to_image
+from shared import options
+from shared.drawings import Drawings
+from shared.scale import Scale
+from shared.training import run, train
 
 LEVELS = [
-    text_to_image.INNER,
+    mdm.LevelSpec(
+        16,
+        channels=(64, 128, 256),
+        blocks=(1, 1, 1),
+        attention=(0, 1, 1),
+        heads=4,
+        attention_ffn=False,
+    ),
     mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
     mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
 ]
-PHASES = [
-    text_to_image.INNER_PHASE,
-    {
-        "levels": LEVELS[:2],
-        "steps": 400,
-        "batch_size": 24,
-        "learning_rate": 3e-3,
-        "warmup_steps": 40,
-        "final_learning_rate": 0.15,
-        "inner_learning_rate": 0.12,
-        "level_weights": mdm.WeightRamp({"32": 0.1}, {"32": 1.0}, until=0.1),
+SCALE = Scale(
+    phases=[
+        mdm.Phase(
+            LEVELS[:1],
+            steps=850,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            warmup_steps=50,
+            final_learning_rate=0.15,
+        ),
+        mdm.Phase(
+            LEVELS[:2],
+            steps=400,
+            batch_size=24,
+            learning_rate=3e-3,
+            warmup_steps=40,
+            final_learning_rate=0.15,
+            inner_learning_rate=0.12,
+            level_weights=mdm.WeightRamp({"32": 0.1}, {"32": 1.0}, until=0.1),
+        ),
+        mdm.Phase(
+            LEVELS,
+            steps=600,
+            batch_size=18,
+            learning_rate=3e-3,
+            warmup_steps=40,
+            final_learning_rate=0.05,
+            inner_learning_rate=0.12,
+            level_weights=mdm.WeightRamp({"64": 0.1}, {"64": 1.0}, until=0.1),
+        ),
+    ],
+    network={"text_blocks": 0},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "times": "stratified",
+        "power_emas": (0.05, 0.1),
     },
-    {
-        "levels": LEVELS,
-        "steps": 600,
-        "batch_size": 18,
-        "learning_rate": 3e-3,
-        "warmup_steps": 40,
-        "final_learning_rate": 0.05,
-        "inner_learning_rate": 0.12,
-        "level_weights": mdm.WeightRamp({"64": 0.1}, {"64": 1.0}, until=0.1),
-    },
-]
+    guided_levels=1,
+    sampling={"steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    tokens=16,
+    checkpoint_every=100,
+    sample_every=300,
+    keep_every=200,
+    micro_batches=2,
+    recompute=("32", "64"),
+)
 
 
 def main() -> None:
-    text_to_image.train(
-        common.parser(__doc__, run_dir="runs/emoji_three_levels").parse_args(),
-        PHASES,
-        process={**text_to_image.PROCESS, "times": "stratified", "power_emas": (0.05, 0.1)},
-        training={"micro_batches": 2, "recompute": ("32", "64")},
-        checkpoint_every=100,
-        keep_every=200,
-    )
+    arguments = options.parser(__doc__, run_dir="runs/emoji_three_levels").parse_args()
+    train(arguments, SCALE, Drawings)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

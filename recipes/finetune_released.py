@@ -28,13 +28,18 @@ Without --model nothing was learned before: the run only shows the way. No metri
 Figures and times of what was run: recipes/README.md.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 
 import keras_mdm as mdm
-from shared import common, image_scales, image_training
+from shared import options
+from shared.drawings import write_emoji
+from shared.pictures import Pictures
+from shared.scale import Scale
+from shared.training import run, train
 
 MICRO = "scale"
 STAND_IN = {
@@ -100,8 +105,8 @@ def write_stand_in(path: Path, seed: int) -> Path:
 
 
 def main() -> None:
-    parser = image_training.parser(__doc__, run_dir="runs/finetune_released")
-    common.add_text(parser)
+    parser = options.picture_parser(__doc__, run_dir="runs/finetune_released")
+    options.add_text(parser)
     parser.add_argument("--model", metavar="FILE.keras", help="written by keras-mdm import")
     parser.add_argument("--steps", type=int, help="optimizer steps (10000, 400 in small)")
     parser.add_argument("--batch", type=int, help="batch size (64, 18 in small)")
@@ -121,7 +126,7 @@ def main() -> None:
     small = arguments.model is None
     if small:
         near = Path(arguments.run_dir)
-        arguments.data = str(common.write_emoji(near.with_name("emoji_pictures_64"), 64))
+        arguments.data = str(write_emoji(near.with_name("emoji_pictures_64"), 64))
         weights = write_stand_in(near.with_name("stand_in") / "vis_model_64x64.pth", arguments.seed)
 
     def load(phase: mdm.Phase | None = None) -> mdm.MatryoshkaDiffusion:
@@ -147,16 +152,17 @@ def main() -> None:
 
     model = load()
     steps = given("steps", 400, 10_000)
-    phase = {
-        "levels": [mdm.diffusion.LevelShape.parse(name).size for name in model.unet.levels],
-        "steps": steps,
-        "batch_size": given("batch", 18, 64),
-        "learning_rate": given("learning_rate", 1.5e-3, 1e-5),
-        "warmup_steps": min(500, steps // 8),
-        "final_learning_rate": 0.1 if small else None,
-    }
-    scale = image_scales.small(
-        [phase],
+    phase = mdm.Phase(
+        [mdm.diffusion.LevelShape.parse(name).size for name in model.unet.levels],
+        steps,
+        batch_size=given("batch", 18, 64),
+        learning_rate=given("learning_rate", 1.5e-3, 1e-5),
+        warmup_steps=min(500, steps // 8),
+        final_learning_rate=0.1 if small else None,
+    )
+    scale = Scale(
+        phases=[phase],
+        network={"text_blocks": 0},
         process={"downsample": model.downsample},  # the rest is in the model
         guided_levels=len(model.unet.levels),
         sampling={
@@ -165,16 +171,14 @@ def main() -> None:
             "batch_size": 16,
         },
         tokens=32 if small else 128,
+        checkpoint_every=200,
+        sample_every=300,
     )
     known = {name for level in model.unet.spec.levels for name in level.micro_conditions}
-    image_training.train(
-        arguments,
-        scale,
-        load=load,
-        rule={"pixel_range": "release"},
-        original_size=MICRO if MICRO in known else None,
-    )
+    size = MICRO if MICRO in known else None
+    data = partial(Pictures, rule={"pixel_range": "release"}, original_size=size)
+    train(arguments, scale, data, load=load)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

@@ -29,10 +29,106 @@ No metric of the paper. Figures and times of what was run: recipes/README.md.
 """
 
 import argparse
+import dataclasses
+import math
+from functools import partial
 from pathlib import Path
 
 import keras_mdm as mdm
-from shared import common, image_scales, image_training, options
+from shared import options
+from shared.drawings import write_emoji
+from shared.pictures import Pictures
+from shared.scale import Scale
+from shared.training import run, train
+
+INNER = mdm.LevelSpec(
+    16,
+    channels=(64, 128, 256),
+    blocks=(1, 1, 1),
+    attention=(0, 1, 1),
+    heads=4,
+    attention_ffn=False,
+)
+
+
+def small_inner(size: int) -> mdm.LevelSpec:
+    """The innermost level for two cores: that of 16 pixels, above that with one thin block per
+    further resolution around it."""
+    extra = max(0, round(math.log2(size / 16)))
+    thin = (max(16, INNER.channels[0] // 2 ** (extra - n)) for n in range(extra))
+    return dataclasses.replace(
+        INNER,
+        size=size,
+        channels=(*thin, *INNER.channels),
+        blocks=(1,) * extra + tuple(INNER.blocks),
+        attention=(0,) * extra + tuple(INNER.attention),
+        groups=16 if extra else INNER.groups,
+    )
+
+
+def small_outer(size: int, inside: int) -> mdm.LevelSpec:
+    """An outer level for two cores: one block per resolution, 16 channels at the highest."""
+    count = int(math.log2(size // inside)) + 1
+    channels = tuple(16 * 2**n for n in range(count))
+    return mdm.LevelSpec(size, channels=channels, blocks=(1,) * count, groups=16)
+
+
+def small(arguments: argparse.Namespace) -> Scale:
+    """The numbers for two cores, with the levels that were asked for."""
+    sizes, steps, batches = per_level(arguments, small=True)
+    levels = [small_inner(sizes[0])]
+    levels += [small_outer(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
+    first = {"learning_rate": 1.5e-3, "warmup_steps": 50, "final_learning_rate": 0.15}
+    later = {
+        "learning_rate": 3e-3,
+        "warmup_steps": 40,
+        "final_learning_rate": 0.05,
+        "inner_learning_rate": 0.12,
+    }
+    return Scale(
+        phases=[
+            mdm.Phase(levels[: n + 1], steps[n], batch_size=batches[n], **(later if n else first))
+            for n in range(len(levels))
+        ],
+        network={"text_blocks": 0},
+        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
+        guided_levels=1,
+        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        tokens=32,
+        checkpoint_every=200,
+        sample_every=300,
+    )
+
+
+def own(arguments: argparse.Namespace) -> Scale:
+    """The numbers with networks of the paper's rule, which makes them out of the sizes."""
+    sizes, steps, batches = per_level(arguments, small=False)
+    return Scale(
+        phases=[
+            mdm.Phase(
+                sizes[: n + 1],
+                steps[n],
+                batch_size=batches[n],
+                learning_rate=arguments.learning_rate,
+                warmup_steps=min(1000, steps[n] // 10),
+            )
+            for n in range(len(sizes))
+        ],
+        network={"width": arguments.width},
+        process={
+            "schedule": "cosine",
+            "prediction": "v",
+            "loss_target": "v",
+            "shift_power": 2.0,
+            "downsample": "bilinear",
+            "threshold": "static",
+        },
+        guided_levels=len(sizes),
+        sampling={"sampler": "dpmpp_2m", "steps": 25, "guidance_scale": 4.0, "batch_size": 16},
+        tokens=32,
+        checkpoint_every=500,
+        sample_every=2000,
+    )
 
 
 def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, list]:
@@ -58,43 +154,9 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
     return levels, steps, batches
 
 
-def small(arguments: argparse.Namespace) -> common.Scale:
-    """The scale for two cores, with the levels that were asked for."""
-    sizes, steps, batches = per_level(arguments, small=True)
-    levels = [image_scales.small_inner(sizes[0])]
-    levels += [image_scales.small_level(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
-    stages = range(1, len(sizes) + 1)
-    return image_scales.small(image_scales.small_phases(levels, stages, steps, batches))
-
-
-def own(arguments: argparse.Namespace) -> common.Scale:
-    """The scale with networks of the paper's rule."""
-    levels, steps, batches = per_level(arguments, small=False)
-    count = len(levels)
-    phases = [
-        {
-            "levels": levels[: n + 1],
-            "steps": steps[n],
-            "batch_size": batches[n],
-            "learning_rate": arguments.learning_rate,
-            "warmup_steps": min(1000, steps[n] // 10),
-        }
-        for n in range(count)
-    ]
-    return image_scales.small(
-        phases,
-        network={"width": arguments.width},
-        process={**mdm.presets.diffusion("mdm_s64s256"), "threshold": "static"},
-        guided_levels=count,
-        sampling={"sampler": "dpmpp_2m", "steps": 25, "guidance_scale": 4.0, "batch_size": 16},
-        checkpoint_every=500,
-        sample_every=2000,
-    )
-
-
 def main() -> None:
-    parser = image_training.parser(__doc__, run_dir="runs/folder")
-    common.add_text(parser)
+    parser = options.picture_parser(__doc__, run_dir="runs/folder")
+    options.add_text(parser)
     options.add_start(parser)
     parser.add_argument(
         "--condition", choices=("text", "class", "none"), default="text", help="(%(default)s)"
@@ -117,16 +179,15 @@ def main() -> None:
     if arguments.data is None:
         size = per_level(arguments, small=True)[0][-1]
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
-        arguments.data = str(common.write_emoji(folder, size))
+        arguments.data = str(write_emoji(folder, size))
         arguments.scale = "small"
     scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}
-        scale = image_scales.changed(scale, network=network, tokens=0)
-    image_training.train(
-        arguments, scale, condition=arguments.condition, rule={"crop": arguments.crop}
-    )
+        scale = dataclasses.replace(scale, network=network, tokens=0)
+    data = partial(Pictures, condition=arguments.condition, rule={"crop": arguments.crop})
+    train(arguments, scale, data)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

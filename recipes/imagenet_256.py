@@ -25,24 +25,82 @@ samples are drawn without guidance.
 Figures and times of what was run: recipes/README.md.
 """
 
-from shared import common, image_scales, image_training, options, rehearsal, text_to_image
+import dataclasses
+from functools import partial
 
-LEVELS = [text_to_image.INNER, image_scales.small_level(64, 16)]
-SMALL = image_scales.small(
-    image_scales.small_phases(LEVELS, (1, 2), (500, 500), (32, 18)), network={}, tokens=0
+import keras_mdm as mdm
+from shared import options, rehearsal
+from shared.pictures import Pictures
+from shared.plan import choose
+from shared.scale import Scale
+from shared.training import run, train
+
+INNER = mdm.LevelSpec(
+    16,
+    channels=(64, 128, 256),
+    blocks=(1, 1, 1),
+    attention=(0, 1, 1),
+    heads=4,
+    attention_ffn=False,
 )
-PAPER = image_scales.paper(
-    "mdm_s64s256",
-    (1, 2),
-    (512, 256),
-    (300_000, 500_000),
-    sampling={**common.PAPER_SAMPLING, "guidance_scale": 2.5},
+OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
+SMALL = Scale(
+    phases=[
+        mdm.Phase(
+            [INNER],
+            steps=500,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            warmup_steps=50,
+            final_learning_rate=0.15,
+        ),
+        mdm.Phase(
+            [INNER, OUTER],
+            steps=500,
+            batch_size=18,
+            learning_rate=3e-3,
+            warmup_steps=40,
+            final_learning_rate=0.05,
+            inner_learning_rate=0.12,
+        ),
+    ],
+    network={},
+    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
+    guided_levels=1,
+    sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
     tokens=0,
+    checkpoint_every=200,
+    sample_every=300,
+)
+
+PAPER_64 = mdm.LevelSpec(64, channels=(256, 512, 768), blocks=(2, 2, 2), attention=(0, 1, 5))
+PAPER_256 = mdm.LevelSpec(256, channels=(64, 128, 256), blocks=(2, 2, 1))
+RATE = {"learning_rate": 1e-4, "warmup_steps": 30_000}
+PAPER = Scale(
+    phases=[
+        mdm.Phase([PAPER_64], steps=300_000, batch_size=512, **RATE),
+        mdm.Phase([PAPER_64, PAPER_256], steps=500_000, batch_size=256, **RATE),
+    ],
+    network={},
+    process={
+        "schedule": "cosine",
+        "prediction": "v",
+        "loss_target": "v",
+        "shift_power": 2.0,
+        "downsample": "bilinear",
+        "threshold": "dynamic",
+        "ema_decay": 0.9999,
+    },
+    guided_levels=2,
+    sampling={"sampling": "paper", "guidance_scale": 2.5, "batch_size": 4},
+    tokens=0,
+    checkpoint_every=1000,
+    sample_every=10_000,
 )
 
 
 def main() -> None:
-    parser = image_training.parser(__doc__, run_dir="runs/imagenet_256")
+    parser = options.picture_parser(__doc__, run_dir="runs/imagenet_256")
     options.add_start(parser)
     rehearsal.add(parser)
     parser.add_argument("--exact", action="store_true", help="drop no labels, as the text has it")
@@ -52,11 +110,11 @@ def main() -> None:
             f"--exact drops no labels, and without that there is no guidance (got --guidance "
             f"{arguments.guidance}): leave one of the two out"
         )
-    scale = image_scales.choose(parser, arguments, SMALL, PAPER, kind="class")
+    scale = choose(parser, arguments, SMALL, PAPER, kind="class")
     process = {**scale.process, "cond_dropout": 0.0 if arguments.exact else 0.1}
-    scale = image_scales.changed(scale, process=process)
-    image_training.train(arguments, scale, condition="class")
+    scale = dataclasses.replace(scale, process=process)
+    train(arguments, scale, partial(Pictures, condition="class"))
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

@@ -29,10 +29,21 @@ Result and time: docs/video.md.
 """
 
 import keras_mdm as mdm
-from shared import common, options, rehearsal, text_to_image, text_to_video
+from shared import options, rehearsal
+from shared.clips import Clips
+from shared.plan import choose
+from shared.scale import Scale
+from shared.training import run, train
 
 SMALL_LEVELS = [
-    text_to_image.INNER,
+    mdm.LevelSpec(
+        16,
+        channels=(64, 128, 256),
+        blocks=(1, 1, 1),
+        attention=(0, 1, 1),
+        heads=4,
+        attention_ffn=False,
+    ),
     mdm.LevelSpec(
         16,
         frames=8,
@@ -42,31 +53,38 @@ SMALL_LEVELS = [
     ),
     mdm.LevelSpec(32, frames=8, channels=(16, 32), blocks=(1, 1), groups=16),
 ]
-SMALL = common.Scale(
+SMALL = Scale(
     phases=[
-        {**text_to_image.INNER_PHASE, "levels": SMALL_LEVELS[:1], "steps": 450},
-        {
-            "levels": SMALL_LEVELS[:2],
-            "steps": 430,
-            "batch_size": 12,
-            "learning_rate": 1.5e-3,
-            "warmup_steps": 60,
-            "final_learning_rate": 0.08,
-            "inner_learning_rate": 0.25,
-        },
-        {
-            "levels": SMALL_LEVELS,
-            "steps": 260,
-            "batch_size": 9,
-            "learning_rate": 2e-3,
-            "warmup_steps": 40,
-            "final_learning_rate": 0.05,
-            "inner_learning_rate": 0.12,
-        },
+        mdm.Phase(
+            SMALL_LEVELS[:1],
+            steps=450,
+            batch_size=32,
+            learning_rate=1.5e-3,
+            warmup_steps=50,
+            final_learning_rate=0.15,
+        ),
+        mdm.Phase(
+            SMALL_LEVELS[:2],
+            steps=430,
+            batch_size=12,
+            learning_rate=1.5e-3,
+            warmup_steps=60,
+            final_learning_rate=0.08,
+            inner_learning_rate=0.25,
+        ),
+        mdm.Phase(
+            SMALL_LEVELS,
+            steps=260,
+            batch_size=9,
+            learning_rate=2e-3,
+            warmup_steps=40,
+            final_learning_rate=0.05,
+            inner_learning_rate=0.12,
+        ),
     ],
     network={"text_blocks": 0},
-    process=text_to_image.PROCESS,
-    # What moves how is decided at the levels inside; see text_to_image for why not at the last.
+    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
+    # What moves how is decided at the levels inside.
     guided_levels=2,
     sampling={"sampler": "dpmpp_2m", "steps": 12, "guidance_scale": 2.0, "batch_size": 48},
     tokens=16,
@@ -74,17 +92,36 @@ SMALL = common.Scale(
     sample_every=600,
 )
 
-PAPER_LEVELS = [64, (16, 64), (16, 256)]
-PAPER = common.Scale(
+PAPER_LEVELS = [
+    mdm.LevelSpec(64, channels=(256, 512, 768), blocks=(2, 2, 2), attention=(0, 1, 5)),
+    mdm.LevelSpec(
+        64,
+        frames=16,
+        channels=(256, 256, 256, 256, 256),
+        blocks=(2, 2, 2, 2, 1),
+        temporal_attention=(1, 1, 1, 1, 0),
+    ),
+    mdm.LevelSpec(256, frames=16, channels=(64, 128, 256), blocks=(2, 2, 1)),
+]
+RATE = {"learning_rate": 1e-4, "warmup_steps": 30_000}
+PAPER = Scale(
     phases=[
-        {"levels": PAPER_LEVELS[:1], "steps": 500_000, "batch_size": 2048, **common.PAPER_PHASE},
-        {"levels": PAPER_LEVELS[:2], "steps": 500_000, "batch_size": 512, **common.PAPER_PHASE},
-        {"levels": PAPER_LEVELS, "steps": 300_000, "batch_size": 128, **common.PAPER_PHASE},
+        mdm.Phase(PAPER_LEVELS[:1], steps=500_000, batch_size=2048, **RATE),
+        mdm.Phase(PAPER_LEVELS[:2], steps=500_000, batch_size=512, **RATE),
+        mdm.Phase(PAPER_LEVELS, steps=300_000, batch_size=128, **RATE),
     ],
     network={},
-    process={**mdm.presets.diffusion("mdm_s64t16s256"), "ema_decay": common.PAPER_EMA},
+    process={
+        "schedule": "cosine",
+        "prediction": "v",
+        "loss_target": "v",
+        "shift_power": 2.0,
+        "downsample": "bilinear",
+        "threshold": "dynamic",
+        "ema_decay": 0.9999,
+    },
     guided_levels=3,
-    sampling=common.PAPER_SAMPLING,
+    sampling={"sampling": "paper", "guidance_scale": 7.0, "batch_size": 4},
     tokens=128,
     checkpoint_every=1000,
     sample_every=10_000,
@@ -92,7 +129,7 @@ PAPER = common.Scale(
 
 
 def main() -> None:
-    parser = common.parser(__doc__, run_dir="runs/webvid_video", data="folder of videos or shards")
+    parser = options.parser(__doc__, run_dir="runs/webvid_video", data="folder of videos or shards")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--captions", help="CSV file, or 'names' to take the files' names; see keras-mdm prepare"
@@ -113,28 +150,20 @@ def main() -> None:
         default="spread",
         help="videos with too few frames: take all they have, spread evenly, or none (%(default)s)",
     )
-    common.add_max_skipped(data, "videos")
+    options.add_max_skipped(data, "videos")
     parser.add_argument(
         "--scale",
         choices=("small", "paper"),
         help="size of the training; paper with --data, else small",
     )
-    common.add_text(parser)
+    options.add_text(parser)
     options.add_start(parser)
     rehearsal.add(parser)
     arguments = parser.parse_args()
     if arguments.data and arguments.animated_emoji:
         parser.error("--data and --animated-emoji exclude each other")
-    if arguments.scale == "paper" and not (arguments.data or arguments.rehearse):
-        parser.error("--scale paper needs videos: pass --data DIR")
-    if arguments.rehearse:
-        text_to_video.train(arguments, rehearsal.begin(parser, arguments, PAPER, "video"))
-        return
-    if not arguments.data and not arguments.animated_emoji:
-        common.require_files(parser, arguments)
-    paper = arguments.scale == "paper" or (arguments.data and arguments.scale is None)
-    text_to_video.train(arguments, PAPER if paper else SMALL)
+    train(arguments, choose(parser, arguments, SMALL, PAPER, kind="video"), Clips)
 
 
 if __name__ == "__main__":
-    common.run(main)
+    run(main)

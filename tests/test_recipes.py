@@ -21,8 +21,10 @@ from keras_mdm import (
     build_nested_unet,
     fit_progressively,
     optimizers,
+    presets,
 )
 from keras_mdm.data import CaptionedImages, ClipRule, image_text_dataset
+from keras_mdm.models.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 PAPER = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text())
@@ -43,8 +45,7 @@ def webvid(recipe):
 def check_shared(scale):
     """What appendices B and C say of all experiments."""
     default = PAPER["B_training"]["default"]
-    for phase in scale.phases:
-        made = Phase(**phase)
+    for made in scale.phases:
         assert made.learning_rate == default["learning_rate"]
         assert made.warmup_steps == default["learning_rate_warmup_steps"]
         assert made.final_learning_rate is None and made.downsample is None  # the model's
@@ -56,7 +57,7 @@ def check_shared(scale):
 
 
 def check_phases(scale, table):
-    phases = [Phase(**phase) for phase in scale.phases]
+    phases = scale.phases
     count = len(phases)
     assert [phase.level_names[-1] for phase in phases] == table["target_resolutions"][:count]
     assert [phase.batch_size for phase in phases] == table["batch_size"][:count]
@@ -69,7 +70,7 @@ def test_imagenet_at_the_papers_scale(recipe):
     phases = check_phases(module.PAPER, PAPER["B_training"]["progressive"]["imagenet"])
     check_shared(module.PAPER)
     assert phases[-1].level_names == ("64", "256")
-    assert [Phase(**phase).level_names for phase in module.SMALL.phases] == [("16",), ("16", "64")]
+    assert [phase.level_names for phase in module.SMALL.phases] == [("16",), ("16", "64")]
 
 
 @pytest.mark.parametrize(
@@ -82,46 +83,66 @@ def test_imagenet_at_the_papers_scale(recipe):
     ],
 )
 def test_cc12m_at_the_papers_scale(recipe, name, levels, stages):
-    small, paper = recipe(name).scales(levels)
+    small, paper = recipe(name).small(levels), recipe(name).paper(levels)
     table = PAPER["B_training"]["progressive"]["cc12m"]
     phases = check_phases(paper, table)
     check_shared(paper)
     assert [list(phase.level_names) for phase in phases] == stages
     assert paper.sampling["guidance_scale"] == 7.0
     # In small: as many levels and phases, grown in the same stages, each with resolutions mixed.
-    made = [Phase(**phase) for phase in small.phases]
+    made = small.phases
     assert [len(phase.levels) for phase in made] == [len(stage) for stage in stages]
     assert [list(phase.groups) for phase in made] == [list(p.level_names) for p in made]
-    left = recipe("shared.image_scales").left_after(paper, stages[-2])
-    assert [phase["steps"] for phase in left.phases] == [table["training_steps"][len(stages) - 1]]
+    left = recipe("shared.plan").left_after(paper, stages[-2])
+    assert [phase.steps for phase in left.phases] == [table["training_steps"][len(stages) - 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "preset"),
+    [
+        ("imagenet_256", None, "mdm_s64s256"),
+        ("cc12m_256", 2, "mdm_s64s256"),
+        ("cc12m_256", 3, "mdm_s64s128s256"),
+        ("cc12m_1024", 3, "mdm_s64s256s1024"),
+        ("cc12m_1024", 5, "mdm_s64s128s256s512s1024"),
+        ("webvid_video", None, "mdm_s64t16s256"),
+    ],
+)
+def test_what_a_recipe_spells_out_is_the_papers_network(recipe, name, levels, preset):
+    module = recipe(name)
+    paper = module.paper(levels) if levels else module.PAPER
+    assert resolve(paper.phases[-1].levels) == resolve(presets.PAPER[preset])
+    for phase in paper.phases[:-1]:
+        assert phase.levels == paper.phases[-1].levels[: len(phase.levels)]
+    assert paper.process == {**presets.diffusion(preset), "ema_decay": 0.9999}
+    assert paper.guided_levels == len(paper.phases[-1].levels) and not paper.network
 
 
 def test_a_folder_in_small_takes_any_levels(recipe):
     folder = recipe("folder")
     parsed = argparse.Namespace(levels=[64, 128, 256], steps=None, batches=None)
-    made = [Phase(**phase) for phase in folder.small(parsed).phases]
+    made = folder.small(parsed).phases
     assert [phase.level_names for phase in made] == [("64",), ("64", "128"), ("64", "128", "256")]
     inner, *outer = made[-1].levels
     assert inner.channels == (16, 32, 64, 128, 256) and inner.attention == (0, 0, 0, 1, 1)
     assert [level.channels for level in outer] == [(16, 32), (16, 32)]
     parsed.levels = None
-    assert folder.small(parsed).phases[-1]["levels"][0] == recipe("shared.text_to_image").INNER
+    assert folder.small(parsed).phases[-1].levels[0] == folder.INNER
     parsed.steps = [1]
     with pytest.raises(ValueError, match="one number of steps .*To fix it"):
         folder.small(parsed)
 
 
 def test_the_papers_prompts(recipe):
-    texts = recipe("shared.common").PAPER_PROMPTS.read_text().splitlines()
+    texts = recipe("shared.texts").PAPER_PROMPTS.read_text().splitlines()
     assert len(texts) == len(set(texts)) == 29
     assert "a squirrel wearing a crown on stage" in texts and "" not in texts
 
 
 def phases_of(recipe, words, name="cc12m_1024", levels=3):
     """Phases of a recipe's paper scale with options."""
-    arguments = recipe("shared.common").parser("x", run_dir="x").parse_args(words.split())
-    _, paper = recipe(name).scales(levels)
-    return recipe("shared.options").phases(paper.phases, arguments)
+    arguments = recipe("shared.options").parser("x", run_dir="x").parse_args(words.split())
+    return recipe("shared.plan").phases(recipe(name).paper(levels).phases, arguments)
 
 
 def test_batches_too_small_to_mix_are_not_mixed(recipe):
@@ -168,25 +189,26 @@ def test_shares_that_no_phase_can_have(recipe, words, said):
 
 
 def test_options_of_drawing_and_of_the_machine(recipe):
-    options, parser = recipe("shared.options"), recipe("shared.common").parser("x", run_dir="x")
+    machine, plan = recipe("shared.machine"), recipe("shared.plan")
+    parser = recipe("shared.options").parser("x", run_dir="x")
     arguments = parser.parse_args("--sampling-steps 5 --guidance 2 --devices 4".split())
-    drawn = options.sampling({"sampling": "paper", "guidance_scale": 7.0}, arguments)
+    drawn = plan.sampling({"sampling": "paper", "guidance_scale": 7.0}, arguments)
     assert drawn == {"sampling": "paper", "guidance_scale": 2.0, "steps": 5}
     with pytest.raises(ValueError, match="--devices must go with --dry-run"):
-        options.devices(arguments, None)
+        machine.devices(arguments, None)
     arguments = parser.parse_args("--dry-run --devices 4 --extend --restart-phase 2".split())
-    assert options.devices(arguments, None) == 4
-    assert options.fit_options(arguments) == {"extend": True, "restart_phase": 2}
-    assert options.fit_options(parser.parse_args([])) == {}
+    assert machine.devices(arguments, None) == 4
+    assert plan.fit_options(arguments) == {"extend": True, "restart_phase": 2}
+    assert plan.fit_options(parser.parse_args([])) == {}
 
 
 def test_micro_batches_by_estimate(recipe):
-    options = recipe("shared.options")
+    machine = recipe("shared.machine")
     words = "--micro-batches auto --device-memory 0.01 --dry-run".split()
-    arguments = recipe("shared.common").parser("x", run_dir="x").parse_args(words)
+    arguments = recipe("shared.options").parser("x", run_dir="x").parse_args(words)
     level = LevelSpec(4, channels=(32,), blocks=(1,), attention=(0,), heads=2, groups=8)
     phases = [Phase([level], steps=1, batch_size=n) for n in (1024, 512)]
-    found = options.micro_batches(
+    found = machine.micro_batches(
         arguments,
         phases,
         lambda phase: build_nested_unet(phase.levels, num_classes=3, time_width=32),
@@ -194,7 +216,7 @@ def test_micro_batches_by_estimate(recipe):
     )
     assert all(number > 1 for number in found.values())
     arguments.micro_batches = None
-    made = options.micro_batches(arguments, phases, None, devices=2, default=lambda phase: 3)
+    made = machine.micro_batches(arguments, phases, None, devices=2, default=lambda phase: 3)
     assert list(made.values()) == [3, 3]
 
 
@@ -202,8 +224,10 @@ def test_micro_batches_by_estimate(recipe):
 def test_files_of_all_phases_are_reduced_from_the_highest_level(recipe, tmp_path, kind, corner):
     folder = sources.write("folder", tmp_path)
     words = ["--data", str(folder)]
-    arguments = recipe("shared.image_training").parser("x", run_dir="x").parse_args(words)
-    data = recipe("shared.image_data").Pictures(arguments, [2, 8], "none", None, {}, None, kind)
+    arguments = recipe("shared.options").picture_parser("x", run_dir="x").parse_args(words)
+    data = recipe("shared.pictures").Pictures(
+        arguments, ["2", "8"], None, {"downsample": kind}, condition="none"
+    )
     first = next(iter(data.datasets()(Phase([2], 1, batch_size=12), 0)))["image"]
     second = next(iter(data.datasets()(Phase([2, 8], 1, batch_size=18), 0)))
     for pictures in (first, second["2"]["image"]):  # every picture has one bright pixel
@@ -218,8 +242,7 @@ def test_video_phases_at_the_papers_scale(webvid):
     check_phases(webvid.PAPER, PAPER["B_training"]["progressive"]["webvid"])
     check_shared(webvid.PAPER)
     # Three levels and phases in small as well.
-    small = [Phase(**phase) for phase in webvid.SMALL.phases]
-    assert [len(phase.levels) for phase in small] == [1, 2, 3]
+    assert [len(phase.levels) for phase in webvid.SMALL.phases] == [1, 2, 3]
 
 
 def test_the_clip_rule_is_the_papers(webvid):
@@ -337,12 +360,15 @@ def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_p
     assert len(list((tmp_path / "samples").glob("*_8.png"))) == 2
 
 
-def test_the_emoji_recipes_validate_on_their_first_pairs(recipe):
+def test_the_emoji_recipes_validate_on_their_first_pairs(recipe, monkeypatch):
     rows = np.arange(70, dtype="uint8")
     pictures = np.broadcast_to(rows[:, None, None, None], (70, 8, 8, 3)).copy()
-    data = CaptionedImages({8: pictures}, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
-    validation = recipe("shared.text_to_image").validation_of(data, FakeEncoder(), seed=0)
-    batches = list(validation(Phase([PLAIN_INNER], 1, batch_size=16)))
+    few = CaptionedImages({8: pictures}, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
+    drawings = recipe("shared.drawings")
+    monkeypatch.setattr(drawings, "load", lambda *_, **__: few)
+    arguments = argparse.Namespace(data=None, seed=0)
+    data = drawings.Drawings(arguments, ["8"], FakeEncoder(), {})
+    batches = list(data.validation(Phase([PLAIN_INNER], 1, batch_size=16)))
     seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     assert len(batches) == 4 and sorted(seen) == list(range(64))
 

@@ -44,8 +44,8 @@ def data(recipe, folder, tmp_path):
         options = {"data": str(folder), "animated_emoji": False, "stride": 2, "clips": "fixed"}
         options |= {"captions": "names", "max_skipped": 0.01, "short": "spread", "seed": 0}
         options |= {"embeddings": None, "run_dir": str(tmp_path / "run"), **given}
-        made = recipe("shared.text_to_video").Clips
-        return made(SimpleNamespace(**options), LEVELS, Letters(), downsample, frame)
+        made, process = recipe("shared.clips").Clips, {"downsample": downsample, "frame": frame}
+        return made(SimpleNamespace(**options), LEVELS, Letters(), process)
 
     return make
 
@@ -55,12 +55,12 @@ def batch_of(data, phase=PHASE):
 
 
 def test_the_prompts_are_those_of_figure_18(recipe):
-    assert recipe("shared.common").PAPER_VIDEO_PROMPTS.read_text().splitlines() == [
+    assert recipe("shared.texts").PAPER_VIDEO_PROMPTS.read_text().splitlines() == [
         "Busy freeway at night",
         "Pouring milk into black coffee",
         "A teddy bear riding a skateboard by the lake",
     ]
-    assert recipe("shared.common").PAPER_SAMPLING["guidance_scale"] == 7.0
+    assert recipe("shared.texts").PAPER_GUIDANCE == 7.0
 
 
 def test_options_of_the_recipe():
@@ -76,13 +76,13 @@ def test_lower_groups_see_reductions_of_the_highest_level(data, folder, tmp_path
         videos = open_clips(folder, captions="names")
         prepare_clips(videos, tmp_path / "shards", rule=rule, progress=False)
     made = data(kind, **({"data": str(tmp_path / "shards")} if prepared else {}))
-    whole = {level: made._group(level, made.encode(), 3, 0, (0, 1)) for level in LEVELS}
+    whole = {level: made._group(level, 3, captions=made.encode()) for level in LEVELS}
     picture, low, high = (next(iter(whole[level].as_numpy_iterator())) for level in LEVELS)
     np.testing.assert_array_equal(low["video"], reduce_pixels(high["video"], 16, kind))
     np.testing.assert_array_equal(picture["image"], low["video"][:, 0])
     middle = data(kind, "middle", **({"data": str(tmp_path / "shards")} if prepared else {}))
     assert middle.identity == made.identity  # a run knows its process by itself
-    group = middle._group(LEVELS[0], middle.encode(), 3, 0, (0, 1))
+    group = middle._group(LEVELS[0], 3, captions=middle.encode())
     picture = next(iter(group.as_numpy_iterator()))["image"]
     np.testing.assert_array_equal(picture, low["video"][:, low["video"].shape[1] // 2])
 
@@ -125,7 +125,7 @@ def test_short_videos_and_what_a_run_must_find_unchanged(data, folder):
     assert data("area").identity == data("bilinear").identity
     for made in (spread, skip):
         made.rule = dataclasses.replace(made.rule, flip=False)  # numbers are read off
-        dataset = made._group("4x32", {}, 3, 0, (0, 1))
+        dataset = made._group("4x32", 3, captions={})
         clips = next(iter(dataset.as_numpy_iterator()))["video"]
         numbers = [[number_of(picture) for picture in clip] for clip in clips]
         steps = {tuple(np.diff(row)) for row in numbers}

@@ -1,8 +1,10 @@
 """What the recipes draw: grids while they train, pages at the end, and how often it is right."""
 
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,6 +54,42 @@ class SampleGrids:
         """Raise unless the model of a phase, whose weights have no values yet, will draw."""
         mdm.callbacks.SampleGrid(dict, self.titles, "", self.every)  # its own arguments
         model.generate(self.prompts, **self.options, dry_run=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subjects:
+    """What is drawn.
+
+    Args:
+        titles: what stands below the pictures, and the prompts unless there are labels.
+        labels: the classes that the titles name, to draw these.
+        unconditional: draw without prompts.
+    """
+
+    titles: Sequence[str]
+    labels: Sequence[int] | None = None
+    unconditional: bool = False
+
+    def first(self, count: int) -> "Subjects":
+        """The first ones."""
+        labels = None if self.labels is None else self.labels[:count]
+        return dataclasses.replace(self, titles=self.titles[:count], labels=labels)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of `SampleGrids` and `write_page`."""
+        if self.unconditional:
+            return {"unconditional": True, "num_images": len(self.titles)}
+        return {} if self.labels is None else {"labels": self.labels}
+
+    def grids(self, every: int, sampling: Mapping[str, Any]) -> SampleGrids:
+        """What makes the callback that draws the first eight every n steps."""
+        few = self.first(8)
+        return SampleGrids(few.titles, every=every, **{**sampling, **few.options})
+
+    def page(self, model: mdm.MatryoshkaDiffusion, path: Path, sampling: Mapping[str, Any]) -> Path:
+        """Draw all as one picture."""
+        return write_page(model, self.titles, path, **{**sampling, **self.options})
 
 
 def choose_prompts(data: mdm.data.CaptionedImages, wanted: Sequence[str], count: int) -> list[str]:

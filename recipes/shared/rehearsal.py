@@ -20,7 +20,7 @@ import dataclasses
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ import keras
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import common, drawing, options, rehearsal_data
+from shared import drawing, machine, options, rehearsal_data
+from shared.scale import Scale
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
 INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 1
@@ -48,8 +49,8 @@ def add(made: argparse.ArgumentParser) -> None:
 
 
 def begin(
-    made: argparse.ArgumentParser, arguments: argparse.Namespace, scale: common.Scale, kind: str
-) -> common.Scale:
+    made: argparse.ArgumentParser, arguments: argparse.Namespace, scale: Scale, kind: str
+) -> Scale:
     """Make devices and data, before anything else uses TensorFlow.
 
     Args:
@@ -80,32 +81,26 @@ def begin(
             cpu, [tf.config.LogicalDeviceConfiguration()] * count
         )
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    small = miniature(scale)
+    small = miniature(scale, count)
     run_dir = Path(arguments.run_dir)
-    highest = small.phases[-1]["levels"][-1]
+    highest = small.phases[-1].levels[-1]
     folder = run_dir.with_name(f"{run_dir.name}-data")
     vars(arguments).update(rehearsal_data.make(folder, kind, highest, small.tokens))
     return small
 
 
-def encoder(arguments: argparse.Namespace, tokens: int) -> mdm.text.TextEncoder | None:
-    """What stands in for the text encoder in a rehearsal; none otherwise."""
-    rehearsed = getattr(arguments, "rehearse", None)
-    return rehearsal_data.WordStates(tokens) if rehearsed else None
-
-
-def miniature(scale: common.Scale) -> common.Scale:
+def miniature(scale: Scale, replicas: int) -> Scale:
     """A scale with small networks and few steps, and with all else as it is."""
-    levels = mdm.models.resolve.resolve(scale.phases[-1]["levels"]).levels
+    levels = mdm.models.resolve.resolve(scale.phases[-1].levels).levels
     divisor = 16 if levels[-1].size > 512 else 8
     small = [_small(level, divisor, inner=not n) for n, level in enumerate(levels)]
     phases = [
-        {
-            **phase,
-            "levels": small[: len(phase["levels"])],
-            "steps": STEPS,
-            "warmup_steps": min(2, phase["warmup_steps"]),
-        }
+        dataclasses.replace(
+            phase,
+            levels=small[: len(phase.levels)],
+            steps=STEPS,
+            warmup_steps=min(2, phase.warmup_steps),
+        )
         for phase in scale.phases
     ]
     return dataclasses.replace(
@@ -116,6 +111,9 @@ def miniature(scale: common.Scale) -> common.Scale:
         tokens=scale.tokens and min(TOKENS, scale.tokens),
         checkpoint_every=CHECKPOINT_EVERY,
         sample_every=STEPS,
+        micro_batches=lambda phase: micro_batches(phase, replicas),
+        # All devices together keep a whole batch of clips in this machine's memory.
+        recompute=[level.name for level in small if level.frames],
     )
 
 
@@ -147,25 +145,10 @@ def _last(layers: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(int(number in having) for number in range(count))
 
 
-def micro_batches(arguments: argparse.Namespace) -> int | Callable[[mdm.Phase], int]:
-    """Micro-batches unless asked for: in a rehearsal four or two where the groups allow it."""
-    count = getattr(arguments, "rehearse", None)
-    if count is None:
-        return 1
-
-    def chosen(phase: mdm.Phase) -> int:
-        shares = [rows / count for rows in phase.groups.values()]
-        return next(n for n in (4, 2, 1) if n == 1 or not any(rows % n for rows in shares))
-
-    return chosen
-
-
-def recompute(arguments: argparse.Namespace, phases: Sequence[mdm.Phase]) -> tuple[str, ...]:
-    """Levels that are computed again unless asked for: in a rehearsal those of clips, of which all
-    devices together keep a whole batch in this machine's memory."""
-    if getattr(arguments, "rehearse", None) is None:
-        return ()
-    return tuple(level.name for level in phases[-1].levels if level.frames)
+def micro_batches(phase: mdm.Phase, replicas: int) -> int:
+    """Micro-batches unless asked for: four or two where the groups allow it."""
+    shares = [rows / replicas for rows in phase.groups.values()]
+    return next(n for n in (4, 2, 1) if n == 1 or not any(rows % n for rows in shares))
 
 
 class Watch(keras.callbacks.Callback):
@@ -234,8 +217,8 @@ def report(
         speed = "before" if not watch.ends else f"{watch.speed:.3g}" if watch.speed else "-"
         peak = f"{watch.peak:.2f}" if watch.peak else "before"
         print(
-            f"| {number} | {options.sizes(phase)} | {options.sizes(phase, count)} "
-            f"| {micro[options.key(phase)]} | {speed} | {_megabytes(run_dir, number)} | {peak} |"
+            f"| {number} | {machine.sizes(phase)} | {machine.sizes(phase, count)} "
+            f"| {micro[machine.key(phase)]} | {speed} | {_megabytes(run_dir, number)} | {peak} |"
         )
     print(f"{time.perf_counter() - began:.0f} s together")
     if not arguments.no_samples:

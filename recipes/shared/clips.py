@@ -1,20 +1,18 @@
-"""Training of a text-to-video model on clips in memory or on videos in files."""
+"""The clips of a run: videos in files, or in small drawings that move."""
 
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
-from shared import common, drawing, options, rehearsal
+from shared import batches, drawing, texts
 
 SHOWN = 8
 MEASURED = 48
@@ -51,20 +49,22 @@ class Clips:
         arguments: of the recipe.
         levels: names of the levels.
         encoder: of the texts.
-        downsample: how training makes lower levels, as which files are read for them.
-        frame: what stands there for a clip at a level of pictures, as which it is read.
+        process: options of `MatryoshkaDiffusion`: files are read for lower levels as training makes
+            those, `downsample`, and for levels of pictures as the frame that stands there for a
+            clip, `frame`.
     """
+
+    condition = "text"
 
     def __init__(
         self,
         arguments: argparse.Namespace,
         levels: Sequence[str],
-        encoder: Any,
-        downsample: str,
-        frame: str = "first",
+        encoder: mdm.text.TextEncoder,
+        process: Mapping[str, Any],
     ):
         self.arguments, self.encoder, self.seed = arguments, encoder, arguments.seed
-        self.frame = frame
+        self.frame = process.get("frame", "first")
         shapes = [mdm.diffusion.LevelShape.parse(level) for level in levels]
         shape = shapes[-1]
         if arguments.data or arguments.animated_emoji:
@@ -75,8 +75,8 @@ class Clips:
                 arguments.clips,
                 short=arguments.short,
                 of=shape.size,
-                downsample=downsample,
-                frame=frame,
+                downsample=process.get("downsample", "area"),
+                frame=self.frame,
             )
             self.source = (
                 mdm.data.load_animated_emoji(minimum_frames=self.rule.least)
@@ -117,45 +117,40 @@ class Clips:
         """What gives the states of captions: arrays, stored states, or the encoder."""
         if self.in_memory:
             return {"text": mdm.text.encode_cached(self.encoder, list(self.captions))}
-        return {"encoder": common.states(self.source, self.encoder, self.arguments)}
+        return {"encoder": texts.states(self.source, self.encoder, self.arguments)}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Options of the network."""
+        return {"text_width": self.encoder.width}
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
         """Make the function that gives the batches of a phase from a step on."""
         captions = self.encode()
-
-        def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
-            worker = mdm.distribute.worker(*phase.groups.values())
-            groups = {
-                level: self._group(level, captions, rows, first_step, worker)
-                for level, rows in phase.groups.items()
-            }
-            return mdm.data.mixed_dataset(groups)
-
-        return make_dataset
+        return lambda phase, first_step: batches.joined(
+            phase, self._group, captions=captions, first_step=first_step
+        )
 
     def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
         """Clips for --validate-every: those held out of the small run, else the first ones."""
-        rows = int(np.gcd.reduce(list(phase.groups.values())))
+        rows = batches.validated_rows(phase)
         if self.in_memory:
-            sizes, frames = (
-                sorted(self.source.clips),
-                next(iter(self.source.clips.values())).shape[1],
-            )
-            source = mdm.data.load_moving_emoji(sizes, frames=frames, split="validation")
+            sizes, clips = sorted(self.source.clips), next(iter(self.source.clips.values()))
+            source = mdm.data.load_moving_emoji(sizes, frames=clips.shape[1], split="validation")
             captions = {"text": mdm.text.encode_cached(self.encoder, list(source.captions))}
         else:
             source, captions = FirstClips(self.source, VALIDATED), self.encode()
-        level = phase.level_names[-1]
-        batches = self._group(level, captions, rows, 0, (0, 1), source)
-        return batches.take(max(1, len(source.captions) // rows))
+        made = self._group(phase.level_names[-1], rows, captions=captions, source=source)
+        return made.take(max(1, len(source.captions) // rows))
 
     def _group(
         self,
         level: str,
-        captions: Mapping[str, Any],
         rows: int,
-        first_step: int,
-        worker: tuple[int, int],
+        *,
+        captions: Mapping[str, Any],
+        first_step: int = 0,
+        worker: tuple[int, int] = (0, 1),
         source: Any = None,
     ) -> tf.data.Dataset:
         """Batches of one level; an image level sees `frame` of the clips."""
@@ -170,6 +165,39 @@ class Clips:
         rule = rule if shape.frames else rule.picture()
         return mdm.data.clip_dataset(source, rule, worker=worker, **captions, **given)
 
+    def prompts(self) -> list[str]:
+        """Captions to draw: of the moving drawings one per motion, else some at random."""
+        rows = np.random.default_rng(0).permutation(len(self.captions))
+        if self.in_memory:
+            first = {self.source.motions[row]: row for row in reversed(rows)}
+            rows = [first[name] for name in mdm.data.MOTIONS if name in first]
+        return [self.captions[row] for row in rows[:SHOWN]]
+
+    def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
+        """What makes the callback that draws every n steps."""
+        return drawing.SampleGrids(self.prompts(), every=every, **sampling)
+
+    def show(
+        self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
+    ) -> dict[str, Path | str]:
+        """Draw captions of the data and the paper's, and measure; returns what was written."""
+        prompts, top = self.prompts(), model.unet.levels[-1]
+        clips = model.generate(prompts, **sampling)
+        write_clips(clips, prompts, run_dir / "clips")
+        page, sheet = run_dir / "prompts.gif", run_dir / "contact_sheet.png"
+        write_pages(clips, top, prompts, page, sheet)
+        asked = texts.PAPER_VIDEO_PROMPTS.read_text().splitlines()
+        papers = run_dir / "paper_prompts.gif", run_dir / "paper_prompts.png"
+        clips = model.generate(asked, **{**sampling, "guidance_scale": texts.PAPER_GUIDANCE})
+        write_pages(clips, top, asked, *papers)
+        if self.in_memory:
+            measure(model, self.source, run_dir, sampling)
+        return {
+            "Clips": f"{page}, and one by one in {run_dir / 'clips'}",
+            "Contact sheet": sheet,
+            "Paper's prompts": f"{papers[0]}, {papers[1]}",
+        }
+
     def report(self) -> None:
         """Name the files that gave no clip."""
         skipped = getattr(self.source, "skipped", ())
@@ -179,129 +207,14 @@ class Clips:
             print(f"  {file}: {reason}")
 
 
-def train(arguments: argparse.Namespace, scale: common.Scale) -> None:
-    """Train, draw, measure and export; or with --dry-run print what would be done.
-
-    Args:
-        arguments: of the recipe.
-        scale: how large.
-    """
-    keras.config.set_dtype_policy(arguments.dtype)
-    began = time.perf_counter()
-    strategy = common.strategy(arguments)
-    phases = options.phases(scale.phases, arguments)
-    sampling = options.sampling(scale.sampling, arguments)
-    start = options.start_model(arguments)
-    encoder = rehearsal.encoder(arguments, scale.tokens)
-    encoder = encoder or common.text_encoder(arguments.text_encoder, scale.tokens)
-    downsample = phases[-1].downsample or scale.process.get("downsample", "area")
-    frame = scale.process.get("frame", "first")
-    data = Clips(arguments, phases[-1].level_names, encoder, downsample, frame)
-    prompts = prompts_of(data)
-    draw = drawing.SampleGrids(prompts, every=scale.sample_every, **sampling)
-    callbacks = rehearsal.Watched(draw)
-    validation = data.validation if arguments.validate_every else None
-
-    def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
-        return mdm.build_nested_unet(
-            phase.levels, text_width=encoder.width, seed=arguments.seed, **scale.network
-        )
-
-    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
-        model = common.make_model(
-            make_unet(phase),
-            phase,
-            arguments,
-            scale.process,
-            encoder=encoder,
-            guided_levels=scale.guided_levels,
-        )
-        parts = micro[options.key(phase)]
-        return common.compiled(model, phase, micro_batches=parts, recompute=recompute)
-
-    recompute = options.recompute(arguments, phases, rehearsal.recompute(arguments, phases))
-    estimated = {
-        "text_tokens": encoder.length,
-        "devices": options.devices(arguments, strategy),
-        "recompute": recompute,
-    }
-    micro = options.micro_batches(
-        arguments, phases, make_unet, default=rehearsal.micro_batches(arguments), **estimated
-    )
-    if arguments.dry_run:
-        common.print_run(
-            arguments,
-            phases,
-            data=data.identity,
-            text_encoder=encoder.identity,
-            process=scale.process,
-            sampling=sampling,
-        )
-        made = data.datasets()
-        estimated |= {"callbacks": callbacks, "validation": validation}
-        options.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
-        return
-    model = common.fit(
-        phases,
-        make_model,
-        data,
-        data.datasets(),
-        arguments,
-        strategy=strategy,
-        start=start,
-        callbacks=callbacks,
-        checkpoint_every=scale.checkpoint_every,
-        validation=validation,
-    )
-    if common.draws(arguments):
-        show(model, data, prompts, Path(arguments.run_dir), sampling)
-    if arguments.rehearse and mdm.distribute.is_chief():
-        rehearsal.report(arguments, phases, micro, callbacks.watches, began)
-
-
-def prompts_of(data: Clips) -> list[str]:
-    """Captions to draw: of the moving drawings one per motion, else some at random."""
-    rows = np.random.default_rng(0).permutation(len(data.captions))
-    if data.in_memory:
-        first = {data.source.motions[row]: row for row in reversed(rows)}
-        rows = [first[name] for name in mdm.data.MOTIONS if name in first]
-    return [data.captions[row] for row in rows[:SHOWN]]
-
-
-def show(
-    model: mdm.MatryoshkaDiffusion,
-    data: Clips,
-    prompts: Sequence[str],
-    run_dir: Path,
-    sampling: Mapping[str, Any],
-) -> None:
-    """Draw the prompts, measure, export, and say where everything is."""
-    clips = model.generate(list(prompts), **sampling)
-    top = model.unet.levels[-1]
+def write_clips(clips: Mapping[str, Any], prompts: Sequence[str], folder: Path) -> None:
+    """Write every clip, of all levels that have frames."""
     for level, batch in clips.items():
         for number, prompt in enumerate(prompts):
-            stem = run_dir / "clips" / f"{number}-{'-'.join(prompt.split())[:50]}_{level}"
+            stem = folder / f"{number}-{'-'.join(prompt.split())[:50]}_{level}"
             if batch.ndim == 5:
                 for ending in (".gif", ".mp4"):
                     mdm.callbacks.write_clip(stem.with_name(stem.name + ending), batch[number])
-    page, sheet = run_dir / "prompts.gif", run_dir / "contact_sheet.png"
-    write_pages(clips, top, prompts, page, sheet)
-    texts = common.PAPER_VIDEO_PROMPTS.read_text().splitlines()
-    # Figure 18: guidance 7.
-    guidance = common.PAPER_SAMPLING["guidance_scale"]
-    papers = run_dir / "paper_prompts.gif", run_dir / "paper_prompts.png"
-    clips = model.generate(texts, **{**sampling, "guidance_scale": guidance})
-    write_pages(clips, top, texts, *papers)
-    if data.in_memory:
-        measure(model, data.source, run_dir, sampling)
-    export = run_dir / "saved_model"
-    if not export.exists():
-        mdm.export_saved_model(model, export)
-    data.report()
-    print(f"\nClips        {page}, and one by one in {run_dir / 'clips'}\nContact sheet {sheet}")
-    print(f"Paper's prompts  {papers[0]}, {papers[1]}")
-    print(f"TensorBoard  tensorboard --logdir {run_dir / 'logs'}")
-    print(f"Model        {run_dir / 'model.keras'}\nSavedModel   {export}")
 
 
 def write_pages(

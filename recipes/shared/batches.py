@@ -1,0 +1,30 @@
+"""Batches of a phase out of batches of its groups."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import keras_mdm as mdm
+
+
+def joined(phase: mdm.Phase, group: Callable[..., tf.data.Dataset], **given: Any) -> Any:
+    """Join the groups of a phase, each with what this worker sees of it.
+
+    Args:
+        phase: the phase.
+        group: function (level, rows, worker=, **given) -> batches of a level.
+        **given: for `group`.
+    """
+    worker = mdm.distribute.worker(*phase.groups.values())
+    groups = phase.groups.items()
+    return mdm.data.mixed_dataset(
+        {level: group(level, rows, worker=worker, **given) for level, rows in groups}
+    )
+
+
+def validated_rows(phase: mdm.Phase) -> int:
+    """The batch for --validate-every: what the groups are multiples of divides over replicas and
+    micro-batches as well."""
+    return int(np.gcd.reduce(list(phase.groups.values())))

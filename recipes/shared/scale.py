@@ -1,0 +1,42 @@
+"""How large a training is: the numbers of a recipe."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras_mdm as mdm
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The numbers of a training.
+
+    Args:
+        phases: what is trained after what, with the steps of a run at --steps-scale 1.
+        network: options of `build_nested_unet` beside the levels and the conditions of the data.
+        process: options of `MatryoshkaDiffusion`: schedule, loss, threshold, averages.
+        guided_levels: so many levels, from the innermost, get guidance. It decides what is drawn,
+            and that is decided at low levels; at higher ones of a small model it would only blow up
+            the difference of two estimates into a grain on flat areas.
+        sampling: options of `generate`.
+        tokens: length of a prompt; 0 for networks without text.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between drawings.
+        keep_every: steps between checkpoints that are kept for good.
+        micro_batches: parts of a replica's batch, or a function of the phase; unless
+            --micro-batches says otherwise.
+        recompute: levels whose blocks are computed again in the backward pass, of whatever phases
+            have them; unless --recompute says otherwise.
+    """
+
+    phases: Sequence[mdm.Phase]
+    network: Mapping[str, Any]
+    process: Mapping[str, Any]
+    guided_levels: int
+    sampling: Mapping[str, Any]
+    tokens: int
+    checkpoint_every: int
+    sample_every: int
+    keep_every: int | None = None
+    micro_batches: int | Callable[[mdm.Phase], int] = 1
+    recompute: Sequence[str] = ()

@@ -1,0 +1,211 @@
+"""The training of a recipe, from its numbers and its data to pictures and an export."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+import keras_mdm as mdm
+from shared import drawing, machine, options, plan, rehearsal, texts
+from shared.scale import Scale
+
+
+class Data(Protocol):
+    """What a run learns from: `Pictures`, `Clips` or `Drawings`."""
+
+    condition: str  # "text", "class" or "none"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run that goes on must find unchanged."""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Options of the network."""
+
+    def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
+        """Make the function that gives the batches of a phase from a step on."""
+
+    def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
+        """What --validate-every computes losses on."""
+
+    def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
+        """What makes the callback that draws every n steps."""
+
+    def show(
+        self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Draw at the end; returns what is where."""
+
+    def report(self) -> None:
+        """Name what could not be used."""
+
+
+def train(
+    arguments: argparse.Namespace,
+    scale: Scale,
+    data: Callable[..., Data],
+    *,
+    load: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion] | None = None,
+    skip_trained: bool = False,
+) -> None:
+    """Train, draw and export; or with --dry-run print what would be done.
+
+    Args:
+        arguments: of the recipe.
+        scale: its numbers.
+        data: function (arguments, names of all levels, text encoder, process) -> what is learned
+            from: `Pictures`, `Clips`, `Drawings`, or a `partial` of one with its options. Not the
+            data itself, as several workers have to connect before anything touches TensorFlow.
+        load: makes the model of a phase instead of building it.
+        skip_trained: leave out the phases whose levels the model of --start has.
+    """
+    keras.config.set_dtype_policy(arguments.dtype)
+    began = time.perf_counter()
+    strategy = machine.strategy(arguments)
+    start = options.start_model(arguments)
+    if skip_trained and start is not None:
+        scale = plan.left_after(scale, start.unet.levels)
+    phases = plan.phases(scale.phases, arguments)
+    sampling = plan.sampling(scale.sampling, arguments)
+    encoder = texts.encoder(arguments, scale.tokens)
+    opened = data(arguments, phases[-1].level_names, encoder, scale.process)
+    drawn = sampling if guides(arguments, scale, opened) else {**sampling, "guidance_scale": 1.0}
+    callbacks = rehearsal.Watched(opened.grids(scale.sample_every, drawn))
+    validation = opened.validation if arguments.validate_every else None
+
+    def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
+        conditions = {**opened.conditions, **scale.network}
+        return mdm.build_nested_unet(phase.levels, seed=arguments.seed, **conditions)
+
+    def make_model(phase: mdm.Phase) -> mdm.MatryoshkaDiffusion:
+        if load is None:
+            model = built(make_unet(phase), phase, scale, encoder, arguments.seed)
+        else:
+            model = load(phase)
+        parts = micro[machine.key(phase)]
+        return compiled(model, phase, micro_batches=parts, recompute=recompute)
+
+    recompute = machine.recompute(arguments, phases, scale.recompute)
+    estimated = {
+        "text_tokens": scale.tokens or 32,
+        "devices": machine.devices(arguments, strategy),
+        "averages": 1 + len(scale.process.get("power_emas", ())),
+        "recompute": recompute,
+    }
+    micro = machine.micro_batches(
+        arguments, phases, make_unet, default=scale.micro_batches, **estimated
+    )
+    checkpointing = {"checkpoint_every": scale.checkpoint_every, "keep_every": scale.keep_every}
+    if arguments.dry_run:
+        machine.print_run(
+            arguments,
+            phases,
+            data=opened.identity,
+            condition=opened.condition,
+            text_encoder=encoder and encoder.identity,
+            process=scale.process,
+            training={"micro_batches": list(micro.values()), "recompute": recompute},
+            checkpointing=checkpointing,
+            sampling=sampling,
+        )
+        if load is None:
+            made = opened.datasets()
+            estimated |= {"callbacks": callbacks, "validation": validation}
+            machine.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
+        return
+    model = mdm.fit_progressively(
+        phases,
+        make_model,
+        opened.datasets(),
+        run_dir=arguments.run_dir,
+        fresh=arguments.fresh,
+        start=start,
+        data=opened.identity,
+        strategy=strategy,
+        callbacks=callbacks,
+        validation=validation,
+        arguments=vars(arguments),
+        **checkpointing,
+        **plan.fit_options(arguments),
+    )
+    if mdm.distribute.is_chief() and not arguments.no_samples:
+        finish(model, opened, Path(arguments.run_dir), drawn)
+    opened.report()
+    if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
+        rehearsal.report(arguments, phases, micro, callbacks.watches, began)
+
+
+def guides(arguments: argparse.Namespace, scale: Scale, data: Data) -> bool:
+    """Whether to draw with guidance: without samples that lost their condition in training there is
+    nothing to be guided away from."""
+    dropped = data.condition != "none" and scale.process.get("cond_dropout") != 0.0
+    return arguments.guidance is not None or dropped
+
+
+def built(
+    unet: mdm.NestedUNet,
+    phase: mdm.Phase,
+    scale: Scale,
+    encoder: mdm.text.TextEncoder | None,
+    seed: int,
+) -> mdm.MatryoshkaDiffusion:
+    """Make the model of a phase, not yet compiled."""
+    shares = dict.fromkeys(phase.level_names[scale.guided_levels :], 0.0)
+    return mdm.MatryoshkaDiffusion(
+        unet, text_encoder=encoder, guidance_shares=shares, seed=seed, **scale.process
+    )
+
+
+def compiled(
+    model: mdm.MatryoshkaDiffusion,
+    phase: mdm.Phase,
+    *,
+    micro_batches: int,
+    recompute: Sequence[str],
+) -> mdm.MatryoshkaDiffusion:
+    """Compile a model with the optimizer of appendix B; `recompute` may name levels of later
+    phases."""
+    optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
+    again = [name for name in recompute if name in phase.level_names]
+    model.compile(optimizer, micro_batches=micro_batches, recompute=again)
+    return model
+
+
+def finish(
+    model: mdm.MatryoshkaDiffusion, data: Data, run_dir: Path, sampling: Mapping[str, Any]
+) -> None:
+    """Draw, export, and say where everything is."""
+    shown = data.show(model, run_dir, sampling)
+    export = run_dir / "saved_model"
+    if not export.exists():
+        mdm.export_saved_model(model, export)
+    shown |= {
+        "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
+        "Model": run_dir / "model.keras",
+        "SavedModel": export,
+    }
+    print()
+    for title, where in shown.items():
+        print(f"{title:<12} {where}")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a recipe; a wrong argument is one line, not a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")
+    except tf.errors.OpError as problem:
+        # An error inside of a pipeline, wrapped: what was raised stands in one of its lines.
+        told = [line for line in str(problem).splitlines() if "ValueError: " in line]
+        if not told:
+            raise
+        sys.exit(f"error: {told[0].partition('ValueError: ')[2]}")
