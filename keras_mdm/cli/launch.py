@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from keras_mdm import checks
-from keras_mdm.cli import launch_guard
+from keras_mdm.cli import launch_guard, train
 from keras_mdm.cli.launch_output import Relay
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -50,7 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="how often to start all again after a failure, such as a machine that ran out of "
         "memory (default: 0); --fresh is left out then, so that a run goes on",
     )
-    parser.add_argument("program", metavar="PROGRAM.py", help="the program")
+    parser.add_argument(
+        "program", metavar="PROGRAM.py", help="the program; or `train NAME` for a recipe"
+    )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     parser.set_defaults(run=run)
     return parser
@@ -67,14 +69,17 @@ def run(args: argparse.Namespace) -> int:
         attempt.
 
     Raises:
-        ValueError: if the program is no file or the number is below 1.
+        ValueError: if the program is no file, or there is no such recipe, or the number is below 1.
     """
     count = checks.integer("workers", args.workers, minimum=1)
-    if not os.path.isfile(args.program):
-        raise checks.error("the program must be a file", fix="check the path", program=args.program)
-    left, arguments = checks.integer("restarts", args.restarts, minimum=0), args.arguments
+    program, arguments = args.program, args.arguments
+    if program == "train" and arguments:
+        program, arguments = str(train.path_of(arguments[0])), arguments[1:]
+    if not os.path.isfile(program):
+        raise checks.error("the program must be a file", fix="check the path", program=program)
+    left = checks.integer("restarts", args.restarts, minimum=0)
     while True:
-        code, asked_to_stop = _attempt(count, [args.program, *arguments])
+        code, asked_to_stop = _attempt(count, [program, *arguments])
         if not code or asked_to_stop or not left:
             return code
         left -= 1

@@ -16,9 +16,10 @@ from keras_mdm.cli import (
     launch,
     prepare,
     sample,
+    train,
 )
 
-COMMANDS = (describe, import_, sample, cut, export, assets, data, prepare, embed, launch)
+COMMANDS = (describe, import_, sample, cut, export, assets, data, prepare, embed, train, launch)
 ERROR = 2
 
 

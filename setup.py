@@ -1,0 +1,11 @@
+"""What setup.cfg cannot say: the recipes lie beside the package and are installed inside it."""
+
+from setuptools import find_packages, setup
+
+RECIPES = ("keras_mdm.recipes", "keras_mdm.recipes.shared")
+
+setup(
+    packages=[*find_packages(include=["keras_mdm*"]), *RECIPES],
+    package_dir={"keras_mdm.recipes": "recipes"},
+    package_data={"keras_mdm.recipes.shared": ["*.txt"]},
+)
