@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import keras_mdm
 from keras_mdm.moved import MOVED
 
 ROOT = Path(__file__).parents[1]
@@ -175,6 +176,11 @@ def test_recipes_use_public_names_only(file):
         top = module.split(".")[0]
         whole = module in known or top in {"shared", *sys.stdlib_module_names}
         assert whole, f"{file.name} may not import {module}"
+    # The checks of a dry run, and levels without their network, have no public name.
+    public = {*keras_mdm.__all__, "runs", "models"}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "mdm":
+            assert node.attr in public, f"mdm.{node.attr} is not public"
 
 
 def test_the_package_imports_nothing_heavy():
