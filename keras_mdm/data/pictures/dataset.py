@@ -1,6 +1,7 @@
 """Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,8 @@ def image_dataset(
         worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
             and decodes its own samples only. Batches hold its parts of as many steps as there are
             workers, and are told to TensorFlow as shared out already. Replicas and workers must
-            divide `batch_size`. By default every worker reads whole batches and keeps its part.
+            divide `batch_size`. By default, and with buckets, every worker reads whole batches and
+            keeps its part.
         window: shards that are mixed, for sources that are read in shards; fewer where these are
             so large that they do not fit into memory.
         parallel_reads: groups of records decoded at a time.
@@ -103,6 +105,8 @@ def image_dataset(
             labels=labels,
         )
     buckets = None if rule.buckets is None else Buckets.of(source, rule)
+    if buckets:  # parts of several steps, which a worker would read, are of several sizes
+        reading = replace(reading, worker=(0, 1))
     around = buckets.around if buckets else lambda row: (rule, None)
     encode = None if encoder is None else encoding(encoder, "caption", _decoded)
 
@@ -177,13 +181,6 @@ def _order(source: ImageSource, reading: Reading, window: int, buckets: Buckets 
         return Shuffled(len(source), reading.seed)
     if buckets is None:
         return Windowed(WindowOrder(shards, seed=reading.seed, window=window))
-    if reading.worker != (0, 1):
-        raise checks.error(
-            "batches in buckets are read whole: the parts that a worker reads of several steps "
-            "would be of several sizes",
-            fix="leave worker out, every worker then keeps its part of each batch",
-            worker=reading.worker,
-        )
     return BucketOrder(
         buckets.members,
         batch_size=reading.batch_size,
