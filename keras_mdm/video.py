@@ -150,7 +150,7 @@ def interpolate(
             shape=clips.shape,
         )
     _require_first_frames(model)
-    mask = np.ones((top.frames, top.size, top.size), "float32")
+    mask = np.ones(top.of_sample(1)[:-1], "float32")
     mask[::stretch] = 0.0
     held = np.repeat(clips, stretch, axis=1)
     return model.generate(prompts, init_image=held, mask=mask, **options)
@@ -162,7 +162,7 @@ def _continue(
     """Clips whose first `given` frames are those of `clips`."""
     _require_first_frames(model)
     top = LevelShape.parse(model.unet.levels[-1])
-    mask = np.ones((top.frames, top.size, top.size), "float32")
+    mask = np.ones(top.of_sample(1)[:-1], "float32")
     mask[:given] = 0.0
     return model.generate(prompts, init_image=clips, mask=mask, **options)
 

@@ -74,7 +74,7 @@ class SampleGrid(StepCallback):
         if self.prompts is None:
             return paths
         if any(batch.ndim == 5 for batch in images.values()):
-            size = max(64, *(batch.shape[-2] for batch in images.values()))
+            size = max(64, *(batch.shape[-3] for batch in images.values()))
             frames = animated_grid(images, self.prompts, size=size)
             return [*paths, self._write("all", frames)]
         return [*paths, self._write("all", captioned_grid(images, self.prompts))]

@@ -356,7 +356,7 @@ def play(
         if batch.ndim == 5
     }
     if clips:
-        size = max(96, *(batch.shape[-2] for batch in images.values()))
+        size = max(96, *(batch.shape[-3] for batch in images.values()))
         clips[Path(GRID_FILE).stem] = animated_grid(images, captions, size=size)
     return [
         write_clip(directory / f"{name}.{ending}", frames, frames_per_second=speed)

@@ -50,8 +50,9 @@ def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
     """The picture of every row in the size of the highest level, bilinear where it has another.
 
     Args:
-        value: `(B, h, w, C)`, or `(B, t, h, w, C)` for clips, t a divisor of their frames: each is
-            held for as long as it stands for, one picture throughout. uint8, or floats in [-1, 1].
+        value: `(B, h, w, C)` of the network's aspect, or `(B, t, h, w, C)` for clips, t a divisor
+            of their frames: each is held for as long as it stands for, one picture throughout.
+            uint8, or floats in [-1, 1].
         spec: the network.
 
     Returns:
@@ -64,16 +65,19 @@ def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
     bilinearly and joined with the noisy picture.
     """
     value = tf.convert_to_tensor(value)
-    top, channels = spec.levels[-1], low_res_channels(spec)
+    top, channels = spec.levels[-1].shape, low_res_channels(spec)
     shape = value.shape
     rank_fits = len(shape) == 4 or (len(shape) == 5 and top.frames is not None)
-    square = rank_fits and (None in shape[-3:-1] or shape[-3] == shape[-2])
+    aspect = rank_fits and (None in shape[-3:-1] or has_aspect(shape[-3:-1], top))
     frames = shape[1] if len(shape) == 5 else 1
-    if not square or shape[-1] != channels or not frames or (top.frames or 1) % frames:
-        clip = "" if top.frames is None else f", or (B, t, h, h, {channels}), t of {top.frames}"
+    if not aspect or shape[-1] != channels or not frames or (top.frames or 1) % frames:
+        square = top.height == top.width
+        form = f"h, {'h' if square else 'w'}, {channels}"
+        clip = "" if top.frames is None else f", or (B, t, {form}), t of {top.frames}"
+        wanted = "" if square else f" with h:w = {top.height}:{top.width}"
         raise checks.error(
-            f"`{LOW_RES}` must have the shape (B, h, h, {channels}){clip}",
-            fix="crop it to a square as the pictures are cropped"
+            f"`{LOW_RES}` must have the shape (B, {form}){clip}{wanted}",
+            fix=f"crop it {'to a square ' if square else ''}as the pictures are cropped"
             if shape[-1:] == (channels,)
             else f"decode it with {channels} channels, or build the network with in_channels = "
             "out_channels + channels of the picture it sees",
@@ -88,22 +92,28 @@ def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
             dtype=value.dtype.name,
         )
     value = tf.cast(value, tf.float32)
-    if tuple(shape[-3:-1]) != (top.size, top.size):
-        value = _resized(value, top.size)
+    if tuple(shape[-3:-1]) != (top.height, top.width):
+        value = _resized(value, top)
     if top.frames is None:
         return value
     value = value if len(shape) == 5 else value[:, None]
     return tf.repeat(value, top.frames // frames, axis=1) if frames < top.frames else value
 
 
-def _resized(value: tf.Tensor, size: int) -> tf.Tensor:
+def has_aspect(sides: Any, top: LevelShape) -> Any:
+    """Whether height and width, numbers or tensors, are in the proportion of a level."""
+    height, width = sides
+    return height == width if top.height == top.width else height * top.width == width * top.height
+
+
+def _resized(value: tf.Tensor, top: LevelShape) -> tf.Tensor:
     clip = value.shape[1:-3]
     flat = tf.reshape(value, tf.concat([[-1], tf.shape(value)[-3:]], axis=0))
     flat.set_shape((None, *value.shape[-3:]))
     # Where it is enlarged antialiasing does nothing, but XLA cannot compile it.
-    enlarged = value.shape[-2] is not None and value.shape[-2] <= size
-    flat = tf.image.resize(flat, (size, size), "bilinear", antialias=not enlarged)
-    return tf.reshape(flat, (-1, *clip, size, size, value.shape[-1]))
+    enlarged = value.shape[-2] is not None and value.shape[-2] <= top.width
+    flat = tf.image.resize(flat, (top.height, top.width), "bilinear", antialias=not enlarged)
+    return tf.reshape(flat, (-1, *clip, top.height, top.width, value.shape[-1]))
 
 
 def network_inputs(
@@ -126,7 +136,8 @@ def network_inputs(
     if LOW_RES not in conditions:
         return inputs | {f"z_{name}": value for name, value in x.items()}
     picture = conditions[LOW_RES]
-    top = LevelShape(picture.shape[1] if len(picture.shape) == 5 else None, picture.shape[-2])
+    frames = picture.shape[1] if len(picture.shape) == 5 else None
+    top = LevelShape(frames, tuple(picture.shape[-3:-1]))
     shapes = process.shapes if top in process.shapes else (*process.shapes, top)
     seen = dataclasses.replace(process, shapes=shapes).pyramid(picture)
     for name, value in x.items():

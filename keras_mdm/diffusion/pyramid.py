@@ -68,11 +68,11 @@ def downsample(
     if from_shape.frames is not None:
         x = _fewer_frames(x, from_shape.frames // (to_shape.frames or 1), frame)  # B T' H W C
         x = x[:, 0] if to_shape.frames is None else x
-    ratio = from_shape.size // to_shape.size
+    ratio = from_shape.height // to_shape.height
     if ratio == 1:
         return x
     channels = x.shape[-1]
-    x = ops.reshape(x, (-1, from_shape.size, from_shape.size, channels))
+    x = ops.reshape(x, (-1, from_shape.height, from_shape.width, channels))
     if kind == "area":
         x = ops.average_pool(x, ratio, strides=ratio, padding="valid", data_format="channels_last")
     else:
@@ -164,10 +164,10 @@ def upsample(
     x = _as_level(x, from_shape)
     channels = x.shape[-1]
     # Space first: on the way up the frames are few before time is stretched.
-    ratio = to_shape.size // from_shape.size
+    ratio = to_shape.height // from_shape.height
     if ratio > 1:
         enlarged = LevelShape(from_shape.frames, to_shape.size)
-        x = ops.reshape(x, (-1, from_shape.size, from_shape.size, channels))
+        x = ops.reshape(x, (-1, from_shape.height, from_shape.width, channels))
         # Phase p of `ratio` lies at (p + 1/2) / ratio - 1/2 from its pixel's centre.
         offsets = (np.arange(ratio) + 0.5) / ratio - 0.5 if kind == "bilinear" else np.zeros(ratio)
         x = _interpolate(_interpolate(x, offsets, axis=1), offsets, axis=2)
@@ -224,8 +224,7 @@ def _central_mean(x: Any, ratio: int, axis: int) -> Any:
 
 
 def _batched_shape(shape: LevelShape, channels: int) -> tuple[int, ...]:
-    frames = () if shape.frames is None else (shape.frames,)
-    return (-1, *frames, shape.size, shape.size, channels)
+    return (-1, *shape.of_sample(channels))
 
 
 def _as_level(x: Any, shape: LevelShape) -> Any:
@@ -243,9 +242,12 @@ def _as_level(x: Any, shape: LevelShape) -> Any:
 
 def _check_order(lower: LevelShape, upper: LevelShape) -> None:
     frames = lower.frames or 1
-    if lower.size > upper.size or upper.size % lower.size or (upper.frames or 1) % frames:
+    ratio = upper.height // lower.height
+    enlarged = (lower.height * ratio, lower.width * ratio)
+    if enlarged != (upper.height, upper.width) or (upper.frames or 1) % frames:
         raise checks.error(
-            "The size and the frames of a level must be divisible by those of the level below",
+            "The size and the frames of a level must be divisible by those of the level below, "
+            "height and width by the same number",
             fix="choose levels that ascend by whole factors, such as 64, 256 or 64, (16, 64)",
             lower=lower.name,
             upper=upper.name,

@@ -155,8 +155,9 @@ def get(schedule: str | Schedule, num_steps: int | None = None, **options: float
 def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
     """Return the scale by which a level's schedule is shifted.
 
-    The ratio of the sizes, frames counting as the square root of their number, so that 16 frames
-    weigh as much as a size four times larger.
+    The ratio of the sizes, of pictures that are not square that of the roots of their areas. Frames
+    count as the square root of their number, so that 16 frames weigh as much as a size four times
+    larger.
 
     Args:
         level_shape: the level.
@@ -173,7 +174,9 @@ def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
     Reference: Gu et al., arXiv 2310.15111, appendix A (`cosine-shift4` for 16 frames of 64).
     """
     frames = (level_shape.frames or 1) / (innermost_shape.frames or 1)
-    return level_shape.size / innermost_shape.size * math.sqrt(frames)
+    height = level_shape.height / innermost_shape.height
+    width = level_shape.width / innermost_shape.width
+    return math.sqrt(height * width) * math.sqrt(frames)  # of a square exactly the ratio
 
 
 def _from_beta(beta: np.ndarray) -> np.ndarray:

@@ -229,7 +229,8 @@ def build_nested_unet(
     Args:
         levels: ascending; an int is an image size, `(frames, size)` a clip, a `LevelSpec` anything.
             From one level to the next either the size or the number of frames grows by a power of
-            two.
+            two. Pictures that are not square are `LevelSpec((48, 80))` (height, width), or by name
+            "h48w80"; clips of them `(16, (48, 80))` or "16xh48w80". All levels share the aspect.
         num_classes: classes of a class-conditional model; the label is added to the time embedding.
         text_width: width of the text encoder's states; adds cross-attention.
         text_projection: width of the tokens after a linear projection; the time width unless given,

@@ -118,7 +118,7 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
             )
     count = spec.num_resolutions or 3
     first = max(32, 32 * round(256 * width / 32))
-    resolutions = spec.resolutions or _halvings(spec.size, count, spec)
+    resolutions = spec.resolutions or _halvings(spec.shape.height, count, spec)
     filled = dataclasses.replace(
         spec,
         channels=spec.channels or tuple(first * (index + 1) for index in range(count)),
@@ -130,7 +130,7 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
         attention_ffn=True if spec.attention_ffn is None else spec.attention_ffn,
         use_mid_block=True if spec.use_mid_block is None else spec.use_mid_block,
     )
-    _check(filled, top=spec.size)
+    _check(filled, top=spec.shape.height)
     return filled
 
 
@@ -143,14 +143,15 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             level=spec.name,
             use_mid_block=True,
         )
-    space = log2_ratio(spec.size, inner.size)
+    space = _size_ratio(spec, inner)
     time = log2_ratio(spec.frames or 1, inner.frames or 1)
     becomes_image = spec.frames is None and inner.frames is not None
     same = spec.size == inner.size and spec.frames == inner.frames
     if space is None or time is None or becomes_image or same:
         raise checks.error(
-            "levels must ascend by a power of two from one to the next",
-            fix="order them from low to high, for example [64, 256, 1024] or [64, (16, 64)]",
+            "levels must ascend by a power of two from one to the next, height and width alike",
+            fix="order them from low to high, for example [64, 256, 1024], [64, (16, 64)] or "
+            "[LevelSpec((24, 40)), LevelSpec((48, 80))]",
             inner_level=inner.name,
             level=spec.name,
         )
@@ -162,7 +163,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             level=spec.name,
         )
     changes_time = space == 0
-    top, ratio = (spec.frames, time) if changes_time else (spec.size, space)
+    top, ratio = (spec.frames, time) if changes_time else (spec.shape.height, space)
     count = spec.num_resolutions or ratio + 1
     first = innermost.channels[0]
     resolutions = spec.resolutions or _halvings(top, count, spec)
@@ -171,7 +172,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
         temporal = (1,) * (count - 1) + (0,)
     else:
         channels = tuple(
-            channels_at(side, width=width, first_channels=first, innermost=innermost.size)
+            channels_at(side, width=width, first_channels=first, innermost=innermost.shape.height)
             for side in resolutions
         )
         temporal = (0,) * count
@@ -194,7 +195,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             level=filled.name,
             frames=frames,
         )
-    bottom = frames if changes_time else inner.size
+    bottom = frames if changes_time else inner.shape.height
     _check(filled, top=top)
     if filled.resolutions[-1] != bottom:
         raise checks.error(
@@ -205,6 +206,12 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             inner_level=inner.name,
         )
     return filled
+
+
+def _size_ratio(outer: LevelSpec, inner: LevelSpec) -> int | None:
+    """k if both sides of the outer level are those of the inner one times 2**k, else `None`."""
+    height = log2_ratio(outer.shape.height, inner.shape.height)
+    return height if height == log2_ratio(outer.shape.width, inner.shape.width) else None
 
 
 def _halvings(top: int, count: int, spec: LevelSpec) -> tuple[int, ...]:
@@ -227,6 +234,14 @@ def _check(spec: LevelSpec, *, top: int) -> None:
             fix="write for example (32, 16) or (32, 32, 16)",
             level=spec.name,
             resolutions=spec.resolutions,
+        )
+    stride = spec.resolutions[0] // spec.resolutions[-1]
+    if not spec.changes_time and spec.shape.width % stride:
+        raise checks.error(
+            f"{len(spec.resolutions)} resolutions need a width that is divisible by {stride}",
+            fix="choose a multiple of it, or fewer channels",
+            level=spec.name,
+            width=spec.shape.width,
         )
     for channels, attention in zip(spec.channels, spec.attention, strict=True):
         if channels % spec.groups:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.levels import LevelShape, Size, as_size
 
 BOOLEANS = (
     *("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"),
@@ -19,7 +20,7 @@ class LevelSpec:
     """One level of a NestedUNet. What is left `None` follows the paper's rule.
 
     Args:
-        size: height and width of the pictures, positional.
+        size: of the pictures, a number for squares or `(height, width)`; positional.
         frames: frames of a clip, or `None` for an image level; positional.
         channels: channels per resolution, highest resolution first.
         blocks: ResBlocks per resolution.
@@ -29,8 +30,8 @@ class LevelSpec:
         heads: heads of the spatial attention.
         attention_ffn: feed-forward part in the spatial attention.
         use_mid_block: middle block at the lowest resolution; innermost level only.
-        resolutions: sizes (or frame counts, on a level that changes time) per resolution, halving
-            or repeating, for example `(32, 32, 16)`.
+        resolutions: heights (or frame counts, on a level that changes time) per resolution, halving
+            or repeating, for example `(32, 32, 16)`; the widths follow them.
         groups: groups of the normalisations in ResBlocks and before the output.
         normalize_input: divide the input by its standard deviation; outer levels only.
         tiled_adapters: the adapters between this clip level and a clip level inside it see the
@@ -50,11 +51,13 @@ class LevelSpec:
 
     >>> LevelSpec(16, channels=(64, 128), blocks=(2, 2), attention=(0, 1)).name
     '16'
+    >>> LevelSpec((48, 80)).name
+    'h48w80'
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A.
     """
 
-    size: int = dataclasses.field(kw_only=False)
+    size: Size = dataclasses.field(kw_only=False)
     frames: int | None = dataclasses.field(default=None, kw_only=False)
     channels: Sequence[int] | None = None
     blocks: Sequence[int] | None = None
@@ -74,7 +77,7 @@ class LevelSpec:
     axis: str | None = None
 
     def __post_init__(self):
-        checks.integer("size", self.size, minimum=2)
+        object.__setattr__(self, "size", as_size("size", self.size, minimum=2))
         if self.frames is not None:
             checks.integer("frames", self.frames, minimum=1)
         checks.integer("heads", self.heads, minimum=1)
@@ -119,9 +122,15 @@ class LevelSpec:
         object.__setattr__(self, "micro_conditions", dict(self.micro_conditions or {}))
 
     @property
+    def shape(self) -> LevelShape:
+        """Frames and size alone."""
+        return LevelShape(self.frames, self.size)
+
+    @property
     def name(self) -> str:
-        """`"64"` for an image level, `"16x64"` for a clip level of 16 frames."""
-        return str(self.size) if self.frames is None else f"{self.frames}x{self.size}"
+        """`"64"` for an image level, `"16x64"` for a clip level of 16 frames; of pictures that are
+        not square `"h48w80"` and `"16xh48w80"`."""
+        return self.shape.name
 
     @property
     def num_resolutions(self) -> int | None:
@@ -136,31 +145,19 @@ class LevelSpec:
 
     def input_shape(self, channels: int) -> tuple:
         """Shape of the level's input without the batch axis."""
-        clip = () if self.frames is None else (self.frames,)
-        return (*clip, self.size, self.size, channels)
+        return self.shape.of_sample(channels)
 
 
 def parse_level(level: Any) -> LevelSpec:
-    """Turn `64`, `(16, 64)`, `"64"`, `"16x64"` or a `LevelSpec` into a `LevelSpec`.
+    """Turn what `LevelShape.parse` reads, or a `LevelSpec`, into a `LevelSpec`.
 
     Raises:
         ValueError: if `level` is none of these.
     """
     if isinstance(level, LevelSpec):
         return level
-    if checks.is_int(level):
-        return LevelSpec(int(level))
-    if isinstance(level, str) and all(part.isdecimal() for part in level.split("x")):
-        parts = [int(part) for part in level.split("x")]
-        if len(parts) <= 2:
-            return LevelSpec(parts[-1], parts[0] if len(parts) == 2 else None)
-    if isinstance(level, tuple | list) and len(level) == 2 and all(map(checks.is_int, level)):
-        return LevelSpec(int(level[1]), int(level[0]))
-    raise checks.error(
-        "a level must be an image size, (frames, size), a name such as '16x64', or a LevelSpec",
-        fix="write for example 64, (16, 64) or LevelSpec(64, ...)",
-        level=level,
-    )
+    shape = LevelShape.parse(level)
+    return LevelSpec(shape.size, shape.frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

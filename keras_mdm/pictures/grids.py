@@ -60,8 +60,8 @@ def captioned_grid(
         images_by_level: {level: uint8 (B, H, W, C)}, lowest first; of clips the first frame. Grey
             ones become RGB, transparent ones lie on white.
         prompts: B captions; long ones are wrapped.
-        size: side of every cell; by default the highest level's. Pictures are enlarged by whole
-            pixels (nearest neighbour), never smoothed.
+        size: height of every cell; by default the highest level's. Pictures are enlarged by whole
+            pixels (nearest neighbour), never smoothed, and keep their aspect.
         font_size: height of the letters in pixels.
         gap: width of the white lines.
 
@@ -84,11 +84,15 @@ def captioned_grid(
             pictures={name: len(images) for name, images in levels.items()},
         )
     levels = {name: im[:, 0] if im.ndim == 5 else im for name, im in levels.items()}
-    size = size or max(images.shape[1] for images in levels.values())
-    rows = [np.stack([_enlarge(image, size) for image in images]) for images in levels.values()]
+    highest = max(levels.values(), key=lambda images: images.shape[1])
+    size = size or highest.shape[1]
+    width = _width_at(size, highest)
+    rows = [
+        np.stack([_enlarge(image, size, width) for image in images]) for images in levels.values()
+    ]
     pictures = image_grid(np.concatenate(rows), columns=len(prompts), gap=gap)
     font = ImageFont.load_default(size=font_size)
-    texts = [wrap_text(prompt, size, font) for prompt in prompts]
+    texts = [wrap_text(prompt, width, font) for prompt in prompts]
     line_height = math.ceil(font_size * 1.3)
     below = max(len(lines) for lines in texts) * line_height + gap
     canvas = Image.new("RGB", (pictures.shape[1], pictures.shape[0] + below), "white")
@@ -96,7 +100,7 @@ def captioned_grid(
     draw = ImageDraw.Draw(canvas)
     for column, lines in enumerate(texts):
         for i, line in enumerate(lines):
-            centre = column * (size + gap) + size // 2
+            centre = column * (width + gap) + width // 2
             top = pictures.shape[0] + gap // 2 + i * line_height
             draw.text((centre, top), line, fill="black", font=font, anchor="ma")
     return np.asarray(canvas)
@@ -115,7 +119,7 @@ def contact_sheet(
     Args:
         clips: uint8 (B, T, H, W, C), see `captioned_grid`.
         prompts: B captions; long ones are wrapped.
-        size: side of every frame; the clips' own unless given.
+        size: height of every frame; the clips' own unless given.
         font_size: height of the letters in pixels.
         gap: width of the white lines.
 
@@ -136,7 +140,8 @@ def contact_sheet(
             prompts=len(prompts),
         )
     size = clips.shape[2] if size is None else checks.integer("size", size, minimum=1)
-    large = np.stack([[_enlarge(frame, size) for frame in clip] for clip in clips])
+    width = _width_at(size, clips)
+    large = np.stack([[_enlarge(frame, size, width) for frame in clip] for clip in clips])
     pictures = image_grid(large, gap=gap)
     font = ImageFont.load_default(size=font_size)
     column = 9 * font_size
@@ -224,5 +229,10 @@ def _as_uint8(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def _enlarge(image: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST))
+def _width_at(height: int, images: np.ndarray) -> int:
+    """Width of pictures `(..., H, W, C)` that are shown at a height."""
+    return max(1, round(height * images.shape[-2] / images.shape[-3]))
+
+
+def _enlarge(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST))

@@ -132,10 +132,14 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
         )
     check_finite({name: images})
     height, width = whole.shape[-3:-1]
-    if height != width:
+    if height * shape.width != width * shape.height:
+        square = shape.width == shape.height
         raise checks.error(
-            f"`{name}` must have the aspect of the model, 1:1",
-            fix="crop it to a square, or put it on a square canvas",
+            f"`{name}` must have the aspect of the model, "
+            + ("1:1" if square else f"{shape.height}:{shape.width} (height:width)"),
+            fix="crop it to a square, or put it on a square canvas"
+            if square
+            else "crop it, or put it on a canvas of that aspect",
             shape=images.shape,
         )
     if whole.dtype == np.uint8:
@@ -150,11 +154,11 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
             largest=float(np.max(np.abs(whole))),
         )
     whole = tf.convert_to_tensor(whole, tf.float32)
-    if height != shape.size:
+    if height != shape.height:
         flat = tf.reshape(whole, (-1, height, width, channels))
-        flat = tf.image.resize(flat, (shape.size, shape.size), "bicubic", antialias=True)
+        flat = tf.image.resize(flat, (shape.height, shape.width), "bicubic", antialias=True)
         flat = tf.clip_by_value(flat, tf.reduce_min(whole), tf.reduce_max(whole))
-        whole = tf.reshape(flat, (-1, *frames, shape.size, shape.size, channels))
+        whole = tf.reshape(flat, (-1, *shape.of_sample(channels)))
     return tf.repeat(whole, count // len(whole), axis=0)
 
 
@@ -175,9 +179,11 @@ def init_levels(
         whole: the process of all levels.
     """
     images, shapes = np.asarray(images), process.shapes
-    above = {shape.size for shape in whole.shapes if shape.size > shapes[-1].size}
-    if images.ndim > 2 and images.shape[-2] in above:
-        shapes = (*shapes, LevelShape(shapes[-1].frames, images.shape[-2]))
+    above = {
+        (shape.height, shape.width) for shape in whole.shapes if shape.height > shapes[-1].height
+    }
+    if images.ndim > 2 and images.shape[-3:-1] in above:
+        shapes = (*shapes, LevelShape(shapes[-1].frames, images.shape[-3:-1]))
     top = as_pictures(name, images, shapes[-1], channels, count)
     found = dataclasses.replace(process, shapes=shapes).pyramid(top)
     return {level: found[level] for level in process.levels}
@@ -203,8 +209,7 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
     """
     top = process.shapes[-1]
     given = np.asarray(mask)
-    frames = () if top.frames is None else (top.frames,)
-    form = (*frames, top.size, top.size)
+    form = top.of_sample(1)[:-1]
     whole = given[..., 0] if given.ndim == len(form) + 2 and given.shape[-1] == 1 else given
     whole = whole[None] if whole.ndim == len(form) else whole
     if whole.shape[1:] != form or len(whole) not in (1, count):

@@ -46,11 +46,7 @@ def noisy_start(
 
 def level_shapes(process: LevelProcess, channels: int) -> dict[str, tuple[int, ...]]:
     """Shape of one sample by level name."""
-    return {
-        shape.name: (*(() if shape.frames is None else (shape.frames,)),)
-        + (shape.size, shape.size, channels)
-        for shape in process.shapes
-    }
+    return {shape.name: shape.of_sample(channels) for shape in process.shapes}
 
 
 def run_steps(

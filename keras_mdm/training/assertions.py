@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm.conditioning.conditions import NO_CLASS
-from keras_mdm.conditioning.low_res import LOW_RES
+from keras_mdm.conditioning.low_res import LOW_RES, has_aspect
 from keras_mdm.models import NestedUNetSpec
 
 
@@ -103,9 +103,12 @@ def _condition(name: str, value: tf.Tensor, spec: NestedUNetSpec) -> tf.Operatio
         )
     if name == LOW_RES:  # uint8
         height, width = tf.shape(value)[1], tf.shape(value)[2]
+        top = spec.levels[-1].shape
+        square = top.height == top.width
         return require(
-            tf.logical_and(tf.equal(height, width), tf.greater(height, 0)),
-            f"`{name}` must be square",
+            tf.logical_and(has_aspect((height, width), top), tf.greater(height, 0)),
+            f"`{name}` must "
+            + ("be square" if square else f"have height and width as {top.height}:{top.width}"),
             fix="crop it as the pictures are cropped",
             low_res=tf.shape(value),
         )
