@@ -57,15 +57,25 @@ def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
             frames=frames,
         )
     levels = tuple(_stretched(level, factor) for level in unet.spec.levels)
+    return reconnect(unet, levels)
+
+
+def reconnect(unet: NestedUNet, levels: tuple[LevelSpec, ...]) -> NestedUNet:
+    """Make a network of other shapes with the weights of a network, which are copied.
+
+    Args:
+        unet: the network.
+        levels: its levels, resolved, with other frames or sizes.
+    """
     spec = dataclasses.replace(unet.spec, levels=levels)
-    longer = NestedUNet(spec, dtype=unet.policy, name=unet.name)
-    for mine, other in zip(unet.parts.values(), longer.parts.values(), strict=True):
-        for old, new in zip(mine.variables, other.variables, strict=True):
+    other = NestedUNet(spec, dtype=unet.policy, name=unet.name)
+    for mine, theirs in zip(unet.parts.values(), other.parts.values(), strict=True):
+        for old, new in zip(mine.variables, theirs.variables, strict=True):
             new.assign(old.value)
-    alone = dict(zip(unet.levels, longer.levels, strict=True))
     if unet.trained_alone is not None:
-        longer.trained_alone = tuple(alone[name] for name in unet.trained_alone)
-    return longer
+        alone = dict(zip(unet.levels, other.levels, strict=True))
+        other.trained_alone = tuple(alone[name] for name in unet.trained_alone)
+    return other
 
 
 def _stretched(level: LevelSpec, factor: int) -> LevelSpec:

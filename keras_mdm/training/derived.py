@@ -1,9 +1,10 @@
-"""Models made of a trained one: its inner levels alone, or its levels with other frames."""
+"""Models made of a trained one: its inner levels alone, or all of them in other shapes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks, models, named_arrays
+from keras_mdm.levels import Size
 from keras_mdm.models.lora import check_without_lora
 from keras_mdm.training.taking import StartReport, choose
 
@@ -59,9 +60,42 @@ def with_frames(model: Any, frames: int) -> Any:
     model.refresh()
     check_without_lora(model.unet, "with_frames")
     unet = models.with_frames(model.unet, frames)
+    return _reconnected(model, unet)
+
+
+def with_size(model: Any, size: Size) -> Any:
+    """Make a model of pictures of another size or aspect out of the same parts, without training.
+
+    The levels are connected again, see `models.with_size`, all of them changed by the same
+    factors. Weights and averages are copied, and each level keeps the schedule of the level that
+    it was. How well a model does at sizes that it was not trained for is another question: near
+    the area of its own pictures often well, at several times that area a network repeats what it
+    knows. Look at the pictures, and train on if need be.
+
+    Args:
+        size: of the highest level: a number for squares, or `(height, width)`.
+
+    Returns:
+        A `MatryoshkaDiffusion`, not compiled.
+
+    Raises:
+        ValueError: if the size is not divisible as the network's resolutions need it.
+
+    Example:
+
+    >>> model.with_size((48, 80)).generate(["a red car"])["h48w80"].shape
+    (1, 48, 80, 3)
+    """
+    model.refresh()
+    check_without_lora(model.unet, "with_size")
+    return _reconnected(model, models.with_size(model.unet, size))
+
+
+def _reconnected(model: Any, unet: Any) -> Any:
+    """The model around a network of the same parts in other shapes."""
     pairs = [
         (old.path, new.path)
-        for (_, mine), (_, other) in zip(model.unet.parts.items(), unet.parts.items(), strict=True)
+        for mine, other in zip(model.unet.parts.values(), unet.parts.values(), strict=True)
         for old, new in zip(mine.variables, other.variables, strict=True)
     ]
     renamed = dict(zip(model.unet.levels, unet.levels, strict=True))

@@ -304,6 +304,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
 
     cut = derived.cut
     with_frames = derived.with_frames
+    with_size = derived.with_size
     start_from = derived.start_from
 
     # Parts
