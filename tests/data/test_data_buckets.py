@@ -33,6 +33,11 @@ def flat(number, size):
     return Image.fromarray(np.full((*size, 3), 5 * number, np.uint8))
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("KERAS_MDM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def folder(tmp_path):
     for number, (size, _) in enumerate(SIZES):

@@ -222,7 +222,7 @@ def split(source: ImageSource, part: str, *, share: float = 1e-3) -> ImageSource
 
     Example:
 
-    >>> train = split(source, "train")
+    >>> train = split(source, "train")  # doctest: +SKIP
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix D: one of 1000 pairs of CC12M.
     """

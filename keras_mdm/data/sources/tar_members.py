@@ -71,8 +71,8 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
     Example:
 
     >>> import io
-    >>> list(members(io.BytesIO(b"x" * 700), 700))
-    [Damage(start=0, stop=700, reason='is no tar file', name='')]
+    >>> next(members(io.BytesIO(b"x" * 700), 700))
+    Damage(start=0, stop=700, reason='is no tar file', name='')
     """
     if not total:
         yield Damage(0, 0, "is empty")

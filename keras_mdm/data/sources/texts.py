@@ -54,7 +54,7 @@ def marked(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text in one line, with what no output should hold written as escapes: bytes of a file's
+    r"""The text in one line, with what no output should hold written as escapes: bytes of a file's
     name that are no text, and what a terminal obeys instead of showing it.
 
     Args:
