@@ -1,5 +1,7 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
+import ctypes
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -50,6 +52,43 @@ def pytest_collection_modifyitems(config, items):
         for mark in ("slow", "gpu"):
             if mark in item.keywords and not config.getoption(f"--{mark}"):
                 item.add_marker(pytest.mark.skip(reason=f"needs --{mark}"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_a_file_traced_goes_with_it():
+    """Free the models and graphs of a file before the next one: gigabytes otherwise."""
+    yield
+    from keras_mdm.tracing import free_what_is_gone
+
+    free_what_is_gone()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # the allocator keeps what is freed in small pieces
+
+
+# The most memory that each process of the tests held, in the summary.
+
+
+def peak_gigabytes():
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+PEAKS = []
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak_gigabytes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    PEAKS.append(getattr(node, "workeroutput", {}).get("peak", float("nan")))
+
+
+def pytest_terminal_summary(terminalreporter):
+    peaks = ", ".join(f"{peak:.1f}" for peak in PEAKS or [peak_gigabytes()])
+    terminalreporter.write_line(f"Peak memory of each process: {peaks} GB")
 
 
 @pytest.fixture(scope="session")

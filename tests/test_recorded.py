@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import recorded
 
-SOME = ("default", "ddim_eta", "interval_unipc", "hold_reconstruction", "negative_split")
+SOME = ("default", "interval_unipc", "hold_reconstruction")
 
 
 def compare(found):
@@ -22,7 +22,9 @@ def compare(found):
 
 
 def test_pictures_of_some_options():
-    compare(recorded.pictures(SOME))
+    # The model was never shown pictures without a class.
+    with pytest.warns(UserWarning, match="guidance_scale=4 leads away"):
+        compare(recorded.pictures(SOME))
 
 
 @pytest.mark.slow

@@ -248,6 +248,7 @@ def test_a_dry_run_checks_a_model_without_values_and_draws_nothing():
         empty = MatryoshkaDiffusion(
             tiny_unet([INNER, outer(16)], text_width=TEXT_WIDTH, num_classes=4),
             text_encoder=FakeEncoder(),
+            cond_dropout={"text": 0.1, "label": 0.1},
             residual=True,  # not measured before training
         )
     assert draw(empty, dry_run=True, labels=[0, 1, 2], guidance_scale={"8": 2.0}) == {}
