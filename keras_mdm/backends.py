@@ -27,7 +27,7 @@ def require_tensorflow(what: str) -> None:
 
     Example, with the environment variable KERAS_BACKEND=jax:
 
-    >>> require_tensorflow("keras_mdm.data")
+    >>> require_tensorflow("keras_mdm.data")  # doctest: +SKIP
     Traceback (most recent call last):
     ImportError: `keras_mdm.data` needs TensorFlow. Received: backend='jax'. To fix it: ...
     """

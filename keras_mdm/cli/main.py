@@ -34,7 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
 
-    >>> main(["describe", "64", "256", "--text-width", "384", "--width", "0.125"])
+    >>> main(["describe", "8", "--width", "0.125"])
+    8, per sample and forward pass
+    ...
+    0
     """
     args = make_parser().parse_args(arguments)
     try:

@@ -144,9 +144,9 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
 
     Example:
 
-    >>> state = to_ml_mdm(build_nested_unet([64]))
+    >>> state = to_ml_mdm(build_nested_unet([LevelSpec(8, channels=(32, 64))]))
     >>> state["conv_in.weight"].shape
-    (256, 3, 3, 3)
+    (32, 3, 3, 3)
     """
     if unet.spec.num_classes or unet.spec.pooled_width:
         raise checks.error(

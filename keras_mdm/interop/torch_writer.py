@@ -88,6 +88,7 @@ def write_state_dict(state: Mapping[str, np.ndarray], path: str | os.PathLike) -
     Example:
 
     >>> write_state_dict({"conv_in.bias": np.zeros(32, "float32")}, "weights.pth")
+    PosixPath('weights.pth')
     """
     tensors = {}
     for key, (name, value) in enumerate(state.items()):

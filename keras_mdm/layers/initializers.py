@@ -7,8 +7,11 @@ each composite layer takes a `seed` and gives every part of it a seed derived fr
 
 import hashlib
 import math
+from typing import Any
 
 import keras
+
+from keras_mdm.types import Shape, Tensor
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -35,14 +38,14 @@ class FanInUniform(keras.initializers.Initializer):
 
     Example:
 
-    >>> keras.layers.Dense(8, kernel_initializer=FanInUniform(fan_in=4, seed=0))
+    >>> dense = keras.layers.Dense(8, kernel_initializer=FanInUniform(fan_in=4, seed=0))
     """
 
     def __init__(self, fan_in: int, seed: int):
         self.fan_in = fan_in
         self.seed = seed
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Shape, dtype: Any = None) -> Tensor:
         bound = 1.0 / math.sqrt(self.fan_in)
         return keras.random.uniform(shape, -bound, bound, dtype=dtype, seed=self.seed)
 
@@ -64,7 +67,7 @@ def conv(
     filters: int,
     *,
     seed: int,
-    dtype,
+    dtype: Any,
     kernel_size: int | tuple[int, int] = 3,
     strides: int | tuple[int, int] = 1,
     padding: str = "same",
@@ -106,7 +109,7 @@ def dense(
     units: int,
     *,
     seed: int,
-    dtype,
+    dtype: Any,
     use_bias: bool = True,
     zero: bool = False,
 ) -> keras.layers.Dense:

@@ -44,8 +44,8 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
 
     Example:
 
-    >>> set_recompute(build_nested_unet([64, 256]), ["256"])
-    ('256',)
+    >>> set_recompute(build_nested_unet([LevelSpec(8, channels=(32, 64)), 16]), ["16"])
+    ('16',)
 
     Reference: Chen et al. 2016 (arXiv 1604.06174).
     """

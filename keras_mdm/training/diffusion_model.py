@@ -103,7 +103,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     >>> model = MatryoshkaDiffusion(unet)
     >>> model.compile(optimizer=keras_mdm.optimizers.Adam(1e-4))
     >>> batch = {"image": np.zeros((4, 16, 16, 3), "uint8"), "label": np.arange(4)}
-    >>> history = model.fit(tf.data.Dataset.from_tensors(batch))
+    >>> history = model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
     >>> sorted(model.generate(labels=[1, 2], steps=2))
     ['16', '8']
 
