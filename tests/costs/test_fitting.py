@@ -21,7 +21,7 @@ def total(parts, phase=PHASE, devices=2):
     return rows[0]["memory"]["total"]
 
 
-@pytest.mark.parametrize("parts", [1, 4, 16])
+@pytest.mark.parametrize("parts", [1, 4, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_smallest_number_that_fits(parts):
     memory = total(parts)
     found = costs.smallest_micro_batches(PHASE, make_unet, devices=2, memory=memory)

@@ -141,8 +141,16 @@ def rms(difference):
     return np.sqrt(np.mean(np.square(difference)))
 
 
-@pytest.mark.parametrize(("low", "high"), LEVELS)
-@pytest.mark.parametrize("kind", DOWNSAMPLING)
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("bilinear", 8, 32),
+        *(
+            pytest.param(*other, marks=pytest.mark.slow)
+            for other in [("area", 8, 32), ("area", 64, 256)]
+        ),
+    ],
+)
 def test_all_paths_show_a_level_the_same_picture(folder, tmp_path, kind, low, high):
     found = paths(folder, tmp_path, low, high, kind)
     assert len(found) == 15
@@ -207,7 +215,7 @@ def test_moving_drawings_of_all_sizes_are_one():
     assert np.any(area.clips[8] != data.clips[8])
 
 
-@pytest.mark.parametrize("kind", DOWNSAMPLING)
+@pytest.mark.parametrize("kind", [pytest.param("area", marks=pytest.mark.slow), "bilinear"])
 @pytest.mark.parametrize("frame", FRAMES)
 def test_all_paths_show_a_picture_the_same_frame(tmp_path, frame, kind):
     """Of clips of 8 different pictures: by the pyramid, of files, of shards, of arrays."""

@@ -76,13 +76,13 @@ def set_sampler(kind, **fields):
     ("name", "key"),
     [
         ("unet_plain", "out/0"),
-        ("nested2_video", "out/1"),
+        pytest.param("nested2_video", "out/1", marks=pytest.mark.slow),
         ("unet_plain", "loss/eps_target/mse_0"),
-        ("unet_plain", "traj/ddpm_4_clip/x_2_0"),
+        pytest.param("unet_plain", "traj/ddpm_4_clip/x_2_0", marks=pytest.mark.slow),
         ("samplers_nested", "traj/p1_ddpm_clip/x0_1_2"),
         ("train_steps", "after/conv_in.weight"),
-        ("train_steps", "grad_0/conv_in.weight"),
-        ("train_steps", "ema/conv_in.bias"),
+        pytest.param("train_steps", "grad_0/conv_in.weight", marks=pytest.mark.slow),
+        pytest.param("train_steps", "ema/conv_in.bias", marks=pytest.mark.slow),
     ],
 )
 def test_one_stored_value_that_is_off_fails(golden_case, name, key):
@@ -97,15 +97,25 @@ def test_one_stored_value_that_is_off_fails(golden_case, name, key):
         ("samplers_nested", "trajectories", {"schedule_shifted_power": 1.05}),
         ("samplers_plain", "trajectories", {"schedule_type": "COSINE"}),
         ("nested2_text", "losses", {"schedule_shifted_power": 1.05}),
-        ("unet_text_masked", "losses", {"loss_target_type": "V_PREDICTION"}),
-        ("unet_text_masked", "trajectories", {"prediction_type": "DDPM"}),
+        pytest.param(
+            *("unet_text_masked", "losses", {"loss_target_type": "V_PREDICTION"}),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("unet_text_masked", "trajectories", {"prediction_type": "DDPM"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_another_process_fails(golden_case, name, kind, fields):
     assert failures(altered(golden_case, name, settings=set_sampler(kind, **fields)))
 
 
-@pytest.mark.parametrize("field", ["lr", "gradient_clip_norm", "ema_decay", "ema_warmup_steps"])
+@pytest.mark.parametrize(
+    "field",
+    ["lr", "ema_decay"]
+    + [pytest.param(f, marks=pytest.mark.slow) for f in ("gradient_clip_norm", "ema_warmup_steps")],
+)
 def test_another_optimizer_fails(golden_case, field):
     def change(settings):
         settings["train"][field] *= 2 if field != "ema_decay" else 0.99

@@ -364,7 +364,9 @@ def test_an_unknown_batch_is_known_to_be_unknown(name):
         assert symbol.dtype == keras.backend.standardize_dtype(value.dtype)
 
 
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["mixed_bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", [name for name in CASES if name not in EMBEDDINGS])
 def test_half_precision_stays_close(name, dtype):
     """Within 5 % of the spread of the float32 output; heads and pooled text are float32."""

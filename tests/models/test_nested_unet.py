@@ -39,7 +39,17 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS.keys())
+# The others have nothing that these do not have.
+SAVED = ("text", "rotary", "micro-conditions", "latents", "text and class")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=() if name in SAVED else pytest.mark.slow)
+        for name, make in NETWORKS.items()
+    ],
+)
 def test_a_saved_network_computes_the_same(make, tmp_path):
     unet = make()
     unet.save(tmp_path / "unet.keras")

@@ -87,7 +87,10 @@ def contents(directory):
     ("made", "conditions", "weights"),
     [
         (text_model, {"prompts": ["a dog", "two"]}, ("ema", "raw", "ema_0.05")),
-        (class_model, {"prompts": None, "labels": [0, 1]}, ("ema", "raw")),
+        pytest.param(
+            *(class_model, {"prompts": None, "labels": [0, 1]}, ("ema", "raw")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_checkpoint_draws_what_the_model_in_memory_drew(tmp_path, made, conditions, weights):

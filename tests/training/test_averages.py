@@ -18,7 +18,9 @@ def gap(model):
     return {v.path: np.asarray(v) - a for v, a in model.ema.by_path().items()}
 
 
-@pytest.mark.parametrize("through", ["compile", "file", "checkpoint"])
+@pytest.mark.parametrize(
+    "through", ["compile", pytest.param("file", marks=pytest.mark.slow), "checkpoint"]
+)
 def test_a_new_optimizer_continues_the_average(through, tmp_path):
     """The average keeps d = (1 + n) / (10 + n) of itself, n being its own age."""
     model = trained_model()  # two steps
@@ -37,7 +39,7 @@ def test_a_new_optimizer_continues_the_average(through, tmp_path):
         np.testing.assert_allclose(average, wanted, atol=1e-6, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_frozen_layers_survive_file_and_checkpoint(when, tmp_path):
     unet = tiny_unet([PLAIN_INNER], num_classes=3)
     frozen = unet.parts["level_8"]

@@ -38,8 +38,10 @@ class Count(StepCallback):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
-@pytest.mark.parametrize("steps_per_execution", [1, 4])
+@pytest.mark.parametrize(
+    ("steps_per_execution", "known"),
+    [(4, True), (4, False), *(pytest.param(1, k, marks=pytest.mark.slow) for k in (True, False))],
+)
 def test_steps_are_those_that_were_made(steps_per_execution, known):
     model, count = make_model(steps_per_execution), Count()
     for epochs in (1, 2, 3):

@@ -50,7 +50,7 @@ def draw(model, **options):
     return model.generate(["a b", "c"], **{"steps": 4, "progress": False, **options})
 
 
-@pytest.mark.parametrize("weights", ["ema", "raw"])
+@pytest.mark.parametrize("weights", ["ema", pytest.param("raw", marks=pytest.mark.slow)])
 def test_bfloat16_draws_what_float32_does(half, weights):
     full = make_model("float32")
     assert half.start_from(full) == []

@@ -232,7 +232,9 @@ def test_lora_arguments():
         trained_model().start_from(model)
 
 
-@pytest.mark.parametrize("where", ["model", "network", "layer", "policy"])
+@pytest.mark.parametrize(
+    "where", ["model", "layer", *(pytest.param(w, marks=slow) for w in ("network", "policy"))]
+)
 def test_quantization_is_refused(where, tmp_path):
     model = trained_model()
     before = draw(model)

@@ -102,7 +102,8 @@ OPTIONS = {
 
 
 @pytest.fixture(
-    scope="module", params=["text", pytest.param("class", marks=pytest.mark.slow), "weighted"]
+    scope="module",
+    params=["weighted", *(pytest.param(o, marks=pytest.mark.slow) for o in ("text", "class"))],
 )
 def alone(request):
     return request.param, Run(optimizer=adam, **OPTIONS[request.param])

@@ -62,7 +62,14 @@ def test_inner_products_are_integrals():
         assert inner_product(t_a, gamma_a, t_b, gamma_b) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("width", "step"), [(0.07, 2000), (0.15, 2000), (0.2, 2000), (0.1, 1500)])
+@pytest.mark.parametrize(
+    ("width", "step"),
+    [
+        (0.07, 2000),
+        (0.1, 1500),
+        *(pytest.param(width, 2000, marks=pytest.mark.slow) for width in (0.15, 0.2)),
+    ],
+)
 def test_any_average_afterwards_is_the_one_followed(width, step):
     """Within 1e-3 of the directly tracked one, on weights that drift and jitter."""
     rng = np.random.default_rng(1)

@@ -62,7 +62,9 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    ("replicas", "parts"), [(1, 1), (1, 2), (2, 2)], ids=lambda value: str(value)
+    ("replicas", "parts"),
+    [(1, 1), pytest.param(1, 2, marks=pytest.mark.slow), (2, 2)],
+    ids=lambda value: str(value),
 )
 def test_five_pictures_in_batches_of_four(reference, replicas, parts, two_replicas):
     start, end, loss = reference

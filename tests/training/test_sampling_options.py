@@ -24,7 +24,11 @@ from training.tiny_models import (
     tiny_unet,
 )
 
-METHODS = [name for name in samplers.NAMES if not name.startswith("euler")]  # other names of two
+METHODS = [  # euler and euler_ancestral are other names of two
+    name if name in ("ddim", "heun") else pytest.param(name, marks=pytest.mark.slow)
+    for name in samplers.NAMES
+    if not name.startswith("euler")
+]
 
 
 def make_model(levels=(INNER, outer(16)), **options):

@@ -133,6 +133,7 @@ def test_training(name):
     assert_the_same(CASES[name])
 
 
+@pytest.mark.slow
 def test_training_on_two_replicas(two_replicas):
     assert_the_same((plain_unet, lambda: images(size=8, classes=3), {}, {}), two_replicas)
 
