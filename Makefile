@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint assets install clean
+.PHONY: check demo test lint types assets install clean
+
+check: lint types test
 
 demo: assets
 	$(BIN)/python recipes/emoji_text_to_image.py --run-dir runs/demo
@@ -17,6 +19,9 @@ test: assets
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
 
 # Third-party drawings and weights, pinned by sha256; fetched once into the user's cache.
 assets: install

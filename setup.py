@@ -7,5 +7,5 @@ RECIPES = ("keras_mdm.recipes", "keras_mdm.recipes.shared")
 setup(
     packages=[*find_packages(include=["keras_mdm*"]), *RECIPES],
     package_dir={"keras_mdm.recipes": "recipes"},
-    package_data={"keras_mdm.recipes.shared": ["*.txt"]},
+    package_data={"keras_mdm": ["py.typed"], "keras_mdm.recipes.shared": ["*.txt"]},
 )

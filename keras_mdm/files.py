@@ -219,7 +219,7 @@ def parse_json(content: bytes, path: str | Path, *, what: str, fix: str, keys: A
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as problem:
-        wrong = "it is empty" if not content.strip() else f"it is no JSON: {problem}"
+        wrong: str | None = "it is empty" if not content.strip() else f"it is no JSON: {problem}"
     else:
         wrong = _difference(found, keys, "")
     if wrong:

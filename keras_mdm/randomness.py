@@ -50,7 +50,7 @@ def normal_per_sample(
         (B, *shape) float32 by level name.
     """
 
-    def draw(sample):
+    def draw(sample: tf.Tensor) -> dict[str, tf.Tensor]:
         own = _fold_in(base, sample)
         return {name: _normal(shape, fold(own, name)) for name, shape in shapes.items()}
 
@@ -78,7 +78,7 @@ def normal_per_row(
         (B, *shape) float32 by level name.
     """
 
-    def draw(row):
+    def draw(row: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         seed, sample = row
         own = _fold_in(key(seed, purpose, step), sample)
         return {name: _normal(shape, fold(own, name)) for name, shape in shapes.items()}
@@ -95,7 +95,7 @@ def uniform_per_sample(base: tf.Tensor, samples: tf.Tensor, names: tuple[str, ..
         (B,) float32 by name.
     """
 
-    def draw(sample):
+    def draw(sample: tf.Tensor) -> dict[str, tf.Tensor]:
         own = _fold_in(base, sample)
         return {name: _uniform(fold(own, name)) for name in names}
 

@@ -61,7 +61,7 @@ class ProgressBar(StepCallback):
         self._stream, self._clock = stream, clock
         self._bar: tqdm | None = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._begin_time = self._clock()
         self._line_time, self._line_step = self._begin_time, -1
         self._traced: tuple[int, float] | None = None
@@ -91,7 +91,7 @@ class ProgressBar(StepCallback):
         elif now - self._line_time >= self.interval:
             self._print_line(now)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -35,10 +35,10 @@ class StepCallback(keras.callbacks.Callback):
         """Whether a multiple of `every` lies among the steps just made."""
         return self.step // every > previous_step // every
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._previous_batch = -1
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         previous_step = self.step
         self.step += getattr(self.model, "executed_steps", None) or batch - self._previous_batch
         self._previous_batch = batch

@@ -120,10 +120,10 @@ class TensorBoardLogger(StepCallback):
         if self.crossed(self.every, previous_step):
             self.writer.scalars(self.step, shown_values(logs))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.writer.flush()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.writer.flush()
 
     def close(self) -> None:

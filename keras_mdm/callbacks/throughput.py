@@ -48,7 +48,7 @@ class Throughput(StepCallback):
         window = checks.integer("window", window, minimum=1)
         self._ends: collections.deque[tuple[float, int]] = collections.deque(maxlen=window + 1)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         # Validation and checkpoints between epochs are not training.
         self._ends.clear()

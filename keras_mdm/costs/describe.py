@@ -40,7 +40,7 @@ def _batch_matmul(op: tf.Operation) -> int:
 
 def _einsum(op: tf.Operation) -> int:
     letters = op.get_attr("equation").decode().partition("->")[0].split(",")
-    sizes = {}
+    sizes: dict[Any, Any] = {}
     for term, tensor in zip(letters, op.inputs, strict=True):
         sizes.update(zip(term, tensor.shape, strict=True))
     return 2 * math.prod(sizes.values())

@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras.src.backend.common import global_state
+
+from keras_mdm.types import Shape
 
 _PENDING = "uninitialized_variables"
 
@@ -40,7 +43,9 @@ def _values_postponed() -> Iterator[None]:
     0, which Keras refuses inside of its scope, instead of initialisers."""
     original = keras.Variable.__init__
 
-    def init(self, initializer, shape=None, dtype=None, **options):
+    def init(
+        self, initializer: Any, shape: Shape | None = None, dtype: Any = None, **options: Any
+    ) -> None:
         if not callable(initializer) and not isinstance(initializer, str):
             value = np.asarray(initializer)
             shape, dtype = value.shape, dtype or keras.backend.standardize_dtype(value.dtype)

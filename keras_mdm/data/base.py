@@ -38,7 +38,7 @@ class CaptionedImages:
     label_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for size, array in self.images.items():
             fits = array.shape[:-1] == (len(self.captions), size, size)
             if array.dtype != np.uint8 or not fits or array.shape[-1] not in PICTURE_CHANNELS:

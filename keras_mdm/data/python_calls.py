@@ -25,7 +25,7 @@ _QUIET, _PATIENCE = 0.2, 10.0
 class _Gate:
     """Counts the calls that are under way, and can be closed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running, self._last, self._closed = 0, 0.0, False
 

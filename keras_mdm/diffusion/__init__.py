@@ -16,11 +16,12 @@ from keras_mdm.diffusion import (
     thresholding,
     time_grids,
 )
-from keras_mdm.diffusion.pyramid import LevelShape, build_pyramid, downsample, upsample
+from keras_mdm.diffusion.pyramid import build_pyramid, downsample, upsample
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.diffusion.schedules import level_shift
 from keras_mdm.diffusion.time_grids import time_grid
+from keras_mdm.levels import LevelShape
 
 __all__ = [
     "LevelShape",

@@ -1,15 +1,15 @@
 """Guidance: combining predictions with and without the condition."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.diffusion.process import expand
+from keras_mdm.types import Tensor
 
 
-def classifier_free(unconditional: Any, conditional: Any, scale: Any) -> Any:
+def classifier_free(unconditional: Tensor, conditional: Tensor, scale: Tensor) -> Tensor:
     """Return u + scale * (c - u).
 
     Scale 0 is the unconditional prediction, 1 the conditional one, larger values go beyond it. As
@@ -46,7 +46,7 @@ def classifier_free(unconditional: Any, conditional: Any, scale: Any) -> Any:
     return unconditional + expand(scale, unconditional) * (conditional - unconditional)
 
 
-def rescale(guided: Any, conditional: Any, amount: Any) -> Any:
+def rescale(guided: Tensor, conditional: Tensor, amount: Tensor) -> Tensor:
     """Give a guided prediction (part of) the standard deviation of the conditional one.
 
     Guidance widens the prediction, which overexposes pictures. Per sample, over all other axes:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from keras import ops
@@ -13,6 +12,7 @@ from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES, build_pyramid, ups
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.diffusion.schedules import level_shift
 from keras_mdm.levels import LevelShape
+from keras_mdm.types import Levels, Tensor
 
 # Amplitude of the pictures that may be left where sampling starts from pure noise: the release's
 # cosine in log-SNR leaves 0.082.
@@ -54,7 +54,7 @@ class LevelProcess:
     downsample: str = "area"
     frame: str = "first"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.one_of("downsample", self.downsample, DOWNSAMPLING)
         checks.one_of("frame", self.frame, FRAMES)
 
@@ -103,7 +103,7 @@ class LevelProcess:
             signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
         )
 
-    def pyramid(self, x: Any) -> dict[str, Any]:
+    def pyramid(self, x: Tensor) -> Levels:
         """What the levels see of pictures or clips of the highest one: D^r of them, by level name.
 
         The one place where lower levels are made of data; the files of a lower level are reduced by
@@ -114,22 +114,22 @@ class LevelProcess:
         """
         return build_pyramid(x, self.shapes, self.downsample, self.frame)
 
-    def enlarged(self, x: Any, below: LevelShape, shape: LevelShape) -> Any:
+    def enlarged(self, x: Tensor, below: LevelShape, shape: LevelShape) -> Tensor:
         """A picture or clip of the level below in the size of a level, as its detail is added to
         it."""
         return upsample(x, below, shape, kind="bilinear", frame=self.frame)
 
-    def divided(self, x: Mapping[str, Any]) -> dict[str, Any]:
+    def divided(self, x: Mapping[str, Tensor]) -> Levels:
         """Data as the process sees it: divided by the scale of its level."""
         scale = self.signal_scale
         return {name: value / scale[name] if name in scale else value for name, value in x.items()}
 
-    def multiplied(self, x: Mapping[str, Any]) -> dict[str, Any]:
+    def multiplied(self, x: Mapping[str, Tensor]) -> Levels:
         """Data as users see it; undoes `divided`."""
         scale = self.signal_scale
         return {name: value * scale[name] if name in scale else value for name, value in x.items()}
 
-    def amplitudes(self, name: str, t: Any) -> tuple[Any, Any]:
+    def amplitudes(self, name: str, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma of a level at time(s) `t`, float32."""
         return self.schedules[name].alpha_sigma(t)
 
@@ -149,11 +149,11 @@ class LevelProcess:
 
     def predictions(
         self,
-        outputs: Mapping[str, Any],
-        z: Mapping[str, Any],
-        t: Any,
-        residual_std: Mapping[str, Any],
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        outputs: Mapping[str, Tensor],
+        z: Mapping[str, Tensor],
+        t: Tensor,
+        residual_std: Mapping[str, Tensor],
+    ) -> tuple[Levels, Levels]:
         """Turn network outputs into predictions and estimates of the clean data.
 
         Args:

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.types import Tensor
 
 # Options of every weighting, with their defaults.
 WEIGHTINGS: dict[str, dict[str, float]] = {
@@ -19,7 +20,7 @@ WEIGHTINGS: dict[str, dict[str, float]] = {
 }
 
 
-def level_loss(prediction: Any, target: Any) -> Any:
+def level_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of every sample.
 
     Args:
@@ -64,7 +65,7 @@ def vdm_table(schedule: Schedule) -> np.ndarray:
 
 def weighting(
     kind: str | Mapping[str, Any], schedule: Schedule, t: Any, *, target: str = "eps"
-) -> Any:
+) -> Tensor:
     """Return the weight of every sample's loss at its time.
 
     Published weights belong to the loss on one quantity. Here they are given for the loss on eps
@@ -146,7 +147,9 @@ def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
     return name, found
 
 
-def multi_resolution(losses: Mapping[str, Any], weights: Mapping[str, float] | None = None) -> Any:
+def multi_resolution(
+    losses: Mapping[str, Tensor], weights: Mapping[str, float] | None = None
+) -> Tensor:
     """Sum the losses of all levels, sample by sample.
 
     Weights are 1 unless given. On means over pixels that is the paper's default

@@ -9,15 +9,14 @@ Reference: Salimans and Ho, arXiv 2202.00512, section 4 and appendix D; Gu et al
 appendix C (v-prediction).
 """
 
-from typing import Any
-
 from keras_mdm import checks
 from keras_mdm.diffusion.process import expand
+from keras_mdm.types import Tensor
 
 KINDS = ("eps", "x0", "v")
 
 
-def to_x0(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
+def to_x0(kind: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return the clean data that a prediction implies.
 
     Args:
@@ -50,7 +49,7 @@ def to_x0(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
     return alpha * x_t - sigma * prediction
 
 
-def to_eps(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
+def to_eps(kind: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return the noise that a prediction implies.
 
     Args:
@@ -75,7 +74,7 @@ def to_eps(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
     return sigma * x_t + alpha * prediction
 
 
-def to_v(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
+def to_v(kind: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return the velocity that a prediction implies.
 
     Args:
@@ -104,7 +103,9 @@ def to_v(kind: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
 _CONVERSIONS = {"eps": to_eps, "x0": to_x0, "v": to_v}
 
 
-def convert(source: str, target: str, prediction: Any, x_t: Any, alpha: Any, sigma: Any) -> Any:
+def convert(
+    source: str, target: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor
+) -> Tensor:
     """Turn a prediction of one kind into another.
 
     Args:
@@ -125,7 +126,7 @@ def convert(source: str, target: str, prediction: Any, x_t: Any, alpha: Any, sig
     return _CONVERSIONS[target](source, prediction, x_t, alpha, sigma)
 
 
-def from_x0_eps(kind: str, x0: Any, eps: Any, alpha: Any, sigma: Any) -> Any:
+def from_x0_eps(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return what a perfect network of this kind would predict: the target of the loss.
 
     Args:

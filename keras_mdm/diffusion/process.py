@@ -4,15 +4,15 @@ Randomness is an argument everywhere; it is drawn by the caller.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.types import Levels, Tensor
 
 
-def expand(a: Any, x: Any) -> Any:
+def expand(a: Tensor, x: Tensor) -> Tensor:
     """Shape a coefficient so that it multiplies `x` sample by sample.
 
     Args:
@@ -41,7 +41,7 @@ def expand(a: Any, x: Any) -> Any:
     return a if rank == 0 else ops.reshape(a, (-1,) + (1,) * (len(x.shape) - 1))
 
 
-def first_rows(a: Any, x: Any) -> Any:
+def first_rows(a: Tensor, x: Tensor) -> Tensor:
     """Cut per-sample values to the batch of `x`.
 
     In mixed-resolution batches the outer levels hold the first samples only, while times are drawn
@@ -57,7 +57,7 @@ def first_rows(a: Any, x: Any) -> Any:
     return a if len(a.shape) == 0 else a[: ops.shape(x)[0]]
 
 
-def add_noise(x0: Any, eps: Any, alpha: Any, sigma: Any) -> Any:
+def add_noise(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Return x_t = alpha * x0 + sigma * eps.
 
     Args:
@@ -80,8 +80,11 @@ def add_noise(x0: Any, eps: Any, alpha: Any, sigma: Any) -> Any:
 
 
 def forward(
-    x0: Mapping[str, Any], eps: Mapping[str, Any], t: Any, schedules: Mapping[str, Schedule]
-) -> dict[str, Any]:
+    x0: Mapping[str, Tensor],
+    eps: Mapping[str, Tensor],
+    t: Tensor,
+    schedules: Mapping[str, Schedule],
+) -> Levels:
     """Add noise to all levels at the same time t, each with its own schedule.
 
     Args:

@@ -6,13 +6,13 @@ inside `tf.function` with an unknown batch size.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.levels import LevelShape
+from keras_mdm.types import Levels, Tensor
 
 DOWNSAMPLING = ("area", "bilinear")
 UPSAMPLING = ("nearest", "bilinear")
@@ -21,12 +21,12 @@ FRAMES = ("first", "middle", "average")
 
 
 def downsample(
-    x: Any,
+    x: Tensor,
     from_shape: LevelShape,
     to_shape: LevelShape,
     kind: str = "area",
     frame: str = "first",
-) -> Any:
+) -> Tensor:
     """Reduce an image or a clip to a lower level, in one shot.
 
     In space, `"area"` averages blocks of pixels, the only choice for which a unit-variance noise
@@ -81,8 +81,8 @@ def downsample(
 
 
 def build_pyramid(
-    x: Any, shapes: Sequence[LevelShape], kind: str = "area", frame: str = "first"
-) -> dict[str, Any]:
+    x: Tensor, shapes: Sequence[LevelShape], kind: str = "area", frame: str = "first"
+) -> Levels:
     """Downsample to all levels at once.
 
     `"area"` goes from level to level, which equals the one shot from the top because means of
@@ -124,12 +124,12 @@ def build_pyramid(
 
 
 def upsample(
-    x: Any,
+    x: Tensor,
     from_shape: LevelShape,
     to_shape: LevelShape,
     kind: str = "nearest",
     frame: str = "first",
-) -> Any:
+) -> Tensor:
     """Enlarge an image or a clip to a higher level.
 
     In space, `"nearest"` repeats pixels and `"bilinear"` interpolates between pixel centres
@@ -182,7 +182,7 @@ def upsample(
     return x
 
 
-def _fewer_frames(x: Any, group: int, frame: str) -> Any:
+def _fewer_frames(x: Tensor, group: int, frame: str) -> Tensor:
     """One frame for every group of `group` frames of (B, T, H, W, C)."""
     if frame == "average" and group > 1:
         height, width, channels = x.shape[2:]
@@ -191,7 +191,7 @@ def _fewer_frames(x: Any, group: int, frame: str) -> Any:
     return x[:, (group // 2 if frame == "middle" else 0) :: group]
 
 
-def _interpolate(x: Any, offsets: np.ndarray, axis: int) -> Any:
+def _interpolate(x: Tensor, offsets: np.ndarray, axis: int) -> Tensor:
     """Replace each entry along `axis` by its values at `offsets` in (-1, 1), linearly, edges held.
 
     Written with shifted copies rather than `ops.image.resize`, which works in float32 only.
@@ -199,10 +199,10 @@ def _interpolate(x: Any, offsets: np.ndarray, axis: int) -> Any:
     size, phases = x.shape[axis], len(offsets)
     index = np.arange(size)
 
-    def shifted(step: int) -> Any:
+    def shifted(step: int) -> Tensor:
         return ops.expand_dims(ops.take(x, np.clip(index + step, 0, size - 1), axis), axis + 1)
 
-    def column(weights: np.ndarray) -> Any:
+    def column(weights: np.ndarray) -> Tensor:
         shape = [1] * (len(x.shape) + 1)
         shape[axis + 1] = phases
         return ops.convert_to_tensor(weights.reshape(shape), dtype=x.dtype)
@@ -215,7 +215,7 @@ def _interpolate(x: Any, offsets: np.ndarray, axis: int) -> Any:
     return ops.reshape(y, (-1, *x.shape[1:axis], size * phases, *x.shape[axis + 1 :]))
 
 
-def _central_mean(x: Any, ratio: int, axis: int) -> Any:
+def _central_mean(x: Tensor, ratio: int, axis: int) -> Tensor:
     """Value at the centre of each block of `ratio` entries along `axis`, interpolated linearly."""
     before = (slice(None),) * axis
     left = x[(*before, slice((ratio - 1) // 2, None, ratio))]
@@ -227,7 +227,7 @@ def _batched_shape(shape: LevelShape, channels: int) -> tuple[int, ...]:
     return (-1, *shape.of_sample(channels))
 
 
-def _as_level(x: Any, shape: LevelShape) -> Any:
+def _as_level(x: Tensor, shape: LevelShape) -> Tensor:
     x = ops.convert_to_tensor(x)
     expected = _batched_shape(shape, 0)[1:-1]
     if tuple(x.shape[1:-1]) != expected or x.shape[-1] is None:

@@ -18,13 +18,12 @@ Reference: Gu et al., arXiv 2310.15111, section 3.3 (progressive training, which
 output itself is ours. Ho et al., arXiv 2006.11239, equation 7, is the same product of Gaussians.
 """
 
-from typing import Any
-
 from keras_mdm import checks
 from keras_mdm.diffusion.process import expand
+from keras_mdm.types import Tensor
 
 
-def wiener_x0(z: Any, u: Any, alpha: Any, sigma: Any, s: Any) -> Any:
+def wiener_x0(z: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor) -> Tensor:
     """Return the posterior mean of x given the noisy input and the picture below.
 
     Args:
@@ -52,7 +51,7 @@ def wiener_x0(z: Any, u: Any, alpha: Any, sigma: Any, s: Any) -> Any:
     return u + gain * (z - alpha * u)
 
 
-def wiener_v(z: Any, u: Any, alpha: Any, sigma: Any, s: Any) -> Any:
+def wiener_v(z: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor) -> Tensor:
     """Return the v that belongs to `wiener_x0`, without dividing by sigma.
 
     Args:
@@ -74,7 +73,9 @@ def wiener_v(z: Any, u: Any, alpha: Any, sigma: Any, s: Any) -> Any:
     return gain * (z - alpha * u) - sigma * u
 
 
-def _coefficients(z: Any, alpha: Any, sigma: Any, s: Any) -> tuple[Any, Any, Any]:
+def _coefficients(
+    z: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     # s = 0 (the data are the pictures below) would be 0 / 0 at the clean end.
     if isinstance(s, int | float) and not s > 0:
         raise checks.error(

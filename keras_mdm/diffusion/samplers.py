@@ -18,8 +18,8 @@ from keras_mdm.diffusion.sampling_steps import Moment
 from keras_mdm.diffusion.sampling_steps import ddim_step as ddim_step
 from keras_mdm.diffusion.sampling_steps import ddpm_step as ddpm_step
 from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.types import Denoiser, Levels, Tensor
 
-Levels = dict[str, Any]
 # What sampling continues from: see `begin`.
 State = dict[str, Any]
 
@@ -63,7 +63,7 @@ _SAMPLERS: dict[str, Sampler] = {
 NAMES = tuple(_SAMPLERS)
 
 
-def get(sampler: str | Sampler, *, eta: Any = 0.0) -> Sampler:
+def get(sampler: str | Sampler, *, eta: Tensor = 0.0) -> Sampler:
     """Return a sampler from its name; a `Sampler` is returned as it is.
 
     Args:
@@ -85,8 +85,9 @@ def get(sampler: str | Sampler, *, eta: Any = 0.0) -> Sampler:
     """
     given = ops.is_tensor(eta)  # a value that is not known yet
     eta = eta if given else checks.real("eta", eta, minimum=0.0, maximum=1.0)
-    found = sampler
-    if not isinstance(sampler, Sampler):
+    if isinstance(sampler, Sampler):
+        found = sampler
+    else:
         found = _SAMPLERS[checks.one_of("sampler", sampler, NAMES)]
     if not given and eta == 0.0:
         return found
@@ -102,7 +103,7 @@ def get(sampler: str | Sampler, *, eta: Any = 0.0) -> Sampler:
     )
 
 
-def begin(sampler: Sampler, x: Mapping[str, Any]) -> State:
+def begin(sampler: Sampler, x: Mapping[str, Tensor]) -> State:
     """Return what sampling starts from: the noisy data and an empty memory.
 
     Args:
@@ -124,13 +125,13 @@ def begin(sampler: Sampler, x: Mapping[str, Any]) -> State:
 
 def advance(
     sampler: Sampler,
-    denoise: Callable[[Levels, Any], Levels],
+    denoise: Denoiser,
     schedules: Mapping[str, Schedule],
-    grid: Any,
+    grid: Tensor,
     state: State,
-    noise: Callable[[Any, str, Any], Any] | None = None,
-    start: Any = 0,
-    stop: Any = None,
+    noise: Callable[[Tensor, str, Tensor], Tensor] | None = None,
+    start: Tensor = 0,
+    stop: Tensor = None,
 ) -> State:
     """Take the steps `start` to `stop` of a grid, all levels together.
 
@@ -177,15 +178,16 @@ def advance(
     }
     growth = _growth(next(iter(schedules.values())), grid)
 
-    def body(j: Any, state: State) -> tuple[Any, State]:
+    def body(j: Tensor, state: State) -> tuple[Tensor, State]:
         i, evaluation = j // sampler.evaluations, j % sampler.evaluations
         x = state["x"]
         estimate = denoise(x, ops.take(grid, i + evaluation))
         checks.required_keys("denoise(x, t)", estimate, x)
         x0 = {name: _shaped_like(estimate[name], x_t) for name, x_t in x.items()}
-        x_s, memories = {}, [{} for _ in state["memory"]]
+        x_s: Levels = {}
+        memories: list[Levels] = [{} for _ in state["memory"]]
         for name, x_t in x.items():
-            z = noise(i, name, x_t) if sampler.needs_noise else None
+            z = noise(i, name, x_t) if noise and sampler.needs_noise else None
             moment = _moment(amplitudes[name], growth, i, state["filled"], evaluation)
             held = tuple(memory[name] for memory in state["memory"])
             found = sampler.step(x_t, x0[name], held, moment, z)
@@ -208,13 +210,13 @@ def advance(
 
 def run(
     sampler: Sampler,
-    denoise: Callable[[Levels, Any], Levels],
+    denoise: Denoiser,
     schedules: Mapping[str, Schedule],
-    grid: Any,
+    grid: Tensor,
     x: Levels,
-    noise: Callable[[Any, str, Any], Any] | None = None,
-    start: Any = 0,
-    stop: Any = None,
+    noise: Callable[[Tensor, str, Tensor], Tensor] | None = None,
+    start: Tensor = 0,
+    stop: Tensor = None,
 ) -> tuple[Levels, Levels]:
     """Begin with `x` and take the steps `start` to `stop` of a grid: `begin` and `advance` in one.
 
@@ -240,13 +242,13 @@ def run(
     return state["x"], state["x0"]
 
 
-def _amplitudes(schedule: Schedule, grid: Any, x: Any) -> tuple[Any, Any]:
+def _amplitudes(schedule: Schedule, grid: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma at all times at once: the table lookups stay out of the loop."""
     # Never in half precision, nor in float32 for a float64 state.
     return schedule.alpha_sigma(grid, "float64" if ops.dtype(x) == "float64" else "float32")
 
 
-def _growth(schedule: Schedule, grid: Any) -> Any:
+def _growth(schedule: Schedule, grid: Tensor) -> Tensor:
     """Growth of log(alpha / sigma) on every step, (K,) float64; the same at all levels.
 
     In float64, because higher orders divide small differences by each other.
@@ -256,7 +258,7 @@ def _growth(schedule: Schedule, grid: Any) -> Any:
 
 
 def _moment(
-    amplitudes: tuple[Any, Any], growth: Any, i: Any, filled: Any, evaluation: Any
+    amplitudes: tuple[Tensor, Tensor], growth: Tensor, i: Tensor, filled: Tensor, evaluation: Tensor
 ) -> Moment:
     alpha, sigma = (ops.cast(a, "float64") for a in amplitudes)
     before, earlier = ops.maximum(i - 1, 0), ops.maximum(i - 2, 0)
@@ -278,13 +280,13 @@ def _moment(
     )
 
 
-def _shaped_like(value: Any, x: Any) -> Any:
+def _shaped_like(value: Tensor, x: Tensor) -> Tensor:
     """Give `value` the dtype and the static shape of `x`: a loop's variables must keep theirs."""
     value = ops.cast(value, ops.dtype(x))
     return value if value.shape == x.shape else ops.reshape(value, ops.shape(x))
 
 
-def _check_bounds(start: Any, stop: Any, entries: int | None) -> None:
+def _check_bounds(start: Tensor, stop: Tensor, entries: int | None) -> None:
     if not ops.is_tensor(start):
         checks.integer("start", start, minimum=0)
     if not ops.is_tensor(stop):

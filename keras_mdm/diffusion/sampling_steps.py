@@ -6,11 +6,11 @@ clean end, where h is infinite, has q = 0 and returns the estimate of the clean 
 """
 
 import dataclasses
-from typing import Any
 
 from keras import ops
 
 from keras_mdm.diffusion.process import expand
+from keras_mdm.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +32,24 @@ class Moment:
         evaluation: which evaluation of the network in this step, int32.
     """
 
-    alpha_t: Any
-    sigma_t: Any
-    alpha_s: Any
-    sigma_s: Any
-    q: Any
-    h: Any
-    sigma_before: Any
-    h_before: Any
-    h_earlier: Any
-    filled: Any
-    evaluation: Any
+    alpha_t: Tensor
+    sigma_t: Tensor
+    alpha_s: Tensor
+    sigma_s: Tensor
+    q: Tensor
+    h: Tensor
+    sigma_before: Tensor
+    h_before: Tensor
+    h_earlier: Tensor
+    filled: Tensor
+    evaluation: Tensor
 
     @property
-    def amplitudes(self) -> tuple[Any, Any, Any, Any]:
+    def amplitudes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha_t, sigma_t, alpha_s, sigma_s."""
         return self.alpha_t, self.sigma_t, self.alpha_s, self.sigma_s
 
-    def like(self, x: Any) -> "Moment":
+    def like(self, x: Tensor) -> "Moment":
         """The same in the dtype of `x`, to be multiplied with it.
 
         Differences of what lies close together, as higher orders need them, are better taken
@@ -62,8 +62,14 @@ class Moment:
 
 
 def ddpm_step(
-    x_t: Any, x0: Any, alpha_t: Any, sigma_t: Any, alpha_s: Any, sigma_s: Any, noise: Any
-) -> Any:
+    x_t: Tensor,
+    x0: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+    alpha_s: Tensor,
+    sigma_s: Tensor,
+    noise: Tensor,
+) -> Tensor:
     """Draw from q(x_s | x_t, x0), the posterior of the forward process.
 
     The mean is alpha_s (1 - q^2) x0 + q sigma_s / sigma_t x_t and the variance sigma_s^2 (1 - q^2).
@@ -99,16 +105,16 @@ def ddpm_step(
 
 
 def ddim_step(
-    x_t: Any,
-    x0: Any,
-    alpha_t: Any,
-    sigma_t: Any,
-    alpha_s: Any,
-    sigma_s: Any,
-    noise: Any = None,
+    x_t: Tensor,
+    x0: Tensor,
+    alpha_t: Tensor,
+    sigma_t: Tensor,
+    alpha_s: Tensor,
+    sigma_s: Tensor,
+    noise: Tensor = None,
     *,
-    eta: Any = 0.0,
-) -> Any:
+    eta: Tensor = 0.0,
+) -> Tensor:
     """Move to s along the noise that the estimate implies, renewing a part of it.
 
     The noise is eps = (x_t - alpha_t x0) / sigma_t, from the estimate after thresholding. Of the
@@ -141,19 +147,27 @@ def ddim_step(
     return alpha_s * x0 + sigma_s * (ops.sqrt(1.0 - renewed) * eps + ops.sqrt(renewed) * noise)
 
 
-def draw_posterior(x_t: Any, x0: Any, memory: tuple, moment: Moment, noise: Any) -> tuple:
+def draw_posterior(x_t: Tensor, x0: Tensor, memory: tuple, moment: Moment, noise: Tensor) -> tuple:
     """`ddpm_step` in the form of all samplers."""
     return ddpm_step(x_t, x0, *moment.amplitudes, noise), ()
 
 
 def follow_noise(
-    x_t: Any, x0: Any, memory: tuple, moment: Moment, noise: Any = None, *, eta: Any = 0.0
+    x_t: Tensor,
+    x0: Tensor,
+    memory: tuple,
+    moment: Moment,
+    noise: Tensor = None,
+    *,
+    eta: Tensor = 0.0,
 ) -> tuple:
     """`ddim_step` in the form of all samplers."""
     return ddim_step(x_t, x0, *moment.amplitudes, noise, eta=eta), ()
 
 
-def heun_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+def heun_step(
+    x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor = None
+) -> tuple:
     """Predict x_s from x0 at t, and correct it with the estimate made at s.
 
     The estimate is taken to be linear in log(alpha / sigma) between the two and integrated exactly:
@@ -185,7 +199,9 @@ def heun_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) 
     return x_s, (start, estimate)
 
 
-def dpmpp_2m_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+def dpmpp_2m_step(
+    x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor = None
+) -> tuple:
     """Take a second-order step with the estimate of the step before.
 
     Args:
@@ -203,7 +219,9 @@ def dpmpp_2m_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = No
     return _toward(x_t, _extrapolate(x0, memory[0], moment), moment), (x0,)
 
 
-def dpmpp_2m_sde_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any) -> tuple:
+def dpmpp_2m_sde_step(
+    x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor
+) -> tuple:
     """Take a second-order step of the diffusion with noise: its first order is `ddpm_step`.
 
     Args:
@@ -222,7 +240,9 @@ def dpmpp_2m_sde_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any)
     return ddpm_step(x_t, estimate, *moment.amplitudes, noise), (x0,)
 
 
-def unipc_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None) -> tuple:
+def unipc_step(
+    x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor = None
+) -> tuple:
     """Correct the step before with the estimate it led to, then take a second-order step.
 
     Costs one evaluation per step, as the estimate at the predicted x_t serves both.
@@ -247,7 +267,9 @@ def unipc_step(x_t: Any, x0: Any, memory: tuple, moment: Any, noise: Any = None)
     return x_s, (corrected, x0, x0_before)
 
 
-def _unipc_correct(before: Any, x0: Any, x0_before: Any, x0_earlier: Any, moment: Any) -> Any:
+def _unipc_correct(
+    before: Tensor, x0: Tensor, x0_before: Tensor, x0_earlier: Tensor, moment: Tensor
+) -> Tensor:
     """x at t from the step before it, whose end's estimate `x0` is known now."""
     h = ops.maximum(moment.h_before, 1e-12)
     ratio = h / ops.maximum(moment.h_earlier, 1e-12)  # = -1 / r of the paper
@@ -263,14 +285,14 @@ def _unipc_correct(before: Any, x0: Any, x0_before: Any, x0_earlier: Any, moment
     return expand(kept, before) * before + expand(gained, before) * estimate
 
 
-def _toward(x_t: Any, estimate: Any, moment: Any) -> Any:
+def _toward(x_t: Tensor, estimate: Tensor, moment: Tensor) -> Tensor:
     """x_s if the estimate of the clean data stayed the same on the way: DDIM."""
     kept = moment.sigma_s / moment.sigma_t
     gained = moment.alpha_s * (1.0 - moment.q)
     return expand(kept, x_t) * x_t + expand(gained, x_t) * estimate
 
 
-def _extrapolate(x0: Any, x0_before: Any, moment: Any) -> Any:
+def _extrapolate(x0: Tensor, x0_before: Tensor, moment: Tensor) -> Tensor:
     """The estimate half a step ahead, on the line through the last two.
 
     Without a step before, and on the step to the clean end, which has no half, it is `x0`.
@@ -282,11 +304,11 @@ def _extrapolate(x0: Any, x0_before: Any, moment: Any) -> Any:
     return x0 + weight * (x0 - x0_before)
 
 
-def _linear_weight(h: Any) -> Any:
+def _linear_weight(h: Tensor) -> Tensor:
     """(h - 1 + exp(-h)) / h, the weight of the end of a step on which the estimate is linear."""
     safe = ops.maximum(h, 1e-12)
     return (safe + ops.expm1(-safe)) / safe
 
 
-def _expand_all(x: Any, *coefficients: Any) -> tuple[Any, ...]:
+def _expand_all(x: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
     return tuple(expand(a, x) for a in coefficients)

@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.types import Tensor
 
 # The named schedules; `schedules` fills it in.
 FACTORIES: dict[str, Callable[..., "Schedule"]] = {}
@@ -100,7 +101,7 @@ class Schedule:
             return self.alpha_bar.copy()
         return np.concatenate([[1.0], 1.0 / (1.0 + np.exp(-self._logsnr))])
 
-    def position(self, t: Any) -> Any:
+    def position(self, t: Tensor) -> Tensor:
         """Return N * t, the (fractional) table index of a time.
 
         A value within rounding of a whole number is that number: in float32 1000 * (k / 1000)
@@ -119,7 +120,7 @@ class Schedule:
         rounding = 2.0 * float(np.finfo(ops.dtype(t)).eps) * nearest
         return ops.where(ops.abs(position - nearest) <= rounding, nearest, position)
 
-    def time(self, t: Any) -> Any:
+    def time(self, t: Tensor) -> Tensor:
         """Return N * t - 1, what the network is told: the release's raw timestep 0..N-1.
 
         Args:
@@ -130,7 +131,7 @@ class Schedule:
         """
         return self.position(t) - 1.0
 
-    def logsnr(self, t: Any, dtype: str | None = None) -> Any:
+    def logsnr(self, t: Tensor, dtype: str | None = None) -> Tensor:
         """Return log(alpha^2 / sigma^2), linear between table entries.
 
         Args:
@@ -151,7 +152,7 @@ class Schedule:
         # Written so that both ends of an interval give the entries themselves, bit for bit.
         return (1.0 - fraction) * ops.take(table, index) + fraction * ops.take(table, index + 1)
 
-    def alpha_sigma(self, t: Any, dtype: str | None = None) -> tuple[Any, Any]:
+    def alpha_sigma(self, t: Tensor, dtype: str | None = None) -> tuple[Tensor, Tensor]:
         """Return the amplitudes of signal and noise.
 
         Both come from log-SNR, so neither loses digits where it is small. At t = 0 they are exactly
@@ -175,7 +176,7 @@ class Schedule:
             ops.where(clean, ops.zeros_like(sigma), sigma),
         )
 
-    def inverse(self, logsnr: Any) -> Any:
+    def inverse(self, logsnr: Tensor) -> Tensor:
         """Return the t at which the schedule has this log-SNR.
 
         Args:

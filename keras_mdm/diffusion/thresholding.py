@@ -8,21 +8,21 @@ Reference: Saharia et al., arXiv 2205.11487, section 2.3; Gu et al., arXiv 2310.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.types import Tensor
 
-Threshold = Callable[[Any], Any]
+Threshold = Callable[[Tensor], Tensor]
 
 
-def none(x0: Any) -> Any:
+def none(x0: Tensor) -> Tensor:
     """Return `x0` as it is."""
     return x0
 
 
-def static(x0: Any) -> Any:
+def static(x0: Tensor) -> Tensor:
     """Clip to [-1, 1].
 
     Args:
@@ -34,7 +34,7 @@ def static(x0: Any) -> Any:
     return ops.clip(x0, -1.0, 1.0)
 
 
-def dynamic(x0: Any, quantile: float = 0.995, maximum: float = 100.0) -> Any:
+def dynamic(x0: Tensor, quantile: float = 0.995, maximum: float = 100.0) -> Tensor:
     """Scale every sample by a quantile of its magnitudes, where that exceeds 1, and clip.
 
     With s the quantile clamped to [1, maximum], the result is clip(x0, -s, s) / s. A sample

@@ -1,13 +1,13 @@
 """Time grids: the times that a sampler visits, from noise to clean."""
 
 import math
-from typing import Any
 
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.diffusion import schedules
 from keras_mdm.diffusion.schedule import Schedule
+from keras_mdm.types import Tensor
 
 GRIDS = ("uniform", "release", "logsnr", "karras")
 # sigma / alpha where the grids that are made of noise levels start, and Karras' exponent.
@@ -16,8 +16,8 @@ RHO = 7.0
 
 
 def time_grid(
-    kind: str, steps: Any, num_steps: int = 1000, *, schedule: Schedule | None = None
-) -> Any:
+    kind: str, steps: Tensor, num_steps: int = 1000, *, schedule: Schedule | None = None
+) -> Tensor:
     """Return the times that a sampler visits, descending to 0.
 
     `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries

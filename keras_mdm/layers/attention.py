@@ -1,6 +1,7 @@
 """Attention over pixels and over tokens."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -8,11 +9,12 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.layers.initializers import dense
 from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.types import Shape, Tensor
 
 LAYER_NORM_EPSILON = 1e-5
 
 
-def split_heads(x, parts: int, heads: int) -> list:
+def split_heads(x: Tensor, parts: int, heads: int) -> list:
     """Split `(B, N, parts*heads*d)` into `parts` tensors `(B, heads, N, d)`.
 
     Channels are part-major, then head-major: channel c of a part belongs to head c // d.
@@ -24,7 +26,7 @@ def split_heads(x, parts: int, heads: int) -> list:
     return [ops.transpose(part, (0, 2, 1, 3)) for part in separate]
 
 
-def attend(query, key, value, mask=None):
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor = None) -> Tensor:
     """Scaled dot-product attention with a softmax in float32.
 
     Args:
@@ -103,7 +105,7 @@ class SpatialAttention(keras.layers.Layer):
         feed_forward: bool = False,
         groups: int = 32,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.heads = checks.integer("heads", heads, minimum=1)
@@ -111,7 +113,9 @@ class SpatialAttention(keras.layers.Layer):
         self.groups = groups
         self.seed = seed
 
-    def build(self, x_shape, text_shape=None, text_mask_shape=None):
+    def build(
+        self, x_shape: Shape, text_shape: Shape | None = None, text_mask_shape: Shape | None = None
+    ) -> None:
         channels = x_shape[-1]
         check_heads(channels, self.heads, name="number of channels")
         given = {"seed": self.seed, "dtype": self.dtype_policy}
@@ -136,7 +140,7 @@ class SpatialAttention(keras.layers.Layer):
             self.ffn_in.build(x_shape)
             self.ffn_out.build((*x_shape[:-1], 4 * channels))
 
-    def call(self, x, text=None, text_mask=None):
+    def call(self, x: Tensor, text: Tensor = None, text_mask: Tensor = None) -> Tensor:
         _, height, width, channels = x.shape
         pixels = ops.reshape(self.norm(x), (-1, height * width, channels))  # row-major over H, W
         query, key, value = split_heads(self.qkv(pixels), 3, self.heads)
@@ -149,7 +153,9 @@ class SpatialAttention(keras.layers.Layer):
             x = x + self.ffn_out(ops.gelu(self.ffn_in(self.ffn_norm(x)), approximate=False))
         return x
 
-    def compute_output_shape(self, x_shape, text_shape=None, text_mask_shape=None):
+    def compute_output_shape(
+        self, x_shape: Shape, text_shape: Shape | None = None, text_mask_shape: Shape | None = None
+    ) -> Shape:
         return x_shape
 
     def get_config(self) -> dict:
@@ -194,13 +200,13 @@ class TokenAttention(keras.layers.Layer):
     representation); Su et al. 2021 (arXiv 2104.09864) for the rotary embedding.
     """
 
-    def __init__(self, *, heads: int = 8, rotary: bool = False, seed: int = 0, **kwargs):
+    def __init__(self, *, heads: int = 8, rotary: bool = False, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.heads = checks.integer("heads", heads, minimum=1)
         self.rotary = rotary
         self.seed = seed
 
-    def build(self, x_shape, token_mask_shape=None):
+    def build(self, x_shape: Shape, token_mask_shape: Shape | None = None) -> None:
         width = x_shape[-1]
         check_heads(width, self.heads, name="token width")
         given = {"seed": self.seed, "dtype": self.dtype_policy}
@@ -215,14 +221,14 @@ class TokenAttention(keras.layers.Layer):
             layer.build((None, None, width))
         self.ffn_out.build((None, None, 4 * width))
 
-    def call(self, x, token_mask=None):
+    def call(self, x: Tensor, token_mask: Tensor = None) -> Tensor:
         query, key, value = split_heads(self.qkv(self.norm(x)), 3, self.heads)
         if self.rotary:
             query, key = rotate(query), rotate(key)
         x = x + self.proj_out(attend(query, key, value, token_mask))
         return x + self.ffn_out(ops.gelu(self.ffn_in(self.ffn_norm(x)), approximate=False))
 
-    def compute_output_shape(self, x_shape, token_mask_shape=None):
+    def compute_output_shape(self, x_shape: Shape, token_mask_shape: Shape | None = None) -> Shape:
         return x_shape
 
     def get_config(self) -> dict:
@@ -230,7 +236,7 @@ class TokenAttention(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def rotate(x):
+def rotate(x: Tensor) -> Tensor:
     """Rotate `(B, heads, T, d)` by position: pair (2i, 2i+1) by p * 10000**(-2i/d), in float32."""
     tokens, width = x.shape[2], x.shape[3]
     frequencies = 10000.0 ** (-ops.arange(0, width, 2, dtype="float32") / width)

@@ -4,15 +4,17 @@ All of them compute in float32 under any dtype policy: in bfloat16 the timestep 
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.layers.initializers import dense, derive_seed
+from keras_mdm.types import Shape, Tensor
 
 
-def sinusoid(value, width: int):
+def sinusoid(value: Tensor, width: int) -> Tensor:
     """Sine and cosine features of a scalar per sample, sines first.
 
     Args:
@@ -36,23 +38,23 @@ class _SinusoidMLP(keras.layers.Layer):
 
     zero_output = False
 
-    def __init__(self, width: int, *, seed: int = 0, **kwargs):
+    def __init__(self, width: int, *, seed: int = 0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.width = checks.integer("width", width, minimum=8)
         self.seed = seed
 
-    def build(self, value_shape):
+    def build(self, value_shape: Shape) -> None:
         features, given = self.width // 4, {"seed": self.seed, "dtype": self.dtype_policy}
         self.dense1 = dense("dense1", features, self.width, **given)
         self.dense2 = dense("dense2", self.width, self.width, zero=self.zero_output, **given)
         self.dense1.build((None, features))
         self.dense2.build((None, self.width))
 
-    def call(self, value):
+    def call(self, value: Tensor) -> Tensor:
         return self.dense2(ops.silu(self.dense1(sinusoid(value, self.width // 4))))
 
-    def compute_output_shape(self, value_shape):
+    def compute_output_shape(self, value_shape: Shape) -> Shape:
         return (*value_shape, self.width)
 
     def get_config(self) -> dict:
@@ -113,12 +115,12 @@ class MicroConditioning(_SinusoidMLP):
 
     zero_output = True
 
-    def __init__(self, width: int, *, default: float, clamp: bool = False, **kwargs):
+    def __init__(self, width: int, *, default: float, clamp: bool = False, **kwargs: Any):
         super().__init__(width, **kwargs)
         self.default = checks.real("default", default, minimum=-math.inf)
         self.clamp = clamp
 
-    def call(self, value):
+    def call(self, value: Tensor) -> Tensor:
         value = ops.where(ops.isnan(value), ops.full_like(value, self.default), value)
         if self.clamp:
             value = ops.minimum(value / self.default, 1.0) * self.default
@@ -157,14 +159,14 @@ class ClassEmbedding(keras.layers.Layer):
     ADM, for the initial values.
     """
 
-    def __init__(self, num_classes: int, width: int, *, seed: int = 0, **kwargs):
+    def __init__(self, num_classes: int, width: int, *, seed: int = 0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.num_classes = checks.integer("num_classes", num_classes, minimum=1)
         self.width = width
         self.seed = seed
 
-    def build(self, label_shape):
+    def build(self, label_shape: Shape) -> None:
         # Unit variance, as in ADM: classes are told apart from the first step on. With 0.02 as in
         # DiT the class is far weaker than the time at first, and short runs never learn it.
         self.table = self.add_weight(
@@ -175,7 +177,7 @@ class ClassEmbedding(keras.layers.Layer):
             ),
         )
 
-    def call(self, label):
+    def call(self, label: Tensor) -> Tensor:
         label = ops.cast(label, "int32")
         # One class too many, as of labels that count from 1, must not pass for no class: it is
         # moved behind the table, where the gather refuses it.
@@ -183,7 +185,7 @@ class ClassEmbedding(keras.layers.Layer):
         row = ops.where(label < 0, ops.full_like(label, self.num_classes), label)
         return ops.take(self.table, row, axis=0)
 
-    def compute_output_shape(self, label_shape):
+    def compute_output_shape(self, label_shape: Shape) -> Shape:
         return (*label_shape, self.width)
 
     def get_config(self) -> dict:
@@ -216,23 +218,23 @@ class PooledTextEmbedding(keras.layers.Layer):
     Reference: Podell et al. 2023 (arXiv 2307.01952), section 2.1.
     """
 
-    def __init__(self, width: int, *, seed: int = 0, **kwargs):
+    def __init__(self, width: int, *, seed: int = 0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.width = checks.integer("width", width, minimum=8)
         self.seed = seed
 
-    def build(self, pooled_shape):
+    def build(self, pooled_shape: Shape) -> None:
         given = {"seed": self.seed, "dtype": self.dtype_policy}
         self.dense1 = dense("dense1", pooled_shape[-1], self.width, **given)
         self.dense2 = dense("dense2", self.width, self.width, zero=True, **given)
         self.dense1.build((None, pooled_shape[-1]))
         self.dense2.build((None, self.width))
 
-    def call(self, pooled):
+    def call(self, pooled: Tensor) -> Tensor:
         return self.dense2(ops.silu(self.dense1(pooled)))
 
-    def compute_output_shape(self, pooled_shape):
+    def compute_output_shape(self, pooled_shape: Shape) -> Shape:
         return (*pooled_shape[:-1], self.width)
 
     def get_config(self) -> dict:
@@ -270,7 +272,7 @@ class LevelEmbedding(keras.layers.Layer):
     """
 
     def __init__(
-        self, width: int, *, micro_conditions: dict | None = None, seed: int = 0, **kwargs
+        self, width: int, *, micro_conditions: dict | None = None, seed: int = 0, **kwargs: Any
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -292,12 +294,17 @@ class LevelEmbedding(keras.layers.Layer):
             for name, default in self.micro_conditions.items()
         }
 
-    def build(self, time_shape, condition_shape=None, micro_shape=None):
+    def build(
+        self,
+        time_shape: Shape,
+        condition_shape: Shape | None = None,
+        micro_shape: dict[str, Shape] | None = None,
+    ) -> None:
         self.time_embedding.build(time_shape)
         for layer in self.micro_layers.values():
             layer.build(time_shape)
 
-    def call(self, time, condition=None, micro=None):
+    def call(self, time: Tensor, condition: Tensor = None, micro: Tensor = None) -> Tensor:
         embedding = self.time_embedding(time)
         if condition is not None:
             embedding = embedding + ops.cast(condition, embedding.dtype)
@@ -305,7 +312,12 @@ class LevelEmbedding(keras.layers.Layer):
             embedding = embedding + layer(micro[name])
         return embedding
 
-    def compute_output_shape(self, time_shape, condition_shape=None, micro_shape=None):
+    def compute_output_shape(
+        self,
+        time_shape: Shape,
+        condition_shape: Shape | None = None,
+        micro_shape: dict[str, Shape] | None = None,
+    ) -> Shape:
         return (*time_shape, self.width)
 
     def get_config(self) -> dict:

@@ -1,5 +1,7 @@
 """The UNet at the lowest resolution, which holds most of the parameters."""
 
+from typing import Any
+
 import keras
 
 from keras_mdm.layers.attention import SpatialAttention
@@ -7,6 +9,7 @@ from keras_mdm.layers.level import LevelPart, from_rows, to_rows
 from keras_mdm.layers.nested_level import add_to_first_rows, output_spec
 from keras_mdm.layers.resblock import ResBlock
 from keras_mdm.layers.resolution_block import repeat_rows
+from keras_mdm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -38,7 +41,7 @@ class InnermostLevel(LevelPart):
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A (MDM-S64).
     """
 
-    def __init__(self, *, out_channels: int = 3, use_mid_block: bool = True, **kwargs):
+    def __init__(self, *, out_channels: int = 3, use_mid_block: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.out_channels = out_channels
         self.use_mid_block = use_mid_block
@@ -56,12 +59,12 @@ class InnermostLevel(LevelPart):
 
     def build(
         self,
-        z_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        features_shape=None,
-    ):
+        z_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        features_shape: Shape | None = None,
+    ) -> None:
         self._build_down(z_shape, time_embedding_shape, text_shape)
         if self.use_mid_block:
             middle = self.rows_shape(z_shape, len(self.channels) - 1, self.channels[-1])
@@ -70,7 +73,14 @@ class InnermostLevel(LevelPart):
             self.mid_block_1.build(middle, time_embedding_shape)
         self._build_up(z_shape, time_embedding_shape, text_shape, self.out_channels)
 
-    def call(self, z, time_embedding, text=None, text_mask=None, features=None):
+    def call(
+        self,
+        z: Tensor,
+        time_embedding: Tensor,
+        text: Tensor = None,
+        text_mask: Tensor = None,
+        features: Tensor = None,
+    ) -> dict[str, Any]:
         x = self.conv_in(to_rows(z))
         if features is not None:
             x = add_to_first_rows(x, to_rows(features))
@@ -89,18 +99,18 @@ class InnermostLevel(LevelPart):
         features = from_rows(x, self.frames_at(0), self.frames is not None)
         return {"output": self._head(x), "features": features}
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Tensor:
         z = args[0] if args else kwargs["z"]
         return output_spec(z.shape, self.out_channels, self.channels[0], self.compute_dtype)
 
     def compute_output_shape(
         self,
-        z_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        features_shape=None,
-    ):
+        z_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        features_shape: Shape | None = None,
+    ) -> dict[str, Any]:
         shape = z_shape[:-1]
         return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
 

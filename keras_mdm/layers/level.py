@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -10,19 +11,20 @@ from keras_mdm.layers.initializers import conv, derive_seed
 from keras_mdm.layers.normalization import GroupNorm
 from keras_mdm.layers.resampling import Downsample, Upsample
 from keras_mdm.layers.resolution_block import ResolutionBlock
+from keras_mdm.types import Shape, Tensor
 
 
-def to_rows(x):
+def to_rows(x: Tensor) -> Tensor:
     """Images `(B, H, W, C)` stay; clips `(B, T, H, W, C)` become rows `(B*T, H, W, C)`."""
     return x if len(x.shape) == 4 else ops.reshape(x, (-1, *x.shape[2:]))
 
 
-def from_rows(x, frames: int, is_clip: bool):
+def from_rows(x: Tensor, frames: int, is_clip: bool) -> Tensor:
     """The inverse of `to_rows`: `(B*T, H, W, C)` to `(B, T, H, W, C)` for clips."""
     return ops.reshape(x, (-1, frames, *x.shape[1:])) if is_clip else x
 
 
-def tile_frames(x, frames: int):
+def tile_frames(x: Tensor, frames: int) -> Tensor:
     """Lay the frames of every clip out as one square picture, row by row.
 
     `(B*n*n, h, w, C)` to `(B, n*h, n*w, C)` for `frames` = n*n.
@@ -34,7 +36,7 @@ def tile_frames(x, frames: int):
     return ops.reshape(x, (-1, side * height, side * width, channels))
 
 
-def untile_frames(x, frames: int):
+def untile_frames(x: Tensor, frames: int) -> Tensor:
     """The inverse of `tile_frames`."""
     side = math.isqrt(frames)
     _, height, width, channels = x.shape
@@ -77,7 +79,7 @@ class LevelPart(keras.layers.Layer):
         rotary: bool = False,
         groups: int = 32,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.channels = tuple(channels)
@@ -103,7 +105,7 @@ class LevelPart(keras.layers.Layer):
                 frames //= stride
         return frames
 
-    def sides_at(self, shape, index: int) -> tuple:
+    def sides_at(self, shape: Shape, index: int) -> tuple:
         """Height and width at resolution `index` of an input shape `(..., H, W, C)`."""
         height, width = shape[-3], shape[-2]
         if self.axis == "space":
@@ -111,12 +113,12 @@ class LevelPart(keras.layers.Layer):
                 height, width = height // stride, width // stride
         return height, width
 
-    def rows_shape(self, shape, index: int, channels: int) -> tuple:
+    def rows_shape(self, shape: Shape, index: int, channels: int) -> tuple:
         """Row shape at resolution `index` of an input `(B, [T,] H, W, C)`."""
         rows = None if shape[0] is None else shape[0] * self.frames_at(index)
         return (rows, *self.sides_at(shape, index), channels)
 
-    def skip_shapes(self, shape) -> list[tuple]:
+    def skip_shapes(self, shape: Shape) -> list[tuple]:
         """Row shapes of the skips that the way down leaves, in the order they are made."""
         shapes = [self.rows_shape(shape, 0, self.channels[0])]
         for index, channels in enumerate(self.channels):
@@ -144,9 +146,9 @@ class LevelPart(keras.layers.Layer):
             **self._part(f"{name}_{index}"),
         )
 
-    def _make_down(self):
+    def _make_down(self) -> None:
         count = len(self.channels)
-        self.conv_in = None  # its fan-in is known in build
+        self.conv_in: Any = None  # its fan-in is known in build
         self.down = [self._resolution("down", index, 0) for index in range(count)]
         self.down_resample = [
             Downsample(
@@ -158,7 +160,7 @@ class LevelPart(keras.layers.Layer):
             for index in range(count - 1)
         ]
 
-    def _make_up(self):
+    def _make_up(self) -> None:
         count = len(self.channels)
         self.up = [self._resolution("up", index, 1) for index in range(count)]
         self.up_resample = [
@@ -171,7 +173,7 @@ class LevelPart(keras.layers.Layer):
             for index in range(1, count)
         ]
 
-    def _build_down(self, shape, embedding_shape, text_shape):
+    def _build_down(self, shape: Shape, embedding_shape: Shape, text_shape: Shape | None) -> None:
         x_shape = self.rows_shape(shape, 0, shape[-1])
         self.conv_in = conv(
             "conv_in", shape[-1], self.channels[0], seed=self.seed, dtype=self.dtype_policy
@@ -185,7 +187,9 @@ class LevelPart(keras.layers.Layer):
                 self.down_resample[index].build(x_shape)
                 x_shape = self.rows_shape(shape, index + 1, self.channels[index])
 
-    def _build_up(self, shape, embedding_shape, text_shape, out_channels: int):
+    def _build_up(
+        self, shape: Shape, embedding_shape: Shape, text_shape: Shape | None, out_channels: int
+    ) -> None:
         skips = self.skip_shapes(shape)
         last = len(self.channels) - 1
         x_shape = self.rows_shape(shape, last, self.channels[last])
@@ -206,7 +210,9 @@ class LevelPart(keras.layers.Layer):
         )
         self.conv_out.build(x_shape)
 
-    def _run_down(self, x, time_embedding, text, text_mask) -> tuple:
+    def _run_down(
+        self, x: Tensor, time_embedding: Tensor, text: Tensor, text_mask: Tensor
+    ) -> tuple:
         """`(B*T, H, W, channels[0])` -> state at the lowest resolution, and all skips."""
         skips = [x]
         for index, stage in enumerate(self.down):
@@ -217,7 +223,9 @@ class LevelPart(keras.layers.Layer):
                 skips.append(x)
         return x, skips
 
-    def _run_up(self, x, skips: list, time_embedding, text, text_mask):
+    def _run_up(
+        self, x: Tensor, skips: list, time_embedding: Tensor, text: Tensor, text_mask: Tensor
+    ) -> Tensor:
         """State at the lowest resolution -> `(B*T, H, W, channels[0])`; last skip first."""
         skips = list(skips)
         for index in reversed(range(len(self.channels))):
@@ -227,7 +235,7 @@ class LevelPart(keras.layers.Layer):
                 x = self.up_resample[index - 1](x)
         return x
 
-    def _head(self, x):
+    def _head(self, x: Tensor) -> Tensor:
         """`(B*T, H, W, C)` -> prediction, float32, of the shape of the level's input."""
         out = self.conv_out(ops.cast(self.norm_out(x), "float32"))
         return from_rows(out, self.frames_at(0), self.frames is not None)

@@ -1,25 +1,28 @@
 """The two halves of an outer level: what stands around the level inside it."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mdm.layers.initializers import conv
 from keras_mdm.layers.level import LevelPart, from_rows, tile_frames, to_rows, untile_frames
+from keras_mdm.types import Shape, Tensor
 
 
-def first_rows(x, like):
+def first_rows(x: Tensor, like: Tensor) -> Tensor:
     """The first rows of `x`, as many as `like` has: outer levels may run on fewer samples."""
     return x[: ops.shape(like)[0]]
 
 
-def add_to_first_rows(x, part):
+def add_to_first_rows(x: Tensor, part: Tensor) -> Tensor:
     """Add `part` `(B', ...)` to the first B' rows of `x` `(B, ...)`."""
     missing = ops.shape(x)[0] - ops.shape(part)[0]
     zeros = ops.zeros((missing, *part.shape[1:]), part.dtype)
     return x + ops.concatenate([part, zeros], axis=0)
 
 
-def normalize_rows(x):
+def normalize_rows(x: Tensor) -> Tensor:
     """Divide every picture of `(B*T, H, W, C)` by its unbiased standard deviation."""
     count = x.shape[1] * x.shape[2] * x.shape[3]
     centred = x - ops.mean(x, axis=(1, 2, 3), keepdims=True)
@@ -27,7 +30,7 @@ def normalize_rows(x):
     return x / ops.sqrt(variance)
 
 
-def adapt(adapter, x, frames: int):
+def adapt(adapter: Any, x: Tensor, frames: int) -> Tensor:
     """Run an adapter on rows, or on the square pictures that `frames` rows each make up."""
     return adapter(x) if frames == 1 else untile_frames(adapter(tile_frames(x, frames)), frames)
 
@@ -70,7 +73,7 @@ class NestedDown(LevelPart):
         inner_channels: int,
         normalize_input: bool = False,
         tiled_adapter: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.inner_channels = inner_channels
@@ -80,12 +83,12 @@ class NestedDown(LevelPart):
 
     def build(
         self,
-        z_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        features_shape=None,
-    ):
+        z_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        features_shape: Shape | None = None,
+    ) -> None:
         self._build_down(z_shape, time_embedding_shape, text_shape)
         last = len(self.channels) - 1
         self.in_adapter = conv(
@@ -98,7 +101,14 @@ class NestedDown(LevelPart):
         )
         self.in_adapter.build(self.rows_shape(z_shape, last, self.channels[last]))
 
-    def call(self, z, time_embedding, text=None, text_mask=None, features=None):
+    def call(
+        self,
+        z: Tensor,
+        time_embedding: Tensor,
+        text: Tensor = None,
+        text_mask: Tensor = None,
+        features: Tensor = None,
+    ) -> dict[str, Any]:
         time_embedding = first_rows(time_embedding, z)
         text = None if text is None else first_rows(text, z)
         text_mask = None if text_mask is None else first_rows(text_mask, z)
@@ -114,12 +124,12 @@ class NestedDown(LevelPart):
 
     def compute_output_shape(
         self,
-        z_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        features_shape=None,
-    ):
+        z_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        features_shape: Shape | None = None,
+    ) -> dict[str, Any]:
         last = len(self.channels) - 1
         frames = self.frames_at(last)
         clip = (frames,) if frames > 1 else ()
@@ -171,7 +181,12 @@ class NestedUp(LevelPart):
     """
 
     def __init__(
-        self, *, inner_channels: int, out_channels: int = 3, tiled_adapter: bool = False, **kwargs
+        self,
+        *,
+        inner_channels: int,
+        out_channels: int = 3,
+        tiled_adapter: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.inner_channels = inner_channels
@@ -179,7 +194,7 @@ class NestedUp(LevelPart):
         self.tiled_adapter = tiled_adapter
         self._make_up()
 
-    def _input_shape(self, skips_shape) -> tuple:
+    def _input_shape(self, skips_shape: Any) -> tuple:
         """Shape of the level's input, from that of the first skip (rows)."""
         rows, height, width, channels = skips_shape[0]
         frames = self.frames_at(0)
@@ -188,12 +203,12 @@ class NestedUp(LevelPart):
 
     def build(
         self,
-        skips_shape,
-        inner_features_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-    ):
+        skips_shape: Any,
+        inner_features_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+    ) -> None:
         shape = self._input_shape(skips_shape)
         last = len(self.channels) - 1
         self.out_adapter = conv(
@@ -207,7 +222,14 @@ class NestedUp(LevelPart):
         self.out_adapter.build(self.rows_shape(shape, last, self.inner_channels))
         self._build_up(shape, time_embedding_shape, text_shape, self.out_channels)
 
-    def call(self, skips, inner_features, time_embedding, text=None, text_mask=None):
+    def call(
+        self,
+        skips: Tensor,
+        inner_features: Tensor,
+        time_embedding: Tensor,
+        text: Tensor = None,
+        text_mask: Tensor = None,
+    ) -> dict[str, Any]:
         # skips[-1] is the state at the lowest resolution: nothing follows the last ResBlock.
         x = skips[-1]
         batch = ops.shape(skips[0])[0] // self.frames_at(0)
@@ -220,19 +242,19 @@ class NestedUp(LevelPart):
         features = from_rows(x, self.frames_at(0), self.frames is not None)
         return {"output": self._head(x), "features": features}
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Tensor:
         skips = args[0] if args else kwargs["skips"]
         shape = self._input_shape([skip.shape for skip in skips])
         return output_spec(shape, self.out_channels, self.channels[0], self.compute_dtype)
 
     def compute_output_shape(
         self,
-        skips_shape,
-        inner_features_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-    ):
+        skips_shape: Any,
+        inner_features_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+    ) -> dict[str, Any]:
         shape = self._input_shape(skips_shape)[:-1]
         return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
 
@@ -245,7 +267,7 @@ class NestedUp(LevelPart):
         return {**super().get_config(), **config}
 
 
-def output_spec(shape, out_channels: int, channels: int, dtype: str) -> dict:
+def output_spec(shape: Shape, out_channels: int, channels: int, dtype: str) -> dict:
     """Symbolic result of a level with input `shape`: float32 prediction, features in `dtype`."""
     return {
         "output": keras.KerasTensor((*shape[:-1], out_channels), dtype="float32"),

@@ -1,15 +1,17 @@
 """Group normalisation that takes the time conditioning along."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.types import Shape, Tensor
 
 
-def _pool(per_channel, groups: int):
+def _pool(per_channel: Tensor, groups: int) -> Tensor:
     """Average `(B, 1, ..., C)` over the channels of each group, the same for all of them."""
     *middle, channels = per_channel.shape[1:]
     shares = ops.reshape(per_channel, (-1, groups, channels // groups))
@@ -20,7 +22,7 @@ def _pool(per_channel, groups: int):
     return ops.reshape(pooled, (-1, *middle, channels))
 
 
-def _zero_after(tensor):
+def _zero_after(tensor: Tensor) -> Tensor:
     """A zero that is there no sooner than `tensor`.
 
     What a gradient computes of the input alone could run in the forward pass already, as soon as
@@ -30,7 +32,9 @@ def _zero_after(tensor):
     return ops.minimum(ops.abs(ops.cast(ops.reshape(corner, ()), "float32")), 0.0)
 
 
-def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
+def normalize(
+    x: Tensor, gain: Tensor, bias: Tensor, *, groups: int, epsilon: float, silu: bool
+) -> Tensor:
     """Group normalisation, affine conditioning and SiLU as one operation.
 
     Written out because on wide feature maps memory traffic costs more than arithmetic: the
@@ -56,7 +60,7 @@ def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
     pixels = math.prod(x.shape[axis] for axis in axes)
 
     @ops.custom_gradient
-    def operation(x, gain, bias):
+    def operation(x: Tensor, gain: Tensor, bias: Tensor) -> tuple:
         # All that follows is (B, 1, ..., C), to be spread over the pixels.
         gain, bias = ops.reshape(gain, spread), ops.reshape(bias, spread)
         x32 = ops.cast(x, "float32")
@@ -68,7 +72,7 @@ def normalize(x, gain, bias, *, groups: int, epsilon: float, silu: bool):
         offset = bias - slope * mean
         y = x * ops.cast(slope, x.dtype) + ops.cast(offset, x.dtype)
 
-        def gradient(*args, upstream=None):
+        def gradient(*args: Any, upstream: Tensor = None) -> tuple:
             dy = args[0] if upstream is None else upstream
             if silu:
                 later = _zero_after(dy)
@@ -130,14 +134,19 @@ class GroupNorm(keras.layers.Layer):
     """
 
     def __init__(
-        self, groups: int = 32, *, epsilon: float = 1e-5, activation: str | None = None, **kwargs
+        self,
+        groups: int = 32,
+        *,
+        epsilon: float = 1e-5,
+        activation: str | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.activation = checks.one_of("activation", activation, (None, "silu"))
         self.groups = checks.integer("groups", groups, minimum=1)
         self.epsilon = epsilon
 
-    def build(self, x_shape, scale_shift_shape=None):
+    def build(self, x_shape: Shape, scale_shift_shape: Shape | None = None) -> None:
         channels = x_shape[-1]
         if channels % self.groups:
             raise checks.error(
@@ -151,7 +160,7 @@ class GroupNorm(keras.layers.Layer):
         self.gamma = self.add_weight(name="gamma", initializer="ones", **given)
         self.beta = self.add_weight(name="beta", initializer="zeros", **given)
 
-    def call(self, x, scale_shift=None):
+    def call(self, x: Tensor, scale_shift: Tensor = None) -> Tensor:
         rows = (ops.shape(x)[0], x.shape[-1])
         gain = ops.broadcast_to(ops.cast(self.gamma, "float32"), rows)
         bias = ops.broadcast_to(ops.cast(self.beta, "float32"), rows)
@@ -162,7 +171,7 @@ class GroupNorm(keras.layers.Layer):
             x, gain, bias, groups=self.groups, epsilon=self.epsilon, silu=self.activation == "silu"
         )
 
-    def compute_output_shape(self, x_shape, scale_shift_shape=None):
+    def compute_output_shape(self, x_shape: Shape, scale_shift_shape: Shape | None = None) -> Shape:
         return x_shape
 
     def get_config(self) -> dict:

@@ -1,10 +1,13 @@
 """Halving and doubling of a feature map, in space or in time."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.layers.initializers import conv
+from keras_mdm.types import Shape, Tensor
 
 
 class _Resample(keras.layers.Layer):
@@ -14,14 +17,16 @@ class _Resample(keras.layers.Layer):
     time, the pixels of a frame are one axis: `(B, T, H*W, C)`.
     """
 
-    def __init__(self, *, factor: int = 2, axis: str = "space", frames: int = 1, seed=0, **kwargs):
+    def __init__(
+        self, *, factor: int = 2, axis: str = "space", frames: int = 1, seed: int = 0, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.factor = checks.one_of("factor", factor, (1, 2))
         self.axis = checks.one_of("axis", axis, ("space", "time"))
         self.frames = checks.integer("frames", frames, minimum=1)
         self.seed = seed
 
-    def _build_conv(self, x_shape, *, strides: int):
+    def _build_conv(self, x_shape: Shape, *, strides: int) -> None:
         channels = x_shape[-1]
         along_time = self.axis == "time"
         self.conv = conv(
@@ -36,7 +41,7 @@ class _Resample(keras.layers.Layer):
         )
         self.conv.build((None, None, None, channels))
 
-    def _to_time(self, x):
+    def _to_time(self, x: Tensor) -> Tensor:
         """(B*T, H, W, C) -> (B, T, H*W, C)."""
         _, height, width, channels = x.shape
         return ops.reshape(x, (-1, self.frames, height * width, channels))
@@ -76,10 +81,10 @@ class Downsample(_Resample):
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A (convolution-based resampling).
     """
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         self._build_conv(x_shape, strides=self.factor)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         if self.factor == 1:
             return self.conv(x)
         # "same" would pad only the bottom and the right at stride 2.
@@ -89,7 +94,7 @@ class Downsample(_Resample):
         clips = ops.pad(self._to_time(x), ((0, 0), (1, 1), (0, 0), (0, 0)))
         return ops.reshape(self.conv(clips), (-1, height, width, channels))
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         rows, height, width, channels = x_shape
         if self.axis == "space":
             return rows, height // self.factor, width // self.factor, channels
@@ -121,10 +126,10 @@ class Upsample(_Resample):
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A (convolution-based resampling).
     """
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         self._build_conv(x_shape, strides=1)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         if self.factor == 1:
             return self.conv(x)
         if self.axis == "space":
@@ -133,14 +138,14 @@ class Upsample(_Resample):
         clips = ops.repeat(self._to_time(x), 2, axis=1)
         return ops.reshape(self.conv(clips), (-1, height, width, channels))
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         rows, height, width, channels = x_shape
         if self.axis == "space":
             return rows, height * self.factor, width * self.factor, channels
         return None if rows is None else rows * self.factor, height, width, channels
 
 
-def double_pixels(x):
+def double_pixels(x: Tensor) -> Tensor:
     """Repeat every pixel of `(B, H, W, C)` twice along both sides: `(B, 2*H, 2*W, C)`.
 
     Broadcasting keeps the dtype; a resize operation would compute in float32.

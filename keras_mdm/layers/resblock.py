@@ -1,11 +1,14 @@
 """The residual block of every UNet level."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.layers.initializers import conv, dense
 from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -38,13 +41,15 @@ class ResBlock(keras.layers.Layer):
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A; Nichol and Dhariwal 2021.
     """
 
-    def __init__(self, channels: int, *, groups: int = 32, seed: int = 0, **kwargs):
+    def __init__(self, channels: int, *, groups: int = 32, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels = checks.integer("channels", channels, minimum=1)
         self.groups = groups
         self.seed = seed
 
-    def build(self, x_shape, time_embedding_shape, skip_shape=None):
+    def build(
+        self, x_shape: Shape, time_embedding_shape: Shape, skip_shape: Shape | None = None
+    ) -> None:
         added = skip_shape[-1] if skip_shape else 0
         x_shape = (*x_shape[:-1], x_shape[-1] + added)
         in_channels, width = x_shape[-1], time_embedding_shape[-1]
@@ -66,7 +71,7 @@ class ResBlock(keras.layers.Layer):
             self.skip = dense("skip", in_channels, self.channels, **given)
             self.skip.build(x_shape)
 
-    def call(self, x, time_embedding, skip=None):
+    def call(self, x: Tensor, time_embedding: Tensor, skip: Tensor = None) -> Tensor:
         if skip is not None:  # in here, so that recomputation does not keep both together
             x = ops.concatenate([x, skip], axis=-1)
         h = self.conv1(self.norm1(x))
@@ -74,7 +79,9 @@ class ResBlock(keras.layers.Layer):
         h = self.conv2(self.norm2(h, scale_shift=scale_shift))
         return h + (x if self.skip is None else self.skip(x))
 
-    def compute_output_shape(self, x_shape, time_embedding_shape, skip_shape=None):
+    def compute_output_shape(
+        self, x_shape: Shape, time_embedding_shape: Shape, skip_shape: Shape | None = None
+    ) -> Shape:
         return (*x_shape[:-1], self.channels)
 
     def get_config(self) -> dict:

@@ -1,5 +1,7 @@
 """The blocks of one resolution, on the way down or up."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,9 +10,10 @@ from keras_mdm.layers.attention import SpatialAttention
 from keras_mdm.layers.initializers import derive_seed
 from keras_mdm.layers.resblock import ResBlock
 from keras_mdm.layers.temporal_attention import TemporalAttention
+from keras_mdm.types import Shape, Tensor
 
 
-def repeat_rows(x, times: int):
+def repeat_rows(x: Tensor, times: int) -> Tensor:
     """Repeat every row of `(B, ...)` for the frames of its clip: `(B*times, ...)`."""
     return x if times == 1 else ops.repeat(x, times, axis=0)
 
@@ -64,7 +67,7 @@ class ResolutionBlock(keras.layers.Layer):
         rotary: bool = False,
         groups: int = 32,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.channels = channels
@@ -99,12 +102,12 @@ class ResolutionBlock(keras.layers.Layer):
 
     def build(
         self,
-        x_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        skips_shape=None,
-    ):
+        x_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        skips_shape: Any = None,
+    ) -> None:
         for index, block in enumerate(self.residual):
             block.build(x_shape, time_embedding_shape, skips_shape[index] if skips_shape else None)
             x_shape = (*x_shape[:-1], self.channels)
@@ -113,7 +116,14 @@ class ResolutionBlock(keras.layers.Layer):
         for layer in self.temporal:
             layer.build(x_shape)
 
-    def call(self, x, time_embedding, text=None, text_mask=None, skips=None):
+    def call(
+        self,
+        x: Tensor,
+        time_embedding: Tensor,
+        text: Tensor = None,
+        text_mask: Tensor = None,
+        skips: Tensor = None,
+    ) -> Tensor:
         time_embedding = repeat_rows(time_embedding, self.frames)
         if self.spatial and text is not None:
             text = repeat_rows(text, self.frames)
@@ -132,12 +142,12 @@ class ResolutionBlock(keras.layers.Layer):
 
     def compute_output_shape(
         self,
-        x_shape,
-        time_embedding_shape,
-        text_shape=None,
-        text_mask_shape=None,
-        skips_shape=None,
-    ):
+        x_shape: Shape,
+        time_embedding_shape: Shape,
+        text_shape: Shape | None = None,
+        text_mask_shape: Shape | None = None,
+        skips_shape: Any = None,
+    ) -> list[Shape]:
         return [(*x_shape[:-1], self.channels)] * self.blocks
 
     def get_config(self) -> dict:

@@ -1,5 +1,7 @@
 """Attention over the frames of a clip."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,6 +9,7 @@ from keras_mdm import checks
 from keras_mdm.layers.attention import TokenAttention
 from keras_mdm.layers.initializers import conv, derive_seed
 from keras_mdm.layers.resampling import double_pixels
+from keras_mdm.types import Shape, Tensor
 
 HEAD_WIDTH = 32
 
@@ -42,13 +45,13 @@ class TemporalAttention(keras.layers.Layer):
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A, figure 10.
     """
 
-    def __init__(self, frames: int, *, rotary: bool = False, seed: int = 0, **kwargs):
+    def __init__(self, frames: int, *, rotary: bool = False, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.frames = checks.integer("frames", frames, minimum=1)
         self.rotary = rotary
         self.seed = seed
 
-    def build(self, x_shape):
+    def build(self, x_shape: Shape) -> None:
         _, height, width, channels = x_shape
         if channels % HEAD_WIDTH or height % 2 or width % 2:
             raise checks.error(
@@ -72,7 +75,7 @@ class TemporalAttention(keras.layers.Layer):
         self.attention.build((None, self.frames, channels))
         self.up_conv.build((None, None, None, channels))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         h = self.down_conv(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
         _, height, width, channels = h.shape
         h = ops.reshape(h, (-1, self.frames, height * width, channels))
@@ -82,7 +85,7 @@ class TemporalAttention(keras.layers.Layer):
         h = ops.reshape(ops.transpose(h, (0, 2, 1, 3)), (-1, height, width, channels))
         return x + self.up_conv(double_pixels(h))
 
-    def compute_output_shape(self, x_shape):
+    def compute_output_shape(self, x_shape: Shape) -> Shape:
         return x_shape
 
     def get_config(self) -> dict:

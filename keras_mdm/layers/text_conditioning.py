@@ -1,11 +1,14 @@
 """Conditioning on the tokens of a frozen text encoder."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_mdm import checks
 from keras_mdm.layers.attention import TokenAttention
 from keras_mdm.layers.initializers import dense, derive_seed
+from keras_mdm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -52,7 +55,7 @@ class TextConditioning(keras.layers.Layer):
         heads: int = 8,
         use_mask: bool = True,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.embedding_width = embedding_width
@@ -62,7 +65,7 @@ class TextConditioning(keras.layers.Layer):
         self.use_mask = use_mask
         self.seed = seed
 
-    def build(self, text_shape, text_mask_shape=None):
+    def build(self, text_shape: Shape, text_mask_shape: Shape | None = None) -> None:
         width = text_shape[-1]
         self.project = None
         if self.projection:
@@ -87,7 +90,7 @@ class TextConditioning(keras.layers.Layer):
         )
         self.pooled.build((None, width))
 
-    def call(self, text, text_mask):
+    def call(self, text: Tensor, text_mask: Tensor) -> dict[str, Any]:
         tokens = text if self.project is None else self.project(text)
         for block in self.attention:
             tokens = block(tokens, token_mask=text_mask if self.use_mask else None)
@@ -100,14 +103,16 @@ class TextConditioning(keras.layers.Layer):
             pooled = ops.mean(pooled, axis=1)
         return {"tokens": tokens, "embedding": self.pooled(pooled)}
 
-    def compute_output_spec(self, text, text_mask):
+    def compute_output_spec(self, text: Tensor, text_mask: Tensor) -> dict[str, Any]:
         width = self.projection or text.shape[-1]
         return {
             "tokens": keras.KerasTensor((*text.shape[:2], width), dtype=self.compute_dtype),
             "embedding": keras.KerasTensor((text.shape[0], self.embedding_width), dtype="float32"),
         }
 
-    def compute_output_shape(self, text_shape, text_mask_shape=None):
+    def compute_output_shape(
+        self, text_shape: Shape, text_mask_shape: Shape | None = None
+    ) -> dict[str, Any]:
         width = self.projection or text_shape[-1]
         return {
             "tokens": (*text_shape[:2], width),

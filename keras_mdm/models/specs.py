@@ -76,7 +76,7 @@ class LevelSpec:
     time_width: int | None = None
     axis: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size("size", self.size, minimum=2))
         if self.frames is not None:
             checks.integer("frames", self.frames, minimum=1)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.optimizers.base import Optimizer
+from keras_mdm.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -65,7 +66,7 @@ class Adam(Optimizer):
         self.beta_2 = beta_2
         self.epsilon = checks.real("epsilon", epsilon, minimum=0.0)
 
-    def coefficients(self, learning_rate, updates, finite):
+    def coefficients(self, learning_rate: Tensor, updates: Tensor, finite: Tensor) -> tuple:
         t = updates + 1.0
         # The fused kernel works with float32 betas: the correction must use the same numbers.
         beta_1, beta_2 = (
@@ -81,7 +82,9 @@ class Adam(Optimizer):
         step_size = learning_rate * correction_2 / correction_1
         return step_size, self.epsilon * correction_2, keep_1, keep_2
 
-    def update_variable(self, variable, gradient, row, *coefficients):
+    def update_variable(
+        self, variable: Tensor, gradient: Tensor, row: Tensor, *coefficients: Tensor
+    ) -> None:
         step_size, epsilon, beta_1, beta_2 = coefficients
         zero = tf.zeros((), variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
@@ -131,16 +134,18 @@ class AdamW(Adam):
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-4,
         *,
         weight_decay: float = 0.01,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         self.weight_decay = checks.real("weight_decay", weight_decay, minimum=0.0)
 
-    def coefficients(self, learning_rate, updates, finite):
+    def coefficients(self, learning_rate: Tensor, updates: Tensor, finite: Tensor) -> tuple:
         decay = learning_rate * self.weight_decay
         return (*super().coefficients(learning_rate, updates, finite), decay)
 
-    def update_variable(self, variable, gradient, row, *coefficients):
+    def update_variable(
+        self, variable: Tensor, gradient: Tensor, row: Tensor, *coefficients: Tensor
+    ) -> None:
         *adam, decay = coefficients
         if self.weight_decay and self._use_weight_decay(self._trainable_variables[row]):
             variable.assign_sub(variable * decay)

@@ -206,7 +206,7 @@ class Optimizer(keras.optimizers.Optimizer):
         for row, variable in enumerate(self._trainable_variables):
             row_of_path[variable.path] = row
         by_row = np.ones(len(self._trainable_variables), "float32")
-        strangers = []
+        strangers: list[str] = []
         for key, factor in self._factors:
             if isinstance(key, str):
                 row = row_of_path.get(key)

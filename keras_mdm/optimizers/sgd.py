@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.optimizers.base import Optimizer
+from keras_mdm.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -47,12 +48,14 @@ class SGD(Optimizer):
         self.nesterov = bool(nesterov)
         self.slot_names = ("momentum",) if self.momentum else ()
 
-    def coefficients(self, learning_rate, updates, finite):
+    def coefficients(self, learning_rate: Tensor, updates: Tensor, finite: Tensor) -> tuple:
         # b <- 1 b + 0 in a step that is skipped.
         momentum = tf.where(finite, tf.constant(self.momentum, tf.float64), 1.0)
         return learning_rate, tf.fill(tf.shape(updates), momentum)
 
-    def update_variable(self, variable, gradient, row, *coefficients):
+    def update_variable(
+        self, variable: Tensor, gradient: Tensor, row: Tensor, *coefficients: Tensor
+    ) -> None:
         learning_rate, momentum = coefficients
         if not self.momentum:
             tf.raw_ops.ResourceApplyGradientDescent(

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from keras_mdm import checks
 from keras_mdm.pictures import pixels
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 # Characters of a title that are drawn.
 _LONGEST = 300
 
@@ -155,7 +157,7 @@ def contact_sheet(
     return np.asarray(canvas)
 
 
-def wrap_text(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def wrap_text(text: str, width: int, font: Font) -> list[str]:
     """Break a text into lines of at most `width` pixels, between words and, if need be, inside.
 
     Of a text that is no title any more only the beginning is kept.

@@ -101,7 +101,7 @@ def _changed(before: np.ndarray | None, after: np.ndarray) -> tuple[int, int, in
     rows, columns = np.nonzero(before != after)
     if not len(rows):
         return 0, 0, 1, 1
-    return tuple(map(int, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: int = 14) -> bytes:

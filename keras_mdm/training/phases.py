@@ -73,7 +73,7 @@ class Phase:
     downsample: str | None = dataclasses.field(default=None, kw_only=True)
     first_step: int = dataclasses.field(default=0, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         batch_size = checks.integer("batch_size", self.batch_size, minimum=1)
         if (self.steps is None) == (self.images is None):
             raise checks.error(
@@ -225,7 +225,7 @@ class WeightRamp:
     end: Mapping[str, float]
     until: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("start", "end"):
             for level, weight in getattr(self, name).items():
                 checks.real(f"{name}[{level!r}]", weight, minimum=0.0)

@@ -72,7 +72,7 @@ class ClipRule:
     frame: str = "first"
     channels: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.integer("size", self.size, minimum=1)
         if self.frames is not None:
             frames = checks.integer("frames", self.frames, minimum=2)

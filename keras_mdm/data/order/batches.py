@@ -88,7 +88,7 @@ class Reading:
     parallel_reads: int = tf.data.AUTOTUNE
     repeat: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.integer("first_step", self.first_step, minimum=0)
         checks.seed(self.seed)
         share_of(self.worker, self.batch_size)

@@ -78,7 +78,7 @@ class ImageRule:
     channels: int = 3
     buckets: tuple[Shape, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         checks.one_of("channels", self.channels, PICTURE_CHANNELS)
         if self.buckets is None:
             self._check_size()

@@ -67,7 +67,7 @@ def fits(found: Index) -> bool:
 class _Shard:
     """What was found so far, and what is broken."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.bad: list[tuple[str, str]] = []
         self._rows: dict[str, np.ndarray] = {}
         self._missed: dict[str, tuple[str, str]] = {}  # pictures that are not read, by record

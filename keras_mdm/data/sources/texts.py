@@ -62,8 +62,8 @@ def printable(text: str) -> str:
 
     Example:
 
-    >>> print(printable("red\x1b[31m\udcff"))
-    red\x1b[31m\udcff
+    >>> print(printable("red" + chr(27)))
+    red\\x1b
     """
     if text.isprintable():
         return text
