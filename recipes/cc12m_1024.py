@@ -1,7 +1,7 @@
-"""Text to image at 1024 on CC12M with three or five levels, or in small on emoji.
+"""Text to image at 1024 on CC12M with three or five levels, or on a small scale on emoji.
 
-The phase at 1024 always begins with the trained 256 model (appendix B): the run trains that first,
-or takes it from --start, a model, run or checkpoint of cc12m_256.py.
+The phase at 1024 always begins with the trained 256 model (appendix B). The run trains that model
+first, or takes it from --start: a model, run or checkpoint of cc12m_256.py.
 
                     without arguments                   with --data SOURCE
     levels          16, 32, 64; with --levels 5         64, 256, 1024; with --levels 5
@@ -22,7 +22,7 @@ or takes it from --start, a model, run or checkpoint of cc12m_256.py.
     hours           9 to 11 minutes                     not given in the paper, not run here
     paper's metric  -                                   none: samples only (figures 6, 16, 17)
 
-Figures and times of what was run: recipes/README.md.
+recipes/README.md has the figures and times of what was run.
 """
 
 import keras_mdm as mdm

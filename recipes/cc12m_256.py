@@ -1,8 +1,8 @@
-"""Text to image at 256 on CC12M with two or three levels, or in small on emoji.
+"""Text to image at 256 on CC12M with two or three levels, or on a small scale on emoji.
 
-Phase 1 trains 64 alone, phase 2 all levels jointly on mixed-resolution batches: with three levels
-two of them are added at once, as stages of training need not be levels (appendix B). One of a
-thousand pairs is left for validation (appendix E).
+Phase 1 trains 64 alone; phase 2 trains all levels jointly on mixed-resolution batches. With three
+levels, phase 2 adds two at once, because stages of training need not be levels (appendix B). One
+pair in a thousand is held out for validation (appendix E).
 
                     without arguments                   with --data SOURCE
     levels          16, 64; with --levels 3             64, 256; with --levels 3
@@ -23,8 +23,9 @@ thousand pairs is left for validation (appendix E).
     paper's metric  -                                   zero-shot COCO FID-30K 18.35, 13.43 with
                                                         guidance 1.35
 
-Encode the captions once, before: keras-mdm embed SOURCE EMBEDDINGS, then --embeddings EMBEDDINGS.
-Figures and times of what was run: recipes/README.md.
+Encode the captions once, beforehand: keras-mdm embed SOURCE EMBEDDINGS. Then pass --embeddings
+EMBEDDINGS.
+recipes/README.md has the figures and times of what was run.
 """
 
 import keras_mdm as mdm

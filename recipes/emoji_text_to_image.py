@@ -1,8 +1,8 @@
 """Text to image on 251 emoji drawings: 16 pixels, grown to 64, in about ten minutes on two cores.
 
-The paper's schedule in small. Phase 1 trains the innermost level, phase 2 adds the outer one around
-it, and both levels are denoised together from then on (section 3.3). The outer level predicts
-relative to a Wiener estimate around the picture below, so that it starts without noise to unlearn.
+This is the paper's schedule on a small scale. Phase 1 trains the innermost level. Phase 2 adds the
+outer one around it, and from then on both are denoised together (section 3.3). The outer level
+predicts relative to a Wiener estimate around the picture below, so it has no noise to unlearn.
 
     levels          16, then 16 and 64        schedule    cosine, SNR / 4 at 64 (shift 4, power 1)
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
@@ -10,8 +10,8 @@ relative to a Wiener estimate around the picture below, so that it starts withou
     sampling        DDIM, 25 steps, guidance 3 at 16 and none at 64, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
-Result and time: docs/demo.md. Your own pictures: --data DIR (captions from .txt files beside them,
-or from the file names).
+docs/demo.md has the result and the time. For your own pictures use --data DIR (captions come from
+.txt files beside them, or from the file names).
 """
 
 import keras_mdm as mdm

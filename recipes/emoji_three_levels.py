@@ -1,10 +1,10 @@
-"""Text to image on 251 emoji drawings at 16, 32 and 64 pixels: the whole training engine in small.
+"""Text to image on 251 emoji drawings at 16, 32 and 64 pixels: the whole training engine, scaled down.
 
-Every phase adds a level and mixes resolutions: of three levels 6/9 of the samples are trained at
-all of them, 2/9 up to 32 and 1/9 at 16 only (section 3.3). Times are stratified over the batch, two
-averages of different width are followed for a reconstruction afterwards, the outer levels' blocks
-are computed again in the backward pass, each batch goes through the network in two halves, and the
-loss of a new level comes in along a ramp.
+Every phase adds a level and mixes resolutions: with three levels, 6/9 of the samples are trained at
+all of them, 2/9 up to 32 and 1/9 at 16 only (section 3.3). Times are stratified over the batch. Two
+averages of different widths are kept, to reconstruct others from them. The outer levels' blocks are
+recomputed in the backward pass, each batch goes through the network in two halves, and a ramp
+brings in the loss of a new level.
 
     levels          16, then 16 and 32, then 16, 32 and 64
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
@@ -12,11 +12,11 @@ loss of a new level comes in along a ramp.
     sampling        DDIM, 25 steps, guidance 3 at 16 and none above, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
-Unattended, started again after whatever kills it:
+To run it unattended, restarted after whatever kills it:
 
     keras-mdm launch -n 1 --restarts 10 recipes/emoji_three_levels.py
 
-What it looks like: docs/training.md. Your own pictures: --data DIR.
+docs/training.md shows the result. For your own pictures use --data DIR.
 """
 
 import keras_mdm as mdm

@@ -3,10 +3,10 @@
     keras-mdm import vis_model_256x256.pth cc12m_256x256.yaml OUT.keras --text-encoder flan-t5-xl
     python recipes/finetune_released.py --model OUT.keras --data my_pictures
 
-The released models were trained on pictures as (x - 127) / 128 and know a micro-condition `scale`,
-the size of the picture before it was resized; both are given to them here. Schedule, prediction,
-loss target and level weights are those of the model. Captions are dropped at 10 %, which the
-authors' code does not do. All levels are trained in one phase.
+The released models were trained on pictures scaled to (x - 127) / 128, with a micro-condition
+`scale`, the size of the picture before it was resized. This recipe supplies both. Schedule,
+prediction, loss target and level weights are those of the model. 10 % of captions are dropped,
+which the authors' code does not do. All levels are trained in one phase.
 
                     without arguments                   with --model FILE --data SOURCE
     model           a small network of the released     the imported one
@@ -24,8 +24,8 @@ authors' code does not do. All levels are trained in one phase.
     hardware        2 CPU cores                         see --dry-run; released files not run here
     hours           5 minutes                           depend on --steps, not run here
 
-Without --model nothing was learned before: the run only shows the way. No metric of the paper.
-Figures and times of what was run: recipes/README.md.
+Without --model the network starts untrained, so the run only demonstrates the steps. The paper has
+no metric for this. recipes/README.md has the figures and times of what was run.
 """
 
 from functools import partial

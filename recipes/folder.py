@@ -6,8 +6,8 @@
     python recipes/folder.py --data my_pictures --scale small --levels 64 128 256
 
 Captions are the text files beside the pictures, the columns of a table, or the names of the files;
-classes are the sub-folders. One phase per level: the innermost alone, then with each next one
-around it, jointly on mixed-resolution batches.
+classes are the sub-folders. There is one phase per level. The innermost is trained alone; each later
+phase adds the next level around it and trains all of them jointly on mixed-resolution batches.
 
                     without arguments                   with --data SOURCE
     levels          --levels (16, 64)                   --levels (64, 256)
@@ -25,7 +25,7 @@ around it, jointly on mixed-resolution batches.
     hardware        2 CPU cores                         see --dry-run for memory and arithmetic
     hours           9 minutes with levels 16 and 64     depend on --steps, not run here
 
-No metric of the paper. Figures and times of what was run: recipes/README.md.
+The paper has no metric for this. recipes/README.md has the figures and times of what was run.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Class-conditional ImageNet at 256, or in small on emoji: pictures of a class.
+"""Class-conditional ImageNet at 256, or on a small scale on emoji: pictures of a class.
 
-Two levels, 64 and 256; the label is added to the time embedding, there is no cross-attention
-(appendix E). Phase 1 trains 64 alone, phase 2 both jointly on mixed-resolution batches.
+There are two levels, 64 and 256. The label is added to the time embedding, without cross-attention
+(appendix E). Phase 1 trains 64 alone; phase 2 trains both jointly on mixed-resolution batches.
 
                     without arguments                   with --data SOURCE
     levels          16, 64                              64, 256 (appendix A)
@@ -18,11 +18,11 @@ Two levels, 64 and 256; the label is added to the time embedding, there is no cr
     hours           9 minutes                           not given in the paper, not run here
     paper's metric  -                                   FID-50K 8.92, 6.62 with guidance 1.2
 
-The paper contradicts itself: its text says that labels were not dropped in training (appendix E),
-and its table 1 and figures 12 to 14 use classifier-free guidance, which needs a model that was
-trained without labels as well. Here 10 % of labels are dropped; --exact drops none, and then
-samples are drawn without guidance.
-Figures and times of what was run: recipes/README.md.
+The paper contradicts itself. Its text says that labels were not dropped in training (appendix E),
+but its table 1 and figures 12 to 14 use classifier-free guidance, which needs a model that was also
+trained without labels. Here 10 % of labels are dropped. --exact drops none, and then samples are
+drawn without guidance.
+recipes/README.md has the figures and times of what was run.
 """
 
 import dataclasses

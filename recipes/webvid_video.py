@@ -1,8 +1,9 @@
 """Text to video: an image model that grows in time, then in space, in twenty minutes on two cores.
 
-The paper's schedule in small. Phase 1 trains pictures, phase 2 adds frames, phase 3 adds pixels;
-every level is denoised jointly with those inside it, and a third of the samples of a later phase
-stop at a lower level (section 3.3). The picture is the first frame of the clip (section 4.1).
+This is the paper's schedule on a small scale. Phase 1 trains pictures, phase 2 adds frames, phase 3
+adds pixels. Every level is denoised jointly with those inside it, and in later phases a third of
+the samples stop at a lower level (section 3.3). The picture is the first frame of the clip (section
+4.1).
 
                     without arguments                   with --data DIR
     levels          16, 8x16, 8x32 (frames x pixels)    64, 16x64, 16x256
@@ -23,9 +24,9 @@ stop at a lower level (section 3.3). The picture is the first frame of the clip 
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           18 minutes                          not given in the paper, not run here
 
-Fetched once for the small run: keras-mdm assets fetch emoji minilm. Other data at the small size:
+Before the small run, once: keras-mdm assets fetch emoji minilm. Other data at the small size:
 --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR --scale small.
-Result and time: docs/video.md.
+docs/video.md has the result and the time.
 """
 
 import keras_mdm as mdm
