@@ -1,4 +1,4 @@
-"""Text to image on 251 emoji drawings at 16, 32 and 64 pixels: the whole training engine, scaled down.
+"""Text to image on 251 emoji at 16, 32 and 64 pixels: the whole training engine, scaled down.
 
 Every phase adds a level and mixes resolutions: with three levels, 6/9 of the samples are trained at
 all of them, 2/9 up to 32 and 1/9 at 16 only (section 3.3). Times are stratified over the batch. Two

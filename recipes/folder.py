@@ -6,8 +6,8 @@
     python recipes/folder.py --data my_pictures --scale small --levels 64 128 256
 
 Captions are the text files beside the pictures, the columns of a table, or the names of the files;
-classes are the sub-folders. There is one phase per level. The innermost is trained alone; each later
-phase adds the next level around it and trains all of them jointly on mixed-resolution batches.
+classes are the sub-folders. There is one phase per level. The innermost is trained alone; each
+later phase adds the next level around it and trains all jointly on mixed-resolution batches.
 
                     without arguments                   with --data SOURCE
     levels          --levels (16, 64)                   --levels (64, 256)
