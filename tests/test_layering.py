@@ -1,6 +1,7 @@
 """Who may import whom."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,11 @@ def test_old_paths_lead_to_the_modules_of_today():
     from keras_mdm.training.power_ema import reconstruct as old_reconstruct
 
     assert old_reconstruct is reconstruct
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_table():
+    drawing = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))
+    assert drawing["FILE"].read_text() == drawing["draw"](ALLOWED), "run docs/draw_architecture.py"
 
 
 def test_the_table_notices_a_stranger():
