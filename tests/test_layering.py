@@ -63,7 +63,8 @@ ALLOWED = {
     "export": {"conditioning", "finite", "sampling", "training", "diffusion"}
     | {"keras", "tensorflow"},
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
-    "runs": {"averages", "callbacks", "costs", "distribute", "finite", "models", "named_arrays"}
+    "runs": {"averages", "callbacks", "costs", "distribute", "finite", "layers", "models"}
+    | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},
     "interop": {"models", "layers", "training", "diffusion", "yaml"},

@@ -1,7 +1,8 @@
 """Parameters and arithmetic of a network, counted from its real layers without allocating them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +11,8 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import NestedUNet, NestedUNetSpec, build_nested_unet, presets
+from keras_mdm.models.network import LevelNetwork
+from keras_mdm.models.own_network import as_network
 
 DEFAULT_TEXT_TOKENS = 32
 
@@ -26,6 +29,12 @@ def _convolution(op: tf.Operation) -> int:
 def _depthwise_convolution(op: tf.Operation) -> int:
     height, width, _, _ = op.inputs[1].shape
     return 2 * op.outputs[0].shape.num_elements() * height * width
+
+
+def _convolution_input(op: tf.Operation) -> int:
+    """Of a transposed convolution, or of the gradient of a convolution's input."""
+    *window, _ = op.inputs[1].shape
+    return 2 * op.inputs[2].shape.num_elements() * math.prod(window)
 
 
 def _matmul(op: tf.Operation) -> int:
@@ -48,6 +57,9 @@ def _einsum(op: tf.Operation) -> int:
 
 FLOP: dict[str, Callable[[tf.Operation], int]] = {
     "Conv2D": _convolution,
+    "Conv3D": _convolution,
+    "Conv2DBackpropInput": _convolution_input,
+    "Conv3DBackpropInputV2": _convolution_input,
     "DepthwiseConv2dNative": _depthwise_convolution,
     "MatMul": _matmul,
     "BatchMatMulV2": _batch_matmul,
@@ -56,10 +68,30 @@ FLOP: dict[str, Callable[[tf.Operation], int]] = {
 }
 
 
+# Operations with arithmetic that is not counted: transforms, products that only XLA knows, and
+# functions, such as loops, inside of which nothing is looked for.
+_UNCOUNTED = {"XlaDotV2", "XlaConvV2", "While", "StatelessWhile", "If", "StatelessIf", "Case"}
+_UNCOUNTED |= {"PartitionedCall", "StatefulPartitionedCall", "SparseTensorDenseMatMul"}
+
+
+def warn_of_uncounted(operations: Iterable[tf.Operation]) -> None:
+    """Say which operations of a network are left out of its arithmetic.
+
+    Args:
+        operations: of the graph.
+    """
+    found = sorted({op.type for op in operations if op.type in _UNCOUNTED or "FFT" in op.type})
+    if found:
+        warnings.warn(
+            f"the arithmetic inside of {', '.join(found)} is not counted: a layer of the network "
+            "uses them, and costs more than what is said here",
+            stacklevel=3,
+        )
+
+
 def count_parameters(unet: NestedUNet) -> dict[str, int]:
     """Number of weights by name of the network's parts (`unet.parts`)."""
-    parts = {layer.name: layer for layer in unet.layers if layer.name in unet.parts}
-    return {name: layer.count_params() for name, layer in parts.items()}
+    return {name: layer.count_params() for name, layer in unet.parts.items()}
 
 
 def count_flop(unet: NestedUNet, text_tokens: int = DEFAULT_TEXT_TOKENS) -> dict[str, int]:
@@ -91,6 +123,7 @@ def count_flop(unet: NestedUNet, text_tokens: int = DEFAULT_TEXT_TOKENS) -> dict
         with keras.StatelessScope(state_mapping=state, initialize_variables=False):
             unet(inputs)
     found = dict.fromkeys(unet.parts, 0)
+    warn_of_uncounted(graph.get_operations())
     for op in graph.get_operations():
         if op.type in FLOP:
             found[_part_of(op.name, unet)] += FLOP[op.type](op)
@@ -143,7 +176,7 @@ def _per_level(unet: NestedUNet, by_part: Mapping[str, int]) -> dict[str, int]:
 
 
 def describe(
-    network: str | Sequence[Any] | NestedUNetSpec | NestedUNet,
+    network: str | Sequence[Any] | NestedUNetSpec | keras.Model,
     *,
     text_width: int | None = None,
     num_classes: int | None = None,
@@ -157,8 +190,8 @@ def describe(
     layers: there is no second formula that could disagree with them.
 
     Args:
-        network: levels as in `build_nested_unet`, the name of a preset, a `NestedUNetSpec` or a
-            `NestedUNet`.
+        network: levels as in `build_nested_unet`, the name of a preset, a `NestedUNetSpec`, a
+            `NestedUNet` or any model that `MatryoshkaDiffusion` takes.
         text_width: as in `build_nested_unet`; for levels and presets only, like the next ones.
         num_classes: as in `build_nested_unet`.
         text_tokens: tokens of the text in the forward pass; ignored without text.
@@ -167,7 +200,8 @@ def describe(
     Returns:
         dict with `name`; `parameters`; `gflop`, per sample and forward pass, twice the
         multiply-adds of convolutions and matrix products (those of attention included); and
-        `levels`, ascending: dicts with `name`, `channels`, `resolutions`, and the `parameters` and
+        `levels`, ascending: dicts with `name`, `channels`, `resolutions` (both empty for a network
+        that was not built here), and the `parameters` and
         `gflop` of the level's own part. The innermost level includes the text conditioning and the
         class embedding.
 
@@ -182,7 +216,7 @@ def describe(
     """
     tokens = checks.integer("text_tokens", text_tokens, minimum=1)
     options = {"text_width": text_width, "num_classes": num_classes, "width": width}
-    if isinstance(network, NestedUNetSpec | NestedUNet):
+    if isinstance(network, NestedUNetSpec | keras.Model):
         changed = {k: v for k, v in options.items() if v != (1.0 if k == "width" else None)}
         if changed:
             raise checks.error(
@@ -201,8 +235,8 @@ def describe(
         "levels": [
             {
                 "name": level.name,
-                "channels": list(level.channels),
-                "resolutions": list(level.resolutions),
+                "channels": list(level.channels or ()),
+                "resolutions": list(level.resolutions or ()),
                 "parameters": parameters[level.name],
                 "gflop": gflop[level.name],
             }
@@ -211,9 +245,9 @@ def describe(
     }
 
 
-def _build(network: Any, options: Mapping[str, Any]) -> NestedUNet:
-    if isinstance(network, NestedUNet):
-        return network
+def _build(network: Any, options: Mapping[str, Any]) -> LevelNetwork:
+    if isinstance(network, keras.Model):
+        return as_network(network)
     if isinstance(network, NestedUNetSpec):
         return NestedUNet(network)
     if isinstance(network, str):

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,9 +15,10 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from keras_mdm import checks
-from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS, FLOP
+from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS, FLOP, warn_of_uncounted
 from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import NestedUNet
+from keras_mdm.models.own_network import as_network
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.phases import Phase, number_phases
@@ -38,20 +40,22 @@ _IN_PLACE = {
 }
 
 
-def _conv_input_gradient(op: tf.Operation) -> int:
-    height, width, inputs, _ = op.inputs[1].shape
-    return 2 * op.inputs[2].shape.num_elements() * height * width * inputs
+def _filter_gradient(op: tf.Operation) -> int:
+    *window, _ = op.outputs[0].shape
+    return 2 * op.inputs[2].shape.num_elements() * math.prod(window)
 
 
-def _conv_filter_gradient(op: tf.Operation) -> int:
-    height, width, inputs, _ = op.outputs[0].shape
-    return 2 * op.inputs[2].shape.num_elements() * height * width * inputs
+def _depthwise_gradient(op: tf.Operation) -> int:
+    height, width, *_ = op.inputs[1].shape if "Input" in op.type else op.outputs[0].shape
+    return 2 * op.inputs[2].shape.num_elements() * height * width
 
 
 FLOP_WITH_GRADIENTS: dict[str, Callable[[tf.Operation], int]] = {
     **FLOP,
-    "Conv2DBackpropInput": _conv_input_gradient,
-    "Conv2DBackpropFilter": _conv_filter_gradient,
+    "Conv2DBackpropFilter": _filter_gradient,
+    "Conv3DBackpropFilterV2": _filter_gradient,
+    "DepthwiseConv2dNativeBackpropInput": _depthwise_gradient,
+    "DepthwiseConv2dNativeBackpropFilter": _depthwise_gradient,
 }
 
 
@@ -118,12 +122,12 @@ def estimate_training(
     rows = []
     for phase in phases:
         with unallocated():
-            unet = make_unet(phase)
-        if getattr(unet, "levels", None) != phase.level_names:
+            unet = as_network(make_unet(phase))
+        if unet.levels != phase.level_names:
             raise checks.error(
                 f"make_unet must return a network with the levels {phase.level_names}",
                 fix="build it from phase.levels",
-                levels=getattr(unet, "levels", None),
+                levels=unet.levels,
             )
         speed = flop_per_second or measured_speed(unet.policy.compute_dtype)
         chosen = recompute
@@ -221,6 +225,7 @@ def trace_step(
         traced = tf.function(step, autograph=False).get_concrete_function(specs)
     results = traced.graph.structured_outputs
     operations = order_of_execution(results)
+    warn_of_uncounted(operations)
     flop = sum(FLOP_WITH_GRADIENTS[o.type](o) for o in operations if o.type in FLOP_WITH_GRADIENTS)
     return flop, peak_memory(operations, results)
 

@@ -12,7 +12,8 @@ from keras_mdm.interop.key_map import TO_OFFICIAL, TO_OURS, entries
 from keras_mdm.interop.mdm_config import idle_prefixes, spec_from_config, with_text_width
 from keras_mdm.interop.mdm_files import read_config, read_weights
 from keras_mdm.interop.torch_writer import write_state_dict
-from keras_mdm.models.nested_unet import NestedUNet
+from keras_mdm.models.nested_unet import NestedUNet, check_nested
+from keras_mdm.models.specs import OWN_LAYERS
 
 
 def load_ml_mdm(
@@ -140,7 +141,8 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
         `{official key: float32 array}`, bit-identical to what was loaded.
 
     Raises:
-        ValueError: if the network is class-conditional, which the official code cannot hold.
+        ValueError: if the network is class-conditional or has own layers, which the official code
+            cannot hold.
 
     Example:
 
@@ -148,12 +150,25 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
     >>> state["conv_in.weight"].shape
     (32, 3, 3, 3)
     """
+    check_nested(unet, "to_ml_mdm")
     if unet.spec.num_classes or unet.spec.pooled_width:
         raise checks.error(
             "the official layout has no place for classes or for a pooled text",
             fix="export networks with text tokens, or unconditional ones, only",
             num_classes=unet.spec.num_classes,
             pooled_width=unet.spec.pooled_width,
+        )
+    own = {
+        level.name: name
+        for level in unet.spec.levels
+        for name in OWN_LAYERS
+        if getattr(level, name) is not None
+    }
+    if own:
+        raise checks.error(
+            "the official layout has no place for own layers",
+            fix="export networks of the layers of this package only",
+            levels=own,
         )
     state = {}
     for entry in entries(unet):

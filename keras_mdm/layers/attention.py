@@ -9,6 +9,7 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.layers.initializers import dense
 from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.layers.own_layers import Place
 from keras_mdm.types import Shape, Tensor
 
 LAYER_NORM_EPSILON = 1e-5
@@ -166,6 +167,9 @@ class SpatialAttention(keras.layers.Layer):
             "groups": self.groups,
             "seed": self.seed,
         }
+
+
+SPATIAL_ATTENTION = Place("spatial_attention", SpatialAttention)
 
 
 @keras.saving.register_keras_serializable("keras_mdm")

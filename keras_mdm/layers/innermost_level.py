@@ -4,10 +4,11 @@ from typing import Any
 
 import keras
 
-from keras_mdm.layers.attention import SpatialAttention
+from keras_mdm.layers.attention import SPATIAL_ATTENTION
 from keras_mdm.layers.level import LevelPart, from_rows, to_rows
 from keras_mdm.layers.nested_level import add_to_first_rows, output_spec
-from keras_mdm.layers.resblock import ResBlock
+from keras_mdm.layers.own_layers import Place
+from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.resolution_block import repeat_rows
 from keras_mdm.types import Shape, Tensor
 
@@ -47,14 +48,15 @@ class InnermostLevel(LevelPart):
         self.use_mid_block = use_mid_block
         self._make_down()
         if use_mid_block:
-            channels = self.channels[-1]
-            self.mid_block_0 = ResBlock(channels, groups=self.groups, **self._part("mid_block_0"))
-            self.mid_attention = SpatialAttention(
+            given = {"channels": self.channels[-1], "groups": self.groups}
+            self.mid_block_0 = RESBLOCK.make(self.resblock, **given, **self._part("mid_block_0"))
+            self.mid_attention = SPATIAL_ATTENTION.make(
+                self.spatial_attention,
                 heads=self.heads,
                 feed_forward=self.attention_ffn,
                 **self._part("mid_attention"),
             )
-            self.mid_block_1 = ResBlock(channels, groups=self.groups, **self._part("mid_block_1"))
+            self.mid_block_1 = RESBLOCK.make(self.resblock, **given, **self._part("mid_block_1"))
         self._make_up()
 
     def build(
@@ -67,10 +69,16 @@ class InnermostLevel(LevelPart):
     ) -> None:
         self._build_down(z_shape, time_embedding_shape, text_shape)
         if self.use_mid_block:
-            middle = self.rows_shape(z_shape, len(self.channels) - 1, self.channels[-1])
-            self.mid_block_0.build(middle, time_embedding_shape)
-            self.mid_attention.build(middle, text_shape)
-            self.mid_block_1.build(middle, time_embedding_shape)
+            channels = self.channels[-1]
+            middle = self.rows_shape(z_shape, len(self.channels) - 1, channels)
+            for block in (self.mid_block_0, self.mid_block_1):
+                RESBLOCK.build(
+                    block, self.resblock, middle, time_embedding_shape, channels=channels
+                )
+            shapes = middle, text_shape, text_shape and text_shape[:2]
+            SPATIAL_ATTENTION.build(
+                self.mid_attention, self.spatial_attention, *shapes, channels=channels
+            )
         self._build_up(z_shape, time_embedding_shape, text_shape, self.out_channels)
 
     def call(
@@ -117,3 +125,6 @@ class InnermostLevel(LevelPart):
     def get_config(self) -> dict:
         config = {"out_channels": self.out_channels, "use_mid_block": self.use_mid_block}
         return {**super().get_config(), **config}
+
+
+INNERMOST_LEVEL = Place("innermost_level", InnermostLevel, needs=("frames",))

@@ -7,9 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_mdm.layers.attention import SPATIAL_ATTENTION
 from keras_mdm.layers.initializers import conv, derive_seed
 from keras_mdm.layers.normalization import GroupNorm
 from keras_mdm.layers.resampling import Downsample, Upsample
+from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.resolution_block import ResolutionBlock
 from keras_mdm.types import Shape, Tensor
 
@@ -60,6 +62,8 @@ class LevelPart(keras.layers.Layer):
         attention_ffn: feed-forward part in the spatial attention.
         rotary: rotary positions in the temporal attention.
         groups: groups of the ResBlocks' and the output's normalisation.
+        resblock: own class in the place of `ResBlock`, see `LevelSpec`.
+        spatial_attention: own class in the place of `SpatialAttention`, likewise.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype`.
     """
@@ -78,6 +82,8 @@ class LevelPart(keras.layers.Layer):
         attention_ffn: bool = False,
         rotary: bool = False,
         groups: int = 32,
+        resblock: Any = None,
+        spatial_attention: Any = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -93,6 +99,8 @@ class LevelPart(keras.layers.Layer):
         self.attention_ffn = attention_ffn
         self.rotary = rotary
         self.groups = groups
+        self.resblock = RESBLOCK.described(resblock)
+        self.spatial_attention = SPATIAL_ATTENTION.described(spatial_attention)
         self.seed = seed
 
     # Geometry
@@ -129,6 +137,14 @@ class LevelPart(keras.layers.Layer):
 
     # Parts
 
+    @property
+    def recomputed(self) -> list[keras.layers.Layer]:
+        """Layers whose insides need not be kept for the backward pass."""
+        found = [*getattr(self, "down_resample", ()), *getattr(self, "up_resample", ())]
+        for stage in (*getattr(self, "down", ()), *getattr(self, "up", ())):
+            found += [*stage.residual, *stage.spatial, *stage.temporal]
+        return found
+
     def _part(self, name: str) -> dict:
         return {"name": name, "seed": derive_seed(self.seed, name), "dtype": self.dtype_policy}
 
@@ -143,6 +159,8 @@ class LevelPart(keras.layers.Layer):
             attention_ffn=self.attention_ffn,
             rotary=self.rotary,
             groups=self.groups,
+            resblock=self.resblock,
+            spatial_attention=self.spatial_attention,
             **self._part(f"{name}_{index}"),
         )
 
@@ -243,6 +261,6 @@ class LevelPart(keras.layers.Layer):
     def get_config(self) -> dict:
         names = (
             "channels blocks attention temporal_attention strides axis frames heads "
-            "attention_ffn rotary groups seed"
+            "attention_ffn rotary groups resblock spatial_attention seed"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

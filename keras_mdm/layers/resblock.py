@@ -8,6 +8,7 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.layers.initializers import conv, dense
 from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.layers.own_layers import Place
 from keras_mdm.types import Shape, Tensor
 
 
@@ -91,3 +92,6 @@ class ResBlock(keras.layers.Layer):
             "groups": self.groups,
             "seed": self.seed,
         }
+
+
+RESBLOCK = Place("resblock", ResBlock)

@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from keras_mdm import checks
-from keras_mdm.layers.attention import SpatialAttention
+from keras_mdm.layers.attention import SPATIAL_ATTENTION
 from keras_mdm.layers.initializers import derive_seed
-from keras_mdm.layers.resblock import ResBlock
+from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.temporal_attention import TemporalAttention
 from keras_mdm.types import Shape, Tensor
 
@@ -32,6 +32,8 @@ class ResolutionBlock(keras.layers.Layer):
         attention_ffn: feed-forward part in the spatial attention.
         rotary: rotary positions in the temporal attention.
         groups: groups of the ResBlocks' normalisations (attention always uses 32).
+        resblock: own class in the place of `ResBlock`, see `LevelSpec`.
+        spatial_attention: own class in the place of `SpatialAttention`, likewise.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype`.
 
@@ -66,6 +68,8 @@ class ResolutionBlock(keras.layers.Layer):
         attention_ffn: bool = False,
         rotary: bool = False,
         groups: int = 32,
+        resblock: Any = None,
+        spatial_attention: Any = None,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -81,14 +85,22 @@ class ResolutionBlock(keras.layers.Layer):
         self.attention_ffn = attention_ffn
         self.rotary = rotary
         self.groups = groups
+        self.resblock = RESBLOCK.described(resblock)
+        self.spatial_attention = SPATIAL_ATTENTION.described(spatial_attention)
         self.seed = seed
         self.residual = [
-            ResBlock(channels, groups=groups, **self._part(f"block_{j}")) for j in range(blocks)
+            RESBLOCK.make(
+                self.resblock, channels=channels, groups=groups, **self._part(f"block_{j}")
+            )
+            for j in range(blocks)
         ]
         # Layer l after ResBlock j is number j * layers + l, as in the released checkpoints.
         self.spatial = [
-            SpatialAttention(
-                heads=heads, feed_forward=attention_ffn, **self._part(f"attention_{k}")
+            SPATIAL_ATTENTION.make(
+                self.spatial_attention,
+                heads=heads,
+                feed_forward=attention_ffn,
+                **self._part(f"attention_{k}"),
             )
             for k in range(blocks * attention)
         ]
@@ -109,10 +121,13 @@ class ResolutionBlock(keras.layers.Layer):
         skips_shape: Any = None,
     ) -> None:
         for index, block in enumerate(self.residual):
-            block.build(x_shape, time_embedding_shape, skips_shape[index] if skips_shape else None)
+            skip_shape = skips_shape[index] if skips_shape else None
+            shapes = x_shape, time_embedding_shape, skip_shape
+            RESBLOCK.build(block, self.resblock, *shapes, channels=self.channels)
             x_shape = (*x_shape[:-1], self.channels)
+        shapes = x_shape, text_shape, text_shape and text_shape[:2]
         for layer in self.spatial:
-            layer.build(x_shape, text_shape)
+            SPATIAL_ATTENTION.build(layer, self.spatial_attention, *shapes, channels=self.channels)
         for layer in self.temporal:
             layer.build(x_shape)
 
@@ -153,6 +168,6 @@ class ResolutionBlock(keras.layers.Layer):
     def get_config(self) -> dict:
         names = (
             "channels blocks attention temporal_attention frames heads attention_ffn rotary "
-            "groups seed"
+            "groups resblock spatial_attention seed"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import keras
+
 from keras_mdm import checks
-from keras_mdm.models.nested_unet import NestedUNet
+from keras_mdm.models.nested_unet import NestedUNet, check_nested
 from keras_mdm.models.specs import LevelSpec
 
 
@@ -34,6 +36,7 @@ def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix A, figure 10.
     """
+    check_nested(unet, "with_frames")
     frames = checks.integer("frames", frames, minimum=1)
     top = unet.spec.levels[-1].frames
     if top is None:
@@ -71,11 +74,24 @@ def reconnect(unet: NestedUNet, levels: tuple[LevelSpec, ...]) -> NestedUNet:
     other = NestedUNet(spec, dtype=unet.policy, name=unet.name)
     for mine, theirs in zip(unet.parts.values(), other.parts.values(), strict=True):
         for old, new in zip(mine.variables, theirs.variables, strict=True):
+            _check_shape(old, new)
             new.assign(old.value)
     if unet.trained_alone is not None:
         alone = dict(zip(unet.levels, other.levels, strict=True))
         other.trained_alone = tuple(alone[name] for name in unet.trained_alone)
     return other
+
+
+def _check_shape(old: keras.Variable, new: keras.Variable) -> None:
+    """Raise if an own layer has weights that depend on the number of frames or the size."""
+    if old.shape != new.shape:
+        raise checks.error(
+            "weights must not depend on frames or sizes that are to change",
+            fix="make the layer without such weights, or train a network for these sizes",
+            weight=old.path,
+            here=tuple(old.shape),
+            needed=tuple(new.shape),
+        )
 
 
 def _stretched(level: LevelSpec, factor: int) -> LevelSpec:

@@ -1,5 +1,6 @@
 """Low-rank adaptation: a trained network stays as it is, and small matrices beside it learn."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.models.flags import freeze, frozen_in, is_lora, layers_of, lora_kernel
 
-ADAPTED = (keras.layers.Dense, keras.layers.Conv2D)
+ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 
 
 def adapted_layers(unet: keras.Model) -> list[keras.layers.Layer]:
@@ -89,6 +90,8 @@ def _use_factors(layer: keras.layers.Layer) -> None:
     def call(inputs: Any, training: bool | None = None) -> Any:
         if isinstance(layer, keras.layers.Dense):
             apply = keras.ops.matmul
+        elif isinstance(layer, keras.layers.EinsumDense):
+            apply = functools.partial(keras.ops.einsum, layer.equation)
         else:
             apply = layer.convolution_op
         a, b = _additions(layer)
@@ -98,6 +101,11 @@ def _use_factors(layer: keras.layers.Layer) -> None:
         if layer.bias is not None:
             outputs += keras.ops.convert_to_tensor(layer.bias)
         return outputs if layer.activation is None else layer.activation(outputs)
+
+    if isinstance(layer, keras.layers.EinsumDense):
+        kernel, _, result = layer.equation.partition(",")[2].partition("->")
+        if kernel[-1] != result[-1]:
+            return  # B does not come last: Keras' way
 
     layer.__dict__["call"] = call
 

@@ -5,20 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_mdm import checks
-from keras_mdm.layers import (
-    ClassEmbedding,
-    InnermostLevel,
-    LevelEmbedding,
-    NestedDown,
-    NestedUp,
-    PooledTextEmbedding,
-    TextConditioning,
-)
-from keras_mdm.layers.initializers import derive_seed
-from keras_mdm.models.flags import freeze, frozen_in, policies_of, quantization
+from keras_mdm.models.connect import connect, make_inputs
+from keras_mdm.models.flags import freeze, frozen_in
+from keras_mdm.models.network import LevelNetwork
 from keras_mdm.models.policies import network_policy
 from keras_mdm.models.resolve import extend, resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
@@ -28,25 +19,16 @@ SHARED_PARTS = ("text_conditioning", "pooled_embedding", "class_embedding")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
-class NestedUNet(keras.Model):
-    """One network that denoises all levels at once. Made by `build_nested_unet`.
+class NestedUNet(LevelNetwork):
+    """UNets inside of UNets, one per level. Made by `build_nested_unet`.
 
-    A functional Keras model. Its attributes `levels` (names, ascending), `input_names`,
-    `output_names` and `spec` describe it; `parts` holds its layers by name.
+    Called as every `LevelNetwork` is; its `spec` is a `NestedUNetSpec`.
 
-    Call arguments:
-        inputs: dict with `z_<level>` `(B, [T,] H, W, C)` float32 per level, `time` `(B,)` float32
-            (the timestep 0..N-1), and, as built, `text` `(B, L, D)` with `text_mask` `(B, L)` of
-            0/1 (all ones if left out), `pooled` `(B, P)`, `label` `(B,)` int32 (-1 = no class), and
-            micro-conditions `(B,)` float32 (the level's default if left out). Outer levels may have
-            fewer rows: they belong to the first samples.
-
-    Returns:
-        dict of float32 predictions by level name, each of the shape of its `z` (with
-        `out_channels`).
-
-    Raises:
-        ValueError: if a key is missing or unknown.
+    Args:
+        spec: from `resolve`.
+        parts: layers by name that are there already.
+        dtype: dtype policy, as in `build_nested_unet`.
+        name: name of the model.
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2, figure 3.
     """
@@ -63,91 +45,17 @@ class NestedUNet(keras.Model):
         parts = dict(parts or {})
         inputs = make_inputs(spec)
         outputs = connect(spec, inputs, parts, policy)
-        super().__init__(inputs=inputs, outputs=outputs, name=name)
-        self.spec = spec
-        self.policy = policy
+        super().__init__(inputs, outputs, spec=spec, policy=policy, name=name)
         self.parts = parts
-        self.levels = tuple(level.name for level in spec.levels)
-        self.input_names = tuple(inputs)
-        self.output_names = tuple(outputs)
-        self.trained_alone = None
-        # Past Keras' tracking, as all that is no part of the network.
-        self.__dict__["_policies"] = policies_of(self)
 
-    @property
-    def trained_alone(self) -> tuple[str, ...] | None:
-        """Levels that were the highest one of some samples when the network was last trained; the
-        training sets it, and it is saved. `None` if it is not known."""
-        return self.__dict__.get("_trained_alone")
-
-    @trained_alone.setter
-    def trained_alone(self, levels: Sequence[str] | None) -> None:
-        # Past Keras' tracking, which would wrap it.
-        known = None if levels is None else tuple(name for name in self.levels if name in levels)
-        self.__dict__["_trained_alone"] = known
-
-    def runs_alone(self, level: str) -> bool:
-        """Whether a level may be used without those above it, as far as is known.
-
-        Args:
-            level: name of a level.
-        """
-        known = self.trained_alone
-        return known is None or level == self.levels[-1] or level in known
-
-    def level_of(self, part: str) -> str:
-        """Level that a part of the network belongs to; text and class belong to the innermost.
-
-        Args:
-            part: a key of `parts`.
-        """
-        level = part.removeprefix("level_").partition("_")[0]
-        return level if level in self.levels else self.levels[0]
-
-    def __call__(self, inputs, **kwargs):
-        # Before Keras sees the dict: it would reject absent keys and read unknown ones wrongly.
-        return super().__call__(self._complete(inputs), **kwargs)
-
-    def _complete(self, inputs: Mapping[str, Any]) -> dict:
-        """Check the keys and fill in what may be left out."""
-        if not isinstance(inputs, Mapping):
-            raise checks.error(
-                "the input must be a dict of tensors",
-                fix=f"pass a dict with the keys {list(self.input_names)}",
-                type=type(inputs).__name__,
-            )
-        checks.known_keys("inputs", inputs, self.input_names)
-        optional = {"text_mask", *self.spec.micro_conditions}
-        checks.required_keys(
-            "inputs", inputs, [name for name in self.input_names if name not in optional]
-        )
-        full = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        for level in self.spec.levels:
-            self._check_shape(full[f"z_{level.name}"], level)
-        if "text" in full:
-            text = full["text"]
-            if text.shape[-1] != self.spec.text_width:
-                raise checks.error(
-                    f"`text` must have the width {self.spec.text_width}",
-                    fix="use the text encoder the network was built for",
-                    text_shape=tuple(text.shape),
-                )
-            if "text_mask" not in full:
-                full["text_mask"] = ops.ones(ops.shape(text)[:2], "float32")
-            full["text_mask"] = ops.cast(full["text_mask"], "float32")  # any dtype is welcome
-        for name in self.spec.micro_conditions:
-            if name not in full:
-                full[name] = ops.full(ops.shape(full["time"]), float("nan"), "float32")
-        return {name: full[name] for name in self.input_names}
-
-    def _check_shape(self, z, level: LevelSpec) -> None:
-        expected = level.input_shape(self.spec.in_channels)
-        if tuple(z.shape[1:]) != expected:
-            raise checks.error(
-                f"`z_{level.name}` must have the shape (B, {', '.join(map(str, expected))})",
-                fix="resize the input, or build the network for this size",
-                shape=tuple(z.shape),
-            )
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """Every level's whole specification, and what all levels share but for the seed."""
+        network = self.spec.get_config()
+        levels = {f"level {n}": c for n, c in zip(self.levels, network.pop("levels"), strict=True)}
+        del network["seed"]  # of the initial values
+        if network["pooled_width"] is None:
+            del network["pooled_width"]  # which runs of earlier versions do not know
+        return {**levels, "conditions": network}
 
     def get_config(self) -> dict:
         return {
@@ -166,46 +74,6 @@ class NestedUNet(keras.Model):
         unet.trained_alone = config.get("trained_alone")
         freeze(unet, config.get("frozen"))  # which files of earlier versions do not know
         return unet
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "trainable":
-            # TensorFlow drops an assignment of what is there already, and with it the flags of the
-            # layers inside: `unet.trainable = True` would leave a frozen level frozen.
-            keras.Model.trainable.fset(self, value)
-        else:
-            super().__setattr__(name, value)
-
-    def enable_lora(
-        self, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
-    ) -> list[str]:
-        """Have only low-rank additions to the kernels be trained; of a network alone, as for
-        `estimate_training`. Around a model call `MatryoshkaDiffusion.enable_lora`.
-
-        Args:
-            rank: as in `lora.enable_lora`, like all others.
-            levels: likewise.
-            alpha: likewise.
-
-        Returns:
-            Paths of the new weights.
-        """
-        from keras_mdm.models.lora import enable_lora
-
-        return enable_lora(self, rank, levels=levels, alpha=alpha)
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """As in Keras; averages of a model around this network begin anew."""
-        super().set_weights(weights)
-        self.__dict__["_replaced"] = True
-
-    def load_weights(self, filepath: Any, **kwargs: Any) -> None:
-        """As in Keras; averages of a model around this network begin anew."""
-        super().load_weights(filepath, **kwargs)
-        self.__dict__["_replaced"] = True
-
-    def quantize(self, mode=None, config=None, **kwargs) -> None:
-        """Refused: averages, training and files are about floating-point weights."""
-        raise quantization(mode=mode)
 
 
 def build_nested_unet(
@@ -301,6 +169,7 @@ def grow(unet: NestedUNet, levels: Any) -> NestedUNet:
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3 (progressive training).
     """
+    check_nested(unet, "grow")
     added = levels if isinstance(levels, list) else [levels]
     spec = extend(unet.spec, added)
     return NestedUNet(spec, parts=unet.parts, dtype=unet.policy, name=unet.name)
@@ -328,6 +197,7 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
     >>> cut(build_nested_unet([LevelSpec(8, channels=(32, 64)), 16]), "8").levels
     ('8',)
     """
+    check_nested(unet, "cut")
     checks.one_of("level", level, unet.levels)
     if not unet.runs_alone(level):
         warnings.warn(
@@ -348,6 +218,21 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
     return smaller
 
 
+def check_nested(unet: Any, operation: str) -> None:
+    """Raise if the levels of a network cannot be taken apart and connected again.
+
+    Args:
+        unet: the network.
+        operation: what is to be done, for the error.
+    """
+    if not isinstance(unet, NestedUNet):
+        raise checks.error(
+            f"`{operation}` takes networks of build_nested_unet, whose levels it can connect again",
+            fix="compose the other network by hand, and give it the weights with start_from",
+            unet=type(unet).__name__,
+        )
+
+
 def _configs(levels: Sequence[LevelSpec]) -> list[dict]:
     return NestedUNetSpec(levels=tuple(levels)).get_config()["levels"]
 
@@ -356,149 +241,3 @@ def part_names(level: LevelSpec) -> dict[str, str]:
     """Names of a level's layers: its embedding, and its halves or the whole innermost UNet."""
     stem = f"level_{level.name}"
     return {f"{stem}_embedding": stem, f"{stem}_down": stem, f"{stem}_up": stem, stem: stem}
-
-
-def make_inputs(spec: NestedUNetSpec) -> dict[str, keras.KerasTensor]:
-    """Symbolic inputs of a network, named by their keys."""
-    inputs = {
-        f"z_{level.name}": keras.Input(
-            level.input_shape(spec.in_channels), dtype="float32", name=f"z_{level.name}"
-        )
-        for level in spec.levels
-    }
-    inputs["time"] = keras.Input((), dtype="float32", name="time")
-    if spec.text_width:
-        inputs["text"] = keras.Input((None, spec.text_width), dtype="float32", name="text")
-        inputs["text_mask"] = keras.Input((None,), dtype="float32", name="text_mask")
-    if spec.pooled_width:
-        inputs["pooled"] = keras.Input((spec.pooled_width,), dtype="float32", name="pooled")
-    if spec.num_classes:
-        inputs["label"] = keras.Input((), dtype="int32", name="label")
-    for name in spec.micro_conditions:
-        inputs[name] = keras.Input((), dtype="float32", name=name)
-    return inputs
-
-
-def connect(
-    spec: NestedUNetSpec,
-    inputs: Mapping[str, keras.KerasTensor],
-    parts: dict[str, keras.layers.Layer],
-    policy: keras.DTypePolicy,
-) -> dict[str, keras.KerasTensor]:
-    """Connect levels into a graph, making the layers that `parts` does not hold yet.
-
-    Args:
-        spec: the network.
-        inputs: from `make_inputs`.
-        parts: layers by name; new ones are added to it.
-        policy: dtype policy of new layers.
-
-    Returns:
-        dict of symbolic predictions by level name, ascending.
-    """
-
-    def part(cls, name, **config):
-        if name not in parts:
-            seed = derive_seed(spec.seed, name)
-            parts[name] = cls(**config, seed=seed, name=name)
-        return parts[name]
-
-    condition, text = None, {}
-    innermost = spec.levels[0]
-    if spec.text_width:
-        layer = part(
-            TextConditioning,
-            "text_conditioning",
-            embedding_width=spec.time_width,
-            projection=spec.text_projection,
-            blocks=spec.text_blocks,
-            heads=innermost.heads,
-            use_mask=innermost.mask_text,
-            dtype=policy,
-        )
-        encoded = layer(inputs["text"], inputs["text_mask"])
-        condition = encoded["embedding"]
-        text["text"] = encoded["tokens"]
-        if innermost.mask_text:
-            text["text_mask"] = inputs["text_mask"]
-    if spec.pooled_width:
-        layer = part(PooledTextEmbedding, "pooled_embedding", width=spec.time_width)
-        embedded = layer(inputs["pooled"])
-        condition = embedded if condition is None else condition + embedded
-    if spec.num_classes:
-        layer = part(
-            ClassEmbedding,
-            "class_embedding",
-            num_classes=spec.num_classes,
-            width=spec.time_width,
-        )
-        embedded = layer(inputs["label"])
-        condition = embedded if condition is None else condition + embedded
-
-    embeddings, downs, features = {}, {}, None
-    for level in reversed(spec.levels):
-        layer = part(
-            LevelEmbedding,
-            f"level_{level.name}_embedding",
-            width=level.time_width or spec.time_width,
-            micro_conditions=level.micro_conditions,
-        )
-        micro = {name: inputs[name] for name in level.micro_conditions}
-        embeddings[level.name] = layer(inputs["time"], condition=condition, micro=micro or None)
-    for inner, level in reversed(list(zip(spec.levels, spec.levels[1:], strict=False))):
-        layer = part(
-            NestedDown,
-            f"level_{level.name}_down",
-            inner_channels=inner.channels[0],
-            normalize_input=level.normalize_input,
-            tiled_adapter=level.tiled_adapters,
-            dtype=policy,
-            **geometry(level),
-        )
-        z = inputs[f"z_{level.name}"]
-        downs[level.name] = layer(z, embeddings[level.name], features=features, **text)
-        features = downs[level.name]["features"]
-
-    layer = part(
-        InnermostLevel,
-        f"level_{innermost.name}",
-        out_channels=spec.out_channels,
-        use_mid_block=innermost.use_mid_block,
-        dtype=policy,
-        **geometry(innermost),
-    )
-    z = inputs[f"z_{innermost.name}"]
-    result = layer(z, embeddings[innermost.name], features=features, **text)
-    outputs = {innermost.name: result["output"]}
-    for inner, level in zip(spec.levels, spec.levels[1:], strict=False):
-        layer = part(
-            NestedUp,
-            f"level_{level.name}_up",
-            inner_channels=inner.channels[0],
-            out_channels=spec.out_channels,
-            tiled_adapter=level.tiled_adapters,
-            dtype=policy,
-            **geometry(level),
-        )
-        skips = downs[level.name]["skips"]
-        result = layer(skips, result["features"], embeddings[level.name], **text)
-        outputs[level.name] = result["output"]
-    return outputs
-
-
-def geometry(level: LevelSpec) -> dict:
-    """The arguments of `LevelPart` that follow from a resolved level."""
-    pairs = zip(level.resolutions, level.resolutions[1:], strict=False)
-    return {
-        "channels": level.channels,
-        "blocks": level.blocks,
-        "attention": level.attention,
-        "temporal_attention": level.temporal_attention,
-        "strides": tuple(high // low for high, low in pairs),
-        "axis": "time" if level.changes_time else "space",
-        "frames": level.frames,
-        "heads": level.heads,
-        "attention_ffn": level.attention_ffn,
-        "rotary": level.rotary,
-        "groups": level.groups,
-    }

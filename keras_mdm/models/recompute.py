@@ -56,17 +56,42 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
             "`recompute` must be a list of level names", fix=f"pass [{levels!r}]", recompute=levels
         )
     checks.known_keys("recompute", levels, unet.levels)
-    for name, part in unet.parts.items():
+    pieces = {name: _pieces(unet, name, part) for name, part in unet.parts.items()}
+    without = set(levels) - {unet.level_of(name) for name, found in pieces.items() if found}
+    if without:
+        raise checks.error(
+            "levels must have layers that say what can be computed again",
+            fix="leave these levels out of `recompute`, or give a layer of the name level_<level> "
+            "or level_<level>_... a property `recomputed`, the list of layers inside",
+            levels=sorted(without),
+        )
+    for name, layers in pieces.items():
         chosen = unet.level_of(name) in levels
-        stages = (*getattr(part, "down", ()), *getattr(part, "up", ()))
-        layers = [*getattr(part, "down_resample", ()), *getattr(part, "up_resample", ())]
-        for stage in stages:
-            layers += [*stage.residual, *stage.spatial, *stage.temporal]
         for layer in layers:
             layer.__dict__.pop("call", None)  # the class's own shows again
             if chosen:
+                _check_draws_nothing(layer)
                 layer.__dict__["call"] = _recomputed(layer.call)
     return tuple(level for level in unet.levels if level in levels)
+
+
+def _pieces(unet: NestedUNet, name: str, part: Any) -> Sequence[Any]:
+    """The layers of a part that are computed again, one by one: an own innermost level that does
+    not say which is one of them."""
+    if hasattr(part, "recomputed"):
+        return part.recomputed
+    return [part] if name == f"level_{unet.levels[0]}" else []
+
+
+def _check_draws_nothing(layer: Any) -> None:
+    """Raise if a layer would draw other numbers when it is computed again."""
+    drawing = [each.path for each in layer._flatten_layers() if each._seed_generators]
+    if drawing:
+        raise checks.error(
+            "layers that draw random numbers, such as dropout, cannot be computed again",
+            fix="leave the level out of `recompute`, or the dropout out of its layers",
+            layers=drawing[:3],
+        )
 
 
 def _recomputed(call: Callable) -> Callable:

@@ -136,6 +136,13 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
 
 def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelSpec:
     inner, innermost = inside[-1], inside[0]
+    if spec.innermost_level is not None:
+        raise checks.error(
+            "only the innermost level may be of an own class as a whole",
+            fix="remove innermost_level from the outer level",
+            level=spec.name,
+            innermost_level=spec.innermost_level["layer"],
+        )
     if spec.use_mid_block:
         raise checks.error(
             "only the innermost level has a middle block",
@@ -243,6 +250,8 @@ def _check(spec: LevelSpec, *, top: int) -> None:
             level=spec.name,
             width=spec.shape.width,
         )
+    if spec.innermost_level is not None:
+        return  # whose layers are its own
     for channels, attention in zip(spec.channels, spec.attention, strict=True):
         if channels % spec.groups:
             raise checks.error(
@@ -253,7 +262,7 @@ def _check(spec: LevelSpec, *, top: int) -> None:
                 groups=spec.groups,
             )
         attends = attention or (spec.use_mid_block and channels == spec.channels[-1])
-        if attends and (channels % spec.heads or channels % 32):
+        if attends and spec.spatial_attention is None and (channels % spec.heads or channels % 32):
             raise checks.error(
                 "channels with attention must be a multiple of the heads and of 32",
                 fix="change channels or heads",

@@ -5,7 +5,7 @@ import dataclasses
 from keras_mdm import checks
 from keras_mdm.levels import LevelShape, Size, as_size, nearest_size, resized, sides_of
 from keras_mdm.models.frames import reconnect
-from keras_mdm.models.nested_unet import NestedUNet
+from keras_mdm.models.nested_unet import NestedUNet, check_nested
 from keras_mdm.models.specs import LevelSpec
 
 
@@ -34,6 +34,7 @@ def with_size(unet: NestedUNet, size: Size) -> NestedUNet:
 
     Reference: Podell et al. 2023 (arXiv 2307.01952), section 2.3, for one network and many aspects.
     """
+    check_nested(unet, "with_size")
     shapes = shapes_at(unet, size)
     levels = (_at(level, shape) for level, shape in zip(unet.spec.levels, shapes, strict=True))
     return reconnect(unet, tuple(levels))

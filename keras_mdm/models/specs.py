@@ -7,11 +7,13 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.levels import LevelShape, Size, as_size
+from keras_mdm.layers.own_layers import described
 
 BOOLEANS = (
     *("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"),
     "tiled_adapters",
 )
+OWN_LAYERS = ("resblock", "spatial_attention", "innermost_level")
 PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "resolutions")
 
 
@@ -43,6 +45,25 @@ class LevelSpec:
         time_width: width of this level's time embedding, where it differs from the network's; only
             without text and classes, which are added to the embedding of every level.
         axis: what the resolutions step through, `"space"` or `"time"`; follows from the levels.
+        resblock: own class in the place of every `ResBlock` of the level.
+        spatial_attention: own class in the place of every `SpatialAttention`.
+        innermost_level: own class in the place of the whole `InnermostLevel`; innermost level only.
+
+    An own class is a Keras layer that is registered with
+    `keras.saving.register_keras_serializable`, or a `functools.partial` of one with values for its
+    own options. Its constructor gets `name`, `dtype`, and those arguments of the class it replaces
+    that it names; initial values should follow from `seed`. What is called, with R rows that are
+    pictures or single frames:
+
+    - `resblock(channels, groups, seed)`: x `(R, H, W, C)`, time_embedding `(R, E)` and, on the way
+      up, skip `(R, H, W, S)`, to `(R, H, W, channels)`.
+    - `spatial_attention(heads, feed_forward, seed)`: x `(R, H, W, C)` and, with text, text
+      `(R, L, D)` and text_mask `(R, L)`, to `(R, H, W, C)`.
+    - `innermost_level`: constructor, call and result of `InnermostLevel`. Its features have
+      `channels[0]` of the level, and `output` is float32. To be recomputed piece by piece it may
+      have a property `recomputed`, a list of the layers inside that are.
+
+    Layers inside of an own class need no names: they are numbered for themselves.
 
     Raises:
         ValueError: if a field has the wrong type or range, or lengths per resolution differ.
@@ -75,6 +96,9 @@ class LevelSpec:
     mask_text: bool = True
     time_width: int | None = None
     axis: str | None = None
+    resblock: Any = None
+    spatial_attention: Any = None
+    innermost_level: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size("size", self.size, minimum=2))
@@ -120,6 +144,8 @@ class LevelSpec:
                 **lengths,
             )
         object.__setattr__(self, "micro_conditions", dict(self.micro_conditions or {}))
+        for name in OWN_LAYERS:
+            object.__setattr__(self, name, described(name, getattr(self, name)))
 
     @property
     def shape(self) -> LevelShape:
@@ -187,7 +213,12 @@ class NestedUNetSpec:
 
     def get_config(self) -> dict:
         """Return the record as JSON-ready values."""
-        return dataclasses.asdict(self)
+        config = dataclasses.asdict(self)
+        for level in config["levels"]:
+            for name in OWN_LAYERS:
+                if level[name] is None:
+                    del level[name]  # which files of earlier versions do not know either
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "NestedUNetSpec":

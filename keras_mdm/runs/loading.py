@@ -12,6 +12,7 @@ import keras
 from keras_mdm import checks
 from keras_mdm.files import DAMAGED
 from keras_mdm.finite import warn_of_weights
+from keras_mdm.layers.own_layers import UnknownLayer
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.runs.snapshot import load_snapshot, unknown_class
@@ -112,6 +113,8 @@ def _load_file(path: Path) -> MatryoshkaDiffusion:
         if "Could not locate" not in str(problem):
             raise _damaged(path, problem) from problem
         raise unknown_class(path, problem) from problem
+    except UnknownLayer:
+        raise
     except (*DAMAGED, AttributeError, IndexError) as problem:
         raise _damaged(path, problem) from problem
     if not isinstance(model, MatryoshkaDiffusion):

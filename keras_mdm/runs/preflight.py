@@ -98,7 +98,7 @@ def check_phases(
             model = prepared_model(phase, make_model, levels)
         levels = phase.level_names
         check_growth(number, model, before)
-        before = {variable.path: tuple(variable.shape) for variable in model.unet.variables}
+        before = {variable.path: tuple(variable.shape) for variable in model.unet.weights}
         if number < first:
             continue
         if run is not None:
@@ -189,7 +189,7 @@ def check_growth(
         model: of the phase.
         before: shapes by path in the phase before; `None` for the first.
     """
-    now = {variable.path: tuple(variable.shape) for variable in model.unet.variables}
+    now = {variable.path: tuple(variable.shape) for variable in model.unet.weights}
     wrong = {
         path: f"{shape} in phase {number - 1}, {now.get(path, 'missing')} in phase {number}"
         for path, shape in (before or {}).items()
@@ -219,13 +219,11 @@ def require_same_model(
     """
     require = run.require_same if note else run.require_known
     config = model.get_config()
-    network = dict(config["unet"]["config"]["spec"])
-    for name, level in zip(model.unet.levels, network.pop("levels"), strict=True):
-        require(f"level {name}", level)
-    network.pop("seed")  # of the initial values
-    if network["pooled_width"] is None:
-        del network["pooled_width"]  # which runs of earlier versions do not know
-    require("conditions", {**network, "text_encoder": config["text_encoder"]})
+    recorded = model.unet.recorded()
+    for name, level in recorded.items():
+        if name != "conditions":
+            require(name, level)
+    require("conditions", {**recorded["conditions"], "text_encoder": config["text_encoder"]})
     names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
     if note or run.phase_record(number) is not None:  # what has not begun may change
         require(f"process of phase {number}", {name: config[name] for name in names})

@@ -22,7 +22,11 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
     """Every weight of a model but the averages, by name."""
-    found = {variable.path: variable for variable in model.unet.variables}
+    found = {variable.path: variable for variable in model.unet.weights}
+    # States of random generators in layers of the user's go by names that Keras counts.
+    known = {id(variable) for variable in found.values()}
+    states = [variable for variable in model.unet.variables if id(variable) not in known]
+    found |= {f"state/{number}": state for number, state in enumerate(states)}
     found |= {f"residual_std/{name}": value for name, value in model.residual_std.items()}
     return found | {f"null/{name}": value for name, value in model.null_condition.items()}
 

@@ -120,6 +120,8 @@ def differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[Differenc
     names += ["in_channels", "out_channels"]
     if spec.text_width and trained.text_width:
         names += ["text_projection", "text_blocks"]
+    # A network that was not built here says less; shapes and names of weights say the rest.
+    names = [name for name in names if hasattr(spec, name) and hasattr(trained, name)]
     pairs = [(name, None, getattr(spec, name), getattr(trained, name)) for name in names]
     levels, before = ([level.name for level in each.levels] for each in (spec, trained))
     if levels[: len(before)] != before:
@@ -127,6 +129,8 @@ def differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[Differenc
     known = {level.name: level for level in trained.levels}
     for level in spec.levels:
         other = known.get(level.name, level)
+        if level.channels is None or other.channels is None:
+            continue
         for field in (field.name for field in dataclasses.fields(level)):
             pairs.append((field, level.name, getattr(level, field), getattr(other, field)))
     return [

@@ -24,8 +24,12 @@ SPACE = {"channels": (32, 64), "blocks": (1, 2), "attention": (0, 1), "strides":
 TIME = {"channels": (32, 32, 32), "blocks": (1, 1, 1), "attention": (0, 0, 0), "strides": (2, 2)}
 IMAGE = {**PART, **SPACE, "temporal_attention": (0, 0)}
 FRAMES = {**PART, **SPACE, "temporal_attention": (1, 0), "frames": 2}
-TILED = {**PART, **SPACE, "temporal_attention": (0, 0), "frames": 4, "tiled_adapter": True}
 CLIP = {**PART, **TIME, "temporal_attention": (1, 1, 0), "axis": "time", "frames": 4}
+# What a class of the user's is written down as; here the class is ours.
+OWN = {
+    "resblock": {"layer": "keras_mdm>ResBlock", "options": {}},
+    "spatial_attention": {"layer": "keras_mdm>SpatialAttention", "options": {"groups": 16}},
+}
 TEXT, MASK, EMBEDDING = (2, 5, 24), (2, 5), (2, 48)
 GIVEN = {"text": TEXT, "text_mask": MASK}
 
@@ -36,6 +40,9 @@ def skips(rows, *shapes):
 
 IMAGE_SKIPS = skips(2, (8, 8, 32), (8, 8, 32), (4, 4, 32), (4, 4, 64), (4, 4, 64))
 CLIP_SKIPS = [(rows, 4, 4, 32) for rows in (8, 8, 4, 4, 2, 2)]
+
+TILED = {**PART, **SPACE, **OWN, "temporal_attention": (0, 0)}
+TILED |= {"frames": 4, "tiled_adapter": True}
 
 # name -> (class, arguments, shapes of the call's arguments). Every argument of a class is off its
 # default in one of its cases.
@@ -135,6 +142,11 @@ CASES = {
             "skips": [(6, 4, 4, 32), (6, 4, 4, 64)],
         },
     ),
+    "ResolutionBlock-own": (
+        layers.ResolutionBlock,
+        {"channels": 32, "blocks": 1, "attention": 1, "frames": 3, **OWN},
+        {"x": (6, 4, 4, 32), "time_embedding": EMBEDDING, **GIVEN},
+    ),
     "InnermostLevel": (
         layers.InnermostLevel,
         {**IMAGE, "out_channels": 4, "use_mid_block": False},
@@ -147,7 +159,7 @@ CASES = {
     ),
     "InnermostLevel-time": (
         layers.InnermostLevel,
-        {**CLIP, "heads": 8},
+        {**CLIP, **OWN, "heads": 8},
         {"z": (2, 4, 4, 4, 3), "time_embedding": EMBEDDING},
     ),
     "NestedDown": (

@@ -1,0 +1,211 @@
+"""What the rest of the package needs of a network, wherever it comes from."""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from keras_mdm import checks
+from keras_mdm.models.flags import policies_of, quantization
+from keras_mdm.models.specs import LevelSpec
+
+
+class NetworkFacts(Protocol):
+    """What is known of a network without its weights: a `NestedUNetSpec`, or what was read off the
+    inputs and outputs of another network."""
+
+    @property
+    def levels(self) -> tuple[LevelSpec, ...]:
+        """Its levels, ascending."""
+
+    @property
+    def micro_conditions(self) -> tuple[str, ...]:
+        """Names of extra numbers that condition it."""
+
+    num_classes: int | None
+    text_width: int | None
+    pooled_width: int | None
+    in_channels: int
+    out_channels: int
+
+
+class LevelNetwork(keras.Model):
+    """A network that denoises all levels at once: a `NestedUNet`, or any other in an `OwnNetwork`.
+
+    A functional Keras model. `levels` (names, ascending), `input_names` and `output_names` describe
+    it, `spec` says more, see `NetworkFacts`; `policy` is its dtype policy; `parts` holds layers by
+    name, of which `level_of` knows the level.
+
+    Args:
+        inputs: symbolic inputs by key.
+        outputs: symbolic predictions by level name, ascending.
+        spec: what is known of the network.
+        policy: its dtype policy.
+        name: name of the model.
+
+    Call arguments:
+        inputs: dict with `z_<level>` `(B, [T,] H, W, C)` float32 per level, `time` `(B,)` float32
+            (the timestep 0..N-1), and, as built, `text` `(B, L, D)` with `text_mask` `(B, L)` of
+            0/1 (all ones if left out), `pooled` `(B, P)`, `label` `(B,)` int32 (-1 = no class), and
+            micro-conditions `(B,)` float32 (NaN, the level's default, if left out). Outer levels
+            may have fewer rows: they belong to the first samples.
+
+    Returns:
+        dict of float32 predictions by level name, each of the shape of its `z` (with
+        `out_channels`).
+
+    Raises:
+        ValueError: if a key is missing or unknown, or weights share a path.
+    """
+
+    parts: Mapping[str, keras.layers.Layer]
+
+    def __init__(
+        self,
+        inputs: Mapping[str, keras.KerasTensor],
+        outputs: Mapping[str, keras.KerasTensor],
+        *,
+        spec: NetworkFacts,
+        policy: keras.DTypePolicy,
+        name: str,
+    ):
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
+        self.spec = spec
+        self.policy = policy
+        self.levels = tuple(level.name for level in spec.levels)
+        self.input_names = tuple(inputs)
+        self.output_names = tuple(outputs)
+        self.trained_alone = None
+        # Past Keras' tracking, as all that is no part of the network.
+        self.__dict__["_policies"] = policies_of(self)
+        counts = collections.Counter(variable.path for variable in self.weights)
+        shared = sorted(path for path, count in counts.items() if count > 1)
+        if shared:
+            raise checks.error(
+                "every weight of a network must have a path of its own",
+                fix="give the layers that hold them different names",
+                shared=shared[:3],
+            )
+
+    @property
+    def trained_alone(self) -> tuple[str, ...] | None:
+        """Levels that were the highest one of some samples when the network was last trained; the
+        training sets it, and it is saved. `None` if it is not known."""
+        return self.__dict__.get("_trained_alone")
+
+    @trained_alone.setter
+    def trained_alone(self, levels: Sequence[str] | None) -> None:
+        # Past Keras' tracking, which would wrap it.
+        known = None if levels is None else tuple(name for name in self.levels if name in levels)
+        self.__dict__["_trained_alone"] = known
+
+    def runs_alone(self, level: str) -> bool:
+        """Whether a level may be used without those above it, as far as is known.
+
+        Args:
+            level: name of a level.
+        """
+        known = self.trained_alone
+        return known is None or level == self.levels[-1] or level in known
+
+    def level_of(self, part: str) -> str:
+        """Level that a part of the network belongs to, by its name: `level_<level>`, or what begins
+        with that and an underscore. Text, class and all else belong to the innermost.
+
+        Args:
+            part: a key of `parts`.
+        """
+        level = part.removeprefix("level_").partition("_")[0]
+        return level if level in self.levels else self.levels[0]
+
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """What a run writes down of the network, and requires of all its phases, as JSON values:
+        "level <name>" for every level, and "conditions"."""
+        raise NotImplementedError
+
+    def __call__(self, inputs, **kwargs):
+        # Before Keras sees the dict: it would reject absent keys and read unknown ones wrongly.
+        return super().__call__(self._complete(inputs), **kwargs)
+
+    def _complete(self, inputs: Mapping[str, Any]) -> dict:
+        """Check the keys and fill in what may be left out."""
+        if not isinstance(inputs, Mapping):
+            raise checks.error(
+                "the input must be a dict of tensors",
+                fix=f"pass a dict with the keys {list(self.input_names)}",
+                type=type(inputs).__name__,
+            )
+        checks.known_keys("inputs", inputs, self.input_names)
+        optional = {"text_mask", *self.spec.micro_conditions}
+        checks.required_keys(
+            "inputs", inputs, [name for name in self.input_names if name not in optional]
+        )
+        full = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
+        for level in self.spec.levels:
+            self._check_shape(full[f"z_{level.name}"], level)
+        if "text" in full:
+            text = full["text"]
+            if text.shape[-1] != self.spec.text_width:
+                raise checks.error(
+                    f"`text` must have the width {self.spec.text_width}",
+                    fix="use the text encoder the network was built for",
+                    text_shape=tuple(text.shape),
+                )
+            if "text_mask" not in full:
+                full["text_mask"] = ops.ones(ops.shape(text)[:2], "float32")
+            full["text_mask"] = ops.cast(full["text_mask"], "float32")  # any dtype is welcome
+        for name in self.spec.micro_conditions:
+            if name not in full:
+                full[name] = ops.full(ops.shape(full["time"]), float("nan"), "float32")
+        return {name: full[name] for name in self.input_names}
+
+    def _check_shape(self, z, level: LevelSpec) -> None:
+        expected = level.input_shape(self.spec.in_channels)
+        if tuple(z.shape[1:]) != expected:
+            raise checks.error(
+                f"`z_{level.name}` must have the shape (B, {', '.join(map(str, expected))})",
+                fix="resize the input, or build the network for this size",
+                shape=tuple(z.shape),
+            )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainable":
+            # TensorFlow drops an assignment of what is there already, and with it the flags of the
+            # layers inside: `unet.trainable = True` would leave a frozen level frozen.
+            keras.Model.trainable.fset(self, value)
+        else:
+            super().__setattr__(name, value)
+
+    def enable_lora(
+        self, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
+    ) -> list[str]:
+        """Have only low-rank additions to the kernels be trained; of a network alone, as for
+        `estimate_training`. Around a model call `MatryoshkaDiffusion.enable_lora`.
+
+        Args:
+            rank: as in `lora.enable_lora`, like all others.
+            levels: likewise.
+            alpha: likewise.
+
+        Returns:
+            Paths of the new weights.
+        """
+        from keras_mdm.models.lora import enable_lora
+
+        return enable_lora(self, rank, levels=levels, alpha=alpha)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """As in Keras; averages of a model around this network begin anew."""
+        super().set_weights(weights)
+        self.__dict__["_replaced"] = True
+
+    def load_weights(self, filepath: Any, **kwargs: Any) -> None:
+        """As in Keras; averages of a model around this network begin anew."""
+        super().load_weights(filepath, **kwargs)
+        self.__dict__["_replaced"] = True
+
+    def quantize(self, mode=None, config=None, **kwargs) -> None:
+        """Refused: averages, training and files are about floating-point weights."""
+        raise quantization(mode=mode)
