@@ -8,14 +8,14 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import LOW_RES, as_low_res, low_res_channels
-from keras_mdm.models import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 
 NO_CLASS = -1
 # Conditions that are not micro-conditions.
 _LARGE = ("text", "text_mask", "pooled", "label")
 
 
-def condition_names(spec: NestedUNetSpec) -> tuple[str, ...]:
+def condition_names(spec: NetworkFacts) -> tuple[str, ...]:
     """Keys of a batch that condition the network, micro-conditions last."""
     names = []
     if spec.text_width:
@@ -86,7 +86,7 @@ def dropped_with(name: str) -> str:
     return {"text_mask": "text"}.get(name, name)
 
 
-def check_dropout(rates: Any, spec: NestedUNetSpec) -> float | dict[str, float]:
+def check_dropout(rates: Any, spec: NetworkFacts) -> float | dict[str, float]:
     """Return the share of samples that lose their conditions, checked.
 
     Args:
@@ -139,7 +139,7 @@ def drop(
     return mixed
 
 
-def cast_conditions(batch: Mapping[str, Any], spec: NestedUNetSpec) -> dict[str, tf.Tensor]:
+def cast_conditions(batch: Mapping[str, Any], spec: NetworkFacts) -> dict[str, tf.Tensor]:
     """Take the conditions out of a batch, each in the dtype that the network expects.
 
     Raises:

@@ -8,14 +8,14 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.diffusion import LevelShape
-from keras_mdm.models import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 from keras_mdm.pictures import pixels
 
 # Its key in a batch, and its name in `generate` and in an exported model.
 LOW_RES = "low_res"
 
 
-def low_res_channels(spec: NestedUNetSpec) -> int:
+def low_res_channels(spec: NetworkFacts) -> int:
     """Channels of that picture: what a network's inputs have beyond its outputs; 0 for none.
 
     Args:
@@ -24,7 +24,7 @@ def low_res_channels(spec: NestedUNetSpec) -> int:
     return spec.in_channels - spec.out_channels
 
 
-def check_channels(spec: NestedUNetSpec) -> None:
+def check_channels(spec: NetworkFacts) -> None:
     """Raise unless a network's inputs hold its outputs, and the rest has a name of its own.
 
     Args:
@@ -46,7 +46,7 @@ def check_channels(spec: NestedUNetSpec) -> None:
         )
 
 
-def as_low_res(value: Any, spec: NestedUNetSpec) -> tf.Tensor:
+def as_low_res(value: Any, spec: NetworkFacts) -> tf.Tensor:
     """The picture of every row in the size of the highest level, bilinear where it has another.
 
     Args:

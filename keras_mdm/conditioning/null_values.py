@@ -6,11 +6,11 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.finite import check_finite
-from keras_mdm.models import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 
 
 def null_values(
-    spec: NestedUNetSpec, encoder: Any, text: Any, mask: Any, pooled: Any
+    spec: NetworkFacts, encoder: Any, text: Any, mask: Any, pooled: Any
 ) -> dict[str, np.ndarray]:
     """States, mask and pooled vector of "no prompt", as far as a network has them.
 
@@ -42,7 +42,7 @@ def null_values(
     return values
 
 
-def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_null(spec: NetworkFacts, text: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the states and the mask that stand for "no prompt", checked.
 
     Args:
@@ -72,7 +72,7 @@ def check_null(spec: NestedUNetSpec, text: Any, mask: Any) -> tuple[np.ndarray, 
     return text.astype("float32"), mask.astype("float32")
 
 
-def check_null_pooled(spec: NestedUNetSpec, pooled: Any) -> np.ndarray:
+def check_null_pooled(spec: NetworkFacts, pooled: Any) -> np.ndarray:
     """Return the pooled vector of "no prompt", zeros if it is `None`, checked."""
     pooled = np.zeros(spec.pooled_width) if pooled is None else np.asarray(pooled)
     if pooled.shape != (spec.pooled_width,):

@@ -170,6 +170,7 @@ def described(place: str, layer: Any) -> dict[str, Any] | None:
     checks.known_keys(f"options of {place}", options, _keywords(cls) - _OF_THE_PLACE)
     try:
         plain = json.loads(json.dumps(keras.saving.serialize_keras_object(options)))
+        keras.saving.deserialize_keras_object(plain)
     except Exception as problem:  # of code that is not ours
         raise checks.error(
             f"the options of `{place}` must be values that a file can hold",

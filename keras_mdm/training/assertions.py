@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mdm.conditioning.conditions import NO_CLASS
 from keras_mdm.conditioning.low_res import LOW_RES, has_aspect
-from keras_mdm.models import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 
 
 def require(condition: tf.Tensor, must: str, *, fix: str, **received: Any) -> tf.Operation:
@@ -44,7 +44,7 @@ def worded(problem: tf.errors.InvalidArgumentError) -> Exception:
 
 
 def sampling_requirements(
-    inputs: Mapping[str, tf.Tensor], spec: NestedUNetSpec, num_steps: int
+    inputs: Mapping[str, tf.Tensor], spec: NetworkFacts, num_steps: int
 ) -> Iterator[tf.Operation]:
     """What `generate` checks of its arguments, for the inputs of an exported model.
 
@@ -93,7 +93,7 @@ def sampling_requirements(
         )
 
 
-def _condition(name: str, value: tf.Tensor, spec: NestedUNetSpec) -> tf.Operation:
+def _condition(name: str, value: tf.Tensor, spec: NetworkFacts) -> tf.Operation:
     if name == "label":
         return require(
             tf.reduce_all((value >= NO_CLASS) & (value < spec.num_classes)),

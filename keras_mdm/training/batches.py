@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.conditioning.conditions import cast_conditions, condition_names, pad_tokens
 from keras_mdm.diffusion.joint_process import LevelProcess
-from keras_mdm.models import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 from keras_mdm.pictures import pixels
 
 
@@ -47,7 +47,7 @@ def split_groups(batch: Any, levels: Sequence[str]) -> dict[str, Mapping[str, An
 
 
 def prepare_group(
-    group: Mapping[str, Any], process: LevelProcess, spec: NestedUNetSpec
+    group: Mapping[str, Any], process: LevelProcess, spec: NetworkFacts
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
     """Turn a group into the data of its levels and its conditions.
 
@@ -124,7 +124,7 @@ def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str])
 
 
 def join_conditions(
-    parts: Sequence[Mapping[str, tf.Tensor]], spec: NestedUNetSpec
+    parts: Sequence[Mapping[str, tf.Tensor]], spec: NetworkFacts
 ) -> dict[str, tf.Tensor]:
     """Put the conditions of groups one after the other, texts padded to one length.
 

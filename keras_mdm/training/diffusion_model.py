@@ -1,4 +1,4 @@
-"""`MatryoshkaDiffusion`: a NestedUNet with its diffusion process, its loss and its averages."""
+"""`MatryoshkaDiffusion`: a network with its diffusion process, its loss and its averages."""
 
 import dataclasses
 import functools
@@ -22,7 +22,8 @@ from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.diffusion.parameterization import KINDS
 from keras_mdm.finite import warn_of_weights
-from keras_mdm.models import NestedUNet
+from keras_mdm.models.network import LevelNetwork
+from keras_mdm.models.own_network import as_network
 from keras_mdm.sampling import generate as drawing
 from keras_mdm.sampling import graph, prompts
 from keras_mdm.sampling.graphs import Graphs
@@ -46,7 +47,8 @@ class MatryoshkaDiffusion(DistributedTrainer):
     is trained on B0 + B1 samples and 256 on B1, each loss a mean over its own.
 
     Args:
-        unet: the network.
+        unet: the network: of `build_nested_unet`, or any functional Keras model with its inputs
+            and outputs, see `models.OwnNetwork`.
         schedule: name of a noise schedule or a `Schedule`, of the innermost level.
         num_steps: number N of training steps, for a schedule given by name; 1000 unless given. A
             schedule that leaves much of the pictures at its end is warned of.
@@ -124,7 +126,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
 
     def __init__(
         self,
-        unet: NestedUNet,
+        unet: keras.Model,
         *,
         schedule: Any = "cosine",
         num_steps: int | None = None,
@@ -155,12 +157,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     ):
         require_tensorflow(type(self).__name__)
         super().__init__(name=name)
-        if not isinstance(unet, NestedUNet):
-            raise checks.error(
-                "`unet` must be a NestedUNet",
-                fix="make it with build_nested_unet",
-                type=type(unet).__name__,
-            )
+        unet = as_network(unet)
         check_channels(unet.spec)
         self.unet = unet
         schedule = schedules.get(schedule, num_steps)
@@ -426,7 +423,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         return cls._around(unet, config)
 
     @classmethod
-    def _around(cls, unet: NestedUNet, config: Mapping[str, Any]) -> "MatryoshkaDiffusion":
+    def _around(cls, unet: LevelNetwork, config: Mapping[str, Any]) -> "MatryoshkaDiffusion":
         """The model of a configuration, around a network."""
         config = dict(config)
         identity = config.pop("text_encoder")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.models.specs import NestedUNetSpec
+from keras_mdm.models.network import NetworkFacts
 
 # Of the network: what differs here differs in the shapes or names of weights, unless they are new.
 _SHAPED = ("num_classes", "text_width", "pooled_width", "in_channels", "out_channels")
@@ -109,7 +109,7 @@ class Difference:
     text: str
 
 
-def differences(spec: NestedUNetSpec, trained: NestedUNetSpec) -> list[Difference]:
+def differences(spec: NetworkFacts, trained: NetworkFacts) -> list[Difference]:
     """How a trained network differs from the inner levels of another one.
 
     Args:
