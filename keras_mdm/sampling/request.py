@@ -12,6 +12,7 @@ from keras_mdm.conditioning import nulls
 from keras_mdm.diffusion import samplers
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.finite import check_weights
+from keras_mdm.models.nested_unet import check_nested
 from keras_mdm.sampling import graph, guiding, starting
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.plan import Amounts, SamplingPlan, amounts_of
@@ -171,6 +172,8 @@ def _check_stop_at(model: Any, stop_at: str | None) -> str | None:
     if stop_at is None:
         return None
     checks.one_of("stop_at", stop_at, model.unet.levels)
+    if stop_at != model.unet.levels[-1]:
+        check_nested(model.unet, "stop_at")
     if not model.unet.runs_alone(stop_at):
         warnings.warn(
             f"the model was trained without mixed resolutions: its level {stop_at!r} never ran "
