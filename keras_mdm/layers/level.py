@@ -137,7 +137,7 @@ class LevelPart(keras.layers.Layer):
 
     # Parts
 
-    @property
+    # No property: Keras looks at every one when it saves, and would find these layers here first.
     def recomputed(self) -> list[keras.layers.Layer]:
         """Layers whose insides need not be kept for the backward pass."""
         found = [*getattr(self, "down_resample", ()), *getattr(self, "up_resample", ())]

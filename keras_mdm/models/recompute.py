@@ -62,7 +62,7 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
         raise checks.error(
             "levels must have layers that say what can be computed again",
             fix="leave these levels out of `recompute`, or give a layer of the name level_<level> "
-            "or level_<level>_... a property `recomputed`, the list of layers inside",
+            "or level_<level>_... a method `recomputed` that returns a list of layers inside",
             levels=sorted(without),
         )
     for name, layers in pieces.items():
@@ -79,7 +79,7 @@ def _pieces(unet: NestedUNet, name: str, part: Any) -> Sequence[Any]:
     """The layers of a part that are computed again, one by one: an own innermost level that does
     not say which is one of them."""
     if hasattr(part, "recomputed"):
-        return part.recomputed
+        return part.recomputed()
     return [part] if name == f"level_{unet.levels[0]}" else []
 
 

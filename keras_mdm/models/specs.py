@@ -61,7 +61,7 @@ class LevelSpec:
       `(R, L, D)` and text_mask `(R, L)`, to `(R, H, W, C)`.
     - `innermost_level`: constructor, call and result of `InnermostLevel`. Its features have
       `channels[0]` of the level, and `output` is float32. To be recomputed piece by piece it may
-      have a property `recomputed`, a list of the layers inside that are.
+      have a method `recomputed` that returns a list of the layers inside that are.
 
     Layers inside of an own class need no names: they are numbered for themselves.
 
