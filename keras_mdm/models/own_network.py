@@ -37,12 +37,13 @@ class OwnFacts:
 class OwnNetwork(LevelNetwork):
     """A Keras model of the user's, seen as a network; `MatryoshkaDiffusion` makes one by itself.
 
-    The model is functional. Its inputs are a dict of `z_<level>` `(B, [T,] H, H, C)` for every
-    level, named by size ("64") or frames and size ("16x64") and larger by a power of two from one
-    to the next; `time` `(B,)`; and, if it has them, `text` `(B, L, D)` with `text_mask` `(B, L)`,
-    `pooled` `(B, P)`, `label` `(B,)`, which is -1 for no class, and extra numbers `(B,)` by their
-    names, which are NaN where a batch has none. Its outputs are a dict of float32 predictions by
-    level name. With mixed batches outer levels have fewer rows, those of the first samples.
+    The model is functional. Its inputs are a dict of `z_<level>` `(B, [T,] H, W, C)` for every
+    level, named by size ("64", "h48w80") or frames and size ("16x64") and larger by a power of two
+    from one to the next; `time` `(B,)`; and, if it has them, `text` `(B, L, D)` with `text_mask`
+    `(B, L)`, `pooled` `(B, P)`, `label` `(B,)`, which is -1 for no class, and extra numbers `(B,)`
+    by their names, which are NaN where a batch has none. Its outputs are a dict of float32
+    predictions by level name. With mixed batches outer levels have fewer rows, those of the first
+    samples.
 
     Its parts are its layers. Those named `level_<level>`, or `level_<level>_` and more, belong to
     that level, for rates, freezing and LoRA; all others to the innermost.
@@ -94,7 +95,7 @@ class OwnNetwork(LevelNetwork):
         """Sizes and conditions; the rest is in the shapes of the weights."""
         facts = json.loads(json.dumps(dataclasses.asdict(self.spec)))
         levels = {
-            f"level {level.name}": {"size": level.size, "frames": level.frames}
+            f"level {level.name}": {"shape": list(level.input_shape(self.spec.in_channels))}
             for level in self.spec.levels
         }
         return {**levels, "conditions": {k: v for k, v in facts.items() if k != "levels"}}
@@ -222,11 +223,13 @@ def _levels(taken: Mapping, given: Mapping) -> tuple[LevelSpec, ...]:
                 fix=f"make it with keras.Input({level.input_shape(shape[-1])})",
                 shape=shape,
             )
-    levels.sort(key=lambda level: (level.frames or 1, level.size))
+    levels.sort(key=lambda level: (level.frames or 1, level.shape.height))
     for inner, outer in zip(levels, levels[1:], strict=False):
-        space = log2_ratio(outer.size, inner.size)
+        space = log2_ratio(outer.shape.height, inner.shape.height)
+        wide = log2_ratio(outer.shape.width, inner.shape.width)
         time = log2_ratio(outer.frames or 1, inner.frames or 1)
-        if space is None or time is None or not space + time or (inner.frames and not outer.frames):
+        becomes_image = inner.frames is not None and outer.frames is None
+        if None in (space, time) or wide != space or space + time == 0 or becomes_image:
             raise checks.error(
                 "levels must ascend by a power of two from one to the next, in size or frames",
                 fix="name them for example 64 and 256, or 64, 16x64 and 16x256",

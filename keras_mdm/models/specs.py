@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.levels import LevelShape, Size, as_size
 from keras_mdm.layers.own_layers import described
+from keras_mdm.levels import LevelShape, Size, as_size
 
 BOOLEANS = (
     *("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"),
