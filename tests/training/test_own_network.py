@@ -334,3 +334,33 @@ def z(*shape, name="z_8"):
 def test_a_bad_contract_is_one_clear_error(make, message):
     with pytest.raises(ValueError, match=message + ".*" + THREE_PARTS):
         mdm.MatryoshkaDiffusion(make())
+
+
+# Own layers inside of a network that is built here
+
+
+@keras.saving.register_keras_serializable("own_network_tests")
+class Dropping(keras.layers.Layer):
+    """An own block with a random generator, whose state a checkpoint holds as well."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.inside = keras.layers.Dense(channels, dtype=self.dtype_policy)
+        self.drop = keras.layers.Dropout(0.5)
+
+    def call(self, x, time_embedding, skip=None):
+        x = x if skip is None else ops.concatenate([x, skip], axis=-1)
+        return self.drop(self.inside(x))
+
+
+def test_checkpoint_of_own_layers(tmp_path):
+    levels = [LevelSpec(8, channels=(32,), blocks=(1,), resblock=Dropping, use_mid_block=False)]
+    model = trained(build_nested_unet(levels, num_classes=4), batch_of(4, 8))
+    path = save_snapshot(model, tmp_path, 2, {})
+    loaded = load_snapshot(path)
+    assert_same(drawn(loaded), drawn(model))
+    states = [v for v in model.unet.variables if "seed_generator" in v.path]
+    others = [v for v in loaded.unet.variables if "seed_generator" in v.path]
+    assert len(states) == 2
+    for mine, other in zip(states, others, strict=True):
+        np.testing.assert_array_equal(mine, other)
