@@ -121,9 +121,9 @@ class ResolutionBlock(keras.layers.Layer):
         skips_shape: Any = None,
     ) -> None:
         for index, block in enumerate(self.residual):
-            skip_shape = skips_shape[index] if skips_shape else None
-            shapes = x_shape, time_embedding_shape, skip_shape
-            RESBLOCK.build(block, self.resblock, *shapes, channels=self.channels)
+            skip = skips_shape[index] if skips_shape else None
+            given = (x_shape, time_embedding_shape, skip)
+            RESBLOCK.build(block, self.resblock, *given, channels=self.channels)
             x_shape = (*x_shape[:-1], self.channels)
         shapes = x_shape, text_shape, text_shape and text_shape[:2]
         for layer in self.spatial:

@@ -1,7 +1,8 @@
 """The levels of a NestedUNet, connected into one graph."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -58,7 +59,7 @@ def connect(
         dict of symbolic predictions by level name, ascending.
     """
 
-    def part(make, name, **config):
+    def part(make: Callable[..., Any], name: str, **config: Any) -> Any:
         if name not in parts:
             seed = derive_seed(spec.seed, name)
             parts[name] = make(**config, seed=seed, name=name)

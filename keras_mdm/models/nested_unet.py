@@ -33,6 +33,8 @@ class NestedUNet(LevelNetwork):
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.2, figure 3.
     """
 
+    spec: NestedUNetSpec
+
     def __init__(
         self,
         spec: NestedUNetSpec,
@@ -67,7 +69,7 @@ class NestedUNet(LevelNetwork):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None) -> "NestedUNet":
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> "NestedUNet":
         policy = keras.dtype_policies.deserialize(config["dtype"])
         spec = NestedUNetSpec.from_config(config["spec"])
         unet = cls(spec, dtype=policy, name=config["name"])

@@ -10,6 +10,7 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.models.flags import policies_of, quantization
 from keras_mdm.models.specs import LevelSpec
+from keras_mdm.types import Tensor
 
 
 class NetworkFacts(Protocol):
@@ -24,11 +25,25 @@ class NetworkFacts(Protocol):
     def micro_conditions(self) -> tuple[str, ...]:
         """Names of extra numbers that condition it."""
 
-    num_classes: int | None
-    text_width: int | None
-    pooled_width: int | None
-    in_channels: int
-    out_channels: int
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of its labels."""
+
+    @property
+    def text_width(self) -> int | None:
+        """Width of the text's states."""
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Width of the one vector per prompt."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of every input."""
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of every prediction."""
 
 
 class LevelNetwork(keras.Model):
@@ -59,8 +74,6 @@ class LevelNetwork(keras.Model):
     Raises:
         ValueError: if a key is missing or unknown, or weights share a path.
     """
-
-    parts: Mapping[str, keras.layers.Layer]
 
     def __init__(
         self,
@@ -125,7 +138,7 @@ class LevelNetwork(keras.Model):
         "level <name>" for every level, and "conditions"."""
         raise NotImplementedError
 
-    def __call__(self, inputs, **kwargs):
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         # Before Keras sees the dict: it would reject absent keys and read unknown ones wrongly.
         return super().__call__(self._complete(inputs), **kwargs)
 
@@ -161,7 +174,7 @@ class LevelNetwork(keras.Model):
                 full[name] = ops.full(ops.shape(full["time"]), float("nan"), "float32")
         return {name: full[name] for name in self.input_names}
 
-    def _check_shape(self, z, level: LevelSpec) -> None:
+    def _check_shape(self, z: Tensor, level: LevelSpec) -> None:
         expected = level.input_shape(self.spec.in_channels)
         if tuple(z.shape[1:]) != expected:
             raise checks.error(
@@ -206,6 +219,6 @@ class LevelNetwork(keras.Model):
         super().load_weights(filepath, **kwargs)
         self.__dict__["_replaced"] = True
 
-    def quantize(self, mode=None, config=None, **kwargs) -> None:
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
         """Refused: averages, training and files are about floating-point weights."""
         raise quantization(mode=mode)

@@ -93,12 +93,14 @@ class OwnNetwork(LevelNetwork):
 
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Sizes and conditions; the rest is in the shapes of the weights."""
-        facts = json.loads(json.dumps(dataclasses.asdict(self.spec)))
+        names = ("num_classes", "text_width", "pooled_width", "in_channels", "out_channels")
+        facts = {name: getattr(self.spec, name) for name in names}
         levels = {
             f"level {level.name}": {"shape": list(level.input_shape(self.spec.in_channels))}
             for level in self.spec.levels
         }
-        return {**levels, "conditions": {k: v for k, v in facts.items() if k != "levels"}}
+        micro = {"micro_conditions": list(self.spec.micro_conditions)}
+        return {**levels, "conditions": {**facts, **micro}}
 
     def get_config(self) -> dict:
         return {
@@ -110,7 +112,7 @@ class OwnNetwork(LevelNetwork):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None) -> "OwnNetwork":
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> "OwnNetwork":
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         own = cls(network, num_classes=config["num_classes"], name=config["name"], remade=True)
         own.trained_alone = config["trained_alone"]
@@ -229,7 +231,8 @@ def _levels(taken: Mapping, given: Mapping) -> tuple[LevelSpec, ...]:
         wide = log2_ratio(outer.shape.width, inner.shape.width)
         time = log2_ratio(outer.frames or 1, inner.frames or 1)
         becomes_image = inner.frames is not None and outer.frames is None
-        if None in (space, time) or wide != space or space + time == 0 or becomes_image:
+        ascends = space is not None and time is not None and (space > 0 or time > 0)
+        if not ascends or wide != space or becomes_image:
             raise checks.error(
                 "levels must ascend by a power of two from one to the next, in size or frames",
                 fix="name them for example 64 and 256, or 64, 16x64 and 16x256",
