@@ -7,10 +7,15 @@ import numpy as np
 from keras import ops
 
 from keras_mdm import checks
-from keras_mdm.diffusion import parameterization, process, residual
-from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES, build_pyramid, upsample
+from keras_mdm.diffusion import parameterization, process, residual, schedules
+from keras_mdm.diffusion.pyramid import (
+    FRAMES,
+    Downsampling,
+    build_pyramid,
+    check_downsampling,
+    upsample,
+)
 from keras_mdm.diffusion.schedule import Schedule
-from keras_mdm.diffusion.schedules import level_shift
 from keras_mdm.levels import LevelShape
 from keras_mdm.types import Levels, Tensor
 
@@ -25,7 +30,7 @@ class LevelProcess:
 
     Args:
         shapes: frames and size per level, ascending.
-        schedules: noise schedule by level name.
+        schedules: noise schedule by level name; all of one number of steps.
         prediction: what the network returns, `"v"`, `"eps"` or `"x0"`.
         use_residual: outer levels add their output to a Wiener estimate around the picture of the
             level below.
@@ -33,8 +38,8 @@ class LevelProcess:
             unless given.
         divide_targets: compare predictions with the divided data. Without it a v target is that of
             the undivided data, which only reproduces the official loss of a plain network.
-        downsample: D^r in space, how a level sees the pictures of the levels above: `"area"` or
-            `"bilinear"`.
+        downsample: D^r in space, how a level sees the pictures of the levels above: `"area"`,
+            `"bilinear"`, or a function (x, from_shape, to_shape) -> x.
         frame: D^r in time, which frame of a group stands for it at a level with fewer: `"first"`,
             `"middle"` or `"average"`.
 
@@ -51,35 +56,41 @@ class LevelProcess:
     use_residual: bool = False
     signal_scale: Mapping[str, float] = dataclasses.field(default_factory=dict)
     divide_targets: bool = True
-    downsample: str = "area"
+    downsample: Downsampling = "area"
     frame: str = "first"
 
     def __post_init__(self) -> None:
-        checks.one_of("downsample", self.downsample, DOWNSAMPLING)
+        check_downsampling("downsample", self.downsample)
         checks.one_of("frame", self.frame, FRAMES)
+        steps = {name: schedule.num_steps for name, schedule in self.schedules.items()}
+        if len(set(steps.values())) > 1:
+            raise checks.error(
+                "the schedules of all levels must have the same number of steps: levels are noised "
+                "at one time",
+                fix="pass num_steps together with names, or records of one number of steps",
+                num_steps=steps,
+            )
 
     @classmethod
     def create(
         cls,
         levels: tuple[str, ...],
-        schedule: Schedule,
+        schedule: str | Schedule | Mapping[str, str | Schedule],
         *,
+        num_steps: int | None = None,
         shift_power: float,
         prediction: str,
         use_residual: bool,
         signal_scale: Mapping[str, float] | None = None,
-        downsample: str = "area",
+        downsample: Downsampling = "area",
         frame: str = "first",
     ) -> "LevelProcess":
-        """Shift `schedule` for every level by its ratio to the innermost one."""
+        """Shift `schedule` for every level by its ratio to the innermost one, unless there is one
+        for every level."""
         shapes = tuple(LevelShape.parse(level) for level in levels)
-        schedules = {
-            shape.name: schedule.shifted(level_shift(shape, shapes[0]), shift_power)
-            for shape in shapes
-        }
         return cls(
             shapes,
-            schedules,
+            schedules.of_levels(schedule, shapes, num_steps, power=shift_power),
             prediction,
             use_residual,
             dict(signal_scale or {}),
@@ -91,6 +102,12 @@ class LevelProcess:
     def levels(self) -> tuple[str, ...]:
         """Level names, ascending."""
         return tuple(shape.name for shape in self.shapes)
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the schedules of all levels are shifts of one another."""
+        innermost, *others = self.schedules.values()
+        return all(schedule.is_shift_of(innermost) for schedule in others)
 
     def up_to(self, level: str) -> "LevelProcess":
         """The process of the levels up to `level` alone; it does not depend on those above."""

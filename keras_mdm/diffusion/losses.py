@@ -1,6 +1,6 @@
 """The multi-resolution loss: means per level, their weights, their sum."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from keras_mdm import checks
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.types import Tensor
 
+# A name, a dict of the name and options, or a function (schedule, t, target) -> weights.
+Weighting = str | Mapping[str, Any] | Callable[[Schedule, Tensor, str], Tensor]
 # Options of every weighting, with their defaults.
 WEIGHTINGS: dict[str, dict[str, float]] = {
     "none": {},
@@ -63,9 +65,7 @@ def vdm_table(schedule: Schedule) -> np.ndarray:
     return np.concatenate([weights[:1], weights[:1], weights])
 
 
-def weighting(
-    kind: str | Mapping[str, Any], schedule: Schedule, t: Any, *, target: str = "eps"
-) -> Tensor:
+def weighting(kind: Weighting, schedule: Schedule, t: Any, *, target: str = "eps") -> Tensor:
     """Return the weight of every sample's loss at its time.
 
     Published weights belong to the loss on one quantity. Here they are given for the loss on eps
@@ -84,7 +84,8 @@ def weighting(
     here they are uniform in t, and the factor between the two is left out.
 
     Args:
-        kind: the name, or a dict of the name under "kind" and the options.
+        kind: the name, or a dict of the name under "kind" and the options; or a function
+            (schedule, t, target) -> weights `(B,)` of the loss on the target itself.
         schedule: the schedule of the level: weights follow the SNR of its own noise.
         t: (B,), time in [0, 1].
         target: what the loss compares: `"eps"`, `"v"` or `"x0"`.
@@ -93,7 +94,7 @@ def weighting(
         (B,) tensor.
 
     Raises:
-        ValueError: if `kind` or an option is unknown.
+        ValueError: if `kind` or an option is unknown, or a function returns another shape.
 
     Example:
 
@@ -101,8 +102,10 @@ def weighting(
     >>> [round(float(w), 3) for w in weighting("vdm", schedules.cosine(), ops.array([0.5, 1.0]))]
     [0.006, 999.002]
     """
-    name, options = check_weighting(kind)
     position = schedule.position(t)
+    if callable(kind):
+        return _own_weighting(kind, schedule, t, target, position)
+    name, options = check_weighting(kind)
     if name == "none":
         return ops.ones_like(position)
     if name == "vdm":
@@ -122,8 +125,22 @@ def weighting(
     return weight * ops.sigmoid(logsnr) if target == "v" else weight
 
 
+def _own_weighting(
+    function: Callable, schedule: Schedule, t: Any, target: str, position: Any
+) -> Any:
+    weights = ops.cast(function(schedule, t, target), ops.dtype(position))
+    if len(weights.shape) > len(position.shape):
+        raise checks.error(
+            "a function for `loss_weighting` must return a weight per sample, (batch,)",
+            fix="compute it from t and schedule.logsnr(t), which have that shape",
+            shape=tuple(weights.shape),
+        )
+    return ops.broadcast_to(weights, ops.shape(position))
+
+
 def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
-    """Return name and options of a weighting, those that were not given filled in.
+    """Return name and options of a weighting, those that were not given filled in; a function is
+    `"own"` and has none.
 
     Args:
         kind: as in `weighting`.
@@ -131,6 +148,8 @@ def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
     Raises:
         ValueError: if `kind` or an option is unknown.
     """
+    if callable(kind):
+        return "own", {}
     given = dict(kind) if isinstance(kind, Mapping) else {"kind": kind}
     name = checks.one_of("loss_weighting", given.pop("kind", None), tuple(WEIGHTINGS))
     options = WEIGHTINGS[name]

@@ -5,7 +5,8 @@ are (B, H, W, C), clips are (B, T, H, W, C). Sizes and frame counts are static, 
 inside `tf.function` with an unknown batch size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -14,6 +15,8 @@ from keras_mdm import checks
 from keras_mdm.levels import LevelShape
 from keras_mdm.types import Levels, Tensor
 
+# How a level is reduced: a name, or a function (x, from_shape, to_shape) -> x.
+Downsampling = str | Callable[[Tensor, LevelShape, LevelShape], Tensor]
 DOWNSAMPLING = ("area", "bilinear")
 UPSAMPLING = ("nearest", "bilinear")
 # Which frame of a group of frames stands for it at a level with fewer.
@@ -24,7 +27,7 @@ def downsample(
     x: Tensor,
     from_shape: LevelShape,
     to_shape: LevelShape,
-    kind: str = "area",
+    kind: Downsampling = "area",
     frame: str = "first",
 ) -> Tensor:
     """Reduce an image or a clip to a lower level, in one shot.
@@ -40,7 +43,8 @@ def downsample(
         x: (B, H, W, C) or (B, T, H, W, C), floating point.
         from_shape: the level of `x`.
         to_shape: the level wanted; sizes and frames must divide those of `from_shape`.
-        kind: `"area"` or `"bilinear"`.
+        kind: `"area"`, `"bilinear"`, or a function (x, from_shape, to_shape) -> x that reduces
+            frames too.
         frame: what stands for a group of T / T' frames: its `"first"`, its `"middle"` (of an even
             number the later one of the two), or their `"average"`.
 
@@ -48,7 +52,8 @@ def downsample(
         (B, h, w, C) or (B, T', h, w, C) in the dtype of `x`.
 
     Raises:
-        ValueError: if the levels do not divide, or `x` is not of `from_shape`.
+        ValueError: if the levels do not divide, `x` is not of `from_shape`, or a function returns
+            what is not of `to_shape`.
 
     Example:
 
@@ -60,10 +65,12 @@ def downsample(
     Reference: Gu et al., arXiv 2310.15111, equation 2 and section 4.1 (bilinear in space, first
     frame in time).
     """
-    checks.one_of("kind", kind, DOWNSAMPLING)
+    check_downsampling("kind", kind)
     checks.one_of("frame", frame, FRAMES)
     _check_order(to_shape, from_shape)
     x = _as_level(x, from_shape)
+    if callable(kind):
+        return _reduced(kind, x, from_shape, to_shape)
     # Time first: the frames dropped need no spatial work.
     if from_shape.frames is not None:
         x = _fewer_frames(x, from_shape.frames // (to_shape.frames or 1), frame)  # B T' H W C
@@ -81,18 +88,18 @@ def downsample(
 
 
 def build_pyramid(
-    x: Tensor, shapes: Sequence[LevelShape], kind: str = "area", frame: str = "first"
+    x: Tensor, shapes: Sequence[LevelShape], kind: Downsampling = "area", frame: str = "first"
 ) -> Levels:
     """Downsample to all levels at once.
 
     `"area"` goes from level to level, which equals the one shot from the top because means of
     means over equal blocks are means; `"bilinear"` samples every level from the top, because there
-    the two differ, and so do the `"middle"` frames of groups.
+    the two differ, and so do the `"middle"` frames of groups. So does a function.
 
     Args:
         x: data of the highest level, (B, H, W, C) or (B, T, H, W, C).
         shapes: the levels, ascending.
-        kind: `"area"` or `"bilinear"`.
+        kind: see `downsample`.
         frame: `"first"`, `"middle"` or `"average"`, see `downsample`.
 
     Returns:
@@ -110,7 +117,7 @@ def build_pyramid(
 
     Reference: Gu et al., arXiv 2310.15111, equation 2 (progressive compression).
     """
-    checks.one_of("kind", kind, DOWNSAMPLING)
+    check_downsampling("kind", kind)
     if not shapes:
         raise checks.error("A pyramid needs at least one level", fix="pass shapes", shapes=shapes)
     top = shapes[-1]
@@ -180,6 +187,25 @@ def upsample(
         offsets = (np.arange(stretch) - place) / stretch
         x = _interpolate(x, offsets if kind == "bilinear" else np.zeros(stretch), axis=1)
     return x
+
+
+def check_downsampling(name: str, kind: Any) -> Any:
+    """Return a way of downsampling, or raise unless it is a function or one of `DOWNSAMPLING`."""
+    return kind if callable(kind) else checks.one_of(name, kind, DOWNSAMPLING)
+
+
+def _reduced(reduce: Callable, x: Tensor, from_shape: LevelShape, to_shape: LevelShape) -> Tensor:
+    """What a user's own function makes of a level, checked."""
+    reduced = ops.cast(reduce(x, from_shape, to_shape), x.dtype)
+    expected = _batched_shape(to_shape, x.shape[-1])[1:]
+    if tuple(reduced.shape[1:]) != expected:
+        raise checks.error(
+            f"a function for `downsample` must return the level {to_shape.name!r}, of the static "
+            f"shape (batch, {', '.join(map(str, expected))})",
+            fix="reduce x by the sizes and frames of from_shape and to_shape",
+            shape=tuple(reduced.shape),
+        )
+    return reduced
 
 
 def _fewer_frames(x: Tensor, group: int, frame: str) -> Tensor:

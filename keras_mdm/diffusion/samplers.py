@@ -176,7 +176,7 @@ def advance(
     amplitudes = {
         name: _amplitudes(schedules[name], grid, level) for name, level in state["x"].items()
     }
-    growth = _growth(next(iter(schedules.values())), grid)
+    growth = _growth(schedules, grid)
 
     def body(j: Tensor, state: State) -> tuple[Tensor, State]:
         i, evaluation = j // sampler.evaluations, j % sampler.evaluations
@@ -188,7 +188,7 @@ def advance(
         memories: list[Levels] = [{} for _ in state["memory"]]
         for name, x_t in x.items():
             z = noise(i, name, x_t) if noise and sampler.needs_noise else None
-            moment = _moment(amplitudes[name], growth, i, state["filled"], evaluation)
+            moment = _moment(amplitudes[name], growth[name], i, state["filled"], evaluation)
             held = tuple(memory[name] for memory in state["memory"])
             found = sampler.step(x_t, x0[name], held, moment, z)
             entered, held = found if isinstance(found, tuple) else (found, ())
@@ -248,13 +248,21 @@ def _amplitudes(schedule: Schedule, grid: Tensor, x: Tensor) -> tuple[Tensor, Te
     return schedule.alpha_sigma(grid, "float64" if ops.dtype(x) == "float64" else "float32")
 
 
-def _growth(schedule: Schedule, grid: Tensor) -> Tensor:
-    """Growth of log(alpha / sigma) on every step, (K,) float64; the same at all levels.
+def _growth(schedules: Mapping[str, Schedule], grid: Tensor) -> Levels:
+    """Growth of log(alpha / sigma) on every step, (K,) float64 by level name.
 
-    In float64, because higher orders divide small differences by each other.
+    In float64, because higher orders divide small differences by each other. A shift changes
+    nothing: levels whose schedules are shifts of one another have the same numbers, to the bit.
     """
-    half_logsnr = 0.5 * schedule.logsnr(grid, "float64")
-    return half_logsnr[1:] - half_logsnr[:-1]
+    found: Levels = {}
+    for name, schedule in schedules.items():
+        alike = next((other for other in found if schedule.is_shift_of(schedules[other])), None)
+        if alike is None:
+            half_logsnr = 0.5 * schedule.logsnr(grid, "float64")
+            found[name] = half_logsnr[1:] - half_logsnr[:-1]
+        else:
+            found[name] = found[alike]
+    return found
 
 
 def _moment(

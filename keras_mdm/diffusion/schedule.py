@@ -224,6 +224,10 @@ class Schedule:
         power = checks.real("power", power, minimum=0.0)
         return dataclasses.replace(self, logsnr_offset=self.logsnr_offset - power * math.log(scale))
 
+    def is_shift_of(self, other: "Schedule") -> bool:
+        """Whether the two differ by a constant log-SNR at most: log(alpha / sigma) grows alike."""
+        return np.array_equal(self.alpha_bar, other.alpha_bar)
+
     def rounded(self) -> "Schedule":
         """Return the schedule with its table rounded to float32, before the offset.
 

@@ -1,6 +1,8 @@
 """Named noise schedules, and how far each level's is shifted."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,10 @@ from keras_mdm.levels import LevelShape
 
 # Of one step: at 1 it would remove all signal.
 _MAX_BETA = 0.999
+# Between the name of a schedule and the scale by which it is shifted, as in the paper's appendix A.
+_SHIFT = "-shift"
+# Of SNR / s^p, for a level s times larger than the innermost.
+SHIFT_POWER = 2.0
 
 
 def cosine(num_steps: int = 1000, *, max_beta: float = _MAX_BETA) -> Schedule:
@@ -122,7 +128,9 @@ def get(schedule: str | Schedule, num_steps: int | None = None, **options: float
     """Return a schedule from its name; a `Schedule` is returned as it is.
 
     Args:
-        schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"` or a record.
+        schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"`; one of these and the scale
+            of a level, as in `"cosine-shift4"` for one 4 times larger, whose SNR is divided by 4^2;
+            or a record.
         num_steps: N, 1000 for a name and that of a record unless given.
         **options: passed to the factory of that name.
 
@@ -137,6 +145,10 @@ def get(schedule: str | Schedule, num_steps: int | None = None, **options: float
 
     >>> get("cosine").num_steps
     1000
+    >>> get("cosine-shift4") == get("cosine").shifted(4)
+    True
+
+    Reference: Gu et al., arXiv 2310.15111, appendix A (names with a shift).
     """
     if isinstance(schedule, Schedule):
         if options or num_steps not in (None, schedule.num_steps):
@@ -148,8 +160,54 @@ def get(schedule: str | Schedule, num_steps: int | None = None, **options: float
                 **options,
             )
         return schedule
-    checks.one_of("schedule", schedule, FACTORIES)
-    return FACTORIES[schedule](1000 if num_steps is None else num_steps, **options)
+    name, shift, scale = schedule.rpartition(_SHIFT) if isinstance(schedule, str) else ("", "", "")
+    checks.one_of("schedule", name if shift else schedule, FACTORIES)
+    factory = FACTORIES[name if shift else schedule]
+    found = factory(1000 if num_steps is None else num_steps, **options)
+    return found.shifted(_scale(schedule, scale)) if shift else found
+
+
+def of_levels(
+    schedule: str | Schedule | Mapping[str, str | Schedule],
+    shapes: Sequence[LevelShape],
+    num_steps: int | None = None,
+    *,
+    power: float = SHIFT_POWER,
+) -> dict[str, Schedule]:
+    """Return the schedule of every level.
+
+    Args:
+        schedule: that of the innermost level, which is shifted for the others; or one for every
+            level by its name, none of which is shifted any further. Entries of other levels are
+            left alone, so that one dict serves models of fewer levels too.
+        shapes: the levels, ascending.
+        num_steps: see `get`.
+        power: of the shift of a single schedule, see `Schedule.shifted`.
+
+    Returns:
+        Schedules by level name, ascending.
+
+    Raises:
+        ValueError: if a level is missing, or a schedule is none.
+
+    Example:
+
+    >>> shapes = [LevelShape(None, 64), LevelShape(None, 256)]
+    >>> of_levels({"64": "cosine", "256": "cosine-shift4"}, shapes) == of_levels("cosine", shapes)
+    True
+    """
+    if isinstance(schedule, Mapping):
+        checks.required_keys("schedule", schedule, [shape.name for shape in shapes])
+        return {shape.name: get(schedule[shape.name], num_steps) for shape in shapes}
+    innermost = get(schedule, num_steps)
+    return {shape.name: innermost.shifted(level_shift(shape, shapes[0]), power) for shape in shapes}
+
+
+def from_config(config: Mapping[str, Any]) -> Schedule | dict[str, Schedule]:
+    """Rebuild a schedule, or those of several levels, from what `Schedule.get_config` returned."""
+    if "num_steps" in config:
+        return Schedule.from_config(config)
+    return {level: Schedule.from_config(each) for level, each in config.items()}
 
 
 def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
@@ -177,6 +235,22 @@ def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
     height = level_shape.height / innermost_shape.height
     width = level_shape.width / innermost_shape.width
     return math.sqrt(height * width) * math.sqrt(frames)  # of a square exactly the ratio
+
+
+def _scale(schedule: str, scale: str) -> float:
+    """What follows "-shift" in a name."""
+    try:
+        value = float(scale)
+    except ValueError:
+        value = 0.0
+    if not checks.is_real(value) or value <= 0.0:
+        raise checks.error(
+            f"the name of a schedule must have a positive number after {_SHIFT!r}: how many times "
+            "the level is larger than the innermost",
+            fix='write for example "cosine-shift4"',
+            schedule=schedule,
+        )
+    return value
 
 
 def _from_beta(beta: np.ndarray) -> np.ndarray:

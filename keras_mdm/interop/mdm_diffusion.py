@@ -101,6 +101,8 @@ def load_ml_mdm_diffusion(
         dtype=dtype,
     )
     keywords = {**keywords_for(settings, unet.levels), "text_encoder": text_encoder, **options}
+    if isinstance(keywords["schedule"], Mapping) and "shift_power" not in options:
+        del keywords["shift_power"]  # which goes with the schedule of the configuration
     model = MatryoshkaDiffusion(unet, **keywords)
     if not nested and model.process.signal_scale:
         # What the official loss compares in a network without levels.

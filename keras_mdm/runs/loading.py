@@ -26,9 +26,10 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
     """Load a model from a `.keras` file, a run, a phase or a checkpoint.
 
     Weights, all averages, the null condition and what was measured are in place; the text encoder
-    is found when prompts need it, as after `keras.saving.load_model`. A function that was passed as
-    `level_weights` is not saved. The run may be trained meanwhile: nothing is locked or written.
-    Weights that are not finite cost a warning; `generate` and the export refuse them.
+    is found when prompts need it, as after `keras.saving.load_model`. Functions that the model was
+    made with must be registered here, as where it was saved; level weights that a phase of a run
+    brought are the phase's and not the model's. The run may be trained meanwhile: nothing is locked
+    or written. Weights that are not finite cost a warning; `generate` and the export refuse them.
 
     Args:
         path: what `find_model` takes: `model.keras`, `runs/x` for the newest state of a run,

@@ -162,6 +162,7 @@ def prepared_model(
         )
     if phase.level_weights is not None:
         model.level_weights = check_level_weights(phase.level_weights, phase.level_names)
+        model.phase_weights = model.level_weights
     phase.check_trained(model.level_weights)
     if phase.downsample is not None:
         model.downsample = phase.downsample

@@ -18,6 +18,7 @@ from keras_mdm import checks, named_arrays
 from keras_mdm.models import lora
 from keras_mdm.runs import checkpoints
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
+from keras_mdm.training.options import saved_functions
 
 
 def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
@@ -129,8 +130,12 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
     Returns:
         The configuration; `None` for a class of the user's whose configuration is no JSON. That
         costs a warning, and not the checkpoint.
+
+    Raises:
+        ValueError: if an option of the model is a function that cannot be saved.
     """
     kind = type(model)
+    saved_functions(model)
     try:
         config = keras.saving.serialize_keras_object(model.get_config())
         description = {

@@ -6,6 +6,7 @@ from typing import Any
 from keras_mdm import checks, models, named_arrays
 from keras_mdm.levels import Size
 from keras_mdm.models.lora import check_without_lora
+from keras_mdm.training import functions
 from keras_mdm.training.taking import StartReport, choose
 
 
@@ -13,7 +14,8 @@ def cut(model: Any, level: str) -> Any:
     """Take the inner levels up to `level` as a model of its own, to save, export or train on.
 
     The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
-    was measured are copied. It is not compiled.
+    was measured are copied. It is not compiled, and a function for `level_weights`, which knows the
+    levels of this model, stays behind.
 
     Args:
         level: name of the level that becomes the highest one.
@@ -41,7 +43,9 @@ def with_frames(model: Any, frames: int) -> Any:
     convolutions and the attention over time, which no frame count is built into, run over more
     of them, and pictures inside become several pictures, each the first frame of its stretch.
     Weights and averages are copied. How well a model does at lengths that it was not trained
-    for is another question: look at the clips, and train on if need be.
+    for is another question: look at the clips, and train on if need be. A single schedule is
+    shifted for the new lengths, schedules by level stay; a function for `level_weights` stays
+    behind.
 
     Args:
         frames: of the highest level; a multiple of those that the model has.
@@ -173,8 +177,14 @@ def _derived(
         levels: new name of every level that stays.
         paths: new path of every variable that stays.
     """
-    config = {k: v for k, v in model.get_config().items() if k != "unet"}
-    for name in ("level_weights", "guidance_shares", "signal_scale"):
+    with functions.as_they_are():
+        config = {k: v for k, v in model.get_config().items() if k != "unet"}
+    if callable(config["level_weights"]):  # by the names of the levels that the model has
+        config["level_weights"] = {}
+    names = ["level_weights", "guidance_shares", "signal_scale"]
+    if "num_steps" not in config["schedule"]:
+        names.append("schedule")
+    for name in names:
         if isinstance(config[name], Mapping):
             config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
     old_path = {new: old for old, new in paths.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,16 +17,26 @@ from keras_mdm.backends import require_tensorflow
 from keras_mdm.conditioning.conditions import check_dropout
 from keras_mdm.conditioning.low_res import check_channels
 from keras_mdm.conditioning.null_values import null_values
-from keras_mdm.diffusion import losses, schedules, thresholding
-from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
+from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.diffusion.losses import Weighting
 from keras_mdm.diffusion.parameterization import KINDS
+from keras_mdm.diffusion.pyramid import Downsampling
+from keras_mdm.diffusion.thresholding import Threshold
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.models.network import LevelNetwork
 from keras_mdm.models.own_network import as_network
 from keras_mdm.sampling import generate as drawing
 from keras_mdm.sampling import graph, prompts
 from keras_mdm.sampling.graphs import Graphs
-from keras_mdm.training import derived, following, front_door, objective, residual_scale, steps
+from keras_mdm.training import (
+    derived,
+    following,
+    front_door,
+    objective,
+    options,
+    residual_scale,
+    steps,
+)
 from keras_mdm.training.trainer import DistributedTrainer
 from keras_mdm.untracked import Untracked
 
@@ -46,31 +55,41 @@ class MatryoshkaDiffusion(DistributedTrainer):
     `{"64": {"image": (B0, 64, 64, 3), ...}, "256": {"image": (B1, 256, 256, 3), ...}}` the level 64
     is trained on B0 + B1 samples and 256 on B1, each loss a mean over its own.
 
+    A function among the options is saved by the name under which Keras knows it, see
+    `keras.saving.register_keras_serializable`; `save`, `get_config` and runs refuse what has none.
+
     Args:
         unet: the network: of `build_nested_unet`, or any functional Keras model with its inputs
             and outputs, see `models.OwnNetwork`.
-        schedule: name of a noise schedule or a `Schedule`, of the innermost level.
-        num_steps: number N of training steps, for a schedule given by name; 1000 unless given. A
+        schedule: name of a noise schedule or a `Schedule`, of the innermost level; or one for every
+            level by its name, such as `{"64": "cosine", "256": "cosine-shift4"}`, where "-shift4"
+            divides SNR by 4^2. Entries of levels that the network does not have are left alone.
+        num_steps: number N of training steps, for schedules given by name; 1000 unless given. A
             schedule that leaves much of the pictures at its end is warned of.
-        shift_power: p of the shift SNR / s^p of a level s times larger than the innermost.
+        shift_power: p of the shift SNR / s^p of a level s times larger than the innermost; of a
+            single schedule only.
         prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
         loss_target: what the loss compares; `prediction` unless given.
         level_weights: weight of a level's loss by its name, 1 unless given; `"highest"` for the
             loss of the highest level alone; or a function from the progress in the phase, a scalar
-            tensor in [0, 1], to weights by name (it is not saved with the model).
+            tensor in [0, 1], to weights by name.
         loss_weighting: weight of the noise levels: `"none"`, `"vdm"`, `"min_snr"`, `"p2"` or
-            `"sigmoid"`, or a dict of the name under "kind" and options; see `losses.weighting`.
+            `"sigmoid"`, or a dict of the name under "kind" and options; or a function (schedule,
+            t, target) -> weights `(B,)`, called with the schedule of every level; see
+            `losses.weighting`.
         times: `"uniform"`, one independent time per sample; or `"stratified"`, one from each of as
             many equal intervals as the global batch has samples.
-        downsample: how the data of lower levels is made, `"area"` or `"bilinear"`.
+        downsample: how the data of lower levels is made, `"area"` or `"bilinear"`; or a function
+            (x, from_shape, to_shape) -> x of `LevelShape`s, which reduces frames too.
         frame: which frame of a group of frames stands for it at a level with fewer: `"first"`,
             `"middle"` or `"average"`.
         residual: outer levels predict relative to a Wiener estimate around the picture below.
             `True` needs `measure_residual` before training; a dict gives the standard deviation of
             the detail by level name.
         threshold: how `generate` and the export keep estimates inside the range of pictures:
-            `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`. Dynamic ones divide by what an
-            estimate overshoots, static clips; drawings on pure white need the static one.
+            `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`, or a function x0 -> x0 of a level.
+            Dynamic ones divide by what an estimate overshoots, static clips; drawings on pure white
+            need the static one.
         guidance_shares: how much of the guidance a level gets when sampling, by its name: its scale
             is 1 + share * (guidance_scale - 1). 1 unless given; 0 leaves a level to the model as it
             is, which costs no detail where the levels below are guided.
@@ -123,6 +142,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     _earlier_starts = Untracked()
     # Optimizer steps before the phase, and those of the phase: what `progress` is a share of.
     phase_span: tuple[int, int] | None = None
+    phase_weights: Any = None  # the level weights that came with the phase
 
     def __init__(
         self,
@@ -134,12 +154,12 @@ class MatryoshkaDiffusion(DistributedTrainer):
         prediction: str = "v",
         loss_target: str | None = None,
         level_weights: Mapping[str, float] | str | Callable[[Any], Mapping] | None = None,
-        loss_weighting: str | Mapping[str, Any] = "none",
+        loss_weighting: Weighting = "none",
         times: str = "uniform",
-        downsample: str = "area",
+        downsample: Downsampling = "area",
         frame: str = "first",
         residual: bool | Mapping[str, float] = False,
-        threshold: str = "dynamic",
+        threshold: str | Threshold = "dynamic",
         guidance_shares: Mapping[str, float] | None = None,
         signal_scale: Mapping[str, float] | None = None,
         output_limit: float = 0.0,
@@ -160,59 +180,31 @@ class MatryoshkaDiffusion(DistributedTrainer):
         unet = as_network(unet)
         check_channels(unet.spec)
         self.unet = unet
-        schedule = schedules.get(schedule, num_steps)
-        prediction = checks.one_of("prediction", prediction, KINDS)
-        checks.known_keys("signal_scale", signal_scale or {}, unet.levels)
-        scale = {
-            level: checks.real(f"signal_scale[{level!r}]", value, minimum=1e-3)
-            for level, value in (signal_scale or {}).items()
-        }
-        if scale and residual:
-            raise checks.error(
-                "the residual output is defined for data that is not divided",
-                fix="leave signal_scale or residual out",
-                signal_scale=scale,
-            )
         self.output_limit = checks.real("output_limit", output_limit, minimum=0.0)
-        self.process = LevelProcess.create(
+        self.process = options.make_process(
             unet.levels,
             schedule,
-            shift_power=checks.real("shift_power", shift_power, minimum=0.0),
+            num_steps=num_steps,
+            shift_power=shift_power,
             prediction=prediction,
-            use_residual=bool(residual),
-            signal_scale=scale,
+            residual=residual,
+            signal_scale=signal_scale,
             downsample=downsample,
             frame=frame,
         )
-        level, left = self.process.signal_left()
-        if left > MOST_LEFT:
-            warnings.warn(
-                f"the schedule {schedule.name!r} of {schedule.num_steps} steps leaves {left:.3f} "
-                f"of the pictures' amplitude at its end (level {level}), and sampling starts from "
-                "noise without any: brightness and colours are likely to be wrong. Use more steps, "
-                "larger ones, or a table whose last entry is below 0.01",
-                stacklevel=2,
-            )
+        # Which shifts a single schedule.
+        self._shift_power = None if isinstance(schedule, Mapping) else float(shift_power)
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, KINDS)
         self.level_weights = objective.check_level_weights(level_weights, unet.levels)
-        losses.check_weighting(loss_weighting)
-        self.loss_weighting = (
-            dict(loss_weighting) if isinstance(loss_weighting, Mapping) else loss_weighting
-        )
+        self.loss_weighting = options.check_weighting(loss_weighting, self.process)
         self.times = checks.one_of("times", times, steps.TIMES)
-        self.threshold = checks.one_of("threshold", threshold, thresholding.NAMES)
-        checks.known_keys("guidance_shares", guidance_shares or {}, unet.levels)
-        self.guidance_shares = {
-            level: checks.real(f"guidance_shares[{level!r}]", share, minimum=0.0)
-            for level, share in (guidance_shares or {}).items()
-        }
+        self.threshold = options.check_threshold(threshold)
+        self.guidance_shares = options.by_level(
+            "guidance_shares", guidance_shares, unet.levels, minimum=0.0
+        )
         self.cond_dropout = check_dropout(cond_dropout, unet.spec)
         self.null_in_data = checks.one_of("null_in_data", null_in_data, (False, True))
         self.seed = checks.seed(seed)
-        self._config = {
-            "schedule": schedule.get_config(),
-            "shift_power": float(shift_power),
-        }
         self.residual_std = residual_scale.add_weights(self, residual)
         self._encoder_identity = getattr(text_encoder, "identity", None)
         self._null = {}
@@ -337,16 +329,16 @@ class MatryoshkaDiffusion(DistributedTrainer):
     @process.setter
     def process(self, process: LevelProcess) -> None:
         if hasattr(self, "_process"):
-            following.check_process(self, process)
+            options.check_process(self, process)
         self._process = process
 
     @property
-    def downsample(self) -> str:
+    def downsample(self) -> Downsampling:
         """D^r in space, which belongs to `process`; set it before training."""
         return self.process.downsample
 
     @downsample.setter
-    def downsample(self, kind: str) -> None:
+    def downsample(self, kind: Downsampling) -> None:
         self.process = dataclasses.replace(self.process, downsample=kind)
 
     @property
@@ -379,66 +371,12 @@ class MatryoshkaDiffusion(DistributedTrainer):
         """The network's outputs, by level name."""
         return self.unet(inputs, training=training)
 
-    def get_config(self) -> dict[str, Any]:
-        """Everything that is not a weight; of the text encoder only the identity."""
-        return {
-            "unet": keras.saving.serialize_keras_object(self.unet),
-            **self._config,
-            "ema_decay": self.ema.decay,
-            "ema_warmup": self.ema.warmup,
-            "prediction": self.process.prediction,
-            "loss_target": self.loss_target,
-            "level_weights": {} if callable(self.level_weights) else self.level_weights,
-            "loss_weighting": self.loss_weighting,
-            "times": self.times,
-            "downsample": self.downsample,
-            "frame": self.process.frame,
-            "residual": self.process.use_residual,
-            "threshold": self.threshold,
-            "guidance_shares": self.guidance_shares,
-            "signal_scale": dict(self.process.signal_scale),
-            "output_limit": self.output_limit,
-            "null_length": self._null["text"].shape[0] if "text" in self._null else None,
-            "cond_dropout": self.cond_dropout,
-            "null_in_data": self.null_in_data,
-            "seed": self.seed,
-            "text_encoder": self._encoder_identity,
-            "divide_targets": self.process.divide_targets,
-            "power_emas": [ema.width for ema in self.power_emas.values()],
-            "name": self.name,
-        }
-
+    get_config = options.get_config
+    from_config = classmethod(options.from_config)
+    _around = classmethod(options.around)
     save_own_variables = model_file.save_own_variables
 
     def load_own_variables(self, store: Any) -> None:
         """Read averages and the null condition; a warning tells of NaN in them."""
         model_file.load_own_variables(self, store)
         warn_of_weights(self, self._trainable_variables + self._non_trainable_variables)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects=None) -> "MatryoshkaDiffusion":
-        """Rebuild the model; the weights come from the file."""
-        config = dict(config)
-        unet = keras.saving.deserialize_keras_object(config.pop("unet"), custom_objects)
-        return cls._around(unet, config)
-
-    @classmethod
-    def _around(cls, unet: LevelNetwork, config: Mapping[str, Any]) -> "MatryoshkaDiffusion":
-        """The model of a configuration, around a network."""
-        config = dict(config)
-        identity = config.pop("text_encoder")
-        length = config.pop("null_length")
-        starts = config.pop("ema_starts", None)  # of files of earlier versions
-        divide_targets = config.pop("divide_targets", True)
-        config["schedule"] = schedules.Schedule.from_config(config["schedule"])
-        # Files of earlier versions: only imported models have the table in float32.
-        config.setdefault("null_in_data", config["schedule"].single)
-        if length is not None:  # a place for the saved null
-            config["null_text"] = np.zeros((length, unet.spec.text_width))
-        model = cls(unet, **config)
-        model._encoder_identity = identity
-        if not divide_targets:
-            model.process = dataclasses.replace(model.process, divide_targets=False)
-        if starts is not None:  # what joined in a later phase counts its own steps
-            model._earlier_starts = [int(start) for start in starts]
-        return model

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.averages.model_file import place_earlier_averages
-from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import lora
 from keras_mdm.models.flags import check_policies, is_lora, lora_kernel, quantization
 from keras_mdm.optimizers import Optimizer
+from keras_mdm.training import options
 
 # Options of a `MatryoshkaDiffusion` that it does not keep under their names, and where they went.
 # An attribute of such a name would be nobody's.
@@ -90,42 +90,13 @@ def construction(model: Any) -> tuple:
 
 
 def _follow_network(model: Any) -> None:
-    check_process(model, model.process)
+    options.check_process(model, model.process)
     weights = model.unet.weights
     if [id(v) for v in weights] == [id(v) for v in model.averages.ema.variables]:
         return
     with model.distribute_strategy.scope():
         for left_over in model.averages.follow(weights):
             model._untrack_variable(left_over)
-
-
-def check_process(model: Any, process: LevelProcess) -> None:
-    """Raise unless the options of a model make this process: a file holds the options."""
-    levels = model.unet.levels
-    again = None
-    if tuple(process.levels) == tuple(levels):
-        again = LevelProcess.create(
-            levels,
-            process.schedules[levels[0]],
-            shift_power=model._config["shift_power"],
-            prediction=process.prediction,
-            use_residual=bool(model.residual_std),
-            signal_scale=process.signal_scale,
-            downsample=process.downsample,
-            frame=process.frame,
-        )
-        again = dataclasses.replace(again, divide_targets=process.divide_targets)
-    if process != again:
-        raise checks.error(
-            "the process of a model must be one that its options make: the innermost level's "
-            "schedule, shifted for the others",
-            fix="make a new model around the network, as in "
-            "MatryoshkaDiffusion(model.unet, schedule=...), and give it the averages with "
-            "start_from(model)",
-            levels=process.levels,
-            shift_power=model._config["shift_power"],
-        )
-    model._config["schedule"] = process.schedules[levels[0]].get_config()
 
 
 def follow_trainable(model: Any) -> None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import network_inputs
 from keras_mdm.diffusion import losses, parameterization, process
-from keras_mdm.training import batches
+from keras_mdm.training import batches, options
 
 Network = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
@@ -117,6 +117,7 @@ def batch_loss(
         normalizer: from `loss_normalizer` of the global batch; computed from `index` unless
             given.
     """
+    options.check_weighting(model.loss_weighting, model.process)
     t, name = _time(model, index), losses.check_weighting(model.loss_weighting)[0]
     if name not in ("none", "vdm"):
         by_level = {

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_mdm import checks
@@ -194,6 +195,7 @@ class Phase:
         return {"levels": self.level_names, **row, "groups": self.groups}
 
 
+@keras.saving.register_keras_serializable("keras_mdm")
 @dataclasses.dataclass(frozen=True)
 class WeightRamp:
     """Level weights that move from one set to another while a phase is trained.
@@ -237,6 +239,15 @@ class WeightRamp:
             level: (1.0 - share) * self.start.get(level, 1.0) + share * self.end.get(level, 1.0)
             for level in sorted({*self.start, *self.end})
         }
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"start": dict(self.start), "end": dict(self.end), "until": self.until}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "WeightRamp":
+        """Rebuild the weights from `get_config`."""
+        return cls(**config)
 
 
 def _untrained(weights: Any, levels: Sequence[str]) -> int:

@@ -444,3 +444,23 @@ def test_errors_name_the_argument(call, word):
     with pytest.raises(ValueError, match="Received: .*To fix it: ") as caught:
         call()
     assert word in str(caught.value)
+
+
+@every_sampler
+def test_every_level_moves_by_its_own_schedule(sampler):
+    """Levels together are as each alone, whether their schedules are shifts of one another or
+    not."""
+    made = {"8": COSINE, "16": COSINE.shifted(2), "32": schedules.sigmoid().shifted(3)}
+    grid = time_grid("uniform", 6)
+    start = {name: np.full((1, 4), 0.7) for name in made}
+
+    def denoise(x, t):
+        found = {name: gaussian_denoiser(0.3, 0.5, made[name]) for name in x}
+        return {name: found[name]({name: x_t}, t)[name] for name, x_t in x.items()}
+
+    together, _ = samplers.run(sampler, denoise, made, grid, start, counted_noise)
+    for name, schedule in made.items():
+        alone, _ = samplers.run(
+            sampler, denoise, {name: schedule}, grid, {name: start[name]}, counted_noise
+        )
+        np.testing.assert_array_equal(together[name], alone[name])

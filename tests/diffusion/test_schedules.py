@@ -235,3 +235,21 @@ def test_errors_name_the_argument(call, word):
     with pytest.raises(ValueError, match="Received: .*To fix it: ") as caught:
         call()
     assert word in str(caught.value)
+
+
+def test_names_with_a_shift_are_those_of_the_paper():
+    """Appendix A: `cosine-shift4` belongs to 256 over 64, and to 16 frames of 64."""
+    shapes = [LevelShape(None, 64), LevelShape(16, 64), LevelShape(None, 1024)]
+    named = {"64": "cosine", "16x64": "cosine-shift4", "1024": "cosine-shift16", "256": "left out"}
+    found = schedules.of_levels(named, shapes)
+    assert found == schedules.of_levels("cosine", shapes)
+    assert found["16x64"].logsnr_offset == -2.0 * math.log(4.0)
+    assert schedules.get("linear-shift1.5", 500) == schedules.linear_beta(500).shifted(1.5)
+    configs = {level: schedule.get_config() for level, schedule in found.items()}
+    assert schedules.from_config(configs) == found
+    assert schedules.from_config(configs["16x64"]) == found["16x64"]
+    for wrong in ("cosine-shift", "cosine-shift0", "cosine-shift-2", "cosine-shiftinf"):
+        with pytest.raises(ValueError, match="a positive number after '-shift'"):
+            schedules.get(wrong)
+    with pytest.raises(ValueError, match="`schedule` must be one of"):
+        schedules.get("cosinus-shift4")

@@ -273,14 +273,14 @@ def test_another_dtype_policy_is_refused():
 
 def test_a_process_that_no_option_makes_is_refused():
     model = trained_model()
-    moved = {"8": model.process.schedules["8"], "16": schedules.get("linear", 1000)}
+    linear = schedules.get("linear", 1000)
     with pytest.raises(ValueError, match="its options make"):
-        model.process = dataclasses.replace(model.process, schedules=moved)
+        model.process = dataclasses.replace(model.process, schedules={"16": linear})
     draw(model)
     before = draw(model)
-    model.process.schedules["8"] = moved["16"]  # past the setter
+    model.process.schedules["8"] = linear  # past the setter
     assert np.max(np.abs(draw(model) - before)) > 1e-3
-    assert model.get_config()["schedule"] == moved["16"].get_config()
+    assert model.get_config()["schedule"] == linear.get_config()
 
 
 def test_options_of_training_are_traced_again():
