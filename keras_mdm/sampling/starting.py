@@ -227,8 +227,8 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
             share=float(whole.mean()),
         )
     levels = process.pyramid(tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0))
-    # A mean is 0 only where all its parts are.
-    return {name: tf.cast(level > 0.0, tf.float32) for name, level in levels.items()}
+    # A mean is 0 only where all its parts are; a user's own reduction may be negative.
+    return {name: tf.cast(level != 0.0, tf.float32) for name, level in levels.items()}
 
 
 def held_levels(

@@ -43,9 +43,8 @@ def with_frames(model: Any, frames: int) -> Any:
     convolutions and the attention over time, which no frame count is built into, run over more
     of them, and pictures inside become several pictures, each the first frame of its stretch.
     Weights and averages are copied. How well a model does at lengths that it was not trained
-    for is another question: look at the clips, and train on if need be. A single schedule is
-    shifted for the new lengths, schedules by level stay; a function for `level_weights` stays
-    behind.
+    for is another question: look at the clips, and train on if need be. A function
+    for `level_weights` stays behind.
 
     Args:
         frames: of the highest level; a multiple of those that the model has.

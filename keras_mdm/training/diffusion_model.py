@@ -23,7 +23,6 @@ from keras_mdm.diffusion.parameterization import KINDS
 from keras_mdm.diffusion.pyramid import Downsampling
 from keras_mdm.diffusion.thresholding import Threshold
 from keras_mdm.finite import warn_of_weights
-from keras_mdm.models.network import LevelNetwork
 from keras_mdm.models.own_network import as_network
 from keras_mdm.sampling import generate as drawing
 from keras_mdm.sampling import graph, prompts

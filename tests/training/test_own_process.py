@@ -9,9 +9,12 @@ import pytest
 from keras import ops
 
 from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively, load
+from keras_mdm.callbacks import StepCallback
 from keras_mdm.diffusion import downsample, losses, pyramid, schedules
 from keras_mdm.optimizers import Adam
+from keras_mdm.runs.snapshot import describe_model
 from training.tiny_models import (
+    CLIP,
     PLAIN_INNER,
     THREE_PARTS,
     arrays,
@@ -71,7 +74,6 @@ OWN = {
     "downsample": corner,
     "level_weights": outer_first,
 }
-ALL = pytest.mark.parametrize("option", OWN)
 
 
 def make_model(levels=LEVELS, **options):
@@ -158,25 +160,24 @@ def test_too_much_signal_is_found_at_its_level():
 def test_a_process_with_other_schedules_is_followed_and_saved(tmp_path):
     """It was refused by the setter, and lost by files where the setter was gone past."""
     other = MatryoshkaDiffusion(tiny_unet(LEVELS), schedule=UNLIKE).process
-    for way in ("setter", "in place"):
-        model = make_model(schedule="cosine")
-        before = draw(model)
-        if way == "setter":
-            model.process = other
-        else:
-            model.process.schedules["16"] = UNLIKE["16"]
-        assert np.max(np.abs(draw(model)["16"] - before["16"])) > 1e-3
-        assert_same_pictures(draw(reloaded(model, tmp_path)), draw(model))
-        model.process = dataclasses.replace(model.process, schedules=make_model().process.schedules)
-        assert "num_steps" in model.get_config()["schedule"]  # a single one again
-        assert_same_pictures(draw(model), before)
+    model = make_model(schedule="cosine")
+    single, before = model.process, draw(model)
+    model.process = other
+    after = draw(model)
+    assert np.max(np.abs(after["16"] - before["16"])) > 1e-3
+    assert_same_pictures(draw(reloaded(model, tmp_path)), after)
+    model.process = dataclasses.replace(single, schedules=dict(single.schedules))
+    assert model.get_config()["schedule"] == schedules.cosine().get_config()
+    model.process.schedules["16"] = UNLIKE["16"]
+    assert_same_pictures(draw(model), after)
+    assert reloaded(model, tmp_path).process == other
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"use_residual": True},
-        {"schedules": {"8": UNLIKE["8"]}},
+        {"schedules": {"8": UNLIKE["16"]}},
         {"signal_scale": {"64": 2.0}},
         {"prediction": "noise"},
     ],
@@ -193,12 +194,12 @@ def test_a_process_for_another_network_is_refused(change):
 def test_schedules_by_level_go_along_with_cuts_and_longer_clips():
     cut = make_model(schedule=UNLIKE).cut("8")
     assert cut.process.schedules == {"8": schedules.cosine()}
-    unet = tiny_unet([PLAIN_INNER, outer(8, 4)])
+    unet = tiny_unet([PLAIN_INNER, CLIP])
     names = {"8": "cosine", "4x8": "cosine-shift3"}
     longer = MatryoshkaDiffusion(unet, schedule=names).with_frames(8)
     assert longer.process.schedules["8x8"] == schedules.cosine().shifted(3)
-    shifted = MatryoshkaDiffusion(unet).with_frames(8)
-    assert shifted.process.schedules["8x8"] == schedules.cosine().shifted(8**0.5)
+    shifted = MatryoshkaDiffusion(unet).with_frames(8)  # of 2 frames at the level below
+    assert shifted.process.schedules["8x8"] == schedules.cosine().shifted(2)
 
 
 class Stop(Exception):
@@ -206,15 +207,13 @@ class Stop(Exception):
 
 
 def run(directory, *, stop=False, schedule=UNLIKE, **options):
-    from keras_mdm.callbacks import StepCallback
-
     class StopAt(StepCallback):
         def on_step_end(self, previous_step, logs):
             if stop and self.step == 2:
                 raise Stop
 
     phases = [
-        Phase(LEVELS[:1], 2, batch_size=4, learning_rate=1e-2),
+        Phase(LEVELS[:1], 2, batch_size=4, level_weights=WeightRamp({"8": 0.5}, {"8": 1.0})),
         Phase(LEVELS, 3, batch_size=4, learning_rate=1e-2, mixed=False, **options),
     ]
 
@@ -267,34 +266,35 @@ def test_functions_act():
     assert float(model.batch_loss(by_level, index)) == pytest.approx(expected, rel=1e-5)
 
 
-@ALL
-def test_registered_functions_are_saved_by_name(option, tmp_path):
-    model = make_model(**{option: OWN[option]})
+def test_registered_functions_are_saved_by_name(tmp_path):
+    model = make_model(**OWN)
     model.fit(data(1), verbose=0)
     config = model.get_config()
-    assert config[option] == {"function": f"own_process>{OWN[option].__name__}"}
     json.dumps(config)
     found = reloaded(model, tmp_path)
-    assert getattr(found, option) is OWN[option]
+    for option, function in OWN.items():
+        assert config[option] == {"function": f"own_process>{function.__name__}"}
+        assert getattr(found, option) is function
     assert_same_pictures(draw(found), draw(model))
-    assert getattr(model.cut("16"), option) == ({} if option == "level_weights" else OWN[option])
 
 
-@ALL
-def test_functions_without_a_name_train_and_are_not_saved(option, tmp_path):
-    model = make_model(**{option: lambda *given: OWN[option](*given)})
+def test_functions_without_a_name_train_and_are_not_saved(tmp_path):
+    unnamed = {option: lambda *given, f=f: f(*given) for option, f in OWN.items()}
+    model = make_model(**unnamed)
     model.fit(data(1), verbose=0)
-    pictures = draw(model)
-    match = rf"`{option}` must be known to Keras.*register_keras_serializable.*"
-    with pytest.raises(ValueError, match=match):
-        model.get_config()
-    with pytest.raises(ValueError, match=match):
-        model.save(tmp_path / "model.keras")
-    assert_same_pictures(draw(model.cut("16")), pictures)
-    from keras_mdm.runs.snapshot import describe_model
-
-    with pytest.raises(ValueError, match=match):
-        describe_model(model)
+    assert_same_pictures(draw(model.cut("16")), draw(model))
+    assert model.cut("16").level_weights == {}  # which know the levels of the model
+    for option, function in unnamed.items():
+        for other in OWN:
+            setattr(model, other, function if other == option else OWN[other])
+        match = rf"`{option}` must be known to Keras.*register_keras_serializable"
+        for use in (
+            model.get_config,
+            lambda: model.save(tmp_path / "model.keras"),
+            lambda: describe_model(model),
+        ):
+            with pytest.raises(ValueError, match=match):
+                use()
 
 
 def test_a_run_refuses_before_its_first_step_what_it_could_not_save(tmp_path):
@@ -318,15 +318,10 @@ def test_objects_are_saved_with_their_values(tmp_path):
     assert np.max(np.abs(draw(found)["16"])) <= 0.25
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [WeightRamp({"16": 0.0}, {"16": 1.0}), lambda progress: {"8": progress}],
-    ids=["ramp", "lambda"],
-)
-def test_level_weights_of_a_phase_stay_with_the_phase(weights, tmp_path):
-    run(tmp_path, level_weights=weights)
-    assert load(tmp_path).level_weights == {}
-    assert load(tmp_path / "checkpoints" / "phase-2").level_weights == {}
+def test_level_weights_of_a_phase_stay_with_the_phase(tmp_path):
+    run(tmp_path, level_weights=lambda progress: {"8": progress})
+    for saved in (".", "phase-1.keras", "checkpoints/phase-2"):
+        assert load(tmp_path / saved).level_weights == {}
 
 
 def test_a_name_that_is_not_known_where_a_file_is_loaded(tmp_path):
