@@ -196,14 +196,14 @@ def _schedule_config(model: Any) -> dict[str, Any]:
     return {"schedule": config, "shift_power": schedules.SHIFT_POWER}
 
 
-def from_config(cls: type, config: Mapping[str, Any], custom_objects: Any = None) -> Any:
+def from_config(cls: Any, config: Mapping[str, Any], custom_objects: Any = None) -> Any:
     """Rebuild the model; the weights come from the file."""
     config = dict(config)
     unet = keras.saving.deserialize_keras_object(config.pop("unet"), custom_objects)
     return cls._around(unet, config)
 
 
-def around(cls: type, unet: Any, config: Mapping[str, Any]) -> Any:
+def around(cls: Any, unet: Any, config: Mapping[str, Any]) -> Any:
     """The model of a configuration, around a network."""
     config = dict(config)
     identity = config.pop("text_encoder")

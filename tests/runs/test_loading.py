@@ -122,6 +122,9 @@ def test_the_configuration_is_that_of_the_model_as_it_is_now(tmp_path):
     loaded = load(save(tmp_path, 1, 1, model))
     assert loaded.downsample == "bilinear" and loaded.unet.trained_alone == ("8",)
     model.level_weights = lambda progress: {"8": progress}
+    with pytest.raises(ValueError, match="`level_weights` must be known to Keras"):
+        save(tmp_path, 1, 2, model)
+    model.phase_weights = model.level_weights
     assert load(save(tmp_path, 1, 2, model)).level_weights == {}
 
 
