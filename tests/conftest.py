@@ -65,6 +65,17 @@ def what_a_file_traced_goes_with_it():
         ctypes.CDLL(None).malloc_trim(0)  # the allocator keeps what is freed in small pieces
 
 
+@pytest.fixture(scope="module")
+def eagerly():
+    """Functions run as they are, and nothing is traced: half the time where few steps are made.
+
+    For files about what is computed, kept and loaded, not about graphs: those are traced elsewhere.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 # The most memory that each process of the tests held, in the summary.
 
 

@@ -101,8 +101,9 @@ def estimate_training(
     Example:
 
     >>> def make_unet(phase):
-    ...     return build_nested_unet(phase.levels, num_classes=10, width=0.25)
-    >>> rows = estimate_training([Phase([64], steps=1000, batch_size=8)], make_unet)
+    ...     return build_nested_unet(phase.levels, num_classes=10)
+    >>> level = LevelSpec(8, channels=(32, 64), blocks=(1, 1))
+    >>> rows = estimate_training([Phase([level], steps=1000, batch_size=8)], make_unet)
     >>> sorted(rows[0]["memory"])
     ['activations', 'averages', 'gradients', 'moments', 'total', 'weights']
 

@@ -77,9 +77,10 @@ def smallest_micro_batches(
 
     Example:
 
-    >>> phase = Phase([64], steps=1, batch_size=8)
+    >>> level = LevelSpec(8, channels=(32, 64), blocks=(1, 1))
+    >>> phase = Phase([level], steps=1, batch_size=8)
     >>> def make_unet(phase):
-    ...     return build_nested_unet(phase.levels, num_classes=10, width=0.25)
+    ...     return build_nested_unet(phase.levels, num_classes=10)
     >>> smallest_micro_batches(phase, make_unet, devices=2, memory=10**12)
     1
     """

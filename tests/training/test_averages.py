@@ -13,6 +13,8 @@ from keras_mdm.runs.snapshot import load_snapshot, restore_snapshot, save_snapsh
 from training.test_following import OPTIONS, batches, dense_of, draw, freeze_inner, trained_model
 from training.tiny_models import PLAIN_INNER, arrays, tiny_unet
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def gap(model):
     return {v.path: np.asarray(v) - a for v, a in model.ema.by_path().items()}
