@@ -22,9 +22,7 @@ def compare(found):
 
 
 def test_pictures_of_some_options():
-    # The model was never shown pictures without a class.
-    with pytest.warns(UserWarning, match="guidance_scale=4 leads away"):
-        compare(recorded.pictures(SOME))
+    compare(recorded.pictures(SOME))
 
 
 @pytest.mark.slow

@@ -185,7 +185,13 @@ def _backward(
         loss = with_penalties(loss, penalties)
         # Gradients are summed over replicas. Inside the tape, or they would double.
         scaled = model.optimizer.scale_loss(loss * share)
-    gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    # Of TensorFlow's own variables: it makes no zeros like Keras', and an own layer may have weights
+    # that nothing uses.
+    gradients = tape.gradient(
+        scaled,
+        [variable.value for variable in variables],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
     means = {name: tf.reduce_mean(value) for name, value in by_level.items()}
     return loss, means, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
