@@ -108,14 +108,16 @@ def main() -> None:
     parser = options.picture_parser(__doc__, run_dir="runs/finetune_released")
     options.add_text(parser)
     parser.add_argument("--model", metavar="FILE.keras", help="written by keras-mdm import")
-    parser.add_argument("--steps", type=int, help="optimizer steps (10000, 400 in small)")
-    parser.add_argument("--batch", type=int, help="batch size (64, 18 in small)")
-    parser.add_argument("--learning-rate", type=float, help="(1e-5, 1.5e-3 in small)")
+    parser.add_argument(
+        "--steps", type=int, help="optimizer steps (10000, or 400 in the small run)"
+    )
+    parser.add_argument("--batch", type=int, help="batch size (64, or 18 in the small run)")
+    parser.add_argument("--learning-rate", type=float, help="(1e-5, or 1.5e-3 in the small run)")
     parser.add_argument(
         "--cond-dropout",
         type=float,
         default=0.1,
-        help="share of captions dropped, so that guidance goes on working (%(default)s; the "
+        help="share of captions dropped, so that guidance keeps working (%(default)s; the "
         "authors' code drops none)",
     )
     arguments = parser.parse_args()

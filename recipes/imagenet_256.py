@@ -103,11 +103,13 @@ def main() -> None:
     parser = options.picture_parser(__doc__, run_dir="runs/imagenet_256")
     options.add_start(parser)
     rehearsal.add(parser)
-    parser.add_argument("--exact", action="store_true", help="drop no labels, as the text has it")
+    parser.add_argument(
+        "--exact", action="store_true", help="drop no labels, as the paper's text says"
+    )
     arguments = parser.parse_args()
     if arguments.exact and arguments.guidance not in (None, 1.0):
         parser.error(
-            f"--exact drops no labels, and without that there is no guidance (got --guidance "
+            f"--exact drops no labels, and guidance needs dropped labels (got --guidance "
             f"{arguments.guidance}): leave one of the two out"
         )
     scale = choose(parser, arguments, SMALL, PAPER, kind="class")

@@ -138,7 +138,7 @@ def main() -> None:
     data.add_argument(
         "--animated-emoji", action="store_true", help="the small run on 3D animations"
     )
-    data.add_argument("--stride", type=int, default=4, help="every how manyth frame (%(default)s)")
+    data.add_argument("--stride", type=int, default=4, help="take every Nth frame (%(default)s)")
     data.add_argument(
         "--clips",
         choices=("fixed", "random"),

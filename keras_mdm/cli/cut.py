@@ -20,11 +20,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "cut",
         help="make a smaller model of the inner levels of a trained one",
         description="Writes the levels up to LEVEL as a model of its own, averages included. One "
-        "checkpoint of a model that was trained with mixed resolutions so gives several; after a "
-        "training without, a warning says that the inner levels never ran alone.",
+        "checkpoint of a model trained with mixed resolutions therefore gives several "
+        "models. If it was trained without them, a warning says that the inner levels "
+        "never ran alone.",
     )
     models.add_argument(parser)
-    parser.add_argument("level", metavar="LEVEL", help="the level that becomes the highest, as 64")
+    parser.add_argument(
+        "level", metavar="LEVEL", help="the level that becomes the highest, such as 64"
+    )
     parser.add_argument("out", metavar="OUT.keras", help="must not exist")
     parser.set_defaults(run=run)
     return parser

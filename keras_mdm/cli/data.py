@@ -20,10 +20,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "data",
         help="look at a data set: counts, sizes, captions, broken records, a sheet of pictures",
-        description="Reads and decodes records spread evenly over a source and prints what was "
-        "found: files by kind, number of records, sizes, lengths of captions, classes, what was "
-        "chosen of several, what cannot be used and what is not. "
-        "Writes a sheet of pictures at every level as the model will see them.",
+        description="Reads and decodes records spread evenly over a source and prints what it "
+        "found: files by kind, number of records, sizes, lengths of captions, classes, "
+        "which of several fields it chose, which records are unusable and which files "
+        "are not used. Writes a sheet of pictures at every level as the model will see "
+        "them.",
     )
     parser.add_argument(
         "source",
@@ -35,7 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--levels", type=int, nargs="+", default=[64, 256], help="sizes on the sheet (%(default)s)"
     )
     parser.add_argument(
-        "--records", type=int, default=2000, help="look at so many, 0 for all (%(default)s)"
+        "--records",
+        type=int,
+        default=2000,
+        help="number of records to read, 0 for all (%(default)s)",
     )
     parser.add_argument("--sheet", default="data.png", help="picture to write (%(default)s)")
     parser.set_defaults(run=run)

@@ -31,10 +31,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "describe",
         help="parameters and arithmetic of a network, level by level",
-        description="Builds the layers of a network without their weights and counts parameters "
-        "and the arithmetic of one forward pass per sample (twice the multiply-adds of "
-        "convolutions and matrix products, with 32 text tokens). With --phases also what training "
-        "costs: arithmetic, memory per device, time.",
+        description="Builds the layers of a network without their weights and counts its "
+        "parameters and the arithmetic of one forward pass per sample (twice the "
+        "multiply-adds of convolutions and matrix products, with 32 text tokens). With "
+        "--phases, also estimates what training costs: arithmetic, memory per device, "
+        "time.",
     )
     parser.add_argument(
         "network",
@@ -49,7 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="width of the text encoder's states (default: 2048, none with --classes)",
     )
     parser.add_argument("--classes", type=int, help="classes of a class-conditional network")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the channels")
+    parser.add_argument(
+        "--width", type=float, default=1.0, help="multiplies the number of channels"
+    )
     parser.add_argument(
         "--phases",
         nargs="+",
@@ -92,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value != FOR_PHASES[name]}
     if given and args.phases is None:
         raise checks.error(
-            "these options say how phases are trained",
+            "these options describe phases and need --phases",
             fix="add --phases, for example --phases 64:500000x2048, or leave them out",
             **given,
         )

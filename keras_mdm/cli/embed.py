@@ -19,8 +19,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "embed",
         help="encode the captions of a data set once, for training",
         description="Encodes all captions with a frozen text encoder and packs their states into "
-        "files, in half precision and without padding. The size is estimated before. The same "
-        "command again goes on where it was stopped, and adds captions that are new.",
+        "files, in half precision and without padding. Estimates the size first. The "
+        "same command continues where it was stopped, and adds new captions.",
     )
     parser.add_argument(
         "source",
@@ -31,21 +31,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--text-encoder",
         metavar="DIR",
-        help="folder of a FLAN-T5 encoder; all-MiniLM-L6-v2 unless given",
+        help="folder of a FLAN-T5 encoder (default: all-MiniLM-L6-v2)",
     )
     parser.add_argument(
-        "--length", type=int, default=128, help="most tokens of a caption (%(default)s)"
+        "--length",
+        type=int,
+        default=128,
+        help="maximum number of tokens in a caption (%(default)s)",
     )
     parser.add_argument(
         "--kind",
         choices=("auto", "pictures", "videos"),
         default="auto",
-        help="what DATA holds; auto: videos if a file is one, or clips were prepared (%(default)s)",
+        help="what DATA holds; auto: videos if a file is a video or the clips were prepared "
+        "(%(default)s)",
     )
     parser.add_argument(
         "--captions",
-        help="of videos: CSV file with the columns file,caption or WebVid's; 'names' for the "
-        "files' names; else the CSV file in the folder, or text files beside the videos",
+        help="for videos: CSV file with the columns file,caption or WebVid's; 'names' for "
+        "the files' names; default: the CSV file in the folder, or text files beside "
+        "the videos",
     )
     parser.set_defaults(run=run)
     return parser

@@ -17,11 +17,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "export",
         help="write a SavedModel with the sampler inside",
-        description="Writes a SavedModel with the sampler inside. It needs TensorFlow, and "
-        "nothing else, to draw pictures.",
+        description="Writes a SavedModel with the sampler inside. It needs only TensorFlow to draw "
+        "pictures.",
     )
     models.add_argument(parser)
-    parser.add_argument("directory", metavar="DIR", help="must not exist or be empty")
+    parser.add_argument("directory", metavar="DIR", help="new or empty directory")
     parser.add_argument(
         "--weights",
         default="ema",

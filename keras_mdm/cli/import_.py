@@ -39,14 +39,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--text-encoder",
         type=Path,
         metavar="DIR",
-        help="folder with the Hugging Face files of its text encoder, for the released models "
-        "google/flan-t5-xl; prompts need it",
+        help="folder with the Hugging Face files of its text encoder (google/flan-t5-xl for "
+        "the released models); needed for prompts",
     )
     parser.add_argument(
         "--text-dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="what the text encoder keeps its weights in; bfloat16 halves the memory",
+        help="precision of the text encoder's weights; bfloat16 halves the memory",
     )
     parser.set_defaults(run=run)
     return parser

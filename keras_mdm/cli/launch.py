@@ -37,18 +37,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "launch",
         help="start several workers on this machine",
         description="Starts a Python program n times with TF_CONFIG set, so that "
-        "keras_mdm.distribute.strategy() connects them. Output comes line by line with the "
-        "worker's number. SIGTERM, SIGINT and SIGHUP ask all to end, which they do within 30 s; "
-        "a second Ctrl-C ends them at once, and so do they when this command is killed. When one "
-        "fails all end, and so does the command, unless it may start them again.",
+        "keras_mdm.distribute.strategy() connects the workers. Prints their output "
+        "line by line with the worker's number. SIGTERM, SIGINT and SIGHUP ask all "
+        "workers to end, which they do within 30 s. A second Ctrl-C ends them at once, "
+        "and so does killing this command. If one worker fails, all of them and the "
+        "command end, unless --restarts allows another start.",
     )
     parser.add_argument("-n", "--workers", type=int, default=2, help="number (default: 2)")
     parser.add_argument(
         "--restarts",
         type=int,
         default=0,
-        help="how often to start all again after a failure, such as a machine that ran out of "
-        "memory (default: 0); --fresh is left out then, so that a run goes on",
+        help="how often to restart all workers after a failure, such as a machine that ran "
+        "out of memory (default: 0); restarts leave out --fresh, so that a run "
+        "continues",
     )
     parser.add_argument(
         "program", metavar="PROGRAM.py", help="the program; or `train NAME` for a recipe"

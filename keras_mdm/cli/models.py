@@ -20,8 +20,9 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a .keras file; or a run, which may be training, for its newest state; or one of its "
-        "phases, RUN/checkpoints/phase-N; or a checkpoint, RUN/checkpoints/phase-N/step-NNNNNNN",
+        help="a .keras file; a run, even one in training, for its newest state; one of its "
+        "phases, RUN/checkpoints/phase-N; or a checkpoint, "
+        "RUN/checkpoints/phase-N/step-NNNNNNN",
     )
 
 

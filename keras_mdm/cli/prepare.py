@@ -17,11 +17,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """
     parser = subparsers.add_parser(
         "prepare",
-        help="crop, resize and pack pictures or clips into shards that are read fast",
-        description="Pictures are cropped, resized and encoded again; of videos one clip each is "
-        "cut out. Both are packed with their captions into shards that training reads at random. "
-        "The same command again goes on where it was stopped. What cannot be used is counted and "
-        "listed in skipped.csv.",
+        help="crop, resize and pack pictures or clips into shards that read fast",
+        description="Crops, resizes and re-encodes pictures, or cuts one clip out of each video, "
+        "and packs them with their captions into shards that training reads at random. "
+        "The same command continues where it was stopped. Unusable files are counted "
+        "and listed in skipped.csv.",
     )
     parser.add_argument(
         "source",
@@ -33,14 +33,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--kind",
         choices=("auto", "pictures", "videos"),
         default="auto",
-        help="what SOURCE holds; auto: videos if a file is one (%(default)s)",
+        help="what SOURCE holds; auto: videos if a file is a video (%(default)s)",
     )
     parser.add_argument("--size", type=int, default=256, help="height and width (%(default)s)")
     parser.add_argument(
         "--max-skipped",
         type=float,
         default=0.01,
-        help="share of pictures or videos that cannot be used above which it stops (%(default)s)",
+        help="share of unusable pictures or videos above which the command stops (%(default)s)",
     )
     parser.add_argument(
         "--channels",
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--format",
         choices=("jpeg", "png", "webp"),
         default="jpeg",
-        help="of the pictures in the shards: JPEG of quality 95, or lossless (%(default)s)",
+        help="format of the pictures in the shards: JPEG of quality 95, or lossless (%(default)s)",
     )
     pictures.add_argument(
         "--records-per-shard", type=int, default=8192, help="records per shard (%(default)s)"
@@ -63,23 +63,23 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--beam",
         nargs=argparse.REMAINDER,
         metavar="FLAG",
-        help="last: run as an Apache Beam pipeline with these flags, such as --runner=FlinkRunner",
+        help="must come last: run as an Apache Beam pipeline with these flags, such as "
+        "--runner=FlinkRunner",
     )
     clips = parser.add_argument_group("videos")
     clips.add_argument("--frames", type=int, default=16, help="frames per clip (%(default)s)")
-    clips.add_argument(
-        "--stride", type=int, default=4, help="every how manyth frame is taken (%(default)s)"
-    )
+    clips.add_argument("--stride", type=int, default=4, help="take every Nth frame (%(default)s)")
     clips.add_argument(
         "--short",
         choices=("spread", "skip"),
         default="spread",
-        help="videos with too few frames: take all they have, spread evenly, or none (%(default)s)",
+        help="for videos with too few frames: use all frames, spread evenly, or skip the "
+        "video (%(default)s)",
     )
     clips.add_argument(
         "--captions",
-        help="CSV file with the columns file,caption or WebVid's; 'names' for the files' names; "
-        "else the CSV file in the folder, or text files beside the videos",
+        help="CSV file with the columns file,caption or WebVid's; 'names' for the files' "
+        "names; default: the CSV file in the folder, or text files beside the videos",
     )
     clips.add_argument(
         "--clips-per-shard", type=int, default=1024, help="videos per shard (%(default)s)"

@@ -47,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--text-encoder",
         type=Path,
         metavar="DIR",
-        help="folder of the model's FLAN-T5 encoder, if it was imported without or is not found",
+        help="folder of the model's FLAN-T5 encoder, if the model was imported without one "
+        "or it cannot be found",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
     parser.add_argument(
@@ -59,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--negative", metavar="PROMPT", help="what to guide away from")
     parser.add_argument("--per-prompt", type=int, default=1, metavar="N", help="pictures of each")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim")
-    parser.add_argument("--grid", choices=GRIDS, default="uniform", help="times that are visited")
+    parser.add_argument("--grid", choices=GRIDS, default="uniform", help="which times to visit")
     parser.add_argument(
         "--stop-at", metavar="LEVEL", help="the highest level to draw, for quick previews"
     )
@@ -67,7 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--low-res",
         type=Path,
         metavar="IMAGE",
-        help="the picture that an upsampler enlarges, or what else the model sees beside the noise",
+        help="the picture that an upsampler enlarges, or that the model sees beside the noise",
     )
     parser.add_argument("--init", type=Path, metavar="IMAGE", help="a picture to change")
     parser.add_argument(
@@ -82,7 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--clips",
         choices=("gif", "mp4"),
         default="gif",
-        help="what clips are written as (%(default)s; mp4 needs PyAV)",
+        help="file format of clips (%(default)s; mp4 needs PyAV)",
     )
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second (%(default)g)")
     parser.add_argument(
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.prompts and args.label:
         raise checks.error(
-            "pictures are drawn from prompts or from labels",
+            "prompts and labels exclude each other",
             fix="leave one of them out",
             prompts=args.prompts,
             label=args.label,
@@ -217,7 +218,7 @@ def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.nd
     channels = spec.in_channels - spec.out_channels
     if channels not in PICTURE_CHANNELS:
         raise checks.error(
-            "--low-res belongs to a model that sees a picture of 1, 3 or 4 channels",
+            "--low-res needs a model that sees a picture of 1, 3 or 4 channels",
             fix="leave it out, or call `generate(low_res=...)`",
             in_channels=spec.in_channels,
             out_channels=spec.out_channels,
@@ -266,7 +267,8 @@ def attach(model: "MatryoshkaDiffusion", folder: Path) -> None:
     encoder = FlanT5(folder, **(kept if wanted.get("name") == FlanT5.name else {}))
     if encoder.identity != wanted:
         raise checks.error(
-            "the text encoder must be that of the model, whose empty prompt guidance starts from",
+            "the text encoder must be the model's own, because guidance starts from its "
+            "empty prompt",
             fix="pass the folder that the model was imported with, or import it again with "
             "--text-encoder",
             wanted=wanted or None,

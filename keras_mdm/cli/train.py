@@ -22,8 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "train",
         help="run a recipe; without a name, list them",
-        description="Runs a recipe as `python recipes/NAME.py` does in the repository; without a "
-        "name, lists them. `keras-mdm train NAME --help` tells the options of one.",
+        description="Runs a recipe as `python recipes/NAME.py` does in the repository. Without a "
+        "name, lists the recipes. `keras-mdm train NAME --help` shows the options of "
+        "one.",
     )
     parser.add_argument("recipe", metavar="NAME", nargs="?", help="such as folder")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="options of the recipe")

@@ -1,4 +1,4 @@
-"""The clips of a run: videos in files, or in small drawings that move."""
+"""The clips of a run: videos in files, or moving drawings for the small run."""
 
 import argparse
 import dataclasses
@@ -94,14 +94,14 @@ class Clips:
             sizes = sorted({level.size for level in shapes})
             self.source = mdm.data.load_moving_emoji(sizes, frames=shape.frames, split="train")
             print(
-                f"Small run on the embedded default: {len(self.source)} clips of Twemoji drawings "
-                "(CC BY 4.0, Twitter and contributors) that move, far below the paper's scale"
+                f"Small run on the built-in default: {len(self.source)} clips of moving Twemoji "
+                "drawings (CC BY 4.0, Twitter and contributors), far below the paper's scale"
             )
         self.captions = self.source.captions
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged."""
+        """What a resumed run must find unchanged."""
         if self.in_memory:
             return self.source.identity
         # How lower levels are made follows from levels and process, which a run knows by itself.

@@ -112,7 +112,7 @@ def prompt_fidelity(
     rows = np.random.default_rng(seed).permutation(len(data))[: min(count, len(data))]
     prompts = [data.captions[row] for row in rows]
     images = model.generate(prompts, seed=seed, **options)
-    lines = [f"{len(rows)} random training prompts; the asked drawing is among the nearest:"]
+    lines = [f"{len(rows)} random training prompts; the requested drawing is among the nearest:"]
     for level in model.unet.levels:
         found = mdm.evaluation.retrieval.retrieval(
             images[level], rows, data.largest, range(len(data))

@@ -42,7 +42,7 @@ class Drawings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged."""
+        """What a resumed run must find unchanged."""
         return self.source.identity
 
     @property
@@ -106,7 +106,7 @@ def load(
     else:
         data = mdm.data.load_emoji(sizes, downsample=downsample, concepts="simple", split="train")
         print(
-            f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, "
+            f"Small run on the built-in default: {len(data)} Twemoji drawings (CC BY 4.0, "
             "Twitter and contributors), far below the paper's scale"
         )
     report_skipped(data)
@@ -128,7 +128,7 @@ def write_emoji(folder: Path, size: int) -> Path:
     for picture, caption in zip(data.largest, data.captions, strict=True):
         Image.fromarray(picture).save(folder / f"{caption.replace(' ', '_')}.png")
     print(
-        f"Small run on the embedded default: {len(data)} Twemoji drawings (CC BY 4.0, Twitter and "
-        f"contributors) written to {folder}"
+        f"Small run on the built-in default: {len(data)} Twemoji drawings (CC BY 4.0, "
+        f"Twitter and contributors) written to {folder}"
     )
     return folder

@@ -27,7 +27,7 @@ def parser(
         "--dtype", choices=policies, default="mixed_bfloat16", help="dtype policy (%(default)s)"
     )
     made.add_argument(
-        "--fresh", action="store_true", help="begin anew; an earlier run is moved aside, not lost"
+        "--fresh", action="store_true", help="start over; an earlier run is moved aside, not lost"
     )
     made.add_argument(
         "--strategy",
@@ -45,20 +45,24 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     """Add the paper's ablations, and what the machine has to do with."""
     phases = made.add_argument_group("phases")
     phases.add_argument(
-        "--steps-scale", type=positive, default=1.0, help="factor on the steps of all phases"
+        "--steps-scale", type=positive, default=1.0, help="multiplies the steps of all phases"
     )
     phases.add_argument(
         "--batch-scale",
         type=positive,
         default=1.0,
-        help="factor on the batches of all phases; those with fewer samples than levels are not "
-        "mixed",
+        help="multiplies the batches of all phases; a batch with fewer samples than levels "
+        "is not mixed",
     )
     phases.add_argument(
-        "--phase-steps", type=whole, nargs="+", metavar="N", help="steps, a number per phase"
+        "--phase-steps", type=whole, nargs="+", metavar="N", help="steps, one number per phase"
     )
     phases.add_argument(
-        "--phase-batches", type=whole, nargs="+", metavar="N", help="batches, a number per phase"
+        "--phase-batches",
+        type=whole,
+        nargs="+",
+        metavar="N",
+        help="batch sizes, one number per phase",
     )
     phases.add_argument(
         "--mixed",
@@ -66,8 +70,8 @@ def _add_run(made: argparse.ArgumentParser) -> None:
         nargs="+",
         action="append",
         metavar="LEVEL=SHARE",
-        help="shares of a batch by highest level, for the phases that end at the highest level "
-        "named, such as 64=0.5 256=0.5; again for other phases; or no",
+        help="shares of a batch by highest level, for the phases that end at the highest "
+        "level named, such as 64=0.5 256=0.5; repeat it for other phases; or no",
     )
     phases.add_argument(
         "--no-progressive",
@@ -77,13 +81,13 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     phases.add_argument(
         "--highest-only",
         action="store_true",
-        help="only the highest level's loss counts; batches are not mixed",
+        help="train on the highest level's loss only; batches are not mixed",
     )
     run = made.add_argument_group("run")
     run.add_argument(
         "--extend",
         action="store_true",
-        help="let the phase that runs have more steps, another batch or rate than it began with",
+        help="let the current phase change its steps, batch or rate",
     )
     run.add_argument(
         "--restart-phase", type=whole, metavar="N", help="train phase N again from its beginning"
@@ -92,8 +96,8 @@ def _add_run(made: argparse.ArgumentParser) -> None:
         "--validate-every",
         type=whole,
         metavar="N",
-        help="steps between losses on pairs that are not trained: one of a thousand; small sets "
-        "keep all, and their first 64 are taken",
+        help="steps between validation losses, on one held-out pair in a thousand; small "
+        "sets hold none out and use their first 64",
     )
     drawing = made.add_argument_group("drawing")
     drawing.add_argument("--sampling-steps", type=whole, metavar="N", help="steps of drawing")
@@ -103,22 +107,26 @@ def _add_run(made: argparse.ArgumentParser) -> None:
         "--micro-batches",
         type=parts,
         metavar="N|auto",
-        help="parts of a replica's batch; auto: as few as fit into a device's memory, by estimate",
+        help="parts of a replica's batch; auto: the fewest that fit into a device's memory, "
+        "by estimate",
     )
     machine.add_argument(
         "--recompute",
         nargs="+",
         metavar="LEVEL",
-        help="levels whose blocks are computed again in the backward pass: less memory, more time",
+        help="levels whose blocks are recomputed in the backward pass: less memory, more time",
     )
     machine.add_argument(
-        "--devices", type=whole, metavar="N", help="with --dry-run: so many, instead of those here"
+        "--devices",
+        type=whole,
+        metavar="N",
+        help="with --dry-run: number of devices, instead of those here",
     )
     machine.add_argument(
         "--device-memory",
         type=positive,
         metavar="GB",
-        help="of a device, for --micro-batches auto and --dry-run; what this machine has",
+        help="memory of a device, for --micro-batches auto and --dry-run (default: this machine's)",
     )
 
 
@@ -127,7 +135,7 @@ def picture_parser(description: str, *, run_dir: str) -> argparse.ArgumentParser
     made = parser(
         description,
         run_dir=run_dir,
-        data="folder, shards, table or tfds:NAME, see keras-mdm data; without it a small run",
+        data="folder, shards, table or tfds:NAME, see keras-mdm data; without it, a small run",
     )
     add_max_skipped(made)
     made.add_argument("--flip", action="store_true", help="mirror half of the pictures")
@@ -148,10 +156,10 @@ def add_max_skipped(made: argparse.ArgumentParser, what: str = "records") -> Non
 def add_text(made: argparse.ArgumentParser) -> None:
     """Add the options of recipes with text."""
     made.add_argument("--text-encoder", metavar="DIR", help="folder of a FLAN-T5 encoder")
-    made.add_argument("--embeddings", metavar="DIR", help="states that keras-mdm embed has written")
+    made.add_argument("--embeddings", metavar="DIR", help="states written by keras-mdm embed")
 
 
-def add_start(made: argparse.ArgumentParser, what: str = "phase 1 begins with it") -> None:
+def add_start(made: argparse.ArgumentParser, what: str = "phase 1 starts from it") -> None:
     """Add the option for a model that was trained before."""
     made.add_argument(
         "--start",
@@ -172,7 +180,7 @@ def require_files(made: argparse.ArgumentParser, arguments: argparse.Namespace) 
         if value != default:
             word = f"--{option.replace('_', '-')}"
             made.error(
-                f"{word} is about data in files, and the small run has drawings in memory (got "
+                f"{word} is for data in files, but the small run has drawings in memory (got "
                 f"{value}): pass --data as well, or leave {word} out"
             )
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: files, or in small the drawings in memory."""
+"""The pictures of a run: files, or drawings in memory for the small run."""
 
 import argparse
 import dataclasses
@@ -77,7 +77,7 @@ class Pictures:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged."""
+        """What a resumed run must find unchanged."""
         rule = {} if self.in_memory else {"rule": dict(self.rule)}
         if rule and self.downsample != "area":  # which rules were before they could say it
             rule["rule"]["downsample"] = self.downsample

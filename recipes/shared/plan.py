@@ -87,7 +87,7 @@ def mixed(
         if len(asked) > 1 or len(asked[0]) > 1:
             raise ValueError(
                 "--mixed no must stand alone. Received: other shares as well. To fix it: leave "
-                "one of the two out"
+                "one of them out"
             )
         return dict.fromkeys(range(len(levels)), False)
     made, known = {}, levels[-1]

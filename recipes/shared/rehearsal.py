@@ -43,8 +43,8 @@ def add(made: argparse.ArgumentParser) -> None:
         "--rehearse",
         type=options.whole,
         metavar="N",
-        help="go through the paper's scale in miniature, on N logical devices of the CPU and data "
-        "that is made: 2 to 10 minutes",
+        help="run the paper's scale in miniature, on N logical CPU devices and generated "
+        "data: 2 to 10 minutes",
     )
 
 
@@ -66,7 +66,7 @@ def begin(
     for option in ("data", "text_encoder", "embeddings"):
         if getattr(arguments, option, None):
             word = option.replace("_", "-")
-            made.error(f"--rehearse makes its data and their states: leave --{word} out")
+            made.error(f"--rehearse makes its own data and states: leave --{word} out")
     if workers not in (1, count):
         made.error(
             f"--rehearse {count} under keras-mdm launch -n {workers}: each worker is one replica; "

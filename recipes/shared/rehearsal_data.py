@@ -91,8 +91,9 @@ def make(folder: Path, kind: str, level: mdm.LevelSpec, tokens: int) -> dict[str
     found = json.loads(note.read_text())
     if found != facts:
         raise ValueError(
-            f"the data beside the run must be that of the rehearsal. Received: {found} in "
-            f"{folder}, needed: {facts}. To fix it: remove the folder, or pass another --run-dir"
+            f"the data beside the run must belong to the rehearsal. Received: {found} in "
+            f"{folder}, needed: {facts}. To fix it: remove the folder, or pass another "
+            "--run-dir"
         )
     read = {"class": "pictures", "text": "shards", "video": "clips"}[kind]
     states = {} if kind == "class" else {"embeddings": str(folder / "states")}

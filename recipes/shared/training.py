@@ -22,7 +22,7 @@ class Data(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged."""
+        """What a resumed run must find unchanged."""
 
     @property
     def conditions(self) -> dict[str, Any]:

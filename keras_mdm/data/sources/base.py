@@ -95,7 +95,7 @@ class ImageSource(Skipping, ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must find unchanged."""
+        """What a resumed run must find unchanged."""
         return {"records": len(self)}
 
     def stamp(self) -> str | None:
