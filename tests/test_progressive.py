@@ -183,7 +183,7 @@ def test_a_removed_directory_does_not_come_back(tmp_path):
             if self.step == 1:  # before the first checkpoint
                 shutil.rmtree(tmp_path / "run")
 
-    with pytest.raises(ValueError, match="must stay while it is trained"):
+    with pytest.raises(ValueError, match="must not be removed during training"):
         train(tmp_path / "run", table=phases()[:1], watch=lambda context: Remove())
     assert not (tmp_path / "run").exists()
 

@@ -33,9 +33,9 @@ class NonFiniteGuard(StepCallback):
         skipped = int(logs.get("skipped_in_a_row", 0))
         if skipped >= self.limit:
             raise RuntimeError(
-                f"The loss or its gradient was not finite in {skipped} steps in a row, up to step "
-                f"{self.step}; the weights and the last checkpoint are those before. To go on: "
-                "lower the learning rate, clip harder, or look for broken data."
+                f"The loss or its gradient was not finite for {skipped} steps in a row, up to "
+                f"step {self.step}; the weights and the last checkpoint are from before them. "
+                "To go on: lower the learning rate, clip harder, or look for broken data."
             )
 
 

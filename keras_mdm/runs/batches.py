@@ -71,7 +71,7 @@ def check_validation(
 ) -> None:
     """Raise unless losses of a phase can be computed on a dataset; draws one batch."""
     require_finite(dataset)
-    check_batch(number, phase, model, dataset, fix="let `validation` return a batch or more")
+    check_batch(number, phase, model, dataset, fix="let `validation` return at least one batch")
 
 
 def text_tokens(dataset: tf.data.Dataset) -> int:

@@ -72,7 +72,7 @@ class RunOptions:
             checks.integer("validate_every", self.validate_every, minimum=1)
             if self.validation is None:
                 raise checks.error(
-                    "`validate_every` needs data that losses are computed on",
+                    "`validate_every` needs data to compute losses on",
                     fix="pass validation, a function (phase) -> finite dataset",
                     validate_every=self.validate_every,
                 )

@@ -129,15 +129,15 @@ class RunDirectory:
         now = _path_of(self._lock)
         if held.st_nlink and now is not None:
             raise checks.error(
-                "the directory of a run must stay where it is while it is trained",
-                fix=f"start the run again with run_dir={str(now.parent)!r}: it goes on from its "
+                "the directory of a run must not be moved during training",
+                fix=f"start the run again with run_dir={str(now.parent)!r}: it continues from its "
                 "newest checkpoint",
                 run_dir=str(self.path),
                 moved_to=str(now.parent),
             )
         raise checks.error(
-            "the directory of a run must stay while it is trained",
-            fix="end the process before its directory is removed, and start the run again",
+            "the directory of a run must not be removed during training",
+            fix="end the process before removing its directory, and start the run again",
             run_dir=str(self.path),
         )
 
@@ -150,8 +150,8 @@ class RunDirectory:
         if not self.file.exists():
             return None
         fix = (
-            "copy it back from a backup; without one begin anew with fresh=True (--fresh), which "
-            "moves the run aside: its checkpoints can be loaded with keras_mdm.load"
+            "copy it back from a backup, or start over with fresh=True (--fresh), which "
+            "moves the run aside: its checkpoints can still be loaded with keras_mdm.load"
         )
         return read_json(self.file, what="the record of a run", fix=fix, keys=_KEYS)
 
@@ -338,7 +338,7 @@ class RunDirectory:
         if differences:
             raise checks.error(
                 f"a run must be continued with the {kind} it was started with",
-                fix="restore what differs, choose another directory, or begin anew with fresh=True "
+                fix="restore what differs, choose another directory, or start over with fresh=True "
                 "(--fresh of a recipe), which moves the earlier run aside",
                 run_dir=str(self.path),
                 differences=differences,

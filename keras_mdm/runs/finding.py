@@ -92,14 +92,15 @@ def find_model(path: str | os.PathLike) -> FoundModel:
         found = _newest_checkpoint(path, None, damaged)
     else:
         raise checks.error(
-            "a model must be a .keras file, the directory of a run, that of one of its phases "
-            "(RUN/checkpoints/phase-2), or a checkpoint (RUN/checkpoints/phase-2/step-0001200)",
+            "a model must be a .keras file, the directory of a run, the directory of one "
+            "of its phases (RUN/checkpoints/phase-2), or a checkpoint "
+            "(RUN/checkpoints/phase-2/step-0001200)",
             fix=_advice(path),
             path=str(path),
         )
     if found is None:
         raise checks.error(
-            "there must be a whole checkpoint in it to load a model from a run or a phase",
+            "a run or phase must hold a complete checkpoint to load a model from",
             fix="pass another phase, or an older run"
             if damaged
             else "wait for the first checkpoint of the training, or check the path",
@@ -169,7 +170,7 @@ def _checkpoint(path: Path) -> FoundModel:
     if problem is not None:
         raise checks.error(
             "a checkpoint must have the sizes and sha256 of its manifest",
-            fix="pass another one, or the directory above it for the newest that is whole",
+            fix="pass another one, or the directory above it for the newest complete one",
             path=str(path),
             damage=problem,
         )

@@ -78,8 +78,8 @@ def plan(
         checks.integer("restart_phase", restart_phase, minimum=1)
         if restart_phase > max(1, current):
             raise checks.error(
-                "only a phase that was begun can be begun again",
-                fix="leave restart_phase out; a phase that was not begun starts anyway",
+                "only a phase that has begun can be restarted",
+                fix="leave restart_phase out; a phase that has not begun starts without it",
                 restart_phase=restart_phase,
                 begun=begun,
             )
@@ -87,8 +87,8 @@ def plan(
     rows = content["phases"] if content else []
     if current > len(phases):
         raise checks.error(
-            "phases that were begun must stay in the list",
-            fix="pass all phases, those that are done included",
+            "phases that have begun must stay in the list",
+            fix="pass all phases, including the finished ones",
             run_dir=str(run.path),
             begun=current,
             phases=len(phases),
@@ -219,28 +219,31 @@ def _refuse(
     received = {"run_dir": str(run.path), "differences": [f"phase {number}.{c}" for c in changed]}
     if number < current:
         raise checks.error(
-            f"phase {number} is done and phase {current} was grown from it: it must be as it was",
-            fix="restore what differs; phases that have not begun may change. Or begin anew with "
-            "fresh=True (--fresh of a recipe), which moves the run aside",
+            f"phase {number} is finished and phase {current} was grown from it, so it must "
+            "stay as it was",
+            fix="restore what differs (phases that have not begun may change), or start over "
+            "with fresh=True (--fresh of a recipe), which moves the run aside",
             **received,
         )
     fixed = [c for c in changed if c.split(":")[0].split(".")[0] not in EXTENDABLE]
     if fixed:
         raise checks.error(
-            f"phase {number} has made {made} steps: of it may change {', '.join(EXTENDABLE)}",
-            fix="restore the others, or begin anew with fresh=True (--fresh of a recipe)",
+            f"phase {number} has made {made} steps, so only these may change: "
+            f"{', '.join(EXTENDABLE)}",
+            fix="restore the others, or start over with fresh=True (--fresh of a recipe)",
             **received,
         )
     if not extend:
         raise checks.error(
-            f"phase {number} has made {made} steps and is changed by what is asked for",
-            fix="pass extend=True (--extend of a recipe) to go on with the change, restore what "
-            "differs, or begin anew with fresh=True (--fresh), which moves the run aside",
+            f"phase {number} has made {made} steps, and the request would change it",
+            fix="pass extend=True (--extend of a recipe) to continue with the change, restore "
+            "what differs, or start over with fresh=True (--fresh), which moves the run "
+            "aside",
             **received,
         )
     if phase.steps < made:
         raise checks.error(
-            f"phase {number} must get at least the {made} steps that it has made",
+            f"phase {number} must have at least the {made} steps that it has already made",
             fix="pass more steps",
             steps=phase.steps,
         )
@@ -260,10 +263,11 @@ def _resume(
         if current == len(phases) and _is_done(run, content, current) and run.model_is_whole():
             return Resume(current + 1, None, None)  # the checkpoints made room; the model is there
         raise checks.error(
-            f"phase {current} has made {made} steps: to go on it needs one of its checkpoints",
-            fix="copy one back; or begin the phase again from the end of the one before with "
-            f"restart_phase={current} (--restart-phase {current} of a recipe); or begin anew with "
-            "fresh=True (--fresh)",
+            f"phase {current} has made {made} steps, so it needs one of its checkpoints to "
+            "continue",
+            fix="copy one back; restart the phase from the end of the previous one with "
+            f"restart_phase={current} (--restart-phase {current} of a recipe); or start "
+            "over with fresh=True (--fresh)",
             directory=str(run.checkpoints(current)),
             found={
                 p.name: checkpoints.find_damage(p)
@@ -274,14 +278,14 @@ def _resume(
     if step > phases[current - 1].steps:
         raise checks.error(
             f"phase {current} must not have made more steps than its {phases[current - 1].steps}",
-            fix="remove the checkpoint if it is of another run, or choose another directory",
+            fix="remove the checkpoint if it belongs to another run, or choose another directory",
             checkpoint=str(newest),
             steps=step,
         )
     if step < made:
         warnings.warn(
-            f"Phase {current} goes on from step {step} instead of {made}: the newer checkpoints "
-            "are missing or damaged",
+            f"Phase {current} continues from step {step} instead of {made}: the newer "
+            "checkpoints are missing or damaged",
             stacklevel=3,
         )
     if step == phases[current - 1].steps and current < len(phases):
@@ -292,7 +296,7 @@ def _resume(
         wanted = phases[current - 2].steps
         if source is None or checkpoints.step_of(source) != wanted:
             raise checks.error(
-                f"phase {current} begins with the last checkpoint of phase {current - 1}",
+                f"phase {current} starts from the last checkpoint of phase {current - 1}",
                 fix="copy it back, or train that phase again: "
                 f"restart_phase={current - 1} (--restart-phase {current - 1} of a recipe)",
                 directory=str(run.checkpoints(current - 1)),

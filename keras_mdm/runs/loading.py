@@ -107,7 +107,7 @@ def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
 
 def _load_file(path: Path) -> MatryoshkaDiffusion:
     if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
-        raise _damaged(path, "not an archive, or cut short")
+        raise _damaged(path, "not an archive, or truncated")
     try:
         model = keras.saving.load_model(path, compile=False)
     except TypeError as problem:
@@ -133,8 +133,8 @@ def _damaged(path: Path, problem: Any) -> ValueError:
     if isinstance(problem, BaseException):
         problem = f"{type(problem).__name__}: {problem}"
     return checks.error(
-        "a .keras file must be one that `model.save` has written, whole and with this version",
-        fix="copy it again, or load the run or the checkpoint that it was made of",
+        "a .keras file must be complete and written by `model.save` of this version",
+        fix="copy it again, or load the run or checkpoint that it was made from",
         path=str(path),
         problem=problem,
     )

@@ -151,8 +151,8 @@ def _check_made(context: PhaseContext) -> None:
     made = int(context.model.optimizer.iterations.numpy()) - context.phase.first_step
     if made != context.phase.steps:
         raise checks.error(
-            f"the data ended before the phase: the dataset of phase {context.number} must last for "
-            f"{context.phase.steps} steps",
+            "the data ran out before the phase ended: the dataset of phase "
+            f"{context.number} must last for {context.phase.steps} steps",
             fix="let make_dataset return an endless dataset",
             steps_made=made,
         )
@@ -162,9 +162,9 @@ def _write_last(writer: CheckpointWriter, context: PhaseContext) -> None:
     """Write the checkpoint at the end of a phase, which the next one begins with."""
     if writer.broken:
         raise RuntimeError(
-            f"Phase {context.number} ended with steps that were not finite; its last checkpoint is "
-            "the one before them. To go on: lower the learning rate (extend=True), or look for "
-            "broken data."
+            f"Phase {context.number} ended with non-finite steps; its last checkpoint is "
+            "the one before them. To go on: lower the learning rate (extend=True), or look "
+            "for broken data."
         )
     try:
         writer.write(context.phase.steps)
@@ -175,7 +175,7 @@ def _write_last(writer: CheckpointWriter, context: PhaseContext) -> None:
         raise OSError(
             problem.errno,
             f"{os.strerror(problem.errno or errno.ENOSPC)}: the last checkpoint of phase "
-            f"{context.number} must be written. Received: run_dir={str(context.run.path)!r}. To "
-            "fix it: make room and start the run again; it goes on from "
-            f"{newest or 'its beginning'}",
+            f"{context.number} must be written. Received: "
+            f"run_dir={str(context.run.path)!r}. To fix it: make room and start the run "
+            f"again; it continues from {newest or 'its beginning'}",
         ) from problem

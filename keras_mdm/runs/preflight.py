@@ -281,9 +281,9 @@ def _check_memory(
     if needed["total"] <= memory:
         return
     raise checks.error(
-        f"phase {number} [{', '.join(phase.level_names)}] must fit into the memory of a device; "
-        f"it is estimated to need {needed['total'] / 1e9:.3g} GB, "
-        f"{needed['activations'] / 1e9:.3g} of it for activations",
+        f"phase {number} [{', '.join(phase.level_names)}] must fit into the memory of a "
+        f"device; by estimate it needs {needed['total'] / 1e9:.3g} GB, including "
+        f"{needed['activations'] / 1e9:.3g} GB of activations",
         fix="use more micro-batches (compile(micro_batches=), --micro-batches auto of a recipe), "
         "more devices, recompute=True, smaller batches, or check_memory=False if you know better",
         device_gb=round(memory / 1e9, 1),
@@ -306,7 +306,7 @@ def check_disk(path: str | os.PathLike, checkpoint_bytes: int) -> None:
     free, needed = shutil.disk_usage(there).free, CHECKPOINTS_AT_ONCE * checkpoint_bytes
     if needed > free:
         raise checks.error(
-            "there must be room on the disk for two checkpoints",
+            "the disk must have room for two checkpoints",
             fix="make room, or choose a run directory on another disk",
             run_dir=str(path),
             free_gb=round(free / 1e9, 2),

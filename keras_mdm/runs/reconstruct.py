@@ -58,7 +58,7 @@ def reconstruct(
     step = last if step is None else checks.integer("step", step, minimum=1)
     if step > last:
         raise checks.error(
-            f"`step` must be at most {last}, that of the last checkpoint",
+            f"`step` must be at most {last}, the step of the last checkpoint",
             fix="leave it out",
             step=step,
         )

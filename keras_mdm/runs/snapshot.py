@@ -147,8 +147,9 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
         return json.loads(json.dumps(description))
     except Exception as problem:  # of code that is not ours
         warnings.warn(
-            f"Checkpoints do not say how to make a {kind.__name__}: its configuration cannot be "
-            f"written ({problem}). The run can go on from them, but nothing else can load them",
+            f"Checkpoints do not say how to make a {kind.__name__}: its configuration "
+            f"cannot be written ({problem}). The run can continue from them, but nothing "
+            "else can load them",
             stacklevel=2,
         )
         return None
@@ -176,8 +177,8 @@ def load_snapshot(
     description = state.get("model") or description
     if description is None:
         raise checks.error(
-            "a checkpoint must say how to make its model, which those of earlier versions, and of "
-            "models whose configuration cannot be written, do not",
+            "a checkpoint must say how to make its model; those of earlier versions do "
+            "not, nor do those of models whose configuration cannot be written",
             fix="continue the run until its next checkpoint, or pass its model.keras",
             checkpoint=str(path),
         )
@@ -207,8 +208,8 @@ def unknown_class(path: str | Path, problem: TypeError) -> ValueError:
         The error, to be raised by the caller.
     """
     return checks.error(
-        "the classes of a model must be known where it is loaded, and be made of their "
-        "configuration",
+        "the classes of a model must be known where it is loaded, and be constructible "
+        "from their configuration",
         fix="decorate them with @keras.saving.register_keras_serializable() and import their "
         "module before the model is loaded",
         path=str(path),

@@ -16,7 +16,7 @@ def require_finite(dataset: tf.data.Dataset) -> None:
     size = int(dataset.cardinality())
     if size == 0 or is_endless(dataset):
         raise checks.error(
-            "the data of a validation must be finite and hold a batch",
+            "validation data must be finite and hold at least one batch",
             fix="make it with repeat=False, or end it with .take(number of batches)",
             batches=size,
         )

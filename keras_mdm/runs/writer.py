@@ -139,8 +139,8 @@ class CheckpointWriter(StepCallback):
             raise problem
         checkpoints.remove_leftovers(self.directory)
         warnings.warn(
-            f"A checkpoint was not written: {problem}. The run goes on, the last good one in "
-            f"{self.directory} is kept; make room before the next",
+            f"A checkpoint was not written: {problem}. The run continues and keeps the last "
+            f"good one in {self.directory}; make room before the next",
             stacklevel=2,
         )
 

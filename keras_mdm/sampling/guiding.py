@@ -70,7 +70,7 @@ def resolve(model: Any, options: Options) -> Guidance:
     scale = checks.real("guidance_scale", scale, minimum=0.0)
     if not conditional and not weaker and scale != 1.0:
         raise checks.error(
-            "guidance needs a conditional network, or a weaker one to be guided away from",
+            "guidance needs a conditional network, or a weaker one to guide away from",
             fix="leave guidance_scale out, or pass autoguidance",
             guidance_scale=scale,
         )
@@ -104,7 +104,7 @@ def _reconstruction(weight: float, anything_known: bool) -> float:
     weight = checks.real("reconstruction", weight, minimum=0.0)
     if weight and not anything_known:
         raise checks.error(
-            "reconstruction guidance needs something that is known of the pictures",
+            "reconstruction guidance needs known pixels",
             fix="pass mask with init_image, or hold; or leave `reconstruction` out",
             reconstruction=weight,
         )

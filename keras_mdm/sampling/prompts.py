@@ -78,7 +78,7 @@ def conditions_for(
         counts["num_images"] = checks.integer("num_images", num_images, minimum=1)
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise checks.error(
-            "the conditions must be given for one number of pictures, at least one",
+            "all conditions must be given for the same number of pictures, at least one",
             fix="pass prompts, labels or num_images",
             counts=counts or given,
         )
@@ -156,7 +156,7 @@ def _given_low_res(model: Any, conditions: Arrays, low_res: Any) -> Arrays:
     given = [v for v in (low_res, conditions.get(LOW_RES)) if v is not None]
     if len(given) != 1:
         raise checks.error(
-            "the network sees a picture beside what it draws, which must be given once",
+            "the network is conditioned on a picture, which must be given once",
             fix="pass low_res, one picture each",
             low_res=len(given),
         )
@@ -249,6 +249,6 @@ def _check_rows(conditions: Arrays) -> None:
         if np.ndim(value) == 0:
             raise checks.error(
                 f"`{name}` must have one entry per picture",
-                fix="pass an array whose first axis counts the pictures",
+                fix="pass an array with one entry per picture along its first axis",
                 **{name: value},
             )

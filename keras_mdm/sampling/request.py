@@ -159,8 +159,8 @@ def _threshold_of(model: Any, sampling: str) -> Any:
     named = SAMPLING[sampling].get("threshold", model.threshold)
     if named != model.threshold:
         raise checks.error(
-            f"sampling={sampling!r} has the {named} threshold, and the model its own: which of "
-            "the two must be said",
+            f"sampling={sampling!r} has the {named} threshold, but the model has its own: "
+            "choose one",
             fix=f"pass threshold={named!r} or threshold={model.threshold!r}",
             sampling=sampling,
             model_threshold=model.threshold,
@@ -192,7 +192,7 @@ def _away(
         return {}
     if guidance.autoguidance or guidance.scale == 1.0:
         raise checks.error(
-            "negative prompts take the place of the dropped condition in classifier-free guidance",
+            "negative prompts replace the dropped condition in classifier-free guidance",
             fix="leave them out, or pass a guidance_scale other than 1 and no autoguidance",
             guidance_scale=guidance.scale,
             autoguidance=bool(guidance.autoguidance),
@@ -213,13 +213,13 @@ def _start_rows(
         rows["noise"] = starting.check_noise(noise, level_shapes(process, channels), count)
     if (init_image is None) and (strength is not None or mask is not None):
         raise checks.error(
-            "`strength` and `mask` need a picture to change",
+            "`strength` and `mask` need an `init_image` to change",
             fix="pass init_image",
             init_image=None,
         )
     if init_image is not None and hold is not None:
         raise checks.error(
-            "a picture is either changed or lower levels are held",
+            "init_image and hold exclude each other",
             fix="leave init_image or hold out",
             hold=sorted(hold),
         )
@@ -246,8 +246,8 @@ def _check_start(process: LevelProcess, plan: SamplingPlan, steps: int) -> None:
     # What the schedule leaves at its end was said when the model was made.
     if left > max(MOST_LEFT, 1.01 * process.signal_left()[1]):
         warnings.warn(
-            f"{steps} steps of the grid {plan.grid!r} start at the time {start:.3f}, where level "
-            f"{level} should hold {left:.3f} of the pictures' amplitude and the noise holds none. "
-            'Pass grid="uniform", or more steps',
+            f"{steps} steps of the grid {plan.grid!r} start at time {start:.3f}, where "
+            f"level {level} should hold {left:.3f} of the pictures' amplitude, but the "
+            'noise holds none. Pass grid="uniform", or more steps',
             stacklevel=4,
         )

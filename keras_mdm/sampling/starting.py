@@ -215,15 +215,15 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
     if whole.shape[1:] != form or len(whole) not in (1, count):
         raise checks.error(
             f"`mask` must have the shape {form}, or {(count, *form)}",
-            fix="make it in the size of the highest level that is drawn",
+            fix="give it the size of the highest level drawn",
             shape=given.shape,
         )
     check_finite({"mask": whole})
     whole = (whole != 0).astype("float32")
     if whole.all() or not whole.any():
         raise checks.error(
-            "`mask` must keep some pixels and have some drawn anew",
-            fix="pass 1 where the picture is to be drawn anew, 0 where it is kept",
+            "`mask` must keep some pixels and redraw others",
+            fix="pass 1 where the picture is to be redrawn, 0 where it is kept",
             share=float(whole.mean()),
         )
     levels = process.pyramid(tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0))
@@ -254,7 +254,7 @@ def held_levels(
     check_by_level("hold", hold, levels)
     if not hold or levels[-1] in hold:
         raise checks.error(
-            "`hold` must name levels below the highest one that is drawn",
+            "`hold` must name levels below the highest one drawn",
             fix=f"pass pictures of one of {list(levels[:-1])}",
             hold=sorted(hold),
         )

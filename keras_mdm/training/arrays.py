@@ -39,8 +39,8 @@ def as_array(value: Any) -> Any:
             value = np.asarray(None)
         if value.dtype == object and not all(isinstance(v, str | bytes) for v in value.flat):
             raise checks.error(
-                "data must be arrays of numbers or of texts, of one shape per sample",
-                fix='bring the pictures to one size; a text that is missing is ""',
+                "data must be arrays of numbers or texts, with one shape for all samples",
+                fix='bring the pictures to one size; use "" for a missing text',
                 dtype=str(value.dtype),
                 shape=value.shape,
             )
@@ -77,7 +77,7 @@ def element(x: Any, y: Any, sample_weight: Any) -> tuple:
     if len(counts) != 1 or counts[0] == 0:
         raise checks.error(
             "all arrays must have one row per sample, and at least one",
-            fix="pass arrays of one length",
+            fix="pass arrays of the same length",
             rows=counts,
         )
     return found

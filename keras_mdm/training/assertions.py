@@ -76,8 +76,8 @@ def sampling_requirements(
     counts = tf.stack(list(rows.values()))
     yield require(
         tf.reduce_all(tf.equal(counts, counts[0])) & (counts[0] >= 1),
-        "the conditions must be given for one number of pictures, at least one",
-        fix="pass as many rows of each",
+        "all conditions must be given for the same number of pictures, at least one",
+        fix="pass the same number of rows for each",
         **rows,
     )
     for name, value in conditions.items():
@@ -87,7 +87,7 @@ def sampling_requirements(
         yield require(
             tf.reduce_all(tf.equal(tokens, tf.shape(conditions["text_mask"]))),
             "`text_mask` must be (B, L) for `text` of the shape (B, L, D)",
-            fix="pass the mask that belongs to the states",
+            fix="pass the mask of these states",
             text=tokens,
             text_mask=tf.shape(conditions["text_mask"]),
         )
@@ -109,7 +109,7 @@ def _condition(name: str, value: tf.Tensor, spec: NetworkFacts) -> tf.Operation:
             tf.logical_and(has_aspect((height, width), top), tf.greater(height, 0)),
             f"`{name}` must "
             + ("be square" if square else f"have height and width as {top.height}:{top.width}"),
-            fix="crop it as the pictures are cropped",
+            fix="crop it the way the pictures are cropped",
             low_res=tf.shape(value),
         )
     finite = tf.math.is_finite(value)
@@ -119,6 +119,6 @@ def _condition(name: str, value: tf.Tensor, spec: NetworkFacts) -> tf.Operation:
     return require(
         tf.equal(wrong, 0),
         f"`{name}` must hold finite numbers",
-        fix="look for what makes NaN or infinities of it",
+        fix="find what makes it NaN or infinite",
         **{f"not finite in {name}": wrong},
     )

@@ -165,7 +165,7 @@ def check_divisible(groups: Mapping[str, Mapping[str, Any]], parts: int) -> None
         nearest = {name: max(1, round(rows / parts)) * parts for name, rows in wrong.items()}
         raise checks.error(
             f"every group of a replica's batch must be divisible by the {parts} micro-batches",
-            fix=f"the nearest sizes that are: {nearest}",
+            fix=f"the nearest sizes that work: {nearest}",
             rows=wrong,
         )
 

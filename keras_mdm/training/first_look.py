@@ -61,9 +61,9 @@ def check_range(key: str, values: Any, *, codes: bool = False) -> None:
     largest = LARGEST_CODE if codes else 1.0 + SLACK
     if max(high, -low) > largest:
         raise checks.error(
-            f"`{key}` of floats must lie in [-1, 1]",
-            fix="pass uint8, divide 0..255 by 127.5 and subtract 1, clip what a resize overshoots; "
-            'codes of an autoencoder need MatryoshkaDiffusion(threshold="none")',
+            f"floats in `{key}` must lie in [-1, 1]",
+            fix="pass uint8, divide 0..255 by 127.5 and subtract 1, or clip what a resize "
+            'overshoots; codes of an autoencoder need MatryoshkaDiffusion(threshold="none")',
             smallest=round(low, 3),
             largest=round(high, 3),
         )

@@ -64,8 +64,8 @@ def refresh(model: Any, *, contents: bool = True) -> None:
     if changed:
         some = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
         print(
-            f"{len(changed)} weights were changed outside of the training ({some}): their "
-            "averages begin anew from them",
+            f"{len(changed)} weights were changed outside of training ({some}): their "
+            "averages restart from them",
             file=sys.stderr,
             flush=True,
         )
@@ -111,7 +111,7 @@ def follow_trainable(model: Any) -> None:
     trainable = {id(v) for v in model.unet.trainable_variables}
     if not trainable:
         raise checks.error(
-            "something of the network must be trainable",
+            "some part of the network must be trainable",
             fix="set `trainable` of a part, as in "
             "unet.parts[name].trainable = True, or call enable_lora",
             trainable=0,
@@ -174,7 +174,7 @@ def check_attribute(name: str, value: Any) -> None:
     """Raise for options that a model does not keep under their names."""
     if name in _ELSEWHERE:
         raise checks.error(
-            f"`{name}` is chosen when the model is made; afterwards it belongs to "
+            f"`{name}` is chosen when the model is made; after that, change "
             f"model.{_ELSEWHERE[name]}",
             fix=f"make a new model around the network, as in MatryoshkaDiffusion(model.unet, "
             f"{name}=...), and give it the averages with start_from(model)",
@@ -241,7 +241,7 @@ def merge_lora(model: Any) -> None:
     model.refresh()
     if not lora.adapted_layers(model.unet):
         raise checks.error(
-            "some layer must have LoRA", fix="call enable_lora first", adapted_layers=0
+            "at least one layer must have LoRA", fix="call enable_lora first", adapted_layers=0
         )
     model.averages.merge(model.unet)
     lora.remove_lora(model.unet)

@@ -250,7 +250,7 @@ def predict(model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(x, Mapping | tf.data.Dataset | keras.utils.PyDataset):
         raise checks.error(
             f"`predict` takes the network's inputs, a dict of {list(model.unet.input_names)}",
-            fix="draw pictures with generate, or see how well data is denoised with evaluate",
+            fix="draw pictures with generate, or measure the denoising with evaluate",
             x=type(x).__name__,
         )
     return keras.Model.predict(model, x, *args, **kwargs)

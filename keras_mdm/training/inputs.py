@@ -43,7 +43,7 @@ def check_ends(data: Any, steps: int | None, *, argument: str, steps_name: str) 
     """
     if steps is None and is_endless(data):
         raise checks.error(
-            f"`{argument}` must come to an end",
+            f"`{argument}` must be finite",
             fix=f"make the dataset with repeat=False, end it with .take(batches), or pass "
             f"{steps_name}",
             batches=int(data.cardinality()),

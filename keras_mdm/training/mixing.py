@@ -60,7 +60,7 @@ def check_shares(shares: Mapping[str, float], levels: Sequence[str]) -> dict[str
     }
     if abs(sum(given.values()) - 1.0) > 1e-6 or not given.get(levels[-1]):
         raise checks.error(
-            f"the shares of `mixed` must sum to one, and the level {levels[-1]!r} must have one",
+            f"the shares of `mixed` must sum to one, and level {levels[-1]!r} must have a share",
             fix="write for example {'64': 1 / 3, '256': 2 / 3}",
             mixed=dict(shares),
             sum=sum(given.values()),
@@ -152,7 +152,7 @@ def check_counts(counts: Mapping[str, int], levels: Sequence[str], batch_size: i
     """
     if sum(counts.values()) != batch_size or min(counts.values()) < 0:
         raise checks.error(
-            "numbers of samples in `mixed` must sum to the batch size",
+            "the numbers of samples in `mixed` must sum to the batch size",
             fix="change one of the two, or give shares that sum to 1.0",
             mixed=dict(counts),
             sum=sum(counts.values()),

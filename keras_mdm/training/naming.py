@@ -67,8 +67,7 @@ class Naming:
         if self._weights is not None:
             if "label" not in batch or SAMPLE_WEIGHT in batch:
                 raise checks.error(
-                    "`class_weight` must belong to data with classes, and without weights of its "
-                    "own",
+                    "`class_weight` needs data with classes and without weights of its own",
                     fix="pass sample_weight alone, or labels",
                     keys=sorted(batch),
                 )
@@ -206,7 +205,7 @@ def _checked_captions(captions: tf.Tensor) -> tf.Tensor:
     needed = require(
         tf.equal(tf.size(wrong), 0),
         "captions must be UTF-8",
-        fix='decode them from what they were written in, as in text.decode("cp1252")',
+        fix='decode them from their encoding, as in text.decode("cp1252")',
         # An error that is no UTF-8 itself would be another error.
         captions=tf.strings.unicode_transcode(wrong, "UTF-8", "UTF-8", errors="replace"),
     )
@@ -241,8 +240,8 @@ def _check_weights(weights: Any) -> None:
     values = np.asarray(weights, "float32")
     if not np.all(np.isfinite(values)) or np.any(values < 0):
         raise checks.error(
-            "`sample_weight` must be finite and not negative",
-            fix="leave samples out by the weight 0",
+            "`sample_weight` must be finite and non-negative",
+            fix="give samples the weight 0 to leave them out",
             smallest=float(np.min(values)),
             largest=float(np.max(values)),
         )

@@ -42,7 +42,7 @@ def _check_recomputed(network: keras.Model) -> None:
         again = "call" in layer.__dict__  # see `training.recompute`
         if again and any(inner._losses for inner in layer._flatten_layers()):
             raise checks.error(
-                "a layer that adds a loss must not be computed again in the backward pass",
+                "a layer that adds a loss must not be recomputed in the backward pass",
                 fix="leave its level out of compile(recompute=...)",
                 layer=layer.path,
             )

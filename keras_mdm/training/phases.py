@@ -275,7 +275,7 @@ def number_phases(phases: Sequence[Phase]) -> list[Phase]:
         before = numbered[-1].level_names if numbered else ()
         if phase.level_names[: len(before)] != before:
             raise checks.error(
-                "a phase must keep the levels of the phase before and may add outer ones",
+                "a phase must keep the levels of the previous phase and may add outer ones",
                 fix="order the phases from low to high resolution",
                 before=before,
                 levels=phase.level_names,

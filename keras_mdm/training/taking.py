@@ -83,10 +83,10 @@ def choose(unet: Any, trained: Any, skip: Sequence[str]) -> tuple[dict[str, Any]
     if open_ones or unlike:
         advice = _advice(found, mine, theirs, grown)
         raise checks.error(
-            "the trained model must have the levels and conditions of the new one, which may "
-            "have more levels outside of them"
-            + (", but for the parts that `skip` names" if skip else ""),
-            fix="build the new model with them, start from another one"
+            "the trained model must have the levels and conditions of the new one, which "
+            "may have more levels outside them"
+            + (", except in the parts that `skip` names" if skip else ""),
+            fix="build the new model with these, start from another one"
             + (f", or leave parts new with skip={advice}" if advice else ""),
             differences=[difference.text for difference in open_ones] or unlike,
         )

@@ -102,7 +102,7 @@ class DistributedTrainer(keras.Model):
         clipping = {name: value for name, value in clipping.items() if value is not None}
         if replicas > 1 and clipping:
             raise checks.error(
-                "stock Keras optimizers clip on every replica by itself",
+                "stock Keras optimizers clip on each replica separately",
                 fix="use keras_mdm.optimizers with clip_norm",
                 replicas=replicas,
                 **clipping,

@@ -135,5 +135,6 @@ def test_what_cannot_be_loaded_is_one_line(trained, tmp_path):
     status, stdout, stderr = command("sample", cut_short, *DRAW)
     assert (status, stdout) == (2, "") and stderr.count("\n") == 1
     assert (
-        stderr.startswith("keras-mdm: error: a .keras file must be one") and "cut short" in stderr
+        stderr.startswith("keras-mdm: error: a .keras file must be complete")
+        and "truncated" in stderr
     )

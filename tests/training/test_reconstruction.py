@@ -69,7 +69,7 @@ def test_it_reaches_the_levels_and_frames_that_are_not_known():
 
 def test_it_needs_something_that_is_known():
     model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]))
-    with pytest.raises(ValueError, match=r"something that is known.*reconstruction=2\.0"):
+    with pytest.raises(ValueError, match=r"known pixels.*reconstruction=2\.0"):
         model.generate(num_images=1, reconstruction=2.0)
     with pytest.raises(ValueError, match="reconstruction"):
         model.generate(num_images=1, reconstruction=-1.0)

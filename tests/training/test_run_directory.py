@@ -46,7 +46,7 @@ def test_a_directory_that_was_moved_does_not_come_into_being_again(tmp_path):
     with run.locked():
         run.start({}, [{"levels": ["8"]}])
         (tmp_path / "run").rename(tmp_path / "moved")
-        with pytest.raises(ValueError, match="must stay where it is.*moved_to="):
+        with pytest.raises(ValueError, match="must not be moved.*moved_to="):
             run._write({})
         with pytest.raises(FileNotFoundError):
             checkpoints.save(run.checkpoints(1), 1, {}, {})
