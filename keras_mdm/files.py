@@ -219,7 +219,7 @@ def parse_json(content: bytes, path: str | Path, *, what: str, fix: str, keys: A
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as problem:
-        wrong: str | None = "it is empty" if not content.strip() else f"it is no JSON: {problem}"
+        wrong: str | None = "it is empty" if not content.strip() else f"it is not JSON: {problem}"
     else:
         wrong = _difference(found, keys, "")
     if wrong:
@@ -232,14 +232,14 @@ def _difference(found: Any, keys: Any, place: str) -> str | None:
     where = place or "it"
     if isinstance(keys, dict):
         if not isinstance(found, dict):
-            return f"{where} is no object"
+            return f"{where} is not an object"
         missing = [name for name in keys if name not in found]
         if missing:
             return f"{where} has no {missing[0]!r}"
         inner = ((found[name], keys[name], f"{place}.{name}".lstrip(".")) for name in keys)
     elif isinstance(keys, list):
         if not isinstance(found, list):
-            return f"{where} is no list"
+            return f"{where} is not a list"
         inner = ((value, keys[0], f"{place}[{n}]") for n, value in enumerate(found))
     else:
         kinds = keys if isinstance(keys, tuple) else (keys,)

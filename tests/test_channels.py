@@ -107,7 +107,7 @@ def test_animations(folder, channels, tmp_path):
     assert shards.rule == rule
     found = shards.read(0, rule).astype(int)
     assert found.shape == frames.shape and np.abs(found - frames).mean() < 4  # JPEG
-    with pytest.raises(ValueError, match="must be that of the prepared clips"):
+    with pytest.raises(ValueError, match="must match the prepared clips"):
         shards.check(ClipRule(16, 4, stride=1, flip=False))
 
 

@@ -192,7 +192,7 @@ def require_share(
     count = len({*skipped, *source.skipped})
     seen = min(len(source), max(LEAST, len(shards) * per_shard))
     if any(shard["records"] for shard in shards) and count > max_skipped * seen:
-        fix = f"{source.advice}, or call it again with a higher max_skipped, which goes on"
+        fix = f"{source.advice}, or call it again with a higher max_skipped, which continues"
         raise share_error(count, seen, max_skipped, what=source.what, fix=fix, first=skipped)
 
 
@@ -254,6 +254,6 @@ def read_skipped(directory: str | os.PathLike) -> list[Skipped]:
         )
     what, fix = (
         "the list of what was skipped",
-        "run `keras-mdm prepare` again, which writes it anew",
+        "run `keras-mdm prepare` again, which rewrites it",
     )
     return [Skipped(*row) for row in read_csv(file, ("file", "reason"), what=what, fix=fix)]

@@ -98,7 +98,7 @@ class TorchFile:
     def _broken(self, what: str, problem: Any) -> ValueError:
         return checks.error(
             f"the weights must be a checkpoint of PyTorch 1.6 or later; this file {what}",
-            fix="fetch the file again, or write it anew with torch.save",
+            fix="fetch the file again, or rewrite it with torch.save",
             weights=str(self.path),
             problem=str(problem),
         )
@@ -109,7 +109,7 @@ class TorchFile:
         The id also names the device it lived on; here all of them are read into main memory.
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise self._broken("names an object that is no storage", reprlib.repr(pid))
+            raise self._broken("names an object that is not a storage", reprlib.repr(pid))
         code, key = pid[1], pid[2]
         if not isinstance(code, str) or not isinstance(key, str | int):
             raise self._broken("names a storage of an unknown type", reprlib.repr(pid))

@@ -63,8 +63,8 @@ def from_identity(
             here=encoder.identity,
         )
     raise checks.error(
-        "`identity` must be that of MiniLM, FlanT5 or ClipText: other encoders, such as a "
-        "FunctionEncoder, cannot be made of it",
+        "`identity` must come from MiniLM, FlanT5 or ClipText: other encoders, such as "
+        "a FunctionEncoder, cannot be made from it",
         fix="attach the encoder that the model was trained with by hand, as `text_encoder`",
         identity=dict(identity),
     )

@@ -53,14 +53,14 @@ def read_header(file: Path) -> tuple[dict[str, Place], list[str]]:
         if first.startswith(b"version"):
             return {}, [f"{file.name} is a Git LFS pointer, not the weights"]
         if len(first) < 8 or length > min(size - 8, LARGEST):
-            return {}, [f"{file.name} is cut off, or no safetensors file"]
+            return {}, [f"{file.name} is truncated, or not a safetensors file"]
         content = stream.read(length)
     try:
         header = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, Mapping):
-        return {}, [f"{file.name} is no safetensors file: its header is not that of one"]
+        return {}, [f"{file.name} is not a safetensors file, judging by its header"]
     found, wrong, spans = {}, [], []
     for name, entry in header.items():
         if name == "__metadata__":
@@ -109,7 +109,7 @@ def _gaps(file: Path, spans: list[tuple[int, int, str]], size: int) -> list[str]
             wrong.append(f"{file.name} has {begin - reached:,} bytes of nothing before {name}")
         reached = max(reached, end)
     if reached > size:
-        wrong.append(f"{file.name} is cut off: {size:,} of {reached:,} bytes")
+        wrong.append(f"{file.name} is truncated: {size:,} of {reached:,} bytes")
     elif reached < size:
         wrong.append(f"{file.name} has {size - reached:,} bytes more than its tensors take")
     return wrong

@@ -68,7 +68,7 @@ class StoredStates:
         if not (root / INDEX).is_file():
             raise checks.error(
                 "the folder must hold states of texts",
-                fix="run `keras-mdm embed DATA FOLDER`; a run that was cut off goes on",
+                fix="run `keras-mdm embed DATA FOLDER`; an interrupted one continues",
                 directory=str(directory),
                 missing=INDEX,
             )

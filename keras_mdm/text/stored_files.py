@@ -84,7 +84,7 @@ def check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
     """Raise unless every text of the index has its tokens in the files."""
     hashes, begins, counts, sums, shards = columns
     if any(column.ndim != 1 or column.dtype.kind not in "iu" for column in columns):
-        problem = "its columns are no lists of integers"
+        problem = "its columns are not lists of integers"
     elif not len(hashes) == len(begins) == len(counts) == len(sums) or not len(hashes):
         problem = "its columns are empty, or differ in length"
     elif (begins + counts).max() > shards.sum() or (begins + counts < begins).any():

@@ -67,7 +67,7 @@ def test_every_file_of_a_strange_folder_is_accounted_for(tmp_path):
     assert {file for file, _ in found.broken} == {"d.png", "e.png", "gone.png", "c\udce9.png"}
     assert sum(found.sides.values()) + len(found.broken) == len(source)
     assert all(
-        "no kind that is read" not in r or f in {"n", "o-00000-of-00001"} for f, r in source.unused
+        "unsupported kind" not in r or f in {"n", "o-00000-of-00001"} for f, r in source.unused
     )
 
 

@@ -307,7 +307,9 @@ def test_nothing_but_broken_files_is_an_error(broken):
 
 
 def test_shards_hold_the_same_clips(broken, tmp_path):
-    with pytest.raises(ValueError, match=r"at most 1.00% of the videos .*max_skipped, which goes"):
+    with pytest.raises(
+        ValueError, match=r"at most 1.00% of the videos .*max_skipped, which continues"
+    ):
         prepare_clips(find_videos(broken), tmp_path / "shards", rule=RULE, progress=False)
     shutil.rmtree(tmp_path / "shards")
     source = find_videos(broken, max_skipped=0.4)
@@ -325,7 +327,7 @@ def test_shards_hold_the_same_clips(broken, tmp_path):
     assert small[0]["video"].shape == (3, 4, SIZE // 2, SIZE // 2, 3)
     picture = batches(opened, 1, rule=RULE.picture())[0]
     np.testing.assert_array_equal(picture["image"], batches(opened, 1)[0]["video"][:, 0])
-    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+    with pytest.raises(ValueError, match="rule must match the prepared clips"):
         batches(opened, 1, rule=ClipRule(SIZE, frames=4, stride=4))
     (spread,) = batches(opened, 1, rule=dataclasses.replace(RULE, short="spread"))
     assert same(spread, batches(opened, 1)[0])  # what was left out is not missed
@@ -371,7 +373,7 @@ def test_shards_of_short_videos(broken, tmp_path):
     assert shards.captions[-1] == "the number sub/d" and shards.rule.short == "spread"
     clip, _ = shards.read_usable(3, rule, place=None, mirror=False)
     assert [number_of(picture) for picture in clip] == [0, 1, 3, 5]
-    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+    with pytest.raises(ValueError, match="rule must match the prepared clips"):
         shards.check(RULE)
 
 
@@ -388,7 +390,7 @@ def test_shards_reduce_as_files_do(videos, tmp_path, kind):
     np.testing.assert_array_equal(low, expected)
     picture, _ = shards.read_usable(1, rule.picture(), place=None, mirror=True)
     np.testing.assert_array_equal(picture, expected[0])
-    with pytest.raises(ValueError, match="rule must be that of the prepared clips"):
+    with pytest.raises(ValueError, match="rule must match the prepared clips"):
         shards.check(dataclasses.replace(RULE, size=16, of=64))
 
 

@@ -154,7 +154,7 @@ def test_a_damaged_list_of_captions_is_not_replaced_by_names(tmp_path):
     with pytest.raises(ValueError, match="must be a list of objects.*To fix it"):
         open_images(tmp_path)
     lay(tmp_path, {"metadata.json": '{"license": "CC0"}'})
-    assert told(open_images(tmp_path))["metadata.json"].startswith("is no list of objects")
+    assert told(open_images(tmp_path))["metadata.json"].startswith("is not a list of objects")
 
 
 @pytest.mark.parametrize("by", ["column", "folder"])

@@ -97,7 +97,7 @@ def test_a_cut_is_listed_wherever_it_is(whole, shard, cut, records, name):
     listed = [entry.file.partition(": ")[2] for entry in source.skipped]
     assert listed == ([] if name is None else ["010.png", "the rest"] if "." in name else [name])
     if name is None:
-        assert "may be cut off" in source.unused[0].reason
+        assert "may be truncated" in source.unused[0].reason
 
 
 def numbered(size, form=tarfile.GNU_FORMAT):

@@ -199,7 +199,7 @@ def test_everything_that_is_missing_is_listed_at_once(folder):
     for words in (
         "spiece.model is missing",
         "model-00001-of-00002.safetensors is missing",
-        "model-00002-of-00002.safetensors is cut off",
+        "model-00002-of-00002.safetensors is truncated",
         "tensor encoder.block.0.layer.0.SelfAttention.k.weight is missing",
     ):
         assert words in message
@@ -237,10 +237,13 @@ def test_everything_that_is_missing_is_listed_at_once(folder):
             lambda f: (f / "model.safetensors").write_bytes(b"version 1 of a pointer"),
             "Git LFS pointer",
         ),
-        (lambda f: (f / "model.safetensors").write_bytes(b"abc"), "cut off, or no safetensors"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"abc"),
+            "truncated, or not a safetensors",
+        ),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"\5" + b"\0" * 7 + b"[1,2]"),
-            "is no saf",
+            "is not a saf",
         ),
         (lambda f: shutil.rmtree(f), "must be a folder"),
     ],

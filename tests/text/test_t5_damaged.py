@@ -65,12 +65,12 @@ HEADERS = {
     "fractions": (set_first(shape=[2.5, 2]), "no type, shape or place"),
     "no list": (set_first(shape=None), "no type, shape or place"),
     "no type": (set_first(dtype=7), "no type, shape or place"),
-    "a list": (lambda _: b"[1, 2]", "is no safetensors file"),
-    "deep": (lambda _: b"[" * 100_000, "is no safetensors file"),
-    "not text": (lambda _: b"\xff\xfe{}", "is no safetensors file"),
+    "a list": (lambda _: b"[1, 2]", "is not a safetensors file"),
+    "deep": (lambda _: b"[" * 100_000, "is not a safetensors file"),
+    "not text": (lambda _: b"\xff\xfe{}", "is not a safetensors file"),
     "twice": (
         lambda h: json.dumps(h)[:-1].encode() + b"," + json.dumps(h)[1:].encode(),
-        "is no safetensors file",
+        "is not a safetensors file",
     ),
 }
 
@@ -89,7 +89,7 @@ def test_what_follows_the_tensors_is_counted(folder):
     with pytest.raises(ValueError, match="5 bytes more than its tensors take"):
         FlanT5(folder)
     rewrite(folder, lambda h: h, lambda data: data[:-6])
-    with pytest.raises(ValueError, match="is cut off"):
+    with pytest.raises(ValueError, match="is truncated"):
         FlanT5(folder)
 
 
@@ -97,7 +97,7 @@ def test_what_follows_the_tensors_is_counted(folder):
 def test_lengths_of_headers(folder, length):
     file = folder / "model.safetensors"
     file.write_bytes(length.to_bytes(8, "little") + file.read_bytes()[8:])
-    with pytest.raises(ValueError, match="no safetensors file"):
+    with pytest.raises(ValueError, match="not a safetensors file"):
         FlanT5(folder)
 
 

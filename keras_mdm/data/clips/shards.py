@@ -172,7 +172,7 @@ class ClipShards(Clips):
         if not (self.root / sharding.MANIFEST).is_file():
             raise checks.error(
                 "the folder must hold prepared clips",
-                fix="run `keras-mdm prepare VIDEOS FOLDER`; a run that was cut off goes on",
+                fix="run `keras-mdm prepare VIDEOS FOLDER`; an interrupted one continues",
                 missing=sharding.MANIFEST,
                 directory=str(directory),
             )
@@ -233,7 +233,7 @@ class ClipShards(Clips):
             or (rule.short, self.rule.short) == ("skip", "spread")
         ):
             raise checks.error(
-                "the rule must be that of the prepared clips, or one for smaller pictures",
+                "the rule must match the prepared clips, or ask for smaller pictures",
                 fix="use ClipShards.rule, with a size that divides its size",
                 rule=rule,
                 prepared=self.rule,
@@ -273,7 +273,7 @@ def _read_table(shard: Path, records: int) -> list[list[str]]:
     file, what = shard.with_suffix(".csv"), "the table of a shard"
     note = sharding.note_of(shard).name
     fix = f"restore it from a copy, or remove {note} and run `keras-mdm prepare` again, which "
-    fix += "makes this shard anew"
+    fix += "makes this shard again"
     if not file.is_file():
         raise checks.error(f"{what} must be there", fix=fix, missing=str(file))
     rows = csv_lists.read_csv(file, ("key", "caption"), what=what, fix=fix, text=("caption",))

@@ -27,5 +27,5 @@ def open_array_record(path: str) -> Any:
         with open(path, "rb"):
             reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
         if not reader.ok():
-            raise OSError("is no ArrayRecord file")
+            raise OSError("is not an ArrayRecord file")
     return reader

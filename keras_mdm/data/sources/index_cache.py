@@ -100,7 +100,7 @@ def _load(file: Path, fits: Callable[[Index], bool]) -> Index | None:
     def use(archive: Any) -> Index:
         found = {name: archive[name] for name in archive.files}
         if not fits(found):
-            raise ValueError("it is no index of this kind")
+            raise ValueError("it is not an index of this kind")
         return found
 
     return kept.read(file, use)

@@ -42,7 +42,7 @@ _REASONS = {
     ),
     "is a video: videos are a source of their own": VIDEOS,
     "is a text that belongs to no other file": BESIDE,
-    "is no table that is read": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
+    "is an unsupported table": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
 }
 _BY_ENDING = {ending: reason for reason, endings in _REASONS.items() for ending in endings}
 
@@ -91,7 +91,7 @@ def reason_of(name: str) -> str:
         return f"is a {kind} file beside records of another kind"
     if name.lower().endswith(PICTURES):
         return "is a picture beside records of another kind"
-    return _BY_ENDING.get(ending_of(name), "is of no kind that is read")
+    return _BY_ENDING.get(ending_of(name), "is of an unsupported kind")
 
 
 def decodable() -> tuple[str, ...]:

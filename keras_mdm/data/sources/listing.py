@@ -152,7 +152,7 @@ def beside_pictures(path: str) -> str:
         "Parquet files": "is a Parquet file without pictures",
     }
     if kinds.ending_of(path) == ".json":
-        reasons["tables"] = "is no list of objects that name pictures"
+        reasons["tables"] = "is not a list of objects that name pictures"
     return _reason(path, **reasons)
 
 

@@ -14,7 +14,7 @@ _RECORD = 10240
 _AT_A_TIME = 1 << 20
 # What is no damage, but should be known.
 APPENDED = "another archive begins behind the first: both are read"
-NO_END = "has no mark of its end: it may be cut off"
+NO_END = "has no end mark: it may be truncated"
 # Where a header says that it is one.
 _MAGIC, _MAGIC_AT = b"ustar", 257
 # Headers that say something about the next one take no more, or are damaged.
@@ -72,7 +72,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
 
     >>> import io
     >>> next(members(io.BytesIO(b"x" * 700), 700))
-    Damage(start=0, stop=700, reason='is no tar file', name='')
+    Damage(start=0, stop=700, reason='is not a tar file', name='')
     """
     if not total:
         yield Damage(0, 0, "is empty")
@@ -120,7 +120,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
             position = stop
         begin, ahead = position, {}
     if ahead:
-        yield Damage(begin, total, "ends inside of a header")
+        yield Damage(begin, total, "ends inside a header")
     elif not ended:
         yield Damage(total, total, NO_END)
 
@@ -158,8 +158,8 @@ def _reason(zeros: bool, start: int, stop: int, total: int) -> str:
     if zeros:
         return "is empty: members may be missing" if stop % _RECORD else APPENDED
     if start == 0 and stop == total:
-        return "is no tar file"
-    return "ends inside of a header" if stop == total and stop - start < BLOCK else "is no header"
+        return "is not a tar file"
+    return "ends inside a header" if stop == total and stop - start < BLOCK else "is not a header"
 
 
 def _about_next(kind: bytes, content: bytes) -> dict[str, str] | None:
