@@ -185,8 +185,8 @@ def _backward(
         loss = with_penalties(loss, penalties)
         # Gradients are summed over replicas. Inside the tape, or they would double.
         scaled = model.optimizer.scale_loss(loss * share)
-    # Of TensorFlow's own variables: it makes no zeros like Keras', and an own layer may have weights
-    # that nothing uses.
+    # Of TensorFlow's own variables: it cannot make zeros like Keras' variables, and a user's layer
+    # may have weights that nothing uses.
     gradients = tape.gradient(
         scaled,
         [variable.value for variable in variables],
