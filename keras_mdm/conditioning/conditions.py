@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import LOW_RES, as_low_res, low_res_channels
+from keras_mdm.levels import LevelShape
 from keras_mdm.models.network import NetworkFacts
 
 NO_CLASS = -1
@@ -139,8 +140,15 @@ def drop(
     return mixed
 
 
-def cast_conditions(batch: Mapping[str, Any], spec: NetworkFacts) -> dict[str, tf.Tensor]:
+def cast_conditions(
+    batch: Mapping[str, Any], spec: NetworkFacts, top: LevelShape | None = None
+) -> dict[str, tf.Tensor]:
     """Take the conditions out of a batch, each in the dtype that the network expects.
+
+    Args:
+        batch: tensors by name, others than conditions too.
+        spec: the network.
+        top: see `as_low_res`.
 
     Raises:
         ValueError: if one is missing (micro-conditions may be), the text has another width, or
@@ -157,7 +165,7 @@ def cast_conditions(batch: Mapping[str, Any], spec: NetworkFacts) -> dict[str, t
             )
     for name in condition_names(spec):
         if name == LOW_RES and name in batch:
-            conditions[name] = as_low_res(batch[name], spec)
+            conditions[name] = as_low_res(batch[name], spec, top)
         elif name in batch:
             dtype = tf.int32 if name == "label" else tf.float32
             conditions[name] = tf.cast(batch[name], dtype)

@@ -46,7 +46,7 @@ def check_channels(spec: NetworkFacts) -> None:
         )
 
 
-def as_low_res(value: Any, spec: NetworkFacts) -> tf.Tensor:
+def as_low_res(value: Any, spec: NetworkFacts, top: LevelShape | None = None) -> tf.Tensor:
     """The picture of every row in the size of the highest level, bilinear where it has another.
 
     Args:
@@ -54,6 +54,7 @@ def as_low_res(value: Any, spec: NetworkFacts) -> tf.Tensor:
             of their frames: each is held for as long as it stands for, one picture throughout.
             uint8, or floats in [-1, 1].
         spec: the network.
+        top: its highest level in the size of the batch; as it was built unless given.
 
     Returns:
         `(B, [T,] H, W, C)` float32.
@@ -65,7 +66,7 @@ def as_low_res(value: Any, spec: NetworkFacts) -> tf.Tensor:
     bilinearly and joined with the noisy picture.
     """
     value = tf.convert_to_tensor(value)
-    top, channels = spec.levels[-1].shape, low_res_channels(spec)
+    top, channels = top or spec.levels[-1].shape, low_res_channels(spec)
     shape = value.shape
     rank_fits = len(shape) == 4 or (len(shape) == 5 and top.frames is not None)
     aspect = rank_fits and (None in shape[-3:-1] or has_aspect(shape[-3:-1], top))
@@ -136,10 +137,11 @@ def network_inputs(
     if LOW_RES not in conditions:
         return inputs | {f"z_{name}": value for name, value in x.items()}
     picture = conditions[LOW_RES]
-    frames = picture.shape[1] if len(picture.shape) == 5 else None
-    top = LevelShape(frames, tuple(picture.shape[-3:-1]))
-    shapes = process.shapes if top in process.shapes else (*process.shapes, top)
-    seen = dataclasses.replace(process, shapes=shapes).pyramid(picture)
+    if picture.shape[1:-1] != x[process.levels[-1]].shape[1:-1]:  # more levels than are drawn
+        frames = picture.shape[1] if len(picture.shape) == 5 else None
+        top = LevelShape(frames, tuple(picture.shape[-3:-1]))
+        process = dataclasses.replace(process, shapes=(*process.shapes, top), sizes=())
+    seen = process.pyramid(picture)
     for name, value in x.items():
         inputs[f"z_{name}"] = tf.concat([value, seen[name][: tf.shape(value)[0]]], axis=-1)
     return inputs

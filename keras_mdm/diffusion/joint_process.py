@@ -16,7 +16,7 @@ from keras_mdm.diffusion.pyramid import (
     upsample,
 )
 from keras_mdm.diffusion.schedule import Schedule
-from keras_mdm.levels import LevelShape
+from keras_mdm.levels import LevelShape, Size, resized, sides_of
 from keras_mdm.types import Levels, Tensor
 
 # Amplitude of the pictures that may be left where sampling starts from pure noise: the release's
@@ -42,6 +42,9 @@ class LevelProcess:
             `"bilinear"`, or a function (x, from_shape, to_shape) -> x.
         frame: D^r in time, which frame of a group stands for it at a level with fewer: `"first"`,
             `"middle"` or `"average"`.
+        sizes: further sizes of the highest level that data may have, all levels alike. The
+            schedules stay those of the levels: what matters to them is the area, which is about
+            equal, and so pictures of all sizes are noised and weighed alike.
 
     Raises:
         ValueError: if `downsample` or `frame` is unknown.
@@ -58,6 +61,7 @@ class LevelProcess:
     divide_targets: bool = True
     downsample: Downsampling = "area"
     frame: str = "first"
+    sizes: tuple[Size, ...] = ()
 
     def __post_init__(self) -> None:
         check_downsampling("downsample", self.downsample)
@@ -84,6 +88,7 @@ class LevelProcess:
         signal_scale: Mapping[str, float] | None = None,
         downsample: Downsampling = "area",
         frame: str = "first",
+        sizes: tuple[Size, ...] = (),
     ) -> "LevelProcess":
         """Shift `schedule` for every level by its ratio to the innermost one, unless there is one
         for every level."""
@@ -96,6 +101,7 @@ class LevelProcess:
             dict(signal_scale or {}),
             downsample=downsample,
             frame=frame,
+            sizes=sizes,
         )
 
     @property
@@ -118,7 +124,18 @@ class LevelProcess:
             shapes=shapes,
             schedules={name: self.schedules[name] for name in names},
             signal_scale={k: v for k, v in self.signal_scale.items() if k in names},
+            sizes=tuple(resized(self.shapes, size)[len(names) - 1].size for size in self.sizes),
         )
+
+    def shapes_of(self, x: Tensor) -> tuple[LevelShape, ...]:
+        """The levels in the size of some data: their own, or one of `sizes`.
+
+        Args:
+            x: data of the highest level, `(B, [T,] H, W, C)`.
+        """
+        sides = tuple(x.shape[-3:-1])
+        other = sides in map(sides_of, self.sizes)
+        return resized(self.shapes, sides) if other else self.shapes
 
     def pyramid(self, x: Tensor) -> Levels:
         """What the levels see of pictures or clips of the highest one: D^r of them, by level name.
@@ -129,11 +146,17 @@ class LevelProcess:
         Args:
             x: `(B, [T,] H, W, C)`, not divided.
         """
-        return build_pyramid(x, self.shapes, self.downsample, self.frame)
+        found = build_pyramid(x, self.shapes_of(x), self.downsample, self.frame)
+        return dict(zip(self.levels, found.values(), strict=True))
 
     def enlarged(self, x: Tensor, below: LevelShape, shape: LevelShape) -> Tensor:
         """A picture or clip of the level below in the size of a level, as its detail is added to
         it."""
+        if self.sizes:  # then in that of the data
+            height, width = x.shape[-3:-1]
+            ratio = shape.height // below.height
+            below = LevelShape(below.frames, (height, width))
+            shape = LevelShape(shape.frames, (height * ratio, width * ratio))
         return upsample(x, below, shape, kind="bilinear", frame=self.frame)
 
     def divided(self, x: Mapping[str, Tensor]) -> Levels:

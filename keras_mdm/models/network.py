@@ -8,7 +8,9 @@ import keras
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.levels import LevelShape, Size, sides_of
 from keras_mdm.models.flags import policies_of, quantization
+from keras_mdm.models.shapes import shapes_at
 from keras_mdm.models.specs import LevelSpec
 from keras_mdm.types import Tensor
 
@@ -156,8 +158,7 @@ class LevelNetwork(keras.Model):
             "inputs", inputs, [name for name in self.input_names if name not in optional]
         )
         full = {name: ops.convert_to_tensor(value) for name, value in inputs.items()}
-        for level in self.spec.levels:
-            self._check_shape(full[f"z_{level.name}"], level)
+        self._check_shapes(full)
         if "text" in full:
             text = full["text"]
             if text.shape[-1] != self.spec.text_width:
@@ -174,14 +175,47 @@ class LevelNetwork(keras.Model):
                 full[name] = ops.full(ops.shape(full["time"]), float("nan"), "float32")
         return {name: full[name] for name in self.input_names}
 
-    def _check_shape(self, z: Tensor, level: LevelSpec) -> None:
-        expected = level.input_shape(self.spec.in_channels)
-        if tuple(z.shape[1:]) != expected:
-            raise checks.error(
-                f"`z_{level.name}` must have the shape (B, {', '.join(map(str, expected))})",
-                fix="resize the input, or build the network for this size",
-                shape=tuple(z.shape),
-            )
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """Further sizes of the highest level that inputs may have, all levels alike; none unless
+        `MatryoshkaDiffusion(buckets=...)` sets them."""
+        return self.__dict__.get("_sizes", ())
+
+    @sizes.setter
+    def sizes(self, sizes: Sequence[Size]) -> None:
+        for size in sizes:
+            self.shapes_at(size)
+        self.__dict__["_sizes"] = tuple(sizes)  # past Keras' tracking, which would wrap it
+
+    def shapes_at(self, size: Size) -> tuple[LevelShape, ...]:
+        """The levels if the highest one has another size, which the layers must be able to take.
+
+        Args:
+            size: a number, or `(height, width)`.
+
+        Raises:
+            ValueError: if they cannot.
+        """
+        return shapes_at(self.spec.levels, size)
+
+    @property
+    def input_spec(self) -> Any:
+        """What Keras checks inputs against: it knows one size only, `_check_shapes` all."""
+        return None if self.sizes else super().input_spec
+
+    def _check_shapes(self, inputs: Mapping[str, Tensor]) -> None:
+        shapes = tuple(level.shape for level in self.spec.levels)
+        sides = tuple(inputs[f"z_{self.levels[-1]}"].shape[-3:-1])
+        if sides in map(sides_of, self.sizes):
+            shapes = self.shapes_at(sides)
+        for name, shape in zip(self.levels, shapes, strict=True):
+            expected = shape.of_sample(self.spec.in_channels)
+            if tuple(inputs[f"z_{name}"].shape[1:]) != expected:
+                raise checks.error(
+                    f"`z_{name}` must have the shape (B, {', '.join(map(str, expected))})",
+                    fix="resize the input, or build the network for this size",
+                    shape=tuple(inputs[f"z_{name}"].shape),
+                )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainable":

@@ -9,6 +9,7 @@ import keras
 
 from keras_mdm import checks
 from keras_mdm.layers import ClassEmbedding
+from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.flags import freeze, frozen_in, layers_of
 from keras_mdm.models.network import LevelNetwork
 from keras_mdm.models.specs import LevelSpec, log2_ratio, parse_level
@@ -90,6 +91,15 @@ class OwnNetwork(LevelNetwork):
     def parts(self) -> dict[str, keras.layers.Layer]:
         """The model's layers that have weights, by name."""
         return {layer.name: layer for layer in self.network.layers if layer.variables}
+
+    def shapes_at(self, size: Size) -> tuple[LevelShape, ...]:
+        """Refused: a model of the user's is connected for the sizes of its inputs."""
+        raise checks.error(
+            "only networks of build_nested_unet take pictures of several sizes",
+            fix="leave the buckets out, or build the network from levels with own layers",
+            size=size,
+            network=self.network.name,
+        )
 
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Sizes and conditions; the rest is in the shapes of the weights."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.conditioning.conditions import cast_conditions, condition_names, pad_tokens
 from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.network import NetworkFacts
 from keras_mdm.pictures import pixels
 
@@ -67,8 +68,9 @@ def prepare_group(
     checks.required_keys("the batch", group, [key])
     checks.known_keys("the batch", group, [key, "sample", *condition_names(spec)])
     data = tf.convert_to_tensor(group[key])
-    expected = spec.levels[len(process.shapes) - 1].input_shape(spec.out_channels)
-    check_shape(key, data.shape, expected, top.name)
+    shape = process.shapes_of(data)[-1]
+    expected = shape.of_sample(spec.out_channels)
+    check_shape(key, data.shape, expected, top.name, process.sizes)
     data = tf.ensure_shape(data, (None, *expected))  # as far as it is not known
     if data.dtype == tf.uint8:
         data = pixels.to_unit(data)
@@ -78,10 +80,23 @@ def prepare_group(
             fix="cast the data in the pipeline",
             dtype=tf.as_dtype(data.dtype).name,
         )
-    return process.pyramid(data), cast_conditions(group, spec)
+    return process.pyramid(data), cast_conditions(group, spec, _highest(shape, process, spec))
 
 
-def check_shape(key: str, shape: tf.TensorShape, expected: tuple[int, ...], level: str) -> None:
+def _highest(shape: LevelShape, process: LevelProcess, spec: NetworkFacts) -> LevelShape:
+    """The highest level of the network in the size of a group's data."""
+    whole, top = spec.levels[-1].shape, process.shapes[-1]
+    ratio = whole.height // top.height
+    return LevelShape(whole.frames, (shape.height * ratio, shape.width * ratio))
+
+
+def check_shape(
+    key: str,
+    shape: tf.TensorShape,
+    expected: tuple[int | None, ...],
+    level: str,
+    sizes: Sequence[Size] = (),
+) -> None:
     """Raise if data cannot have the shape of a level, as far as it is known.
 
     Args:
@@ -89,6 +104,7 @@ def check_shape(key: str, shape: tf.TensorShape, expected: tuple[int, ...], leve
         shape: of a batch.
         expected: of a sample.
         level: name of the level.
+        sizes: other sizes that it takes, for the error.
     """
     if shape.is_compatible_with((None, *expected)):
         return
@@ -100,7 +116,8 @@ def check_shape(key: str, shape: tf.TensorShape, expected: tuple[int, ...], leve
         fix=f"decode the data with {expected[-1]} channels, or build the network with "
         f"in_channels={shape[-1]}"
         if others
-        else f"resize the data to the level {level}",
+        else f"resize the data to the level {level}"
+        + (f", or to one of the buckets {list(sizes)}" if sizes else ""),
         shape=tuple(shape),
     )
 
@@ -116,6 +133,14 @@ def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str])
         levels: level names, ascending.
     """
     found = {level: [part[level] for part in parts if level in part] for level in levels}
+    for level, tensors in found.items():
+        if len({tuple(tensor.shape[1:]) for tensor in tensors}) > 1:
+            raise checks.error(
+                "the groups of a mixed batch must be pictures of one bucket",
+                fix="make the batches of all groups from one order of buckets",
+                level=level,
+                shapes=[tuple(tensor.shape[1:]) for tensor in tensors],
+            )
     return {
         level: tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis=0)
         for level, tensors in found.items()

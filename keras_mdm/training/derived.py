@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks, models, named_arrays
-from keras_mdm.levels import Size
+from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.lora import check_without_lora
 from keras_mdm.training import functions
 from keras_mdm.training.taking import StartReport, choose
@@ -186,6 +186,9 @@ def _derived(
     for name in names:
         if isinstance(config[name], Mapping):
             config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
+    top = list(levels)[-1]
+    same = LevelShape.parse(levels[top]).size == LevelShape.parse(top).size
+    config["buckets"] = model.process.up_to(top).sizes if same else ()
     old_path = {new: old for old, new in paths.items()}
     kept = [old_path[variable.path] for variable in unet.weights]
     derived = model._around(unet, config)

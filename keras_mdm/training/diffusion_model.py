@@ -111,6 +111,10 @@ class MatryoshkaDiffusion(DistributedTrainer):
         power_emas: relative widths of further averages, with a power-function profile; two, such as
             (0.05, 0.1), let `runs.reconstruct` make any other after the training. Each takes
             the memory of the weights.
+        buckets: further sizes of the highest level, `(height, width)`, that batches may have, each
+            batch one of them: those of `ImageRule(buckets=...)`. All levels change alike, and keep
+            their schedules and weights; buckets should have about the area of the level. Each is
+            traced once.
         seed: seed of noise, times and dropout.
         name: name of the model.
 
@@ -171,6 +175,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         ema_decay: float = 0.9999,
         ema_warmup: bool = True,
         power_emas: Sequence[float] = (),
+        buckets: Sequence[Any] = (),
         seed: int = 0,
         name: str = "matryoshka_diffusion",
     ):
@@ -190,9 +195,11 @@ class MatryoshkaDiffusion(DistributedTrainer):
             signal_scale=signal_scale,
             downsample=downsample,
             frame=frame,
+            buckets=buckets,
         )
         # Which shifts a single schedule.
         self._shift_power = None if isinstance(schedule, Mapping) else float(shift_power)
+        unet.sizes = self.process.sizes
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, KINDS)
         self.level_weights = objective.check_level_weights(level_weights, unet.levels)
         self.loss_weighting = options.check_weighting(loss_weighting, self.process)
@@ -246,6 +253,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
 
     train_step = steps.train_step
     test_step = steps.test_step
+    size_of = steps.size_of
     draw_noise = steps.draw_noise
     joint_loss = objective.joint_loss
     level_losses = objective.level_losses
@@ -339,6 +347,11 @@ class MatryoshkaDiffusion(DistributedTrainer):
     @downsample.setter
     def downsample(self, kind: Downsampling) -> None:
         self.process = dataclasses.replace(self.process, downsample=kind)
+
+    @property
+    def buckets(self) -> tuple:
+        """Further sizes of the highest level that batches may have."""
+        return self.process.sizes
 
     @property
     def null_condition(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ that options make.
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from keras_mdm import checks
 from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.diffusion.parameterization import KINDS
+from keras_mdm.levels import Size, as_size, sides_of
 from keras_mdm.training import functions
 
 # Options that may be functions.
@@ -44,6 +45,7 @@ def make_process(
     signal_scale: Mapping[str, float] | None,
     downsample: Any,
     frame: str,
+    buckets: Sequence[Size],
 ) -> LevelProcess:
     """Make the joint process out of the options of a model, see `MatryoshkaDiffusion`.
 
@@ -76,6 +78,7 @@ def make_process(
         signal_scale=scale,
         downsample=downsample,
         frame=frame,
+        sizes=tuple(as_size("buckets[]", size) for size in buckets),
     )
     level, left = process.signal_left()
     if left > MOST_LEFT:
@@ -166,6 +169,7 @@ def get_config(model: Any) -> dict[str, Any]:
         "seed": model.seed,
         "text_encoder": model.text_encoder_identity,
         "divide_targets": process.divide_targets,
+        "buckets": [list(sides_of(size)) for size in model.buckets],
         "power_emas": [ema.width for ema in model.power_emas.values()],
         "name": model.name,
     }

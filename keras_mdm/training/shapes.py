@@ -26,13 +26,19 @@ def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
     levels = model.unet.levels
     open_shapes = {}
     for level, group in batches.split_groups(dataset.element_spec, levels).items():
-        shape = model.process.up_to(level).shapes[-1]
+        process = model.process.up_to(level)
+        shape = process.shapes[-1]
         key = "image" if shape.frames is None else "video"
         number = levels.index(level)
         expected = model.unet.spec.levels[number].input_shape(model.unet.spec.out_channels)
         found = group[key].shape if key in group else tf.TensorShape((None, *expected))
-        batches.check_shape(key, found, expected, level)
-        if found.rank is None or None in tuple(found[1:]):
+        if process.sizes:  # a batch has one of several, and the step reads its own
+            expected = (*expected[:-3], None, None, expected[-1])
+            known = found.rank is not None and None not in (*found[1:-3], found[-1])
+        else:
+            known = found.rank is not None and None not in tuple(found[1:])
+        batches.check_shape(key, found, expected, level, process.sizes)
+        if not known:
             open_shapes[level, key] = expected
         seen, channels = group.get(LOW_RES), low_res_channels(model.unet.spec)
         known = seen is None or (seen.shape.rank is not None and seen.shape[-1] is not None)

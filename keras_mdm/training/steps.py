@@ -263,6 +263,17 @@ def _gradients(
     return _accumulate(model, step, drawn, _moving(model), normalizer, replicas)
 
 
+def size_of(model: Any, batch: Mapping[str, Any]) -> tuple[int, ...]:
+    """Height and width of a batch of a model with buckets, which a step is traced for; all batches
+    of other models are alike."""
+    if not model.buckets:
+        return ()
+    group = next(iter(batches.split_groups(batch, model.unet.levels).values()))
+    picture = group.get("image", group.get("video"))
+    (first, *_) = model.distribute_strategy.experimental_local_results(picture)
+    return tuple(first.shape[-3:-1])
+
+
 def train_step(model: Any, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """One optimizer step on this replica's part of a batch; returns the step's values."""
     # A copy: `tf.cast` to the same type would give the variable, which counts on below.

@@ -194,19 +194,31 @@ class DistributedTrainer(keras.Model):
             # Nothing needs AutoGraph, whose rewriting of sources is half of the time of tracing.
             return tf.function(function, reduce_retracing=True, autograph=False)
 
-        one = run = self._run_replicas(step)
-        if self.steps_per_execution > 1:
-            one = traced(run)  # a function of its own: it stands in several places, traced once
+        def made():
+            one = run = self._run_replicas(step)
+            if self.steps_per_execution > 1:
+                one = traced(run)  # of its own: it stands in several places, traced once
 
-        def several(*batches):
-            if self.jit_compile:
-                compile_parts()
-            forget = contextlib.nullcontext() if self.run_eagerly else forgotten_gradients()
-            with forget:
-                return [one(batch) for batch in batches][-1]
+            def several(*batches):
+                if self.jit_compile:
+                    compile_parts()
+                forget = contextlib.nullcontext() if self.run_eagerly else forgotten_gradients()
+                with forget:
+                    return [one(batch) for batch in batches][-1]
+
+            return traced(several)
 
         fetch = traced(lambda iterator: next(iterator))
-        make = traced(several)
+        # By the size of the pictures: one function for all would be traced without knowing it.
+        by_size = {}
+
+        def make(*batches):
+            sizes = [self.size_of(batch) for batch in batches]
+            if len(set(sizes)) > 1:
+                return [make(batch) for batch in batches][-1]
+            if sizes[0] not in by_size:
+                by_size[sizes[0]] = made()
+            return by_size[sizes[0]](*batches)
 
         def function(iterator):
             self._iterator = iterator
@@ -249,6 +261,10 @@ class DistributedTrainer(keras.Model):
             self._tested_as = key
             self.test_function = self._make_function(lambda data: self.test_step(data))
         return self.test_function
+
+    def size_of(self, batch: Any) -> tuple[int, ...]:
+        """What a step is traced for besides the levels: height and width, where they vary."""
+        return ()
 
     def _look_at(self, batches: Sequence[Any]) -> None:
         for batch in batches[: self._looks]:
