@@ -4,10 +4,13 @@
     python recipes/folder.py --data my_pictures --condition class --levels 32 128
     python recipes/folder.py --data shards --levels 64 256 --width 0.5 --steps 50000 30000
     python recipes/folder.py --data my_pictures --scale small --levels 64 128 256
+    python recipes/folder.py --data my_pictures --levels 64 256 --buckets 256x256 192x320 320x192
 
 Captions are the text files beside the pictures, the columns of a table, or the names of the files;
 classes are the sub-folders. There is one phase per level. The innermost is trained alone; each
-later phase adds the next level around it and trains all jointly on mixed-resolution batches.
+later phase adds the next level around it and trains all jointly on mixed-resolution batches. With
+--buckets, tall and wide pictures stay tall and wide: each goes into the nearest bucket, and every
+batch holds pictures of one bucket, at all its levels.
 
                     without arguments                   with --data SOURCE
     levels          --levels (16, 64)                   --levels (64, 256)
@@ -154,6 +157,12 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
     return levels, steps, batches
 
 
+def bucket(text: str) -> tuple[int, int]:
+    """Height and width written "48x80"."""
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
 def main() -> None:
     parser = options.picture_parser(__doc__, run_dir="runs/folder")
     options.add_text(parser)
@@ -167,7 +176,20 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="batch size of every phase")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--crop", choices=("center", "random"), default="center")
+    parser.add_argument(
+        "--buckets",
+        type=bucket,
+        nargs="+",
+        default=(),
+        metavar="HEIGHTxWIDTH",
+        help="sizes of the highest level, of about its area and of different proportions",
+    )
     arguments = parser.parse_args()
+    if arguments.buckets and (arguments.mixed or not arguments.data):
+        parser.error(
+            "--buckets needs --data, and no --mixed: the groups of a mixed batch would be of "
+            "different sizes"
+        )
     if arguments.scale == "paper" and not arguments.data:
         parser.error("--scale paper needs pictures: pass --data SOURCE")
     for option in ("text_encoder", "embeddings"):
@@ -185,7 +207,15 @@ def main() -> None:
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}
         scale = dataclasses.replace(scale, network=network, tokens=0)
-    data = partial(Pictures, condition=arguments.condition, rule={"crop": arguments.crop})
+    if arguments.buckets:
+        phases = [dataclasses.replace(phase, mixed=False) for phase in scale.phases]
+        scale = dataclasses.replace(scale, phases=phases, buckets=arguments.buckets)
+    data = partial(
+        Pictures,
+        condition=arguments.condition,
+        rule={"crop": arguments.crop},
+        buckets=arguments.buckets,
+    )
     train(arguments, scale, data)
 
 

@@ -1,6 +1,7 @@
 """The recipes' training at the paper's scale is what the paper's tables say."""
 
 import argparse
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from data import sources
+from PIL import Image
 from training.tiny_models import PLAIN_INNER, FakeEncoder, outer, tiny_unet
 
 from keras_mdm import (
@@ -20,6 +22,7 @@ from keras_mdm import (
     assets,
     build_nested_unet,
     fit_progressively,
+    load,
     optimizers,
     presets,
 )
@@ -368,6 +371,57 @@ def test_the_emoji_recipes_validate_on_their_first_pairs(recipe, monkeypatch):
     batches = list(data.validation(Phase([PLAIN_INNER], 1, batch_size=16)))
     seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     assert len(batches) == 4 and sorted(seen) == list(range(64))
+
+
+def test_tall_and_wide_pictures_are_trained_in_buckets(recipe, monkeypatch, tmp_path):
+    """A run that was ended and continued sees the batches of one that was not, and learns alike."""
+    (tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(30, 20), (20, 30), (45, 30), (22, 30), (40, 26)]):
+        pixels = rng.integers(0, 256, (*size, 3)).astype("uint8")
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
+    words = ["folder", "--data", str(tmp_path / "pictures"), "--condition", "none"]
+    words += ["--levels", "8", "16", "--buckets", "16x24", "24x16"]
+    words += ["--batches", "2", "2", "--dtype", "float32", "--strategy", "one", "--no-samples"]
+
+    folder, tiny = recipe("folder"), [PLAIN_INNER, outer(16)]
+    own = folder.own
+
+    def in_miniature(arguments):
+        scale = own(arguments)
+        phases = [
+            dataclasses.replace(phase, levels=tiny[: len(phase.levels)]) for phase in scale.phases
+        ]
+        return dataclasses.replace(scale, phases=phases)
+
+    monkeypatch.setattr(folder, "own", in_miniature)
+
+    def run(name, *steps, more=()):
+        argv = [*words, "--steps", *map(str, steps), "--run-dir", str(tmp_path / name), *more]
+        monkeypatch.setattr(sys, "argv", argv)
+        folder.main()
+        return load(tmp_path / name)
+
+    seen = []
+    size_of = MatryoshkaDiffusion.size_of
+
+    def noted(model, batch):
+        seen.append(size_of(model, batch))
+        return seen[-1]
+
+    monkeypatch.setattr(MatryoshkaDiffusion, "size_of", noted)
+    policy = keras.config.dtype_policy()
+    try:
+        whole = run("whole", 2, 3)
+        at_once, seen[:] = list(seen), []
+        assert set(at_once) == {(8, 12), (12, 8), (16, 24), (24, 16)}
+        run("parts", 2, 1)
+        parts = run("parts", 2, 3, more=["--extend"])
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert seen == at_once and whole.buckets == parts.buckets == ((16, 24), (24, 16))
+    for mine, other in zip(whole.unet.weights, parts.unet.weights, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-6)
 
 
 def test_a_run_of_a_few_steps(tmp_path):

@@ -28,6 +28,7 @@ class Pictures:
             one, in all phases.
         condition: "text", "class" or "none".
         rule: options of `ImageRule`, for files.
+        buckets: sizes of the highest level, of files: each picture goes into the nearest.
         original_size: name of the micro-condition for the size before, of files; none unless given.
     """
 
@@ -40,11 +41,13 @@ class Pictures:
         *,
         condition: str = "text",
         rule: Mapping[str, Any] | None = None,
+        buckets: Sequence[tuple[int, int]] = (),
         original_size: str | None = None,
     ):
         self.arguments, self.seed = arguments, arguments.seed
         self.condition, self.encoder = condition, encoder
         self.rule, self.original_size = {"flip": arguments.flip, **(rule or {})}, original_size
+        self.buckets = tuple(buckets)
         sizes = list(map(int, levels))
         self.highest, self.downsample = max(sizes), process.get("downsample", "area")
         self.in_memory = arguments.data is None
@@ -81,6 +84,8 @@ class Pictures:
         rule = {} if self.in_memory else {"rule": dict(self.rule)}
         if rule and self.downsample != "area":  # which rules were before they could say it
             rule["rule"]["downsample"] = self.downsample
+        if rule and self.buckets:
+            rule["rule"]["buckets"] = [list(bucket) for bucket in self.buckets]
         return {**self.source.identity, **rule, "condition": self.condition}
 
     @property
@@ -152,13 +157,22 @@ class Pictures:
             )
         return mdm.data.image_dataset(
             source,
-            mdm.data.ImageRule(size, of=self.highest, downsample=self.downsample, **self.rule),
+            self._rule(size),
             encoder=text,
             labels=self.condition == "class",
             original_size=self.original_size,
             worker=worker,
             **given,
         )
+
+    def _rule(self, size: int) -> mdm.data.ImageRule:
+        """What is done to files for the level of a size."""
+        given = {"downsample": self.downsample, **self.rule}
+        if not self.buckets:
+            return mdm.data.ImageRule(size, of=self.highest, **given)
+        ratio = self.highest // size
+        lower = [(height // ratio, width // ratio) for height, width in self.buckets]
+        return mdm.data.ImageRule(buckets=lower, of=self.buckets, **given)
 
     def subjects(self) -> drawing.Subjects:
         """What is drawn: captions of the data, or its classes, or whatever comes."""

@@ -27,6 +27,7 @@ class Scale:
             --micro-batches says otherwise.
         recompute: levels whose blocks are computed again in the backward pass, of whatever phases
             have them; unless --recompute says otherwise.
+        buckets: further sizes of the highest level that batches have, `(height, width)`.
     """
 
     phases: Sequence[mdm.Phase]
@@ -40,3 +41,11 @@ class Scale:
     keep_every: int | None = None
     micro_batches: int | Callable[[mdm.Phase], int] = 1
     recompute: Sequence[str] = ()
+    buckets: Sequence[tuple[int, int]] = ()
+
+    def buckets_of(self, phase: mdm.Phase) -> list[tuple[int, int]]:
+        """The buckets at the highest level of a phase."""
+        if not self.buckets:
+            return []
+        ratio = int(self.phases[-1].level_names[-1]) // int(phase.level_names[-1])
+        return [(height // ratio, width // ratio) for height, width in self.buckets]

@@ -158,7 +158,12 @@ def built(
     """Make the model of a phase, not yet compiled."""
     shares = dict.fromkeys(phase.level_names[scale.guided_levels :], 0.0)
     return mdm.MatryoshkaDiffusion(
-        unet, text_encoder=encoder, guidance_shares=shares, seed=seed, **scale.process
+        unet,
+        text_encoder=encoder,
+        guidance_shares=shares,
+        buckets=scale.buckets_of(phase),
+        seed=seed,
+        **scale.process,
     )
 
 
