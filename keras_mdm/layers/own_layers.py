@@ -40,6 +40,8 @@ class Place:
 
     Example:
 
+    >>> import functools
+    >>> from keras_mdm.layers import ResBlock
     >>> place = Place("resblock", ResBlock)
     >>> place.described(functools.partial(ResBlock, groups=16))
     {'layer': 'keras_mdm>ResBlock', 'options': {'groups': 16}}

@@ -72,6 +72,31 @@ def joint_loss(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), equation 3.
     """
+    by_level = model.level_losses(network, x0, eps, index, conditions)
+    if row_weights is not None:
+        by_level = {
+            name: tf.math.multiply_no_nan(value, row_weights[name])
+            for name, value in by_level.items()
+        }
+    # The weights w_r, and the sum.
+    loss = model.batch_loss(by_level, index, progress=progress, normalizer=normalizer)
+    return loss, by_level
+
+
+def level_losses(
+    model: Any,
+    network: Network,
+    x0: Mapping[str, tf.Tensor],
+    eps: Mapping[str, tf.Tensor],
+    index: tf.Tensor,
+    conditions: Mapping[str, tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """Loss of every sample at every level, before weights; arguments as in `joint_loss`.
+
+    Returns:
+        `(B',)` float32 by level name: the mean over pixels of the squared difference between
+        prediction and target, both of the kind `loss_target`.
+    """
     levels, t = model.process, _time(model, index)
     # The noise: z_r = alpha_r(t) x_r + sigma_r(t) eps_r.
     divided = levels.divided(x0)
@@ -89,13 +114,7 @@ def joint_loss(
             levels.prediction, model.loss_target, predictions[name], z[name], *at_t
         )
         by_level[name] = losses.level_loss(prediction, target)
-    if row_weights is not None:
-        by_level = {
-            name: tf.math.multiply_no_nan(value, row_weights[name])
-            for name, value in by_level.items()
-        }
-    # The weights w_r, and the sum.
-    return batch_loss(model, by_level, index, progress=progress, normalizer=normalizer), by_level
+    return by_level
 
 
 def batch_loss(
@@ -131,23 +150,6 @@ def batch_loss(
         normalizer = model.loss_normalizer(index)
     weights = _weighting(model, model.unet.levels[0], t)
     return tf.reduce_mean(weights * per_sample) / normalizer
-
-
-def level_losses(
-    model: Any,
-    network: Network,
-    x0: Mapping[str, tf.Tensor],
-    eps: Mapping[str, tf.Tensor],
-    index: tf.Tensor,
-    conditions: Mapping[str, tf.Tensor],
-) -> dict[str, tf.Tensor]:
-    """Loss of every sample at every level, before weights; arguments as in `joint_loss`.
-
-    Returns:
-        `(B',)` float32 by level name: the mean over pixels of the squared difference between
-        prediction and target, both of the kind `loss_target`.
-    """
-    return joint_loss(model, network, x0, eps, index, conditions, normalizer=tf.ones(()))[1]
 
 
 def _time(model: Any, index: tf.Tensor) -> tf.Tensor:

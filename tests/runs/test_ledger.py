@@ -175,7 +175,7 @@ def test_phases_that_have_not_begun_may_change_and_be_appended(whole, tmp_path):
 
 def test_what_is_done_may_not_change(whole):
     first, second = phases()
-    with pytest.raises(ValueError, match=r"phase 1 is done.*phase 1\.steps: 4 before, 5 now"):
+    with pytest.raises(ValueError, match=r"phase 1 is finished.*phase 1\.steps: 4 before, 5 now"):
         train(whole[1], table=[dataclasses.replace(first, steps=5), second], extend=True)
 
 

@@ -325,7 +325,7 @@ HUGE = tf.data.Dataset.range(2199023255552)
 def test_validation_without_an_end(plain, endless):
     with pytest.raises(ValueError, match="`x` must be finite.*repeat=False.*steps"):
         plain.evaluate(endless)
-    with pytest.raises(ValueError, match="`validation_data` must come.*validation_steps"):
+    with pytest.raises(ValueError, match="`validation_data` must be finite.*validation_steps"):
         plain.fit(IMAGES, validation_data=endless)
     options = {"validation_data": endless, "validation_steps": 2, "verbose": 0}
     assert np.isfinite(plain.fit(IMAGES, **options).history["val_loss"][0])

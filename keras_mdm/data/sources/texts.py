@@ -63,7 +63,7 @@ def printable(text: str) -> str:
     Example:
 
     >>> print(printable("red" + chr(27)))
-    red\\x1b
+    red\x1b
     """
     if text.isprintable():
         return text
