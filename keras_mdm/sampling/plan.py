@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_mdm import checks
 from keras_mdm.diffusion import samplers, thresholding, time_grid
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.diffusion.samplers import Sampler
@@ -48,6 +49,8 @@ class SamplingPlan:
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
+        for name in ("sampler", "threshold", "guidance"):
+            _check_hashable(name, getattr(self, name))
         samplers.get(self.sampler, eta=float(self.renewed))
         thresholding.get(self.threshold)
         time_grid(self.grid, 1)
@@ -69,6 +72,18 @@ class SamplingPlan:
         """Times that are visited, `(K + 1,)` float32 descending to 0."""
         schedule = process.schedules[process.levels[0]]
         return time_grid(self.grid, steps, schedule.num_steps, schedule=schedule)
+
+
+def _check_hashable(name: str, value: Any) -> None:
+    """Raise for what cannot tell one traced graph from another."""
+    try:
+        hash(value)
+    except TypeError as problem:
+        raise checks.error(
+            f"`{name}` must be hashable: graphs are kept by it",
+            fix="pass a function, or make its class @dataclasses.dataclass(frozen=True)",
+            **{name: type(value).__name__},
+        ) from problem
 
 
 def amounts_of(

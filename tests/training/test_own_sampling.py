@@ -127,3 +127,16 @@ def test_unknown_names_are_refused(model):
         draw(model, sampler="ge")
     with pytest.raises(ValueError, match="only DDIM has a share of fresh noise"):
         draw(model, sampler=OWN, eta=0.5)
+
+
+def test_what_graphs_cannot_be_kept_by_is_refused(model):
+    @dataclasses.dataclass
+    class Unfrozen:
+        shift: float = 0.0
+
+        def __call__(self, conditional, away, at):
+            return conditional.x0
+
+    for name in ("guidance", "threshold"):
+        with pytest.raises(ValueError, match=f"`{name}` must be hashable.*{name}='Unfrozen'"):
+            draw(model, **{name: Unfrozen()})
