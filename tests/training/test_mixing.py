@@ -151,9 +151,9 @@ def test_the_comparison_notices_micro_batches_that_are_summed(monkeypatch):
 def test_the_comparison_notices_groups_that_share_their_noise(two_replicas, monkeypatch):
     whole = Run()
     monkeypatch.setattr(
-        MatryoshkaDiffusion,
+        steps,
         "_samples",
-        lambda self, group, step, rows, *_: step + tf.range(tf.cast(rows, tf.int64)),
+        lambda model, group, step, rows, *_: step + tf.range(tf.cast(rows, tf.int64)),
     )
     assert np.all(differences(whole, Run(strategy=two_replicas)) > 100 * LIMITS)
 

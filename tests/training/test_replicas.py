@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import SGD, Adam
+from keras_mdm.training import steps
 from training.tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
@@ -173,9 +174,9 @@ def test_it_notices_clipping_per_replica(small_alone, two_replicas):
 
 def test_it_notices_replicas_that_draw_equal_noise(small_alone, two_replicas, monkeypatch):
     monkeypatch.setattr(
-        MatryoshkaDiffusion,
+        steps,
         "_samples",
-        lambda self, group, step, rows, *_: step * ROWS + tf.range(tf.cast(rows, tf.int64)),
+        lambda model, group, step, rows, *_: step * ROWS + tf.range(tf.cast(rows, tf.int64)),
     )
     broken = Small(two_replicas, clipped())
     assert np.all(np.array(compare(small_alone, broken)) > 100 * LIMITS)
@@ -188,9 +189,9 @@ def test_averages_follow_their_closed_form_and_raw_weights_stay_raw(sgd_alone):
     # e_K = sum over k of w_k (1 - d_k) prod_{j > k} d_j, with w_0 = e_0 the start.
     decays = [min(0.9999, (1 + n) / (10 + n)) for n in range(STEPS)]
     series = zip(sgd_alone.before, *sgd_alone.weights, strict=True)
-    for found, (start, *steps) in zip(sgd_alone.averages, series, strict=True):
+    for found, (start, *later) in zip(sgd_alone.averages, series, strict=True):
         expected = np.prod(decays) * start.astype("float64")
-        for k, weight in enumerate(steps):
+        for k, weight in enumerate(later):
             share = (1 - decays[k]) * np.prod(decays[k + 1 :])
             expected = expected + share * weight.astype("float64")
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-7 * (1 + np.max(abs(start))))
