@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from training.tiny_models import PLAIN_INNER, THREE_PARTS, outer, tiny_unet
+from tiny_models import PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, callbacks, latents, optimizers
 from keras_mdm.cli import main as cli

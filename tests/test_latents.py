@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import THREE_PARTS
+from tiny_models import THREE_PARTS
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion, build_nested_unet, latents, optimizers
 

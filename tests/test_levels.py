@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from training.tiny_models import THREE_PARTS
+from tiny_models import THREE_PARTS
 
 from keras_mdm import LevelSpec, build_nested_unet
 from keras_mdm.diffusion import LevelShape, build_pyramid, downsample, level_shift, upsample

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from data import sources
 from PIL import Image
-from training.tiny_models import PLAIN_INNER, FakeEncoder, outer, tiny_unet
+from tiny_models import PLAIN_INNER, FakeEncoder, outer, tiny_unet
 
 from keras_mdm import (
     LevelSpec,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
+from tiny_models import INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
 
 import keras_mdm as mdm
 from keras_mdm import LevelSpec, MatryoshkaDiffusion, export_saved_model

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import CLIP, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, tiny_unet
+from tiny_models import CLIP, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, tiny_unet
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion, export_saved_model, video
 from keras_mdm.models import with_frames

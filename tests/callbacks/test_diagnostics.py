@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, as_dataset, make_batch, outer, tiny_unet
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, as_dataset, make_batch, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.callbacks import Diagnostics

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from training.tiny_models import PLAIN_INNER, make_batch, outer, tiny_unet
+from tiny_models import PLAIN_INNER, make_batch, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
 from keras_mdm.callbacks import StepCallback

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from training.tiny_models import PLAIN_INNER, tiny_unet
+from tiny_models import PLAIN_INNER, tiny_unet
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion
 from keras_mdm.data import (

@@ -17,7 +17,7 @@ from test_progressive import (
     make_model,
     phases,
 )
-from training.tiny_models import TEXT_WIDTH, THREE_PARTS
+from tiny_models import TEXT_WIDTH, THREE_PARTS
 
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
 from keras_mdm.callbacks import StepCallback

@@ -7,8 +7,8 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from training.drawing import assert_equal, draw
-from training.tiny_models import (
+from sampling.drawing import assert_equal, draw
+from tiny_models import (
     INNER,
     PLAIN_INNER,
     TEXT_WIDTH,

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from training.tiny_models import THREE_PARTS
+from tiny_models import THREE_PARTS
 
 from keras_mdm.text import FlanT5
 

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from training.tiny_models import INNER, THREE_PARTS, as_dataset, outer, tiny_unet
+from tiny_models import INNER, THREE_PARTS, as_dataset, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, optimizers
 from keras_mdm.text import (

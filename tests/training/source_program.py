@@ -10,11 +10,11 @@ import numpy as np
 def train(strategy, root, first_step=0, worker=(0, 1)):
     """{kind: losses of the steps from `first_step` to 3}, each from the same weights."""
     from data import sources
+    from tiny_models import INNER, Record, tiny_unet
 
     from keras_mdm import MatryoshkaDiffusion
     from keras_mdm.data import ImageRule, image_dataset
     from keras_mdm.optimizers import SGD
-    from training.tiny_models import INNER, Record, tiny_unet
 
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         model = MatryoshkaDiffusion(tiny_unet([INNER], num_classes=2, scramble=True), seed=3)
@@ -36,11 +36,11 @@ def train(strategy, root, first_step=0, worker=(0, 1)):
 def train_mixed(strategy, root, worker=(0, 1)):
     """Losses of three steps on mixed-resolution batches, of groups of different sizes."""
     from data import sources
+    from tiny_models import INNER, Record, outer, tiny_unet
 
     from keras_mdm import MatryoshkaDiffusion
     from keras_mdm.data import ImageRule, image_dataset, mixed_dataset
     from keras_mdm.optimizers import SGD
-    from training.tiny_models import INNER, Record, outer, tiny_unet
 
     with strategy.scope() if strategy is not None else contextlib.nullcontext():
         unet = tiny_unet([INNER, outer(16)], num_classes=2, scramble=True)

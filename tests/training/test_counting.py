@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, make_batch, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
 from keras_mdm.tracing import SharedTrace
 from keras_mdm.training import steps
-from training.tiny_models import PLAIN_INNER, make_batch, tiny_unet
 
 BATCHES = 10
 

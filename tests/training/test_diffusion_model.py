@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.diffusion import residual
-from keras_mdm.optimizers import Adam
-from training.tiny_models import (
+from tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
     THREE_PARTS,
@@ -17,6 +13,10 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.diffusion import residual
+from keras_mdm.optimizers import Adam
 
 
 def make_model(*, scramble=True, **options):

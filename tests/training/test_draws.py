@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.conditioning.conditions import drop
 from keras_mdm.optimizers import SGD
 from keras_mdm.training import steps
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 NULL = np.full((2, TEXT_WIDTH), 0.5, "float32")
 

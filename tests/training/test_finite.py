@@ -8,13 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import keras_mdm as mdm
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.export import export_saved_model
-from keras_mdm.optimizers import SGD
-from training.drawing import assert_equal
-from training.tiny_models import (
+from sampling.drawing import assert_equal
+from tiny_models import (
     INNER,
     PLAIN_INNER,
     TEXT_WIDTH,
@@ -22,6 +17,11 @@ from training.tiny_models import (
     FakeEncoder,
     tiny_unet,
 )
+
+import keras_mdm as mdm
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.export import export_saved_model
+from keras_mdm.optimizers import SGD
 
 
 def make_model():

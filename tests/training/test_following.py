@@ -5,11 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.diffusion import schedules
-from keras_mdm.optimizers import Adam
-from training.tiny_models import (
+from tiny_models import (
     PLAIN_INNER,
     THREE_PARTS,
     arrays,
@@ -17,6 +13,10 @@ from training.tiny_models import (
     make_batch,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.diffusion import schedules
+from keras_mdm.optimizers import Adam
 
 OPTIONS = {"labels": [0, 1], "steps": 2, "guidance_scale": 1.0, "progress": False}
 

@@ -6,10 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion, data, optimizers
-from keras_mdm.training.inputs import Inputs
-from training.tiny_models import (
+from tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
     FakeEncoder,
@@ -17,6 +14,9 @@ from training.tiny_models import (
     arrays,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, data, optimizers
+from keras_mdm.training.inputs import Inputs
 
 ROWS, CLASSES = 6, 3
 RNG = np.random.default_rng(0)

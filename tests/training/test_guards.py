@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, Record, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, WeightRamp
 from keras_mdm.optimizers import SGD, Adam
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, Record, arrays, outer, tiny_unet
 
 LEVELS = [PLAIN_INNER, outer(16)]
 

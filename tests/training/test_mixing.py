@@ -5,12 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion, cut
-from keras_mdm.data import image_text_dataset, mixed_dataset
-from keras_mdm.optimizers import SGD, Adam
-from keras_mdm.training import batches, steps
-from training.tiny_models import (
+from tiny_models import (
     CLIP,
     PLAIN_INNER,
     TEXT_WIDTH,
@@ -20,6 +15,11 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, cut
+from keras_mdm.data import image_text_dataset, mixed_dataset
+from keras_mdm.optimizers import SGD, Adam
+from keras_mdm.training import batches, steps
 
 ROWS = {"8": 4, "16": 8}
 LEVEL_NAMES = ("8", "16")

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion, Phase, fit_progressively
 from keras_mdm.data import mixed_dataset
@@ -12,7 +13,6 @@ from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.optimizers import Adam
 from keras_mdm.sampling import starting
-from training.tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
 
 WIDE = LevelSpec(32, channels=(8, 8, 16), blocks=(1, 1, 1), attention=(0, 0, 0), groups=4)
 RNG = np.random.default_rng(0)

@@ -7,13 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-
-from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively, load
-from keras_mdm.callbacks import StepCallback
-from keras_mdm.diffusion import downsample, losses, pyramid, schedules
-from keras_mdm.optimizers import Adam
-from keras_mdm.runs.snapshot import describe_model
-from training.tiny_models import (
+from tiny_models import (
     CLIP,
     PLAIN_INNER,
     THREE_PARTS,
@@ -23,6 +17,12 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively, load
+from keras_mdm.callbacks import StepCallback
+from keras_mdm.diffusion import downsample, losses, pyramid, schedules
+from keras_mdm.optimizers import Adam
+from keras_mdm.runs.snapshot import describe_model
 
 LEVELS = [PLAIN_INNER, outer(16)]
 PAPER = {"8": "cosine", "16": "cosine-shift2"}

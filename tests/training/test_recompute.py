@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import CLIP, INNER, TEXT_WIDTH, arrays, make_batch, outer, tiny_unet
 
 from keras_mdm import LevelSpec, MatryoshkaDiffusion
 from keras_mdm.export import export_saved_model
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.optimizers import SGD
 from training.test_mixing import mixed_batch
-from training.tiny_models import CLIP, INNER, TEXT_WIDTH, arrays, make_batch, outer, tiny_unet
 
 
 def step(levels, batch, recompute, dtype=None):

@@ -5,11 +5,11 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import SGD
 from keras_mdm.training import remainder
-from training.tiny_models import PLAIN_INNER, arrays, outer, tiny_unet
 
 ROWS, BATCH, CLASSES = 5, 4, 3
 RNG = np.random.default_rng(0)

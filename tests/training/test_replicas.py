@@ -5,11 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion
-from keras_mdm.optimizers import SGD, Adam
-from keras_mdm.training import steps
-from training.tiny_models import (
+from tiny_models import (
     PLAIN_INNER,
     TEXT_WIDTH,
     Record,
@@ -19,6 +15,10 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion
+from keras_mdm.optimizers import SGD, Adam
+from keras_mdm.training import steps
 
 STEPS, ROWS = 4, 6
 CLIP_NORM = 0.3
@@ -121,7 +121,7 @@ def test_adam_with_clipping_and_weighted_loss_on_two_replicas_equals_one_device(
     assert np.all(np.array(compare(adam_alone, double)) < LIMITS), compare(adam_alone, double)
 
 
-@pytest.mark.slow  # with mixed batches: tests/test_continuing.py
+@pytest.mark.slow  # with mixed batches: tests/runs/test_continuing.py
 def test_two_steps_per_execution_on_two_replicas_equal_one(sgd_alone, two_replicas):
     double = Run(two_replicas, sgd, per_execution=2)
     assert len(double.losses) == STEPS // 2

@@ -5,11 +5,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from tiny_models import PLAIN_INNER, Record, arrays, as_dataset, make_batch, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.optimizers import Adam
 from keras_mdm.optimizers.learning_rates import Warmup
-from training.tiny_models import PLAIN_INNER, Record, arrays, as_dataset, make_batch, tiny_unet
 
 
 def test_training_goes_on_from_the_file_as_if_it_had_not_been_saved(tmp_path):
@@ -47,7 +47,7 @@ def test_a_model_that_was_never_compiled_is_saved_too(tmp_path):
 
 
 def test_text_of_another_length_and_an_encoder_of_another_width():
-    from training.tiny_models import TEXT_WIDTH, FakeEncoder
+    from tiny_models import TEXT_WIDTH, FakeEncoder
 
     model = MatryoshkaDiffusion(
         tiny_unet([PLAIN_INNER], text_width=TEXT_WIDTH), text_encoder=FakeEncoder()
@@ -70,7 +70,7 @@ def test_text_of_another_length_and_an_encoder_of_another_width():
 
 
 def test_an_encoder_that_comes_late_is_remembered_but_its_empty_prompt_is_not(tmp_path):
-    from training.tiny_models import TEXT_WIDTH, FakeEncoder
+    from tiny_models import TEXT_WIDTH, FakeEncoder
 
     unet = tiny_unet([PLAIN_INNER], text_width=TEXT_WIDTH)
     model = MatryoshkaDiffusion(unet)

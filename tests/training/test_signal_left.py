@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from tiny_models import PLAIN_INNER, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import Schedule, schedules
-from training.tiny_models import PLAIN_INNER, outer, tiny_unet
 
 SAYS = "of the pictures' amplitude"
 

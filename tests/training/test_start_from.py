@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+from sampling.drawing import scramble_averages
+from tiny_models import INNER, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
-from training.drawing import scramble_averages
-from training.tiny_models import INNER, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 
 def make(levels, seed=0, scramble=True, **options):

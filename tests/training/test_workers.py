@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_progressive import LEVELS
+from tiny_models import TEXT_WIDTH, tiny_unet
 
 from keras_mdm import distribute
 from keras_mdm.runs import checkpoints
 from training import worker_program
-from training.tiny_models import TEXT_WIDTH, tiny_unet
 
 
 def launch(*arguments):
@@ -66,7 +66,7 @@ def test_phases_on_two_workers_equal_one_process(tmp_path):
 
 
 def test_a_signal_to_one_worker_ends_all_with_a_checkpoint(tmp_path):
-    program = Path(__file__).parents[1] / "kill_program.py"
+    program = Path(__file__).parents[1] / "runs/kill_program.py"
     with subprocess.Popen(
         command(program, tmp_path / "run"), env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:

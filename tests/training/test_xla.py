@@ -6,13 +6,8 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion, randomness
-from keras_mdm.optimizers import SGD, Adam
-from keras_mdm.tracing import compiled_whole
-from training.drawing import scramble_averages
-from training.test_mixing import as_dataset, mixed_batch, norm
-from training.tiny_models import (
+from sampling.drawing import scramble_averages
+from tiny_models import (
     CLIP,
     INNER,
     PLAIN_INNER,
@@ -22,6 +17,11 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, randomness
+from keras_mdm.optimizers import SGD, Adam
+from keras_mdm.tracing import compiled_whole
+from training.test_mixing import as_dataset, mixed_batch, norm
 
 # Compiling takes most of the time here; XLA reads this when it compiles first.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

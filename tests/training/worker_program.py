@@ -8,10 +8,7 @@ import numpy as np
 
 def train(strategy, micro_batches=1):
     """(logs of every step, weights at the start and at the end, averages) as arrays."""
-    from keras_mdm import MatryoshkaDiffusion
-    from keras_mdm.data import image_text_dataset, mixed_dataset
-    from keras_mdm.optimizers import Adam
-    from training.tiny_models import (
+    from tiny_models import (
         PLAIN_INNER,
         TEXT_WIDTH,
         Record,
@@ -19,6 +16,10 @@ def train(strategy, micro_batches=1):
         outer,
         tiny_unet,
     )
+
+    from keras_mdm import MatryoshkaDiffusion
+    from keras_mdm.data import image_text_dataset, mixed_dataset
+    from keras_mdm.optimizers import Adam
 
     rng = np.random.default_rng(0)
     text = rng.normal(size=(10, 3, TEXT_WIDTH)).astype("float32")
@@ -55,7 +56,7 @@ def train(strategy, micro_batches=1):
 
 
 def train_phases(strategy, run_dir):
-    """The two phases of tests/test_kill.py, shorter; everything in the last checkpoint."""
+    """The two phases of tests/runs/test_kill.py, shorter; everything in the last checkpoint."""
     from test_progressive import LEVELS, make_dataset, make_model
 
     from keras_mdm import Phase, fit_progressively

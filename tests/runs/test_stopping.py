@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training.test_workers import command, environment
 
 from keras_mdm.runs import checkpoints
-from training.test_workers import command, environment
 
 PROGRAM = Path(__file__).with_name("stall_program.py")
 

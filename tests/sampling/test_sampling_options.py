@@ -6,14 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion, cut
-from keras_mdm.diffusion import guidance, samplers
-from keras_mdm.sampling import starting
-from keras_mdm.sampling.generate import _bucket
-from training import drawing
-from training.drawing import PROMPTS, assert_equal, largest, scramble_averages
-from training.tiny_models import (
+from tiny_models import (
     CLIP,
     INNER,
     PLAIN_INNER,
@@ -23,6 +16,13 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, cut
+from keras_mdm.diffusion import guidance, samplers
+from keras_mdm.sampling import starting
+from keras_mdm.sampling.generate import _bucket
+from sampling import drawing
+from sampling.drawing import PROMPTS, assert_equal, largest, scramble_averages
 
 METHODS = [  # euler and euler_ancestral are other names of two
     name if name in ("ddim", "heun") else pytest.param(name, marks=pytest.mark.slow)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import schedules
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.sampling.denoiser import make_denoiser
 from keras_mdm.sampling.plan import SamplingPlan, amounts_of
-from training.tiny_models import CLIP, PLAIN_INNER, tiny_unet
 
 SIZE = 2 * 2 * 3
 TIME, WEIGHT = 0.4, 3.0

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, arrays, outer, tiny_unet
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively
 from keras_mdm.callbacks import StepCallback

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sampling.drawing import assert_equal
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers
-from training.drawing import assert_equal
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, tiny_unet
 
 OPTIONS = {"steps": 2, "progress": False, "output": "float32"}
 LEADS = "leads away from what the network makes without"

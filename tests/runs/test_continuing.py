@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 from test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, fit_progressively
 from keras_mdm.callbacks import StepCallback

@@ -12,13 +12,13 @@ import pytest
 
 from keras_mdm.runs import checkpoints
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def start(run_dir):
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-u", str(TESTS / "kill_program.py"), str(run_dir)],
+        [sys.executable, "-u", str(Path(__file__).with_name("kill_program.py")), str(run_dir)],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

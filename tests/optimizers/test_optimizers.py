@@ -12,7 +12,7 @@ from keras_mdm.optimizers import SGD, Adam, AdamW
 from keras_mdm.optimizers.learning_rates import Warmup
 from keras_mdm.optimizers.packing import pack, unpack
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def variables(shapes, seed=0, prefix="w"):

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
 
 import keras_mdm as mdm
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.export import export_saved_model
-from training.drawing import assert_equal
-from training.tiny_models import INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
+from sampling.drawing import assert_equal
 
 REFUSED = ["float16", "float64", "int8", "int8_from_mixed_bfloat16", "nonsense", 3]
 ONE_SENTENCE = "the dtype policy of a network must be one of .+" + THREE_PARTS

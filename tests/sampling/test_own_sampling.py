@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from tiny_models import PLAIN_INNER, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, diffusion, export_saved_model
-from training.drawing import scramble_averages
-from training.tiny_models import PLAIN_INNER, outer, tiny_unet
+from sampling.drawing import scramble_averages
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
-from keras_mdm.conditioning.conditions import drop, unconditional
-from keras_mdm.costs.unallocated import unallocated
-from keras_mdm.diffusion.joint_process import LevelProcess
-from keras_mdm.diffusion.schedules import cosine
-from keras_mdm.sampling.denoiser import make_denoiser
-from keras_mdm.sampling.plan import SamplingPlan, amounts_of
-from training.drawing import PROMPTS, assert_equal, draw, largest, scramble_averages
-from training.tiny_models import (
+from tiny_models import (
     CLIP,
     INNER,
     PLAIN_INNER,
@@ -28,6 +19,15 @@ from training.tiny_models import (
     outer,
     tiny_unet,
 )
+
+from keras_mdm import MatryoshkaDiffusion, export_saved_model, optimizers, text
+from keras_mdm.conditioning.conditions import drop, unconditional
+from keras_mdm.costs.unallocated import unallocated
+from keras_mdm.diffusion.joint_process import LevelProcess
+from keras_mdm.diffusion.schedules import cosine
+from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.plan import SamplingPlan, amounts_of
+from sampling.drawing import PROMPTS, assert_equal, draw, largest, scramble_averages
 
 
 def make_model(**options):

@@ -7,14 +7,14 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.diffusion import samplers
 from keras_mdm.layers import GroupNorm
 from keras_mdm.optimizers import SGD
 from keras_mdm.sampling.graphs import Graphs
-from training.drawing import assert_equal, scramble_averages
-from training.tiny_models import PLAIN_INNER, as_dataset, make_batch, outer, tiny_unet
+from sampling.drawing import assert_equal, scramble_averages
 
 AMOUNTS = {
     "guidance": [{"guidance_scale": scale} for scale in (1.5, 1.6, 1.7)],

@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, arrays, tiny_unet
+from training.test_following import OPTIONS, batches, dense_of, draw, freeze_inner, trained_model
 
 import keras_mdm as mdm
 from keras_mdm import MatryoshkaDiffusion, export_saved_model
 from keras_mdm.cli.main import main
 from keras_mdm.optimizers import Adam, Optimizer
 from keras_mdm.runs.snapshot import load_snapshot, restore_snapshot, save_snapshot
-from training.test_following import OPTIONS, batches, dense_of, draw, freeze_inner, trained_model
-from training.tiny_models import PLAIN_INNER, arrays, tiny_unet
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tiny_models import TEXT_WIDTH, arrays, make_batch, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, distribute
 from keras_mdm.callbacks import OrderlyStop, StepCallback, StopOnSignal
@@ -13,7 +14,6 @@ from keras_mdm.data.python_calls import call_python
 from keras_mdm.optimizers import Adam
 from keras_mdm.runs import checkpoints
 from keras_mdm.runs.snapshot import save_snapshot
-from training.tiny_models import TEXT_WIDTH, arrays, make_batch, tiny_unet
 
 WHERE, FOLDER = sys.argv[1:3]
 STEPS = 0 if WHERE == "first" else 3

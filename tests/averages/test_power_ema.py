@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, arrays, outer, tiny_unet
+from training.test_mixing import as_dataset, mixed_batch
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.averages.power_ema import PowerEMA, combine, exponent_of, inner_product
@@ -9,8 +11,6 @@ from keras_mdm.optimizers import SGD
 from keras_mdm.runs import checkpoints
 from keras_mdm.runs.reconstruct import reconstruct
 from keras_mdm.runs.snapshot import restore_snapshot, save_snapshot
-from training.test_mixing import as_dataset, mixed_batch
-from training.tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, arrays, outer, tiny_unet
 
 
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.25])
