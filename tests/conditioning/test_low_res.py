@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny_models import CLIP, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 from keras_mdm import (
     MatryoshkaDiffusion,
@@ -17,8 +18,6 @@ from keras_mdm.conditioning.low_res import as_low_res, network_inputs
 from keras_mdm.data import image_text_dataset
 from keras_mdm.diffusion import downsample, upsample
 from keras_mdm.diffusion.pyramid import LevelShape
-
-from .tiny_models import CLIP, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 RNG = np.random.default_rng(0)
 SMALL = RNG.integers(0, 256, (4, 8, 8, 3)).astype("uint8")

@@ -4,10 +4,9 @@ import os
 import sys
 import time
 
-from test_progressive import LEVELS, make_dataset, make_model
-
 from keras_mdm import Phase, distribute, fit_progressively
 from keras_mdm.callbacks import StepCallback
+from runs.test_progressive import LEVELS, make_dataset, make_model
 
 
 class Say(StepCallback):

@@ -5,13 +5,13 @@ import functools
 
 import numpy as np
 import pytest
-from test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
 from tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, fit_progressively
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
 from keras_mdm.runs.directory import RunDirectory
+from runs.test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
 
 
 def train(run_dir, *, stop=None, table=None, model=make_model, **options):

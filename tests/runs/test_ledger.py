@@ -8,15 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_progressive import (
-    LEVELS,
-    Stop,
-    StopAt,
-    assert_same,
-    make_dataset,
-    make_model,
-    phases,
-)
 from tiny_models import TEXT_WIDTH, THREE_PARTS
 
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
@@ -25,6 +16,15 @@ from keras_mdm.optimizers import SGD
 from keras_mdm.runs import checkpoints, ledger
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.phases import number_phases
+from runs.test_progressive import (
+    LEVELS,
+    Stop,
+    StopAt,
+    assert_same,
+    make_dataset,
+    make_model,
+    phases,
+)
 
 
 def sgd(phase):

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import PLAIN_INNER, THREE_PARTS, arrays, outer, tiny_unet
 
 import keras_mdm as mdm
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.models import with_size
-
-from .tiny_models import PLAIN_INNER, THREE_PARTS, arrays, outer, tiny_unet
 
 BUCKETS = [(16, 16), (12, 20), (20, 12)]
 ORDER = [1, 0, 2, 1, 1, 2]

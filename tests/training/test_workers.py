@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_progressive import LEVELS
+from runs.test_progressive import LEVELS
 from tiny_models import TEXT_WIDTH, tiny_unet
 
 from keras_mdm import distribute

@@ -57,7 +57,7 @@ def train(strategy, micro_batches=1):
 
 def train_phases(strategy, run_dir):
     """The two phases of tests/runs/test_kill.py, shorter; everything in the last checkpoint."""
-    from test_progressive import LEVELS, make_dataset, make_model
+    from runs.test_progressive import LEVELS, make_dataset, make_model
 
     from keras_mdm import Phase, fit_progressively
     from keras_mdm.optimizers import SGD
