@@ -75,7 +75,7 @@ def test_arrays_come_once():
 
 def test_what_would_be_empty_or_torn_is_refused(folder):
     source = open_images(folder)
-    with pytest.raises(ValueError, match="repeat=False every worker reads all"):
+    with pytest.raises(ValueError, match="repeat=False every worker must read all"):
         image_dataset(source, ImageRule(8), batch_size=2, seed=0, repeat=False, worker=(0, 2))
     with pytest.raises(ValueError, match="first_step=3, records=6"):
         ordered_dataset(6, 2, seed=0, first_step=3, repeat=False)
@@ -83,7 +83,7 @@ def test_what_would_be_empty_or_torn_is_refused(folder):
         "8": tf.data.Dataset.range(5).batch(2),
         "16": tf.data.Dataset.range(5).batch(1),
     }
-    with pytest.raises(ValueError, match="equally many batches"):
+    with pytest.raises(ValueError, match="same number of batches"):
         mixed_dataset(groups)
 
 

@@ -1,4 +1,4 @@
-"""What batches of pictures and batches of clips share: order, workers, replacements and the end."""
+"""What batches of pictures and of clips have in common: order, workers, replacements, the end."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from keras_mdm.data.order.windows import WindowOrder
 from keras_mdm.data.order.workers import once, share_of
 from keras_mdm.data.python_calls import call_python
 
-# Function (row, position) -> one value per column, and the row that they are of: that of the record
-# or of the one that stands in for it.
+# Function (row, position) -> one value per column, and the row that was read: the given one or its
+# replacement.
 Make = Callable[[int, int], tuple[tuple[Any, ...], int]]
 Batch = dict[str, tf.Tensor]
 
 
 class Order(Protocol):
-    """Which record stands at which position of an endless sequence.
+    """Which record comes at which position of an endless sequence.
 
     Attributes:
-        length: positions after which every record has come once.
+        length: number of positions after which every record has come once.
     """
 
     length: int
@@ -56,7 +56,7 @@ class Windowed:
     """Every epoch shuffles within a few shards at a time.
 
     Args:
-        order: of shards and records.
+        order: order of shards and records.
     """
 
     order: WindowOrder
@@ -75,10 +75,10 @@ class Windowed:
 
 @dataclass(frozen=True)
 class Reading:
-    """Which batches are read, and by whom; the arguments that `image_dataset` describes.
+    """Which batches are read, and by which worker; `image_dataset` describes the arguments.
 
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if an argument is out of range.
     """
 
     batch_size: int
@@ -107,17 +107,16 @@ class Reading:
 
         Args:
             order: which record comes when.
-            make: makes what a batch holds of one record.
-            columns: names and forms of what it returns; sides that differ between batches are
-                `None`.
-            together: records that are made by one call.
-            finish: function of a batch with the columns, "row" (the records that they are of) and
-                "sample" (their positions). It is called on whole batches, one after the other.
-            exactly: the columns of the batch that a record is in, where they differ.
+            make: makes the values of one record.
+            columns: names and specs of these values; sides that differ between batches are `None`.
+            together: number of records made per call.
+            finish: function of a whole batch with the columns, "row" (the records' numbers) and
+                "sample" (their positions), called on one batch after the other.
+            exactly: function from a record to the columns of its batch, if batches differ.
         """
         share = share_of(self.worker, self.batch_size)
         end = once(self.repeat, order.length, self.first_step, self.batch_size, share.workers)
-        # Batches from which records are left out are not put together of groups.
+        # Batches that leave out records are not assembled from groups.
         group = together if self.repeat else self.batch_size
         load = _loader(make, exactly or (lambda row: columns), replace=self.repeat)
         kinds = [*(spec.dtype for spec in columns.values()), tf.int64, tf.int64]
@@ -142,7 +141,7 @@ class Reading:
         dataset = dataset.map(read, num_parallel_calls=self.parallel_reads, deterministic=True)
         if group != self.batch_size:
             dataset = dataset.rebatch(self.batch_size, drop_remainder=True)
-        # After the batch: an encoder is called once for all of its captions.
+        # On whole batches: an encoder is called once for all captions.
         dataset = dataset.map(finish, num_parallel_calls=1)
         return share.told(dataset).prefetch(tf.data.AUTOTUNE)
 
@@ -150,8 +149,8 @@ class Reading:
 def _loader(
     make: Make, columns: Callable[[int], Mapping[str, tf.TensorSpec]], *, replace: bool
 ) -> Any:
-    """Function (rows, positions) -> columns, rows, positions; without `replace`, of the records
-    that stand for themselves, as what stands in for another one comes in its own place as well."""
+    """Function (rows, positions) -> columns, rows, positions. Without `replace`, unusable records
+    are left out, as their replacements also come in their own places."""
 
     def load(rows: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:
         found = [make(int(row), int(p)) for row, p in zip(rows, positions, strict=True)]
@@ -167,7 +166,7 @@ def _loader(
 
 
 def _stacked(values: tuple[Any, ...], spec: tf.TensorSpec) -> np.ndarray:
-    # Bytes of one length would lose what they end in: objects.
+    # As objects: bytes of fixed length would lose trailing zeros.
     kind = object if spec.dtype == tf.string else spec.dtype.as_numpy_dtype
     if not values:
         return np.empty((0, *spec.shape), kind)

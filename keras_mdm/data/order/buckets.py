@@ -1,11 +1,11 @@
-"""Which record comes when, where each batch must hold records of one bucket only.
+"""Which record comes when, if each batch must hold records of one bucket only.
 
-Every bucket has an endless sequence of its own, shuffled as if it were all of the data, and is cut
-into batches one after the other: what does not fill a batch at the end of an epoch begins the first
-one of the next. By the end of epoch e a bucket of n records has had floor(e * n / B) batches of B.
-That says how many batches of each bucket an epoch has, and at which step it begins, so that any
-step is found without those before it. Within an epoch the buckets are mixed evenly: of m batches of
-a bucket the r-th comes at a random place in the r-th of m equal parts.
+Every bucket has its own endless sequence, shuffled as if the bucket were all of the data, and cut
+into batches one after the other: records that do not fill a batch at the end of an epoch begin the
+first batch of the next. By the end of epoch e, a bucket of n records has had floor(e * n / B)
+batches of B. This gives the number of batches of each bucket in an epoch, and the step at which the
+epoch begins, so that any step is found without those before it. Within an epoch the buckets are
+mixed evenly: the r-th of a bucket's m batches comes at a random place in the r-th of m equal parts.
 """
 
 import functools
@@ -24,17 +24,16 @@ class BucketOrder:
     """An order in which each batch holds records of one bucket, a pure function of the position.
 
     Attributes:
-        length: positions of one pass; in a pass that is not repeated some hold no record, as the
-            last batch of each bucket may be smaller.
+        length: number of positions in one pass. Without `repeat` some of them hold no record, as
+            the last batch of each bucket may be smaller.
 
     Args:
         members: the records of each bucket.
         batch_size: samples per step; position p is sample p % batch_size of step p // batch_size.
         seed: decides the order.
-        repeat: whether the order is endless. One that is not has the rest of each bucket in a
-            smaller batch.
-        shard_sizes: records per shard, of records that are read in shards: the buckets then go
-            through the shards side by side, `window` of them at a time.
+        repeat: whether the order is endless. If not, the rest of each bucket forms a smaller batch.
+        shard_sizes: records per shard, if they are read in shards: the buckets then go through the
+            shards side by side, `window` shards at a time.
         window: shards that are mixed.
 
     Example:
@@ -65,14 +64,14 @@ class BucketOrder:
             ends = [np.searchsorted(rows, np.cumsum(shard_sizes)) for rows in self._members]
             sizes = [np.diff(end, prepend=0) for end in ends]
             self._windows = [WindowOrder(size, seed=seed, window=window) for size in sizes]
-        # A few batches may be made at a time, at the turn of an epoch of both.
+        # Several batches may be made at a time, from two epochs where one ends.
         self._epoch = functools.lru_cache(maxsize=4)(self._make_epoch)
         # One copy in TensorFlow's memory, rather than one in every graph.
         with tf.device("CPU"):
             self._table = tf.constant(np.concatenate(self._members))
 
     def rows(self, positions: tf.Tensor) -> tf.Tensor:
-        """Return which records stand at some positions of one step; -1 where there is none."""
+        """Return the records at some positions of one step; -1 where there is none."""
         if self._windows is not None:
             found = call_python(self._windowed, (positions,), tf.int64)
             found.set_shape(positions.shape)
@@ -87,7 +86,7 @@ class BucketOrder:
     def batch(self, step: int) -> tuple[int, int]:
         """Return the bucket of a step, and how many batches of this bucket came before."""
         epoch = 0
-        if self._repeat:  # those before hold at most as many batches as records fill
+        if self._repeat:  # earlier epochs have at most as many batches as their records fill
             epoch = step * self._batch_size // int(self._counts.sum())
             while self._before(epoch + 1).sum() <= step:
                 epoch += 1
@@ -107,13 +106,13 @@ class BucketOrder:
         counts = self._before(epoch + 1) - before
         buckets = np.repeat(np.arange(len(counts)), counts)
         ranks = np.arange(len(buckets)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # Other words than those of the windows.
+        # Seed words that the windows do not use.
         drawn = np.random.default_rng([self._seed, epoch, 0, 1]).random(len(buckets))
         order = np.argsort((ranks + drawn) / counts[buckets], kind="stable")
         return buckets[order], (before[buckets] + ranks)[order]
 
     def _placed(self, positions: np.ndarray) -> tuple[int, np.ndarray]:
-        """The bucket of some positions, and where in its own sequence they are."""
+        """The bucket of some positions, and their places in its own sequence."""
         bucket, number = self.batch(int(positions[0]) // self._batch_size)
         return bucket, number * self._batch_size + positions % self._batch_size
 

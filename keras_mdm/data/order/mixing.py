@@ -1,4 +1,4 @@
-"""Mixed-resolution batches out of one dataset per group."""
+"""Mixed-resolution batches from one dataset per group."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +11,19 @@ from keras_mdm import checks
 def mixed_dataset(groups: Mapping[str, tf.data.Dataset]) -> tf.data.Dataset:
     """Return the dataset of batches whose samples differ in their highest level.
 
-    Every group has a pipeline of its own, so that pictures which are trained at a low level only
-    are never loaded large, and data of which only a part is large feeds its groups as it is.
+    Every group has its own pipeline. So pictures that are trained at a low level only are never
+    loaded large, and data that is only partly large can feed the groups as it is.
 
     Args:
-        groups: datasets of batches by the highest level of their samples, each of a fixed batch
-            size. Of one group its own batches are returned.
+        groups: datasets of batches by the highest level of their samples, each with a fixed batch
+            size. A single dataset is returned unchanged.
 
     Returns:
         A dataset of dicts of batches by level. Positions under "sample" are renumbered, so that no
-        two samples of a step have the same: noise and times are drawn from them.
+        two samples of a step share one: noise and times are drawn from them.
 
     Raises:
-        ValueError: if there is no group.
+        ValueError: if there is no group, or the datasets differ in length.
 
     Example:
 
@@ -37,15 +37,15 @@ def mixed_dataset(groups: Mapping[str, tf.data.Dataset]) -> tf.data.Dataset:
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3.
     """
     if not groups:
-        raise checks.error("there must be a group", fix="pass {level: dataset}", groups={})
+        raise checks.error("`groups` must not be empty", fix="pass {level: dataset}", groups={})
     if len(groups) == 1:
         return next(iter(groups.values()))
     sizes = {level: int(dataset.cardinality()) for level, dataset in groups.items()}
     finite = {level: size for level, size in sizes.items() if 0 <= size < 2**31}
     if len(set(finite.values())) > 1:  # the longer ones would lose their last batches
         raise checks.error(
-            "the datasets of all groups must have equally many batches, or no end",
-            fix="choose batch sizes in the proportion of the pictures, or repeat the shorter ones",
+            "the datasets of all groups must have the same number of batches, or no end",
+            fix="choose batch sizes in proportion to the pictures, or repeat the shorter datasets",
             batches=sizes,
         )
     count = len(groups)
@@ -58,5 +58,5 @@ def mixed_dataset(groups: Mapping[str, tf.data.Dataset]) -> tf.data.Dataset:
     def join(batches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         return {level: renumber(n, batch) for n, (level, batch) in enumerate(batches.items())}
 
-    # The pipelines of the groups read ahead; only the join is left.
+    # The pipelines of the groups read ahead already; only the join remains.
     return tf.data.Dataset.zip(dict(groups)).map(join).prefetch(tf.data.AUTOTUNE)

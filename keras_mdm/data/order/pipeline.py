@@ -1,9 +1,9 @@
 """Batches whose content is a pure function of the step: shuffled, endless, and free to seek.
 
 Sample j of step s has the position p = s * batch_size + j in one endless sequence. Epoch p // n is
-a permutation of all n records, record p % n of it is found by arithmetic (no shuffle buffer, no
+a permutation of all n records; its record p % n is found by arithmetic (no shuffle buffer, no
 state), and batches straddle epochs. So a run that resumes at step k asks for `first_step=k` and
-sees what it would have seen, at no cost, and the number of replicas does not matter.
+sees what it would have seen, at no cost. The number of replicas does not matter.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ _KEYS = ("image", "video", "text", "text_mask", "pooled", "label", "low_res", "s
 
 
 def check_micro_name(argument: str, name: object) -> None:
-    """Raise unless a micro-condition's name is a text that means nothing else in a batch: it would
-    take the place of the pictures, labels or positions."""
+    """Raise unless a micro-condition's name is a string without another meaning in a batch: it
+    would replace the pictures, labels or positions."""
     if not isinstance(name, str) or name in (*_KEYS, "caption"):
         raise checks.error(
-            f"`{argument}` must name a micro-condition, and none of {', '.join(_KEYS)}, caption",
-            fix='pass the name that LevelSpec(micro_conditions=) has, such as "scale"',
+            f"`{argument}` must name a micro-condition, not one of {', '.join(_KEYS)}, caption",
+            fix='pass a name from LevelSpec(micro_conditions=), such as "scale"',
             **{argument: name},
         )
 
@@ -43,7 +43,7 @@ def positions(step: tf.Tensor | int, batch_size: int) -> tf.Tensor:
 
 
 def record_index(position: tf.Tensor, num_records: int | tf.Tensor, seed: int) -> tf.Tensor:
-    """Return which record stands at a position of the endless shuffled sequence.
+    """Return the records at some positions of the endless shuffled sequence.
 
     Args:
         position: int64 (B,).
@@ -60,8 +60,8 @@ def record_index(position: tf.Tensor, num_records: int | tf.Tensor, seed: int) -
     """
     # The op behind tf.random.experimental.index_shuffle, whose wrapper cannot take one seed per
     # index, as a batch that straddles epochs needs (it pads the wrong axis). Two more traps: with
-    # the wrapper's 4 rounds small seeds hardly shuffle (36 of 40 records stayed in place), and of
-    # each seed word only the lowest bits count, about half of those of n (so 2**32 was seed 0, and
+    # the wrapper's 4 rounds small seeds hardly shuffle (36 of 40 records stayed in place), and only
+    # the lowest bits of each seed word count, about half as many as n has (so 2**32 was seed 0, and
     # epoch 256 would be epoch 0). Hence 16 rounds, and words that are hashes of seed and epoch.
     return tf.raw_ops.RandomIndexShuffle(
         index=position % num_records,
@@ -91,20 +91,20 @@ def _word(value: int) -> tf.Tensor:
 def ordered_dataset(
     num_records: int, batch_size: int, *, seed: int, first_step: int = 0, repeat: bool = True
 ) -> tf.data.Dataset:
-    """Return the endless dataset of (record index, position) batches.
+    """Return the dataset of (record index, position) batches, endless by default.
 
-    Use it to feed records that live anywhere: map the indices to a lookup.
+    Use it to feed records from anywhere: map a lookup over the indices.
 
     Args:
-        num_records: how many records there are.
+        num_records: number of records.
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch; seeking costs nothing.
-        repeat: `False` for a dataset that ends after every record has come once, such as one for
+        repeat: `False` for a dataset that ends after every record has come once, for example for
             validation; its last batch may be smaller.
 
     Returns:
-        A dataset of pairs of int64 (batch_size,), without end unless asked for.
+        A dataset of pairs of int64 (batch_size,).
 
     Raises:
         ValueError: when an argument is out of range.
@@ -150,35 +150,35 @@ def image_text_dataset(
     keys: Collection[str] | None = None,
     repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return training batches out of arrays in memory, endless unless asked for.
+    """Return training batches from arrays in memory, endless by default.
 
     Args:
-        images: uint8 (n, S, S, C) of 1, 3 or 4 channels, or codes of an autoencoder, float32 of any
-            number of channels, or a record such as `load_emoji` and `load_folder` return, of
-            which the largest size is used (training makes the smaller ones) and the labels; or
-            clips, (n, T, S, S, C), which batches hold as "video".
-        text: token states (n, L, D), for example of `encode_cached`.
+        images: uint8 (n, S, S, C) with 1, 3 or 4 channels, or codes of an autoencoder, float32 with
+            any number of channels; or clips, (n, T, S, S, C), which batches hold as "video"; or a
+            record as `load_emoji` and `load_folder` return it, whose labels and largest size are
+            used (training makes the smaller sizes).
+        text: token states (n, L, D), for example from `encode_cached`.
         text_mask: (n, L), 1 for tokens and 0 for padding; goes with `text`.
         labels: int (n,), -1 for unconditional; by default those of the record.
         pooled: (n, P), one vector per prompt, for networks that take it.
         low_res: (n, h, w, C), the picture that a network with more in_channels than out_channels
             sees beside each of `images`; uint8 or float32.
-        micro: micro-conditions by name, (n,) each, such as scores or original sizes; NaN where one
-            is not known.
+        micro: micro-conditions by name, (n,) each, such as scores or original sizes; NaN where
+            unknown.
         batch_size: samples per step, over all replicas.
         seed: decides the order.
         first_step: the step of the first batch, for resuming.
         keys: which of "image" or "video", "low_res", "text", "text_mask", "pooled", "label", the
-            micro-conditions and "sample" a batch holds; by default all that are known.
+            micro-conditions and "sample" a batch holds; by default all that are available.
         repeat: as in `ordered_dataset`.
 
     Returns:
         A dataset of dicts: "image" (B, S, S, C) or "video" (B, T, S, S, C), "text" (B, L, D) and
         "text_mask" (B, L) in the dtypes of the arguments, "pooled" (B, P), "label" int32 (B,),
-        micro-conditions float32 (B,), "sample" int64 (B,), the position.
+        micro-conditions float32 (B,), and the position, "sample" int64 (B,).
 
     Raises:
-        ValueError: when the arrays do not belong together or a key is unknown.
+        ValueError: if the arrays do not belong together or a key is unknown.
 
     Example:
 
@@ -260,6 +260,6 @@ def _check(image: np.ndarray, columns: dict[str, np.ndarray], micro: dict[str, n
     if "label" in columns and not np.issubdtype(columns["label"].dtype, np.integer):
         raise checks.error(
             "`labels` must be integers, the numbers of classes",
-            fix="cast whole numbers with astype(int); of one-hot rows take the argmax",
+            fix="cast whole numbers with astype(int); take the argmax of one-hot rows",
             dtype=columns["label"].dtype.name,
         )

@@ -1,4 +1,4 @@
-"""Which record comes when, where shards have to be read as a whole."""
+"""Which record comes when, if shards have to be read as a whole."""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def place_in(ends: Sequence[int] | np.ndarray, row: int) -> tuple[int, int]:
 
     Args:
         ends: number of rows up to the end of each part.
-        row: its number, from 0.
+        row: number of the row, from 0.
 
     Example:
 
@@ -27,9 +27,9 @@ def place_in(ends: Sequence[int] | np.ndarray, row: int) -> tuple[int, int]:
 class WindowOrder:
     """An endless order that visits a few shards at a time, a pure function of the position.
 
-    Every epoch takes the shards in another order, a window of them at a time, and the records of a
-    window in another order. So a reader that keeps a window and the next one in memory reads every
-    shard once per epoch.
+    Every epoch takes the shards in a new order, a window of them at a time, and shuffles the
+    records of each window anew. So a reader that keeps a window and the next one in memory reads
+    every shard once per epoch.
 
     Attributes:
         length: number of records.
@@ -57,7 +57,7 @@ class WindowOrder:
         self._permuted = functools.lru_cache(maxsize=8)(self._make_window)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Return which records stand at some positions of the endless sequence.
+        """Return the records at some positions of the endless sequence.
 
         Args:
             positions: int64 (B,).

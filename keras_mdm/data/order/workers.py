@@ -1,4 +1,4 @@
-"""Which samples of a batch a worker makes, and what stands where in the endless order."""
+"""Which samples of a batch a worker makes, and where they are in the endless order."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from keras_mdm import checks
 class Share:
     """The samples of every batch that one of several workers makes.
 
-    A worker's own samples, one after the other, are its parts of the steps: batches of them hold
-    its parts of as many steps as there are workers. TensorFlow cuts each batch of a pipeline into
-    as many parts as there are workers, and takes them one after the other.
+    A worker's pipeline strings together its parts of the steps, so that a batch of the pipeline
+    holds the parts of as many steps as there are workers. TensorFlow cuts each such batch into as
+    many parts as there are workers, and takes them one after the other.
 
     Args:
         batch_size: samples per step, over all workers.
-        index: which worker.
-        workers: how many.
+        index: number of this worker, from 0.
+        workers: number of workers.
 
     Example:
 
@@ -39,19 +39,18 @@ class Share:
         return self.batch_size // self.workers
 
     def starts(self, first_step: int, count: int, records: int | None = None) -> tf.data.Dataset:
-        """Numbers of every `count`th of the worker's own samples, from a step on.
+        """Numbers of every `count`-th of the worker's own samples.
 
         Args:
-            first_step: the step.
+            first_step: the step to begin with.
             count: samples that are made at a time.
-            records: where to end, after each of so many records has come once; without an end
-                unless given.
+            records: number of records, after which to end; endless by default.
         """
-        last = np.iinfo(np.int64).max // 2**20  # positions are up to that many times as large
+        last = np.iinfo(np.int64).max // 2**20  # positions may be larger by this factor
         return tf.data.Dataset.range(first_step * self.own, records or last, count)
 
     def positions(self, start: tf.Tensor | int, count: int) -> tf.Tensor:
-        """Positions of some of the worker's own samples in the order of all.
+        """Positions, in the order of all samples, of some of the worker's own.
 
         Args:
             start: number of the first one.
@@ -64,7 +63,7 @@ class Share:
         return place // self.own * self.batch_size + self.index * self.own + place % self.own
 
     def told(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same batches, which TensorFlow does not share out again."""
+        """The same batches, marked so that TensorFlow does not shard them again."""
         if self.workers == 1:
             return dataset
         options = tf.data.Options()
@@ -80,7 +79,7 @@ def share_of(worker: Any, batch_size: int) -> Share:
         batch_size: samples per step, over all workers.
 
     Raises:
-        ValueError: if `worker` is something else, or the number does not divide the batch.
+        ValueError: if `worker` is not such a pair, or the number does not divide the batch size.
     """
     batch_size = checks.integer("batch_size", batch_size, minimum=1)
     pair = isinstance(worker, tuple) and len(worker) == 2 and all(map(checks.is_int, worker))
@@ -97,17 +96,18 @@ def share_of(worker: Any, batch_size: int) -> Share:
 def once(
     repeat: bool, records: int, first_step: int, batch_size: int, workers: int = 1
 ) -> int | None:
-    """Return where a dataset ends: `None` for an endless one, or after every record.
+    """Return after how many records a dataset ends: `None` for an endless one.
 
     Args:
-        repeat: whether it goes on for ever.
-        records: how many there are.
+        repeat: whether the dataset is endless.
+        records: number of records.
         first_step: the step of the first batch.
         batch_size: samples per step.
-        workers: that share the batches out.
+        workers: number of workers among which batches are divided.
 
     Raises:
-        ValueError: if it would be empty, or workers would share out batches of different sizes.
+        ValueError: if the dataset would be empty, or workers would divide batches of different
+            sizes.
     """
     if not isinstance(repeat, bool):
         raise checks.error("`repeat` must be a bool", fix="pass True or False", repeat=repeat)
@@ -115,7 +115,7 @@ def once(
         return None
     if workers > 1 or first_step * batch_size >= records:
         raise checks.error(
-            "with repeat=False every worker reads all batches, and there must be one",
+            "with repeat=False every worker must read all batches, and there must be one",
             fix="leave worker out, and pass an earlier first_step",
             workers=workers,
             first_step=first_step,
@@ -125,6 +125,6 @@ def once(
 
 
 def fraction(seed: int, purpose: str, position: int) -> float:
-    """A number in [0, 1) that follows from seed, purpose and position."""
+    """A number in [0, 1), determined by seed, purpose and position."""
     digest = hashlib.sha256(f"{seed} {purpose} {int(position)}".encode()).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
