@@ -68,15 +68,15 @@ class CaptionedImages:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this data from other data: number of records, and a SHA-256 of captions,
-        labels and the pictures at the lowest resolution."""
+        """What distinguishes this data: number of records, and a SHA-256 of captions, labels and
+        the pictures at the lowest resolution."""
         digest = hashlib.sha256("\0".join(self.captions).encode())
         digest.update(np.ascontiguousarray(self.labels, "<i4").tobytes())
         digest.update(np.ascontiguousarray(self.images[min(self.images)]).tobytes())
         return {"records": len(self), "sha256": digest.hexdigest()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Self:
-        """Return a record with these rows only, in this order.
+        """Return a record with only these rows, in this order.
 
         Args:
             rows: positions, or one boolean per picture.
@@ -102,7 +102,7 @@ class CaptionedImages:
                 changes[field.name] = tuple(value[row] for row in rows)
         return dataclasses.replace(self, **changes)
 
-    # Names of the fields that hold one entry per picture, beside `images`.
+    # Fields besides `images` that hold one entry per picture.
     _per_picture = ("captions", "labels")
 
 
@@ -117,7 +117,7 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
         uint8 (n, size, size, C).
 
     Raises:
-        ValueError: when the sizes do not divide.
+        ValueError: if `size` does not divide s.
 
     Example:
 

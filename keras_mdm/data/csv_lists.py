@@ -1,4 +1,4 @@
-"""Tables that this package writes beside shards, read again with the line of what is damaged."""
+"""Tables that this package writes beside shards; errors name the damaged line."""
 
 import csv
 import io
@@ -12,20 +12,20 @@ from keras_mdm.files import write_atomically
 def read_csv(
     path: Path, header: Sequence[str], *, what: str, fix: str, text: Sequence[str] = ()
 ) -> list[list[str]]:
-    """Read a table that `write_csv` wrote; names of files may hold bytes that are no UTF-8.
+    """Read a table that `write_csv` wrote; names of files need not be UTF-8.
 
     Args:
         path: the file.
         header: names of its columns.
-        what: what it is called in the error.
-        fix: what to do about a damaged one.
-        text: columns that are read by people and must be UTF-8.
+        what: what to call the table in the error.
+        fix: how to repair a damaged table.
+        text: columns that people read and that must be UTF-8.
 
     Returns:
         The rows.
 
     Raises:
-        ValueError: if it is not whole; names the file and the line.
+        ValueError: if the table is damaged; names the file and the line.
     """
     rows, wrong = [], "it is empty"
     places = [header.index(name) for name in text]
@@ -51,7 +51,7 @@ def read_csv(
 
 
 def damaged_table(path: Path, problem: str, *, what: str, fix: str, line: int) -> ValueError:
-    """The error for a table that is not whole."""
+    """The error for a damaged table."""
     return checks.error(
         f"{what} must be whole", fix=fix, file=str(path), line=line, problem=problem
     )

@@ -1,4 +1,4 @@
-"""Captions of a batch and the states that an encoder makes of them."""
+"""Captions of a batch, and the states that an encoder makes from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -30,18 +30,18 @@ def check_encoder(encoder: Any) -> None:
 def encoding(
     encoder: Encoder, column: str, texts: Callable[[np.ndarray], Sequence[str]]
 ) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
-    """Return the function that puts states in the place of a column of a batch.
+    """Return a function that replaces a column of a batch with states.
 
-    Map it over batches, not over samples: an encoder is called once for all captions of a batch.
+    Map it over batches, not over samples: the encoder is called once for all captions of a batch.
 
     Args:
         encoder: makes the states.
-        column: what tells the captions.
-        texts: function of the column's values that returns them.
+        column: the column that determines the captions.
+        texts: function from the values of this column to the captions.
 
     Returns:
-        A function of a batch; "text" is (B, L, D) and "text_mask" (B, L) in what it returns, L as
-        the encoder pads.
+        A function from batch to batch that adds "text" (B, L, D) and "text_mask" (B, L), where L
+        is the length to which the encoder pads.
     """
 
     def encode(values: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,4 +1,4 @@
-"""What is in a source of pictures: counts, sizes, captions, classes, what is broken."""
+"""What is in a source of pictures: counts, sizes, captions, classes, broken records."""
 
 import os
 from collections import Counter
@@ -18,26 +18,26 @@ from keras_mdm.data.sharding import in_order
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
 from keras_mdm.data.sources.texts import printable
 
-# Shorter sides are counted between these.
+# Bounds between which shorter sides are counted.
 _SIDES = (0, 64, 128, 256, 512, 1024, 2048, 10**9)
 
 
 @dataclass
 class Overview:
-    """What was found in the records that were looked at.
+    """What was found in the records that were read.
 
     Attributes:
         records: number of records of the source.
         looked_at: number of records that were read and decoded.
-        sides: how many pictures have a shorter side below the next of 64, 128, ..., by the bound.
+        sides: number of pictures by the upper bound (64, 128, ...) of their shorter side.
         caption_lengths: characters of every caption.
-        captions_per_record: how many records have so many captions.
-        labels: how many records each class has, by its number.
+        captions_per_record: number of records by their number of captions.
+        labels: number of records by class.
         bytes_per_record: mean size of a picture file.
         broken: records that cannot be used, and why.
         unused: files that are not meant to be records, and why.
-        choices: what was chosen of several, such as the split.
-        found: how many files of each kind lie in the folder that was opened.
+        choices: what was chosen among several options, such as the split.
+        found: number of files of each kind in the folder that was opened.
     """
 
     records: int
@@ -58,8 +58,8 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
 
     Args:
         source: what to look at.
-        limit: so many records at most; all if `None`.
-        progress: show a bar.
+        limit: read at most this many records; all if `None`.
+        progress: show a progress bar.
 
     Returns:
         What was found.
@@ -156,7 +156,7 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
 
 
 def _by_reason(entries: Sequence[Skipped]) -> list[str]:
-    """A line per reason, the most frequent first: how many, and the first three of them."""
+    """One line per reason, the most frequent first: its count and its first three files."""
     counts: Counter = Counter()
     first: dict[str, list[str]] = {}
     for file, reason in entries:  # may be millions
@@ -179,14 +179,14 @@ def captions_of(
     Args:
         source: pictures, read once, in several threads, never all in memory; or clips, whose
             captions are known.
-        skipped: called for every record that gives none, with the reason.
+        skipped: called with every unusable record and the reason.
 
     Raises:
-        ValueError: if it is not a source of pictures or clips.
+        ValueError: if `source` is not a source of pictures or clips.
     """
     if is_clip_source(source):
         return iter(source.captions)
-    return _captions(require_source(source), skipped)  # a generator would look at it later
+    return _captions(require_source(source), skipped)  # a generator would check it later
 
 
 def _captions(source: ImageSource, skipped: Callable[[Skipped], Any]) -> Iterator[str]:
@@ -212,7 +212,7 @@ def examples(
     Args:
         source: where they come from.
         sizes: sizes of the levels.
-        count: how many pictures, fewer if fewer can be used.
+        count: number of pictures; fewer are returned if too few can be used.
 
     Returns:
         uint8 (n, S, S, 3) by level name, and n texts.
@@ -242,7 +242,7 @@ def examples(
     if not texts:
         raise checks.error(
             "at least one record must be usable",
-            fix="see the list of what is broken",
+            fix="see the list of broken records",
             records=len(source),
         )
     return {level: np.stack(squares) for level, squares in pictures.items()}, texts

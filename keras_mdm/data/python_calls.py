@@ -1,9 +1,9 @@
-"""Python functions inside of a tf.data pipeline, which let the process end.
+"""Python functions inside a tf.data pipeline that do not keep the process from ending.
 
-A pipeline reads ahead in threads of its own. One that waits for the interpreter while it shuts down
-waits for ever, and the shutdown waits for the thread. So at exit no new call is let in, and those
-under way are waited for; then the interpreter goes. Calls that do not end are left alone, and their
-pipelines with them: the destructor of an iterator would wait for the call.
+A pipeline reads ahead in its own threads. A thread that waits for the interpreter during shutdown
+waits for ever, and the shutdown waits for the thread. So at exit no new calls are admitted, and
+running ones are waited for before the interpreter shuts down. Calls that do not end are left alone
+together with their pipelines: the destructor of an iterator would wait for the call.
 """
 
 import atexit
@@ -17,13 +17,13 @@ from typing import Any
 
 import tensorflow as tf
 
-# How long no call must have come before the pipelines count as quiet, and when to give up: early
-# enough for those who kill what has not ended 30 seconds after a signal.
+# Seconds without a call after which the pipelines count as quiet, and seconds after which to give
+# up: well before a process that was told to end is commonly killed, after 30 seconds.
 _QUIET, _PATIENCE = 0.2, 10.0
 
 
 class _Gate:
-    """Counts the calls that are under way, and can be closed."""
+    """Counts the running calls, and can be closed to new ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class _Gate:
                 self._running -= 1
 
     def close(self) -> None:
-        """Let nobody in any more, and wait for those who are."""
+        """Admit no more calls, and wait for the running ones."""
         with self._lock:
             if not self._last:
                 return  # no pipeline ever called
@@ -56,24 +56,24 @@ class _Gate:
 
 
 def _leave() -> None:
-    """At exit: have no pipeline wait for Python, or the interpreter for a pipeline."""
+    """At exit: keep pipelines and the interpreter from waiting for each other."""
     _gate.close()
-    # Also those of datasets that were made elsewhere, such as by `from_generator`.
+    # Any other thread runs Python for a dataset, possibly one made elsewhere (`from_generator`).
     ours = {thread.ident for thread in threading.enumerate() if _is_ours(thread)}
     if not sys._current_frames().keys() - ours:
         return
     for found in gc.get_objects():
         if isinstance(found, tf.data.Iterator) or type(found).__name__ in _ITERATORS:
-            # Never freed, so that its destructor is not run.
+            # Never freed, so that its destructor never runs.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
 
 
-# What a strategy iterates with; not all are `tf.data.Iterator`.
+# Iterators of strategies that are not `tf.data.Iterator`.
 _ITERATORS = ("OwnedMultiDeviceIterator",)
 
 
 def _is_ours(thread: threading.Thread) -> bool:
-    """Whether Python has started a thread, rather than TensorFlow."""
+    """Whether Python, rather than TensorFlow, started a thread."""
     return not isinstance(thread, threading._DummyThread)
 
 
@@ -84,11 +84,11 @@ atexit.register(_leave)
 def call_python(
     function: Callable[..., Any], arguments: Sequence[tf.Tensor], dtypes: Any
 ) -> list[tf.Tensor]:
-    """Call a Python function on tensors inside of a pipeline, as `tf.numpy_function` does.
+    """Call a Python function on tensors inside a pipeline, as `tf.numpy_function` does.
 
     Args:
         function: takes and returns NumPy values.
         arguments: its arguments.
-        dtypes: of what it returns.
+        dtypes: the dtypes of its results.
     """
     return tf.numpy_function(lambda *args: _gate.call(function, *args), arguments, dtypes)

@@ -1,11 +1,11 @@
-"""The downsampling operators D^r on stored pixels, so that every path a picture takes shows one."""
+"""The downsampling operators D^r on stored pixels, so that all paths give the same picture."""
 
 import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING, FRAMES
 
-# Values summed at a time: the sums are wider than the pixels.
+# Values summed at a time: sums need more memory than pixels.
 _AT_A_TIME = 2**24
 
 
@@ -21,11 +21,11 @@ def reduce_pixels(
         kind: `"area"`, means of blocks, or `"bilinear"`, means of their central pixels.
 
     Returns:
-        uint8 (..., height, width, C); halves are rounded up. The argument itself if that is its
-        size.
+        uint8 (..., height, width, C); halves are rounded up. `pixels` itself if it already has
+        this size.
 
     Raises:
-        ValueError: if the pixels are of another form, or the sizes do not divide.
+        ValueError: if `pixels` has another dtype or shape, or the sizes do not divide.
 
     Example:
 
@@ -56,7 +56,7 @@ def reduce_pixels(
         )
     if ratio == 1:
         return pixels
-    # The pixels of a block that count, down and across.
+    # The rows, and the columns, of a block that count.
     kept = range(ratio) if kind == "area" else range((ratio - 1) // 2, ratio // 2 + 1)
     count = len(kept) ** 2
     sums = np.uint16 if 255 * count + count // 2 < 2**16 else np.uint32
@@ -72,17 +72,17 @@ def reduce_pixels(
 
 
 def still_frame(clips: np.ndarray, frame: str = "first") -> np.ndarray:
-    """The picture that stands for a clip, as `keras_mdm.diffusion.downsample` takes it.
+    """The picture that represents a clip, chosen as in `keras_mdm.diffusion.downsample`.
 
     Args:
         clips: uint8 (..., T, H, W, C).
-        frame: `"first"`, `"middle"` (of an even number the later one of the two) or `"average"`.
+        frame: `"first"`, `"middle"` (the later of two middle frames) or `"average"`.
 
     Returns:
         uint8 (..., H, W, C); an average is rounded to nearest, halves up.
 
     Raises:
-        ValueError: if the clips are of another form, or `frame` is unknown.
+        ValueError: if `clips` has another dtype or shape, or `frame` is unknown.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Shards that are written completely or not at all, with a note each, and a manifest at the end."""
+"""Shards, each with a note and written completely or not at all, and a manifest at the end."""
 
 import contextlib
 import hashlib
@@ -38,14 +38,14 @@ _NOTE = {"file": str, "records": int, "sha256": str, "skipped": [[str]]}
 
 
 def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
-    """Note what a folder is for, and return it.
+    """Write down what a folder is for, and return the folder.
 
     Args:
-        directory: made if it is not there.
+        directory: the folder; created if missing.
         plan: plain values that decide what the shards hold.
 
     Raises:
-        ValueError: if the folder is for something else, or holds other files.
+        ValueError: if the folder has another plan, or holds other files.
     """
     target = Path(directory)
     if target.exists() and not target.is_dir():
@@ -61,11 +61,11 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
             fix="choose another directory",
             directory=str(target),
         )
-    # Of two calls that begin at once, what the first one wrote counts.
+    # If two calls begin at once, the plan of the first one counts.
     if not write_once(note, json.dumps(plan, indent=1)):
         known = read_json(
             note,
-            what="the note of what a folder of shards is for",
+            what="the plan of a folder of shards",
             fix="restore it from a copy, or remove the folder and prepare again",
         )
         different = {
@@ -82,24 +82,24 @@ def claim(directory: str | os.PathLike, plan: dict[str, Any]) -> Path:
 
 
 def _before_a_plan(path: Path) -> bool:
-    """Whether a file is of a call that has begun, or begins at this moment."""
+    """Whether a file belongs to a call that has begun or is just beginning."""
     return is_temporary(path) or path.name in (PLAN, LEASE)
 
 
 def take_turn_in(target: Path, progress: bool = True) -> contextlib.AbstractContextManager:
-    """The turn of one call that writes shards: another one for the same folder waits, and then
-    finds them there.
+    """The turn of one call that writes shards: another call for the same folder waits, and then
+    finds the shards.
 
     Args:
-        target: of `claim`.
-        progress: say when another call is at it.
+        target: the folder, as `claim` returned it.
+        progress: report that another call is being waited for.
     """
 
     def waiting() -> None:
         if progress:
-            print(f"another process prepares {target}: waiting for it", flush=True)
+            print(f"another process is preparing {target}: waiting for it", flush=True)
 
-    return take_turn(target, waiting, lock=PLAN)  # which is there: no further file in the folder
+    return take_turn(target, waiting, lock=PLAN)  # it exists: no further file in the folder
 
 
 def write_shard(
@@ -110,15 +110,15 @@ def write_shard(
     done: Callable[[bytes | Skipped], None] = lambda result: None,
     complete: Callable[[list[int]], None] = lambda kept: None,
 ) -> dict[str, Any]:
-    """Write one ArrayRecord file and its note, unless the note is there.
+    """Write one ArrayRecord file and its note, unless the note exists.
 
     Args:
         file: the shard.
-        work: function of a row that makes its bytes, or says why there are none.
-        rows: what goes into it.
-        pool: threads that work.
-        done: called after each row, in order.
-        complete: called with the rows that were written, before the note is.
+        work: makes the bytes of a row, or says why there are none.
+        rows: the rows that go into the shard.
+        pool: threads that call `work`.
+        done: called with the result of each row, in order.
+        complete: called with the rows that were written, before the note is written.
 
     Returns:
         The note: file, records, sha256, skipped.
@@ -133,9 +133,9 @@ def write_shard(
             fix="remove it: the next call makes the shard again",
             keys=_NOTE,
         )
-    # A name of its own: a runner may have two workers write the same shard at once.
+    # A unique name: a runner may have two workers write the same shard at once.
     partial = temporary_path(file.with_suffix(_PARTIAL))
-    # One record per group: it is read alone, and what is compressed already does not compress.
+    # One record per group, as each is read alone; uncompressed, as the content is already packed.
     writer = ArrayRecordWriter(os.fsencode(partial), "group_size:1,uncompressed")
     kept, skipped = [], []
     for row, result in zip(rows, in_order(pool, work, rows), strict=True):
@@ -152,7 +152,7 @@ def write_shard(
         os.fsync(stream.fileno())
     os.replace(partial, file)
     found = {"file": file.name, "records": len(kept), "sha256": digest, "skipped": skipped}
-    # Last: where it is, the shard is complete.
+    # Last: a note means that its shard is complete.
     write_atomically(note, json.dumps(found))
     return found
 
@@ -163,7 +163,7 @@ def note_of(file: Path) -> Path:
 
 
 def in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterator[Any]:
-    """Results in the order of `rows`, a few of them under way at a time, never all in memory."""
+    """Results in the order of `rows`: a few are computed at a time, and never all are in memory."""
     waiting: deque[Future] = deque()
     for row in rows:
         waiting.append(pool.submit(work, row))
@@ -176,23 +176,23 @@ def in_order(pool: ThreadPoolExecutor, work: Any, rows: Sequence[int]) -> Iterat
 def require_share(
     shards: Sequence[dict[str, Any]], source: Skipping, per_shard: int, max_skipped: float
 ) -> None:
-    """Raise if of the shards so far too large a share was skipped.
+    """Raise if too large a share of the records so far was skipped.
 
     Args:
-        shards: their notes.
-        source: what they are made of.
-        per_shard: how many of its records become a shard.
-        max_skipped: the share.
+        shards: notes of the shards so far.
+        source: the records that the shards are made from.
+        per_shard: records that go into a shard.
+        max_skipped: the largest share allowed.
 
     Raises:
-        ValueError: if it is too large, and not all that there is.
+        ValueError: if the share is too large, unless everything so far was skipped.
     """
     skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
-    # What was found out in batches is found out here again.
+    # Records that turned out unusable while batches were read are found here again.
     count = len({*skipped, *source.skipped})
     seen = min(len(source), max(LEAST, len(shards) * per_shard))
     if any(shard["records"] for shard in shards) and count > max_skipped * seen:
-        fix = f"{source.advice}, or call it again with a higher max_skipped, which continues"
+        fix = f"{source.advice}, or call again with a higher max_skipped to continue"
         raise share_error(count, seen, max_skipped, what=source.what, fix=fix, first=skipped)
 
 
@@ -203,14 +203,14 @@ def finish(
     left_out: Sequence[Skipped],
     what: str,
 ) -> dict[str, Any]:
-    """Write the manifest and the list of what was skipped; remove what killed calls have left.
+    """Write the manifest and the list of skipped records; remove what killed calls left behind.
 
     Args:
         target: the folder.
-        plan: what `claim` was given.
+        plan: the plan given to `claim`.
         shards: notes of all shards, in order.
-        left_out: what was skipped before.
-        what: what a record is called in the error.
+        left_out: records skipped before the shards were made.
+        what: what to call a record in the error.
 
     Raises:
         ValueError: if all shards are empty.
@@ -224,7 +224,7 @@ def finish(
             fix="see why they were skipped",
             skipped=[tuple(entry) for entry in skipped[:5]],
         )
-    # Of earlier versions; those of today tell whose they are, and may be of a worker that lives.
+    # Left by earlier versions. Names of today tell the owner, which may still be running.
     for left in target.glob(f"*{_PARTIAL}"):
         if not is_temporary(left):
             left.unlink(missing_ok=True)
@@ -253,7 +253,7 @@ def read_skipped(directory: str | os.PathLike) -> list[Skipped]:
             directory=str(directory),
         )
     what, fix = (
-        "the list of what was skipped",
+        "the list of skipped records",
         "run `keras-mdm prepare` again, which rewrites it",
     )
     return [Skipped(*row) for row in read_csv(file, ("file", "reason"), what=what, fix=fix)]

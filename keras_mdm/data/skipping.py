@@ -1,4 +1,4 @@
-"""What stands in for a record that cannot be used, and how many may be so."""
+"""How unusable records are replaced, and how many there may be."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from keras_mdm.machine_faults import of_the_machine
 
 Made = TypeVar("Made")
 
-# Share of unusable records above which a data set is called broken.
+# Share of unusable records above which a data set counts as broken.
 MAX_SKIPPED = 0.01
-# The share is taken of at least so many records, or one of ten would be too many.
+# The share is taken of at least this many records, or one unusable in ten would be too many.
 LEAST = 1000
-# What stands in for an unusable record is looked for among so many that follow it.
+# How many records in a row are tried in place of an unusable one.
 _TRIES = 64
 # Longer reasons are cut: some parsers quote what they could not read.
 _REASON = 300
@@ -27,12 +27,12 @@ class Unusable(ValueError):
 
 
 def reason_of(problem: Exception) -> str:
-    """Why a record cannot be used, from what was raised while it was read.
+    """Why a record cannot be used, given what was raised while it was read.
 
-    Files may hold anything, and their parsers are others': whatever they raise, it is the record's
-    fault and no reason to end a job. What is not the record's fault is raised here again: memory,
-    descriptors or space that are used up, a disk or a network that is gone, a package that is
-    missing. A broken record that asks for more memory than there is cannot be told from that.
+    Files may hold anything, and third-party parsers may raise anything: this is the record's fault
+    and does not end a job. Faults of the machine are raised again: memory, descriptors or space
+    used up, a disk or a network gone, a package missing. A broken record that asks for more memory
+    than there is cannot be told from these.
 
     Args:
         problem: what was raised.
@@ -48,14 +48,14 @@ def reason_of(problem: Exception) -> str:
     cause: BaseException | None = problem
     while cause is not None:
         if of_the_machine(cause):
-            # Whoever called it unusable was too quick.
+            # It was called `Unusable` too hastily: raise the cause.
             while isinstance(problem, Unusable) and problem.__cause__ is not None:
                 problem = problem.__cause__
             raise problem
         cause = cause.__cause__
     text = " ".join((getattr(problem, "strerror", None) or str(problem)).split())
     text = text if len(text) <= _REASON else f"{text[:_REASON]} ..."
-    # Names of files are part of some messages, and need not be text.
+    # Some messages contain names of files, which need not be valid text.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(problem, Unusable):
         return text or "cannot be used"
@@ -68,15 +68,15 @@ def reason_of(problem: Exception) -> str:
 def share_error(
     count: int, of: int, max_skipped: float, *, what: str, fix: str, first: Sequence[Skipped]
 ) -> ValueError:
-    """The error that more than a share of the records is unusable.
+    """The error for too large a share of unusable records.
 
     Args:
-        count: so many are.
-        of: of so many.
-        max_skipped: the share.
-        what: what they are called.
+        count: number of unusable records.
+        of: number of records among which they were found.
+        max_skipped: the largest share allowed.
+        what: what the records are called.
         fix: what can be done.
-        first: some of them; three are named.
+        first: some of the unusable records; three are named.
     """
     return checks.error(
         f"at most {max_skipped:.2%} of the {what} may be unusable",
@@ -87,20 +87,19 @@ def share_error(
 
 
 class Skipping:
-    """Records of which some may be unusable: the part that sources of pictures and of clips share.
+    """Records, some possibly unusable: what sources of pictures and of clips have in common.
 
     Attributes:
-        max_skipped: share of unusable records, of those seen, above which reading stops.
-        unused: files that lie in the source and are not meant to be records of it (another split,
-            check sums, tables beside shards), and why: listed, but nothing is wrong with them.
-        choices: what was chosen of several, by what it is ("split", "image", "label").
+        max_skipped: share of unusable records, among those seen, above which reading stops.
+        unused: files in the source that are not meant to be its records (another split, checksums,
+            tables beside shards), and why; nothing is wrong with them.
+        choices: what was chosen among several options, by kind ("split", "image", "label").
 
     Args:
-        left_out: what was found unusable before.
-        max_skipped: see above.
+        left_out: records found unusable before.
 
     Raises:
-        ValueError: if `max_skipped` is no share.
+        ValueError: if `max_skipped` is not in [0, 1].
     """
 
     # For errors: what a record is called, and what to do about unusable ones.
@@ -133,23 +132,23 @@ class Skipping:
     def usable(
         self, row: int, make: Callable[[int], Made], among: Sequence[int] | None = None
     ) -> tuple[Made, int]:
-        """Make something of a record, or of the next one after it that can be used.
+        """Make something from a record, or from the next usable one after it.
 
-        So a broken file never stops a run, and what stands in for it is always the same. It is
+        So one broken file does not stop a run, and its replacement is always the same. The file is
         listed in `skipped` and not opened again.
 
         Args:
             row: number of the record.
-            make: function of a number; whatever it raises, see `reason_of`, the record is skipped.
-
-            among: ascending numbers of the records of which one may stand in for it, itself among
-                them; if none of these can be used, any may, as without it.
+            make: function of a record's number; if it raises, the record is skipped (see
+                `reason_of` for exceptions to this).
+            among: ascending numbers of the records that may replace it, its own included. If none
+                of these can be used, or by default, any record may.
 
         Returns:
-            What `make` returned, and the number it was made of.
+            What `make` returned, and the number of the record used.
 
         Raises:
-            ValueError: if too large a share is unusable, or many in a row are.
+            ValueError: if too large a share is unusable, or too many in a row are.
         """
         for candidate in self._candidates(row, among):
             if candidate in self._unusable:
@@ -162,7 +161,7 @@ class Skipping:
             self._reads += 1  # a rough count will do
             return made, candidate
         raise checks.error(
-            f"of {min(_TRIES, len(self))} {self.what} in a row none can be used",
+            f"of {min(_TRIES, len(self))} {self.what} in a row at least one must be usable",
             fix=self.advice,
             first=f"{self.name(row)}: {self._unusable.get(row % len(self), 'unusable')}",
         )
@@ -176,27 +175,27 @@ class Skipping:
             yield candidate % len(self)
 
     def leave_out(self, reasons: Mapping[int, str]) -> None:
-        """List records as unusable, all others having been looked at.
+        """List records as unusable, once all have been examined.
 
         Args:
-            reasons: by their numbers.
+            reasons: why, by number of the record.
 
         Raises:
-            ValueError: if they are too large a share.
+            ValueError: if too large a share is unusable.
         """
         with self._lock:
             self._unusable.update(reasons)
         self.check_share()
 
     def attempt(self, row: int, make: Callable[[int], Made]) -> Made | Skipped:
-        """Make something of one record.
+        """Make something from one record.
 
         Args:
             row: number of the record.
             make: as for `usable`.
 
         Returns:
-            What `make` returned, or why the record cannot be used; it is not counted.
+            What `make` returned, or why the record cannot be used; the failure is not counted.
         """
         try:
             return make(row)
@@ -212,12 +211,12 @@ class Skipping:
         """Raise if more than `max_skipped` of the records are unusable.
 
         Args:
-            seen: how many were looked at so far; all of them unless given.
+            seen: number of records examined so far; all by default.
         """
         left_out = len(self._left_out)
         count, total = len(self._unusable) + left_out, len(self) + left_out
         seen = total if seen is None else seen + left_out
-        # Of the first few, one is a large share; a small set is judged as a whole.
+        # One among the first few is a large share; a small set is judged as a whole.
         of = min(total, max(seen, LEAST))
         if count > self.max_skipped * of:
             fix = f"{self.advice}, or raise max_skipped"

@@ -182,7 +182,7 @@ def test_two_calls_at_once_write_each_shard_once(folder, tmp_path, capsys):
             prepare(folder, tmp_path / "shards", size=8)  # at once, not after waiting
         second = pool.submit(prepare_images, source, tmp_path / "shards", **OPTIONS)
         found = [first.result(), second.result()]
-    assert "another process prepares" in capsys.readouterr().out
+    assert "another process is preparing" in capsys.readouterr().out
     assert sorted(written) == list(range(12))
     assert [len(shards) for shards in found] == [11, 11]
     alone = prepare(folder, tmp_path / "alone")
