@@ -1,4 +1,4 @@
-"""What sources of clips share: of a record that gives no clip, the next one that does stands in."""
+"""What sources of clips have in common: the next usable record replaces one that gives no clip."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from keras_mdm.data.skipping import Skipping
 
 
 class Clips(Skipping):
-    """Clips in files; arguments and attributes as of `Skipping`."""
+    """Clips in files; arguments and attributes are those of `Skipping`."""
 
     def read(
         self, row: int, rule: ClipRule, *, place: float | None = None, mirror: bool = False
@@ -17,7 +17,7 @@ class Clips(Skipping):
         Args:
             row: number of the record.
             rule: which frames, and their size.
-            place: in [0, 1), where in the video the clip begins; its own one unless given.
+            place: in [0, 1), where in the video the clip begins; by default the video's own place.
             mirror: flip left and right.
 
         Returns:
@@ -31,10 +31,10 @@ class Clips(Skipping):
     def read_usable(
         self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
     ) -> tuple[np.ndarray, int]:
-        """Read the clip of a record, or of the next one after it that gives one, see `usable`.
+        """Read the clip of a record, or of the next usable one after it; see `usable`.
 
         Returns:
-            The clip, and the record it is of.
+            The clip, and the record that was read.
         """
 
         def make(candidate: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Endless batches of clips out of files, decoded in parallel, a pure function of the step."""
+"""Endless batches of clips from files, decoded in parallel, a pure function of the step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ class ClipSource(Protocol):
     def read_usable(
         self, row: int, rule: ClipRule, *, place: float | None, mirror: bool
     ) -> tuple[np.ndarray, int]:
-        """Return the clip of a record, or of the next one that gives one, and which it is."""
+        """Return the clip of a record, or of the next usable one, and the record that was read."""
         ...
 
 
@@ -53,12 +53,12 @@ def clip_dataset(
     parallel_reads: int = tf.data.AUTOTUNE,
     repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return training batches of clips, or of their first frames, endless unless asked for.
+    """Return training batches of clips, or of single pictures from them, endless by default.
 
-    The order is that of `ordered_dataset`, the mirroring and random places follow from the position
-    in it: a run that resumes sees what it would have seen. A record that gives no clip is replaced
-    by the next one that does, always the same, and listed in the source's `skipped`; more than its
-    `max_skipped` of them end the run.
+    The order is that of `ordered_dataset`. Mirroring and random places depend on the position in it
+    only, so a run that resumes sees what it would have seen. A record that gives no clip is listed
+    in the source's `skipped` and always replaced by the same one, the next that gives a clip; more
+    than `max_skipped` of them end the run.
 
     Args:
         source: where the clips come from.
@@ -66,12 +66,12 @@ def clip_dataset(
         batch_size: samples per step, over all replicas.
         seed: decides the order, the mirroring and, with `start="random"`, the places.
         first_step: the step of the first batch, for resuming.
-        text: states (n, L, D) and mask (n, L) of all captions, for example of `encode_cached`.
+        text: states (n, L, D) and mask (n, L) of all captions, for example from `encode_cached`.
         encoder: encodes the captions of every batch instead, for sets whose states do not fit into
             memory; see `keras_mdm.text.StoredStates` for captions that are encoded already.
-        worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
-            and decodes its own samples only, as in `image_dataset`. By default every worker reads
-            whole batches and keeps its part.
+        worker: (index, number of workers), see `keras_mdm.distribute.worker`: this worker then
+            reads and decodes its own samples only, as in `image_dataset`. By default every worker
+            reads whole batches and keeps its part.
         parallel_reads: clips decoded at a time.
         repeat: as in `image_dataset`.
 
@@ -130,8 +130,8 @@ def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
     check_encoder(encoder)
     if text is not None and encoder is not None:
         raise checks.error(
-            "captions are either encoded already or encoded here",
-            fix="pass text or encoder",
+            "captions must be either encoded already or encoded here",
+            fix="pass either text or encoder",
             text=True,
             encoder=type(encoder).__name__,
         )
@@ -147,7 +147,7 @@ def _check(source: Any, rule: Any, text: Any, encoder: Any) -> None:
 
 
 def _texts(captions: Sequence[str], text: Any, encoder: Any) -> Callable[[Batch], Batch]:
-    """Function that replaces the rows of a batch by the states of their captions."""
+    """Function that replaces the row numbers of a batch by the states of their captions."""
     if encoder is not None:
         return encoding(encoder, "row", lambda rows: [captions[row] for row in rows])
     tables = {}

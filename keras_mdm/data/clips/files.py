@@ -1,4 +1,4 @@
-"""Which video files there are, and what they show: folders with captions, and WebVid's CSV."""
+"""Video files and their captions: folders with texts, and WebVid's CSV."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.beside import files_with_texts, text_of_file
 
 EXTENSIONS = reader.VIDEO_EXTENSIONS + reader.ANIMATION_EXTENSIONS
-# Files of a table that are looked for, to see where they lie.
+# How many files of a table are looked for, to find out where they are.
 _PROBED = 64
 
 
@@ -30,19 +30,19 @@ class VideoFiles(Clips):
         root: the folder.
         files: paths relative to it.
         captions: one caption per file.
-        skipped: files that are left out from the start, and those that gave no clip so far.
-        max_skipped: share of unusable files, of those seen, above which reading stops.
+        skipped: files left out from the start, and those that gave no clip so far.
+        max_skipped: share of unusable files, among those seen, above which reading stops.
 
     Args:
         root: the folder.
         files: paths relative to it, with forward slashes.
         captions: one caption per file.
         skipped: files that were left out.
-        max_skipped: see above.
-        flat: files may also lie directly in the folder, without the folders that `files` names.
+        flat: files may also be directly in the folder, without the sub-folders that `files` names.
 
     Raises:
-        ValueError: if there is no video, the captions are not as many, or too much was left out.
+        ValueError: if there is no video, the number of captions differs, or too many files were
+            left out.
     """
 
     what = "videos"
@@ -82,30 +82,29 @@ class VideoFiles(Clips):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this data from other data: number of records, and a SHA-256 of names and
-        captions."""
+        """What distinguishes this data: number of records, and a SHA-256 of names and captions."""
         return {"records": len(self), "sha256": digest_of(self.files, self.captions)}
 
     def key(self, row: int) -> str:
-        """What the place of a video's clip follows from: its path without the ending."""
+        """What decides the place of a video's clip: its path without the ending."""
         return self.files[row].rpartition(".")[0]
 
     def read(
         self, row: int, rule: ClipRule, *, place: float | None = None, mirror: bool = False
     ) -> np.ndarray:
-        """Read the clip of one record; its own place follows from its key. See `Clips.read`."""
+        """Read the clip of one record; its key decides its own place. See `Clips.read`."""
         if place is None:
             place = reader.fixed_place(self.key(row))
         return reader.read_clip(self.path(row), rule, place=place, mirror=mirror)
 
     def path(self, row: int) -> Path:
-        """Where the file of a record lies.
+        """Where the file of a record is.
 
         Args:
             row: position of the record.
 
         Raises:
-            UnusableVideo: if it may lie in several places, and is in none.
+            UnusableVideo: if it could be in several places, and is in none.
         """
         places = [self._place(row, flat) for flat in self._folders]
         found = next((place for place in places if place.is_file()), None)
@@ -113,7 +112,7 @@ class VideoFiles(Clips):
             other = file_bytes.same_file(self.root, self.files[row])
             found = other and Path(other)
         if found is None and len(places) == 1:
-            return places[0]  # what is wrong with it, its reader says
+            return places[0]  # its reader says what is wrong with it
         if found is None:
             names = " nor ".join(place.relative_to(self.root).as_posix() for place in places)
             raise UnusableVideo(f"is missing: neither {names} is there")
@@ -124,12 +123,12 @@ class VideoFiles(Clips):
         return self.root / (file.rpartition("/")[2] if flat else file)
 
     def _found(self, *, flat: bool) -> int:
-        """How many of the first files are there."""
+        """How many of the first files exist."""
         rows = range(min(_PROBED, len(self)))
         return sum(self._place(row, flat).is_file() for row in rows)
 
     def check(self, rule: ClipRule) -> None:
-        """Raise if no file can give clips of this rule; video files can give all."""
+        """Raise if no file can give clips of this rule: never, as video files suit every rule."""
 
 
 def find_videos(
@@ -142,14 +141,14 @@ def find_videos(
 
     A CSV file has the columns `file` (relative to the folder) and `caption`, or those of
     WebVid-10M: `videoid`, `page_dir` and `name`, for files at `page_dir/videoid.mp4` or all in one
-    folder as `videoid.mp4`. Only the first of its files are looked for here, to see which it is:
-    what is missing is skipped when its turn comes. Without a CSV file, the
-    caption of `horse.mp4` is the text of `horse.txt` beside it; videos without one are skipped.
+    folder as `videoid.mp4`. Only the first few files are looked for now, to find out which; missing
+    ones are skipped when their turn comes. Without a CSV file, the caption of `horse.mp4` is the
+    text of `horse.txt` beside it; videos without one are skipped.
 
     Args:
         directory: the folder; searched with its sub-folders when there is no CSV file.
-        captions: a CSV file, `"names"` to take the names of the files for captions, or `None` for
-            the only CSV file directly in the folder, or else for text files beside the videos.
+        captions: a CSV file; `"names"` to use the names of the files as captions; or `None` for the
+            only CSV file directly in the folder, or, without one, for text files beside the videos.
         max_skipped: share of the videos that may be unusable: without a caption, missing, broken,
             or too short for the rule. A set of fewer than 1000 is judged as a whole.
 
@@ -157,8 +156,8 @@ def find_videos(
         The videos, in the order of the CSV file, else sorted by path.
 
     Raises:
-        ValueError: if there is no such folder or file, it lists no videos with captions or too many
-            without, or the columns are not those above (which ones are missing).
+        ValueError: if there is no such folder or file, no video or too few have captions, or
+            columns are missing (the error names them).
 
     Example:
 
@@ -217,7 +216,7 @@ def find_videos(
 def holds_videos(directory: str | os.PathLike) -> bool:
     """Whether a folder holds a video file, or WebVid's table.
 
-    Animated pictures do not count: their endings are those of pictures as well."""
+    Animated pictures do not count, as their endings are also those of pictures."""
     for folder, names in file_bytes.walk(directory) if os.path.isdir(directory) else ():
         if any(name.lower().endswith(reader.VIDEO_EXTENSIONS) for name in names):
             return True

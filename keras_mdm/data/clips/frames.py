@@ -1,9 +1,9 @@
 """Frames of video files, by their numbers.
 
-Frames are counted as the file shows them, never by the clock: files with a variable frame rate give
-exact frames too. The packets are read once without decoding, which tells the times of all frames;
-then the decoder starts at the last key frame before the clip and stops after its last frame. Files
-that do not tell the times are decoded from their beginning.
+Frames are counted in the order in which the file shows them, never by the clock, so files with a
+variable frame rate give exact frames too. The packets are read once without decoding, to get the
+times of all frames; then the decoder starts at the last key frame before the clip and stops after
+its last frame. Files without these times are decoded from their beginning.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ from keras_mdm.data.pictures.rule import as_pixels, cut_out
 from keras_mdm.data.skipping import reason_of
 from keras_mdm.data.sources.file_bytes import open_file
 
-# Pixels of a frame; 8K has 33 million. Decoders keep up to sixteen frames at a time.
+# Most pixels of a frame; 8K has 33 million. Decoders keep up to sixteen frames at a time.
 MAX_FRAME_PIXELS = 36_000_000
-# Wider or thinner pixels than this are a damaged number.
+# A pixel wider or thinner than this comes from a damaged number.
 _MAX_ASPECT = 64.0
-# Frames that are longer than so many times their other side are cropped before they are resized.
+# Frames whose longer side exceeds this multiple of the other are cropped before they are resized.
 _LONG = 8
-# Containers that have a place for the time that each frame is shown at. Others have the order of
-# decoding only; FFmpeg makes up what is missing, which is wrong where frames are reordered.
+# Containers that store the time at which each frame is shown. Others store the order of decoding
+# only, and the times that FFmpeg makes up are wrong where frames are reordered.
 _WITH_TIMES = {"mov", "mp4", "mpegts"}
-# Bytes: what a machine that has memory left can give.
+# Bytes that any machine with memory left can give.
 _SOME_MEMORY = 2**25
 
 
 def read_frames(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
-    """The frames that a clip is made of, cropped and resized.
+    """The frames of a clip, cropped and resized.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def require_av() -> Any:
 
 @contextlib.contextmanager
 def problems_of_files() -> Iterator[None]:
-    """Whatever is wrong with a file is one kind of error with one short message."""
+    """Turn whatever is wrong with a file into one kind of error with a short message."""
     try:
         yield
     except UnusableVideo:
@@ -104,7 +104,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream."""
     av = require_av()
     with problems_of_files(), _doubted(path, av.error.FFmpegError):
-        open_file(path).close()  # FFmpeg waits for pipes, and reads devices without an end
+        open_file(path).close()  # FFmpeg waits for pipes, and reads devices for ever
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 kinds = sorted({stream.type for stream in container.streams})
@@ -117,16 +117,16 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise UnusableVideo(
                     f"has {codec.width} x {codec.height} pixels, more than {MAX_FRAME_PIXELS}"
                 )
-            codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # it may change on the way
-            # Clips are decoded beside each other; more threads for one of them only wait.
+            codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # it may change later
+            # Clips are decoded in parallel already; more threads per clip would only wait.
             codec.thread_count = 1
             yield container, stream
 
 
 @contextlib.contextmanager
 def _doubted(path: Path, kind: type[Exception]) -> Iterator[None]:
-    """Damaged files make FFmpeg say that memory or the disk fails: ask for sizes that no machine
-    has, or point behind their end. Whether it is so is seen by trying."""
+    """Damaged files make FFmpeg report that memory or the disk fails, as they ask for absurd sizes
+    or point beyond their end. Find out by trying whether the report is true."""
     try:
         yield
     except kind as problem:
@@ -140,8 +140,8 @@ def _doubted(path: Path, kind: type[Exception]) -> Iterator[None]:
 
 
 def _frame_times(container: Any, stream: Any) -> list[int] | None:
-    """Presentation times of all frames in order, from the packets, which are not decoded; `None`
-    if they do not tell."""
+    """Presentation times of all frames in order, from the packets, without decoding; `None` if the
+    packets do not have them."""
     packets = [
         (packet.pts, packet.is_keyframe, packet.is_discard)
         for packet in container.demux(stream)
@@ -152,9 +152,9 @@ def _frame_times(container: Any, stream: Any) -> list[int] | None:
         return None
     if stream.codec_context.has_b_frames and not _WITH_TIMES & {*container.format.name.split(",")}:
         if all(one < other for one, other in zip(times, times[1:], strict=False)):
-            return None  # made up: frames are reordered, and these are not
-    # A file that was cut from another one begins in the middle: what is before its first key frame
-    # cannot be decoded, and what an edit list hides is decoded and not shown.
+            return None  # made up: frames are reordered, but these times are not
+    # A file cut from another one begins in the middle: frames before its first key frame cannot be
+    # decoded, and frames hidden by an edit list are decoded but not shown.
     first = next((number for number, (_, key, _) in enumerate(packets) if key), 0)
     begin = times[first] if times else 0
     shown = {time for time, _, hidden in packets[first:] if not hidden and time >= begin}
@@ -187,7 +187,7 @@ def _read_by_time(
     convert: Callable[[Any], np.ndarray],
 ) -> list[np.ndarray]:
     found: dict[int, np.ndarray] = {}
-    # Some containers seek to a later frame than they were asked for: then from the beginning.
+    # Some containers seek to a later frame than asked for; then read from the beginning.
     for start in (wanted[0], begin):
         container.seek(start, stream=stream, backward=True)
         for frame in container.decode(stream):
@@ -217,7 +217,7 @@ def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndar
     scaler = require_av().video.reformatter.VideoReformatter()
     pixel = float(stream.sample_aspect_ratio or 1.0)  # pixels that are not square
     if not 1 / _MAX_ASPECT <= pixel <= _MAX_ASPECT:
-        raise UnusableVideo(f"has pixels of {stream.sample_aspect_ratio} times their height")
+        raise UnusableVideo(f"has pixels {stream.sample_aspect_ratio} times as wide as high")
 
     def convert(frame: Any) -> np.ndarray:
         width, height = cover(frame.width * pixel, frame.height, size)
@@ -225,7 +225,7 @@ def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndar
             whole = Image.fromarray(frame.to_ndarray(format="rgb24"))
             picture = np.asarray(cut_out(whole, size, pixel=pixel))
         else:
-            # Averages of areas where it shrinks, as the levels below are made, and no ringing.
+            # When shrinking, averages of areas, as for the levels below: they do not ring.
             kind = "AREA" if min(frame.width, frame.height) > size else "BICUBIC"
             small = scaler.reformat(frame, width, height, "rgb24", interpolation=kind)
             picture = _centre(small.to_ndarray(), size)

@@ -1,4 +1,4 @@
-"""Which kind of source of clips a folder is."""
+"""Which kind of source of clips is in a folder."""
 
 import json
 import os
@@ -19,9 +19,9 @@ def open_clips(
     """Open prepared clips, or a folder of videos.
 
     Args:
-        directory: either.
-        captions: of videos, see `find_videos`; shards hold theirs.
-        max_skipped: share of unusable records, of those seen, above which reading stops.
+        directory: the folder.
+        captions: for videos, see `find_videos`; shards hold their captions.
+        max_skipped: share of unusable records, among those seen, above which reading stops.
 
     Returns:
         A source for `clip_dataset`.
@@ -39,11 +39,11 @@ def open_clips(
 
 
 def holds_clips(directory: str | os.PathLike) -> bool:
-    """Whether a folder holds clips that `prepare_clips` has written, or videos."""
+    """Whether a folder holds clips written by `prepare_clips`, or videos."""
     manifest = Path(directory) / sharding.MANIFEST
     try:
         listed = json.loads(manifest.read_bytes()) if manifest.is_file() else None
-    except (OSError, ValueError, RecursionError):  # none, or of something else
+    except (OSError, ValueError, RecursionError):  # unreadable, or another manifest
         return holds_videos(directory)
     clips = isinstance(listed, dict) and "clips_per_shard" in listed
     return clips or holds_videos(directory)

@@ -1,4 +1,4 @@
-"""One clip out of one video file or animation: which frames, and their pixels."""
+"""One clip from one video file or animation: which frames, and their pixels."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ ANIMATION_EXTENSIONS = (".gif", ".webp")
 
 
 def fixed_place(key: str) -> float:
-    """Where in a video its one clip begins, in [0, 1): a hash of the key."""
+    """Where in a video its fixed clip begins, in [0, 1): a hash of the key."""
     digest = hashlib.sha256(f"keras_mdm clip 1:{key}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:7], "big") / 2**56
 
@@ -69,7 +69,7 @@ def read_clip(
 
 
 def count_frames(file: str | os.PathLike) -> int:
-    """Number of frames of a video file or an animation, without decoding.
+    """Number of frames of a video file or an animation, without decoding where possible.
 
     Args:
         file: the file.

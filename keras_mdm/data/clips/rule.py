@@ -15,7 +15,7 @@ from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 STARTS = ("fixed", "random")
 SHORT = ("spread", "skip")
-# What rules did before they had a field for it.
+# Values that older rules, without these fields, amount to.
 _BEFORE = {"short": "skip", "of": None, "downsample": "area", "frame": "first", "channels": 3}
 
 
@@ -27,25 +27,25 @@ class UnusableVideo(Unusable):
 class ClipRule:
     """Which frames of a video make its clip, and what is done to them.
 
-    The defaults are the paper's: one clip of 16 frames, every fourth frame, at a place that stays
-    the same for a video, mirrored at random, centre crop.
+    The defaults are the paper's: one clip of 16 frames, every fourth frame, from a place that is
+    fixed for each video, mirrored at random, centre crop.
 
     Args:
         size: height and width in pixels.
         frames: length of the clip; `None` for a single picture, the `frame` of the clip.
-        stride: distance of two frames of the clip in frames of the video.
+        stride: distance between frames of the clip, in frames of the video.
         start: "fixed" takes the place from a hash of the video's key, so that a video has one clip;
-            "random" draws another one each time.
+            "random" draws a new place each time.
         flip: mirror half of the clips, at random.
-        span: frames that a picture's clip would have, so that `frames=None` gives exactly the
-            `frame` of the clip of `frames=span`.
-        short: what becomes of a video with too few frames: "spread" takes all that it has, spread
-            evenly over the clip, as the paper's source does; "skip" leaves it out.
-        of: size of the highest level of the process, if that is not this one: frames are brought
-            to that size and reduced from there, as training reduces them.
-        downsample: how they are reduced then, the process's `"area"` or `"bilinear"`.
-        frame: what a picture shows of its clip, the process's `"first"`, `"middle"` or `"average"`;
-            clips are the same with all of them.
+        span: length of the clip that a picture is taken from, so that `frames=None` gives exactly
+            the `frame` of the clip of `frames=span`.
+        short: what happens to a video with too few frames: "spread" spreads all its frames evenly
+            over the clip, as the paper's source does; "skip" leaves it out.
+        of: size of the process's highest level, if it is larger than `size`: frames are resized to
+            `of` and reduced from there, as in training.
+        downsample: how they are reduced, the process's `"area"` or `"bilinear"`.
+        frame: which part of its clip a picture shows, the process's `"first"`, `"middle"` or
+            `"average"`; it does not change clips.
         channels: 3 for RGB, 1 for grey, 4 for RGB with the transparency that animations may have.
 
     Raises:
@@ -101,36 +101,36 @@ class ClipRule:
             )
 
     def picture(self, size: int | None = None) -> Self:
-        """The rule for the `frame` of the same clips, in another size if wanted."""
+        """The rule for the `frame` of the same clips, optionally in another size."""
         return dataclasses.replace(
             self, size=size or self.size, frames=None, span=self.span or self.frames
         )
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields as plain values, for notes; a rule that does what rules did before they had a
-        field for it has the note that it had then."""
+        """The fields as plain values, for notes. Newer fields are left out at the value that stands
+        for older rules, so that the notes of these stay the same."""
         fields = dataclasses.asdict(self)
         return {k: v for k, v in fields.items() if k not in _BEFORE or v != _BEFORE[k]}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Self:
-        """The rule of a note."""
+        """The rule that a note describes."""
         return cls(**{**_BEFORE, **facts})
 
     @property
     def drawn(self) -> int:
-        """The size that frames are brought to before they are reduced."""
+        """The size to which frames are resized before they are reduced."""
         return self.of or self.size
 
     @property
     def reach(self) -> int:
-        """Frames of a video from the first to the last one of its clip."""
+        """Number of frames of the video from the first to the last frame of its clip."""
         return ((self.frames or self.span or 1) - 1) * self.stride + 1
 
     @property
     def least(self) -> int:
-        """Frames that a video must have."""
+        """Number of frames that a video must have."""
         return min(2, self.reach) if self.short == "spread" else self.reach
 
     def wanted(self, count: int, place: float) -> Sequence[int]:
@@ -138,7 +138,7 @@ class ClipRule:
 
         Args:
             count: number of frames of the video.
-            place: in [0, 1), where in the video.
+            place: in [0, 1), where in the video the clip begins.
 
         Raises:
             UnusableVideo: if the video is too short.
@@ -151,16 +151,16 @@ class ClipRule:
                 f"has {count} frame{'s' * (count != 1)}, {self.least} are needed {needed}"
             )
         if count < self.reach:
-            # Where they are fewer than the clip has, some come twice.
+            # If the video has fewer frames than the clip, some come twice.
             return self.kept(np.linspace(0, count - 1, clip, dtype=int).tolist())
         first = int(place * (count - self.reach + 1))
         return self.kept(range(first, first + self.reach, self.stride))
 
     def kept(self, clip: Any) -> Any:
-        """Of what there is for each frame of a clip, that of the frames that are needed.
+        """Keep the entries of the frames that are needed: all of them, or one for a picture.
 
         Args:
-            clip: a sequence, or an array whose first axis is time.
+            clip: one entry per frame: a sequence, or an array whose first axis is time.
         """
         if self.frames is not None or self.frame == "average":
             return clip
@@ -168,10 +168,10 @@ class ClipRule:
         return clip[taken : taken + 1]
 
     def joined(self, clip: np.ndarray) -> np.ndarray:
-        """The clip, or for a picture the one frame that stands for it.
+        """The clip, or, for a picture, the one frame that represents it.
 
         Args:
-            clip: uint8 (T, H, W, C), what `kept` has left.
+            clip: uint8 (T, H, W, C), the frames that `kept` returned.
 
         Returns:
             uint8 (T, H, W, C), or (1, H, W, C) for a rule without `frames`.

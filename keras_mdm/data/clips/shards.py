@@ -26,7 +26,7 @@ from keras_mdm.data.sources.texts import printable
 from keras_mdm.files import read_json
 from keras_mdm.open_files import OpenFiles
 
-# The frames of a clip below each other in one JPEG: 16 at 256 pixels take about 0.3 MB.
+# JPEG of all frames of a clip below each other: 16 at 256 pixels take about 0.3 MB.
 _QUALITY = 95
 # The longest side that a JPEG may have.
 _JPEG_SIDE = 2**16 - 1
@@ -42,12 +42,12 @@ def prepare_clips(
     workers: int | None = None,
     progress: bool = True,
 ) -> "ClipShards":
-    """Decode the one clip of every video and pack them into shards.
+    """Decode one clip of every video and pack the clips into shards.
 
     A shard is an ArrayRecord file of JPEG strips with a CSV file of keys and captions, written
-    completely or not at all: the same call again goes on with the shards that are missing. Files
-    that give no clip are left out, counted, and listed in `skipped.csv`; more than `max_skipped` of
-    the videos end the work, and the same call with more allowed goes on.
+    completely or not at all: calling again makes the missing shards. Files that give no clip are
+    left out, counted, and listed in `skipped.csv`. If these are more than `max_skipped` of the
+    videos, the work ends; calling again with a higher share continues it.
 
     Args:
         videos: what to read.
@@ -55,8 +55,8 @@ def prepare_clips(
         rule: which frames, and their size; `start` must be "fixed". Mirroring happens when shards
             are read.
         clips_per_shard: videos per shard.
-        workers: threads that decode; the number of cores unless given.
-        progress: show a bar.
+        workers: threads that decode; by default as many as cores.
+        progress: show a progress bar.
 
     Returns:
         The shards, open.
@@ -71,7 +71,7 @@ def prepare_clips(
     """
     clips_per_shard = checks.integer("clips_per_shard", clips_per_shard, minimum=1)
     _check(rule)
-    rule = replace(rule, of=None, downsample="area", frame="first")  # which changed nothing
+    rule = replace(rule, of=None, downsample="area", frame="first")  # these made no difference
     if workers is not None:
         checks.integer("workers", workers, minimum=1)
     plan = {
@@ -100,21 +100,21 @@ def _check(rule: ClipRule) -> None:
     """Raise unless clips can be prepared by a rule."""
     if rule.start != "fixed" or rule.frames is None:
         raise checks.error(
-            "shards hold the one clip of every video",
-            fix="pass a rule with frames and start='fixed'; for random places read the videos",
+            "shards must hold exactly one clip of every video",
+            fix="pass a rule with frames and start='fixed'; for random places, read the videos",
             start=rule.start,
             frames=rule.frames,
         )
     if rule.channels == 4:
         raise checks.error(
-            "prepared clips are JPEG pictures, which hold no transparency",
+            "prepared clips are JPEG pictures, which cannot hold transparency",
             fix="pass a rule with channels=3 or 1, or read the animations themselves",
             channels=rule.channels,
         )
     if rule.drawn != rule.size:
         raise checks.error(
-            "shards hold clips as large as their frames are brought to",
-            fix="pass a rule of the largest size without `of`; reading shards reduces them",
+            "shards must hold clips at the size to which their frames are resized",
+            fix="pass a rule of the largest size without `of`; clips are reduced when read",
             size=rule.size,
             of=rule.of,
         )
@@ -147,20 +147,20 @@ def _write_shard(
 
 
 class ClipShards(Clips):
-    """Clips that `prepare_clips` has written; a source of clips.
+    """Clips written by `prepare_clips`; a source of clips.
 
     Attributes:
-        rule: the frames and the size they were cut with.
+        rule: the rule that they were prepared with.
         captions: one caption per clip.
-        keys: the key of the video of each.
+        keys: the key of each clip's video.
         skipped: clips that could not be read so far.
 
     Args:
         directory: the folder with `manifest.json`.
-        max_skipped: share of damaged clips, of those seen, above which reading stops.
+        max_skipped: share of damaged clips, among those seen, above which reading stops.
 
     Raises:
-        ValueError: if there is no manifest, or a shard is missing, or a table is damaged.
+        ValueError: if there is no manifest, a shard is missing, or a table is damaged.
     """
 
     what = "clips"
@@ -229,7 +229,8 @@ class ClipShards(Clips):
             or rule.stride != self.rule.stride
             or rule.channels != self.rule.channels
             or rule.start != "fixed"
-            # What was spread is not told apart; short videos that were left out are not missed.
+            # Clips spread from short videos are not marked, so they cannot be skipped; the reverse
+            # only lacks the short videos.
             or (rule.short, self.rule.short) == ("skip", "spread")
         ):
             raise checks.error(
@@ -242,13 +243,12 @@ class ClipShards(Clips):
     def read(
         self, row: int, rule: ClipRule, *, place: float | None = None, mirror: bool = False
     ) -> np.ndarray:
-        """Read one clip by a rule that `check` lets pass; it has one place only. See
-        `Clips.read`."""
+        """Read one clip by a rule that passes `check`; it has only one place. See `Clips.read`."""
         shard, number = place_in(self._ends, row)
         try:
             strip = self._readers[shard].read([number])[0]
             clip = _frames(strip, self.rule.size, self.rule.channels)
-        # The reader and Pillow have errors of their own.
+        # The reader and Pillow have their own errors.
         except Exception as problem:
             raise UnusableVideo(reason_of(problem)) from problem
         if len(clip) != self.rule.frames:
@@ -260,7 +260,7 @@ class ClipShards(Clips):
 
 
 def skipped_clips(directory: str | os.PathLike) -> list[Skipped]:
-    """What `prepare_clips` has left out, and why."""
+    """What `prepare_clips` left out, and why."""
     return sharding.read_skipped(directory)
 
 
@@ -278,7 +278,7 @@ def _read_table(shard: Path, records: int) -> list[list[str]]:
         raise checks.error(f"{what} must be there", fix=fix, missing=str(file))
     rows = csv_lists.read_csv(file, ("key", "caption"), what=what, fix=fix, text=("caption",))
     if len(rows) != records:
-        # Cut off, mostly: the line after the last.
+        # Most such tables were cut off: name the line after the last.
         problem = f"{records} clips need a row each, there are {len(rows)}"
         raise csv_lists.damaged_table(file, problem, what=what, fix=fix, line=len(rows) + 2)
     return rows
@@ -290,7 +290,7 @@ def _strip(clip: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     tall = clip.reshape(-1, *clip.shape[2:])
     strip = Image.fromarray(tall[..., 0] if tall.shape[-1] == 1 else tall)
-    # Without chroma subsampling: at 64 pixels colours would bleed.
+    # Without chroma subsampling, as colours would bleed at 64 pixels.
     strip.save(buffer, "jpeg", quality=_QUALITY, subsampling=0)
     return buffer.getvalue()
 

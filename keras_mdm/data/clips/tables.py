@@ -1,4 +1,4 @@
-"""CSV files that list videos and their captions: of one's own, and WebVid's."""
+"""CSV files that list videos and their captions: the user's own, and WebVid's."""
 
 import csv
 import os
@@ -16,31 +16,31 @@ from keras_mdm.data.sources.texts import NOT_UTF8, Lines, is_text
 OWN_COLUMNS = ("file", "caption")
 WEBVID_COLUMNS = ("videoid", "page_dir", "name")
 _USED = {*OWN_COLUMNS, *WEBVID_COLUMNS}
-# What tells WebVid's tables from others.
+# The column that distinguishes WebVid's tables from others.
 _KEY = "videoid"
-# What a missing caption is called in the list of what was skipped.
+# How the list of skipped records reports a missing caption.
 NO_CAPTION = "has no caption"
 
 
 def is_webvid(table: Path) -> bool:
-    """Whether a CSV file has the columns of WebVid's."""
-    if not table.is_file():  # a pipe would wait
+    """Whether a CSV file has the columns of WebVid."""
+    if not table.is_file():  # reading a pipe would wait
         return False
     with table.open("rb") as file:
         try:
             return _KEY in _header(Lines(file))
-        except csv.Error:  # whoever reads it will say so
+        except csv.Error:  # reported when the table is read
             return False
 
 
 def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped], bool]:
-    """Read which videos a CSV file lists.
+    """Read a CSV file that lists videos.
 
     Args:
-        table: the file; ten million rows fit.
+        table: the file; ten million rows fit into memory.
 
     Returns:
-        Files, captions, rows that were left out, and whether it is WebVid's.
+        Files, captions, rows that were left out, and whether the table is WebVid's.
 
     Raises:
         ValueError: if there is no such file, columns are missing, or no row names a video with a
@@ -89,7 +89,7 @@ def problem_of(caption: str) -> str | None:
     """What is wrong with a caption, if anything.
 
     Args:
-        caption: of `texts.text_of`.
+        caption: as `texts.text_of` returns it.
     """
     if not is_text(caption):
         return f"has a caption that {NOT_UTF8}"
@@ -105,7 +105,7 @@ def _read_csv(table: Path) -> tuple[dict[str, Sequence[str]], list[Skipped]]:
             fix="pass the path of one, or 'names'",
             captions=str(table),
         )
-    # Line by line: ten million rows fit, and nothing but what is used is kept.
+    # Line by line, keeping only the columns that are used: so ten million rows fit.
     with table.open("rb") as file:
         lines = Lines(file)
         size = os.fstat(file.fileno()).st_size - lines.position
