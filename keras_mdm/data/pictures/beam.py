@@ -17,24 +17,24 @@ def prepare_with_beam(
     options: Any = None,
     **preparation: Any,
 ) -> ExampleImages:
-    """As `prepare_images`, with shards written by the workers of a Beam runner.
+    """Like `prepare_images`, with shards written by the workers of a Beam runner.
 
-    A shard is one element of the pipeline: what was finished is not done again when the call is
-    repeated, and a shard that a runner tries twice is written once. Source and directory have to
-    be reachable by the same paths on all workers, for example on a network file system.
+    A shard is one element of the pipeline: calling again does not repeat finished shards, and a
+    shard that a runner tries twice is written once. All workers must reach source and directory by
+    the same paths, for example on a network file system.
 
     Args:
         source: a path for `open_images`.
         directory: receives the shards and `manifest.json`.
         options: `apache_beam.options.pipeline_options.PipelineOptions`, or a list of flags such as
-            `["--runner=FlinkRunner", "--flink_master=HOST:8081"]`; the local runner unless given.
-        **preparation: of `ImagePreparation`.
+            `["--runner=FlinkRunner", "--flink_master=HOST:8081"]`; by default the local runner.
+        **preparation: arguments of `ImagePreparation`.
 
     Returns:
         The shards, open.
 
     Raises:
-        ValueError: if Beam is not installed, or as `prepare_images` does.
+        ValueError: if Beam is not installed, and where `prepare_images` raises it.
 
     Example:
 
@@ -66,6 +66,6 @@ def prepare_with_beam(
 
 
 def _write(number: int, job: ImagePreparation) -> int:
-    """Write one shard; what runs on a worker."""
+    """Write one shard; this runs on a worker."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return job.write(number, pool)["records"]

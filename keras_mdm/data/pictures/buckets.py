@@ -17,8 +17,8 @@ class Buckets:
 
     Attributes:
         rules: what is done to the pictures of each bucket.
-        members: their rows, ascending.
-        numbers: the bucket of each row, -1 for those that cannot be used.
+        members: the rows of each bucket, ascending.
+        numbers: the bucket of each row, -1 for unusable ones.
     """
 
     rules: tuple[ImageRule, ...]
@@ -27,14 +27,14 @@ class Buckets:
 
     @classmethod
     def of(cls, source: ImageSource, rule: ImageRule) -> "Buckets":
-        """Sort the pictures of a source; what is no picture is listed in its `skipped`.
+        """Sort the pictures of a source; unreadable ones are listed in its `skipped`.
 
         Args:
             source: the pictures.
-            rule: one with buckets.
+            rule: a rule with buckets.
 
         Raises:
-            ValueError: if too many are no pictures, or all.
+            ValueError: if too many pictures, or all, are unreadable.
         """
         sizes, broken = sizes_of(source)
         source.leave_out(broken)

@@ -1,4 +1,4 @@
-"""Endless batches of pictures out of files, decoded in parallel, a pure function of the step."""
+"""Endless batches of pictures from files, decoded in parallel, a pure function of the step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ from keras_mdm.data.skipping import Unusable
 from keras_mdm.data.sources.base import ImageSource, Record, require_source
 from keras_mdm.data.sources.texts import NOT_UTF8, is_text
 
-# Records per call into Python: entering it costs as much as decoding a tenth of a picture, and so
-# does putting groups together into a batch.
+# Records per call into Python: a call costs as much as decoding a tenth of a picture, and so does
+# assembling a batch from groups.
 _GROUP = 64
-# Longer captions are taken for something else than a caption.
+# Longer texts are not considered captions.
 MAX_CAPTION = 4000
 
 
@@ -43,18 +43,18 @@ def image_dataset(
     parallel_reads: int = tf.data.AUTOTUNE,
     repeat: bool = True,
 ) -> tf.data.Dataset:
-    """Return training batches of pictures, with texts or classes, endless unless asked for.
+    """Return training batches of pictures, with texts or classes, endless by default.
 
     The order is a pure function of seed and position p = step * batch_size + j: every epoch is a
     permutation of all records, batches straddle epochs, and a run that resumes at a step sees what
     it would have seen, at no cost. Sources that have to be read in shards are permuted within
-    `window` shards at a time. Mirrors, random crops and the choice among captions follow from the
-    position as well. A record that cannot be used is replaced by the next one that can, always the
-    same, and listed in `source.skipped`.
+    `window` shards at a time. Mirroring, random crops and the choice among captions also depend on
+    the position only. A record that cannot be used is listed in `source.skipped` and always
+    replaced by the same one, the next that can be used.
 
-    Of a rule with buckets every batch holds pictures of one bucket. Each bucket has its own
-    permutations and share of the steps; what does not fill a batch at the end of an epoch begins
-    the next one of its bucket. Sizes are read the first time and come from the cache afterwards.
+    If the rule has buckets, every batch holds pictures of one bucket. Each bucket has its own
+    permutations and share of the steps; pictures that do not fill a batch at the end of an epoch
+    begin the bucket's next one. Sizes are read the first time and come from the cache afterwards.
 
     Args:
         source: where the pictures come from, see `open_images`.
@@ -63,26 +63,26 @@ def image_dataset(
         seed: decides the order and all choices.
         first_step: the step of the first batch, for resuming.
         encoder: encodes the captions of every batch; see `keras_mdm.text.StoredStates` for
-            captions that are encoded already. Without one there is no text.
-        labels: whether batches hold classes; records without one cannot be used then.
+            captions that are encoded already. Without an encoder batches hold no text.
+        labels: whether batches hold classes; records without a class then cannot be used.
         original_size: name of a micro-condition that receives the shorter side of the picture
-            before it was resized; none unless given.
-        worker: (index, number) of the workers, `keras_mdm.distribute.worker`: this one then reads
-            and decodes its own samples only. Batches hold its parts of as many steps as there are
-            workers, and are told to TensorFlow as shared out already. Replicas and workers must
-            divide `batch_size`. By default, and with buckets, every worker reads whole batches and
-            keeps its part.
-        window: shards that are mixed, for sources that are read in shards; fewer where these are
-            so large that they do not fit into memory.
+            before it was resized; none by default.
+        worker: (index, number of workers), see `keras_mdm.distribute.worker`: this worker then
+            reads and decodes its own samples only. Its batches hold its parts of as many steps as
+            there are workers, and TensorFlow is told not to shard them again. Replicas and workers
+            must divide `batch_size`. By default, and with buckets, every worker reads whole batches
+            and keeps its part.
+        window: number of shards that are mixed, for sources that are read in shards; fewer if
+            shards are too large for memory.
         parallel_reads: groups of records decoded at a time.
-        repeat: `False` for a dataset that ends after every record has come once, such as one for
+        repeat: `False` for a dataset that ends after every record has come once, for example for
             validation; its last batch may be smaller, and records that cannot be used are left out.
 
     Returns:
-        A dataset of dicts: "image" uint8 (B, H, W, C), or float32 if the rule says so, H and W the
-        same within a batch and, with buckets, not known before it comes; "text"
-        (B, L, D) and "text_mask" (B, L) with an encoder; "label" int32 (B,) if asked for; the
-        micro-condition float32 (B,); "sample" int64 (B,), the position.
+        A dataset of dicts: "image" uint8 (B, H, W, C), or float32 if the rule says so, where H and
+        W are constant within a batch and, with buckets, unknown beforehand; "text" (B, L, D) and
+        "text_mask" (B, L) with an encoder; "label" int32 (B,) if asked for; the micro-condition
+        float32 (B,); the position, "sample" int64 (B,).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -105,7 +105,7 @@ def image_dataset(
             labels=labels,
         )
     buckets = None if rule.buckets is None else Buckets.of(source, rule)
-    if buckets:  # parts of several steps, which a worker would read, are of several sizes
+    if buckets:  # a worker would read parts of several steps, which differ in size
         reading = replace(reading, worker=(0, 1))
     around = buckets.around if buckets else lambda row: (rule, None)
     encode = None if encoder is None else encoding(encoder, "caption", _decoded)
@@ -129,7 +129,7 @@ def image_dataset(
 
 
 def _columns(rule: ImageRule) -> dict[str, tf.TensorSpec]:
-    """What is made of every record."""
+    """The columns that are made from every record."""
     kind = tf.uint8 if rule.pixel_range == "symmetric" else tf.float32
     return {
         "image": tf.TensorSpec(rule.shape, kind),
@@ -167,8 +167,8 @@ def first_records(source: ImageSource, count: int) -> list[Record]:
 
 
 def _group_size(batch_size: int, *, divides: bool) -> int:
-    """Records that are decoded in one call: the batch, or a part of it, if possible a divisor; the
-    batch rather than a part that does not divide it, if it must."""
+    """Number of records decoded per call: the batch, or a part of it, preferably a divisor. If the
+    part must divide the batch and none does, the whole batch."""
     if batch_size <= _GROUP:
         return batch_size
     parts = (n for n in range(_GROUP, _GROUP // 4, -1) if batch_size % n == 0)
@@ -199,8 +199,8 @@ def _making(
     texts: bool,
     labels: bool,
 ) -> Make:
-    """Function (row, position) -> picture, class, shorter side before, and caption; of a record, or
-    of what replaces it. `around` tells the rule for a record and which others may replace it."""
+    """Function (row, position) -> picture, class, original shorter side, and caption of a record or
+    its replacement. `around` gives the rule for a record, and the records that may replace it."""
     classes = len(source.label_names) or np.iinfo(np.int32).max
 
     def make(row: int, position: int) -> tuple[tuple[np.ndarray, int, float, bytes], int]:
@@ -237,10 +237,10 @@ def _require_class(record: Record, classes: int) -> None:
 
 
 def usable_captions(record: Record) -> list[str]:
-    """The captions of a record that are captions, in one line each.
+    """The usable captions of a record, in one line each.
 
     Raises:
-        Unusable: if there is none.
+        Unusable: if there are none.
     """
     found, reason = [], "has no caption"
     for caption in record.captions:
@@ -248,7 +248,7 @@ def usable_captions(record: Record) -> list[str]:
             reason = "has a caption with a NUL character"
         elif len(caption) > MAX_CAPTION:
             reason = f"has a caption of {len(caption)} characters, more than {MAX_CAPTION}"
-        elif not is_text(caption):  # JSON may hold halves of characters besides
+        elif not is_text(caption):  # JSON may even hold halves of characters
             reason = f"has a caption that {NOT_UTF8}"
         elif line := " ".join(caption.split()):
             found.append(line)

@@ -1,5 +1,5 @@
-"""Pictures out of files of anybody's: which formats are opened, how large they may be, and what is
-made of orientations, transparency and 16 bits."""
+"""Pictures from untrusted files: which formats are opened, how large pictures may be, and what is
+done about orientation, transparency and 16 bits."""
 
 import functools
 import io
@@ -12,23 +12,23 @@ import numpy as np
 from keras_mdm.data.skipping import Unusable, reason_of
 
 MAX_PIXELS = 64_000_000
-# Pillow's names. It knows some forty formats, of which some start programs (EPS: Ghostscript) and
-# most are hardly ever tested with what was made to do harm.
+# Pillow's names. It knows some forty formats; some start programs (EPS: Ghostscript), and most are
+# hardly ever tested against malicious files.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
-# Of the others, those that begin with what nothing else begins with.
+# Other formats that are recognised by how their files begin.
 _NOT_READ = ("EPS", "PSD", "ICNS", "ICO", "DDS", "SGI", "PCX", "WMF")
 # Pillow's modes by the number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION = 0x0112
-# Sides of the tiles of a TIFF, which are made in memory as a whole.
+# Tags for the sides of the tiles of a TIFF; each tile is held in memory as a whole.
 _TILE_SIDES = (322, 323)
-# What grey values of fewer bits are multiplied by.
+# Factors for grey values of fewer than 8 bits.
 _SCALES = {"1": 255, "L;2": 85, "L;4": 17}
-# Pixels that are converted at a time: each takes some twenty bytes on the way.
+# Pixels that are converted at a time: each takes some twenty bytes meanwhile.
 _AT_A_TIME = 2**20
-# Bytes of texts in one PNG; Pillow gives up above twice as many.
+# Most bytes of texts in one PNG; Pillow gives up above twice as many.
 _MAX_TEXTS = 2**25
 
 
@@ -37,13 +37,13 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
 
     Args:
         data: the bytes of the file.
-        max_pixels: the most it may have.
+        max_pixels: the most pixels it may have.
 
     Returns:
-        A picture of Pillow.
+        A Pillow picture.
 
     Raises:
-        Unusable: if the bytes are no picture of `FORMATS`, or hold too many pixels.
+        Unusable: if the bytes are not a picture in one of `FORMATS`, or hold too many pixels.
     """
     from PIL import Image
 
@@ -70,7 +70,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
 
 
 def _other_format(data: bytes) -> str | None:
-    """What is said of a format that Pillow knows and that is not read; nothing of it is parsed."""
+    """The message for a format that Pillow knows but that is not read here; nothing is parsed."""
     from PIL import Image
 
     for name in _NOT_READ:
@@ -82,7 +82,7 @@ def _other_format(data: bytes) -> str | None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of the formats that this Pillow has."""
+    """The formats that this version of Pillow has."""
     from PIL import Image
 
     Image.init()
@@ -93,11 +93,11 @@ def to_channels(picture: Any, channels: int = 3) -> Any:
     """Turn a picture upright and convert it to 8 bits; on white, unless transparency is kept.
 
     Args:
-        picture: of Pillow, in any mode.
+        picture: a Pillow picture in any mode.
         channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency.
 
     Returns:
-        A picture of Pillow; the argument itself if there was nothing to do.
+        A Pillow picture; the argument itself if there was nothing to do.
     """
     from PIL import Image
 
@@ -126,12 +126,13 @@ def _converted(picture: Any, channels: int) -> Any:
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)
     elif channels == 4:
-        picture = picture.convert("RGB")  # some modes have no other way
+        picture = picture.convert("RGB")  # some modes convert to RGBA only via RGB
     return picture.convert(MODES[channels])
 
 
 def _upright(picture: Any) -> Any:
-    """Pillow's own function writes all tags anew, which fails if one of them is of a wrong type."""
+    """Turn a picture upright. Pillow's own function rewrites all tags, and fails if one of them has
+    a wrong type."""
     from PIL import Image
 
     picture.load()
@@ -155,18 +156,18 @@ def _orientation(picture: Any) -> Any:
 
 
 def picture_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of a picture, upright, from the beginning of its file where that tells.
+    """(height, width) of a picture, upright, without decoding if the file's beginning suffices.
 
     Args:
         data: the bytes of the file.
-        max_pixels: the most it may have.
+        max_pixels: the most pixels it may have.
 
     Raises:
-        Unusable: if the bytes are no picture, or hold too many pixels.
+        Unusable: if the bytes are not a picture, or hold too many pixels.
     """
     picture = open_picture(data, max_pixels)
-    # The orientation may stand behind the pixels of a PNG, and TIFF files are turned as they are
-    # decoded: what is not known to be simple is decoded.
+    # The orientation may come after the pixels of a PNG, and TIFF files are turned while they are
+    # decoded: anything not known to be simple is decoded.
     simple = picture.format in ("JPEG", "WEBP", "GIF", "BMP", "PPM") or (
         picture.format == "PNG" and not any(mark in data for mark in (b"eXIf", b"exif", b"xmp"))
     )
@@ -181,7 +182,7 @@ def picture_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def _eight_bits(picture: Any) -> Any:
-    """16-bit greys; Pillow's own conversion clips them to white instead of scaling."""
+    """Scale 16-bit greys to 8 bits; Pillow's own conversion clips them to white instead."""
     from PIL import Image
 
     values, transparent = np.asarray(picture), picture.info.get("transparency")
@@ -197,9 +198,8 @@ def _eight_bits(picture: Any) -> Any:
 
 
 def _scale_transparent_colour(picture: Any) -> None:
-    """Of a PNG without 8 bits a sample, Pillow scales the pixels and not the transparent colour.
-
-    Of 16 bits only the upper half is left in the pixels, and of that colour then, too.
+    """Scale the transparent colour of a PNG that has not 8 bits per sample: Pillow scales only the
+    pixels. Of 16 bits Pillow keeps the upper half of the pixels, so the colour keeps that half too.
     """
     colour = picture.info.get("transparency")
     kind = picture.tile[0].args if picture.tile else None
@@ -210,10 +210,10 @@ def _scale_transparent_colour(picture: Any) -> None:
 
 
 def without_large_texts(data: bytes) -> bytes:
-    """A PNG without those of its texts and colour profiles that Pillow refuses to unpack.
+    """A PNG without the texts and colour profiles that Pillow refuses to unpack.
 
-    Generators of pictures keep their workflows in texts, photo editors their history; nothing of
-    them is used here but an orientation, which is small."""
+    Image generators store their workflows in texts, and photo editors their history. Only the
+    orientation is used here, and that is small."""
     pieces, place, begin, texts = [], len(_PNG), 0, 0
     while place + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, place)
@@ -233,10 +233,10 @@ def _unpacks_to_much(kind: bytes, content: bytes) -> bool:
     _, _, packed = content.partition(b"\0")
     if kind == b"tEXt" or (kind == b"iTXt" and packed[:1] != b"\1"):
         return False
-    if kind == b"iTXt":  # two flags, a language and a translated name are in front
+    if kind == b"iTXt":  # two flags, a language and a translated name come first
         packed = b"\0" + packed[2:].partition(b"\0")[2].partition(b"\0")[2]
     limit = PngImagePlugin.MAX_TEXT_CHUNK
     try:
         return len(zlib.decompressobj().decompress(packed[1:], limit + 1)) > limit
-    except zlib.error:  # which Pillow takes for an empty one
+    except zlib.error:  # Pillow treats it as empty
         return False

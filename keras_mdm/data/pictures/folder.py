@@ -33,7 +33,7 @@ class FolderData(CaptionedImages):
     Attributes:
         images: size in pixels to uint8 (n, size, size, C).
         captions: from `name.txt` beside `name.png`, else from the file name.
-        labels: int32 (n,), which sub-folder of the folder; -1 for pictures directly in it.
+        labels: int32 (n,), the number of the sub-folder; -1 for pictures directly in the folder.
         label_names: names of the sub-folders.
         skipped: pictures that could not be read.
         unused: files that are neither pictures nor texts beside them, and why.
@@ -59,16 +59,16 @@ def load_folder(
 
     Every picture is turned upright, put on white where it is transparent, converted to 8 bits,
     shrunk until its shorter side fits, and cropped to the centre square. Hidden files and folders
-    are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`. A
-    picture has one caption here, all lines of its text; `FolderImages` takes each line for one.
+    are left out. Pictures that cannot be read are skipped, logged and listed in `skipped`. Each
+    picture has one caption: all lines of its text; `FolderImages` makes each line a caption.
 
     Args:
-        directory: searched with its sub-folders.
-        size: height and width in pixels, or several; smaller ones are made of the largest.
-        downsample: how, the process's D^r: "area" or "bilinear".
-        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which then stays.
-        extensions: endings of picture files, in any case.
-        progress: show a bar while reading.
+        directory: the folder, searched with its sub-folders.
+        size: height and width in pixels, or several; smaller ones are made from the largest.
+        downsample: how smaller sizes are made, the process's D^r: "area" or "bilinear".
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which is kept.
+        extensions: endings of picture files, in upper or lower case.
+        progress: show a progress bar.
 
     Returns:
         The pictures, sorted by path.
@@ -145,7 +145,7 @@ def _read_all(
     rule: ImageRule,
     progress: bool,
 ) -> tuple[list[tuple[np.ndarray, str] | None], list[Skipped]]:
-    """Pictures with their captions, `None` where there is none; and why."""
+    """Pictures with their captions, `None` for skipped ones; and the list of these with reasons."""
     from tqdm import tqdm
 
     skipped = []
@@ -183,7 +183,7 @@ def caption_of(file: Path, text: Path | None) -> str:
         One line. `red_apple.png` alone gives "red apple".
 
     Raises:
-        Unusable: if it is not UTF-8, nor what its byte order mark says.
+        Unusable: if it is neither UTF-8 nor what its byte order mark says.
     """
     if text is not None:
         line = _line(text_of_file(os.fspath(text)), f"{text.name} ")

@@ -25,7 +25,7 @@ from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 CROPS = ("center", "random")
 RANGES = ("symmetric", "release")
-# How many times as long as wide a resized picture may be before it is cropped.
+# Ratio of the sides above which a picture is cropped before it is resized.
 _LONG = 8
 
 
@@ -34,26 +34,26 @@ class ImageRule:
     """What is done to a picture.
 
     It is turned upright, put on white where it is transparent, converted to 8 bits, resized with
-    antialiasing until it covers the size, and cropped to it. For a lower level of a process that is
-    the size of the highest level, reduced from there as training reduces it: a level then sees the
-    same picture, whether the sample has levels above it or not.
+    antialiasing until it covers the size, and cropped to that size. For a lower level of a process,
+    `of` is the size of the highest level, from which the picture is reduced as in training: the
+    level then sees the same picture whether or not the sample has levels above it.
 
     With `buckets` there are several sizes. Each picture goes into the bucket that is nearest to its
     own proportions, and a batch holds pictures of one bucket.
 
     Args:
         size: height and width in pixels, one number for squares; left out with `buckets`.
-        crop: "center", as in the paper, or "random", another place each time.
+        crop: "center", as in the paper, or "random", a new place each time.
         flip: mirror half of the pictures, at random; off in the paper.
-        pixel_range: "symmetric" leaves uint8, which training maps to [-1, 1]; "release" gives
-            float32 (x - 127) / 128, what the released models were trained with.
+        pixel_range: "symmetric" keeps uint8, which training maps to [-1, 1]; "release" gives
+            float32 (x - 127) / 128, as used to train the released models.
         max_pixels: larger pictures are skipped before they are decoded.
         of: size of the highest level of the process that the pictures are for, a multiple of
-            `size`; `size` itself unless given. With buckets, one size for each.
-        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which then stays.
-        downsample: how the picture of size `of` is reduced to `size`, the process's D^r: "area",
-            means of blocks, or the paper's "bilinear", which is not antialiased.
-        buckets: (height, width) of each, no two of the same proportions.
+            `size`; by default `size` itself. With buckets, one size for each.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which is kept.
+        downsample: how the picture is reduced from `of` to `size`, the process's D^r: "area", means
+            of blocks, or the paper's "bilinear", which is not antialiased.
+        buckets: (height, width) of each bucket, no two with the same proportions.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -102,8 +102,8 @@ class ImageRule:
     def _check_buckets(self) -> None:
         if self.size is not None:
             raise checks.error(
-                "the sizes of a rule are one size or buckets",
-                fix="leave out size, and have it among the buckets",
+                "a rule must have either one size or buckets",
+                fix="leave out size, and include it among the buckets",
                 size=self.size,
                 buckets=self.buckets,
             )
@@ -124,18 +124,18 @@ class ImageRule:
 
     @property
     def drawn(self) -> int | Shape:
-        """The size that pictures are brought to before they are reduced."""
+        """The size to which pictures are resized before they are reduced."""
         return self.of or self.size
 
     @property
     def shape(self) -> tuple[int | None, int | None, int]:
-        """Height, width and channels of what the rule makes; `None` for what depends on the
+        """Height, width and channels of the resulting picture; `None` where they depend on the
         bucket."""
         sides = (None, None) if self.buckets is not None else shape_of("size", self.size)
         return (*sides, self.channels)
 
     def bucket(self, height: int, width: int) -> int:
-        """Which bucket a picture of this size goes into, see `nearest`."""
+        """The bucket for a picture of this size, see `nearest`."""
         return int(nearest(self.buckets, [(height, width)])[0])
 
     def in_bucket(self, number: int) -> "ImageRule":
@@ -156,14 +156,14 @@ def decode(
     Args:
         data: the bytes of the file.
         rule: what is done to it.
-        place: where it is cut, down and across, in [0, 1); the middle unless given.
+        place: where it is cropped, down and across, in [0, 1); by default in the middle.
         mirror: flip left and right.
 
     Returns:
         uint8 (height, width, channels), and (height, width) before it was resized, upright.
 
     Raises:
-        Unusable: if the bytes are no picture, are damaged, or hold too many pixels.
+        Unusable: if the bytes are not a picture, are damaged, or hold too many pixels.
     """
     picture = open_picture(data, rule.max_pixels)
     try:
@@ -185,14 +185,14 @@ def read_picture(
 
     Args:
         file: the file.
-        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which stays.
-        max_pixels: the most it may have.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which is kept.
+        max_pixels: the most pixels it may have.
 
     Returns:
         uint8 (H, W, channels).
 
     Raises:
-        Unusable: if it is missing, no picture, damaged, or holds too many pixels.
+        Unusable: if the file is missing, not a picture, damaged, or holds too many pixels.
 
     Example:
 
@@ -207,7 +207,7 @@ def read_picture(
 
 
 def as_pixels(picture: Any) -> np.ndarray:
-    """uint8 (H, W, C) of a picture of Pillow; grey ones have an axis of channels too."""
+    """uint8 (H, W, C) of a Pillow picture; grey ones have an axis of channels too."""
     pixels = np.asarray(picture)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -219,13 +219,13 @@ def cut_out(
     *,
     pixel: float = 1.0,
 ) -> Any:
-    """Resize a picture until it covers a size, and crop it to that.
+    """Resize a picture until it covers a size, and crop it to that size.
 
     Args:
-        picture: of Pillow.
+        picture: a Pillow picture.
         size: height and width, one number for a square.
-        place: as for `decode`.
-        pixel: width of a pixel of the picture, if its height is 1.
+        place: where it is cropped, as in `decode`.
+        pixel: width of the picture's pixels relative to their height.
     """
     from PIL import Image
 
@@ -239,8 +239,8 @@ def cut_out(
     # A box filter averages exactly the area that a pixel covers; enlarging needs interpolation.
     filter_ = Image.Resampling.BOX if scale <= 1 else Image.Resampling.BICUBIC
     if width > _LONG * wide or height > _LONG * tall:
-        # Resized as a whole, a picture of one column would take gigabytes. Pixels differ by
-        # rounding from those of the other way, which all usual pictures have gone.
+        # Resized as a whole, a picture of one column would take gigabytes. The pixels differ by
+        # rounding from those made as below, as all usual pictures are.
         across, down = picture.width / width, picture.height / height
         right, bottom = (left + wide) * across, (top + tall) * down
         box = (

@@ -1,4 +1,4 @@
-"""Heights and widths: what callers write, and which of several a picture is nearest to."""
+"""Heights and widths: how callers write them, and which of several is nearest to a picture."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,12 @@ import numpy as np
 from keras_mdm import checks
 
 Shape = tuple[int, int]
-# Pictures that are looked at together: few enough to stay near the processor.
+# Pictures handled at a time: few enough to stay in the processor's cache.
 _AT_A_TIME = 2**14
 
 
 def shape_of(name: str, value: Any) -> Shape:
-    """Return (height, width) of a size, which is one number for squares, or raise.
+    """Return (height, width) of a size, which may be one number for squares, or raise.
 
     Example:
 
@@ -34,7 +34,7 @@ def size_of(shape: Shape) -> int | Shape:
 
 
 def check_multiple(of: Shape, size: Shape) -> None:
-    """Raise unless a shape is the same whole multiple of another one in height and in width."""
+    """Raise unless `of` is the same whole multiple of `size` in height and in width."""
     if of[0] % size[0] or of[0] // size[0] * size[1] != of[1]:
         raise checks.error(
             "`of` must be a multiple of `size`",
@@ -63,14 +63,14 @@ def shapes_of(name: str, value: Any) -> tuple[Shape, ...]:
 
 
 def nearest(shapes: Sequence[Shape], sizes: Any) -> np.ndarray:
-    """Return which shape comes nearest to the proportions of some pictures.
+    """Return which shape is nearest to the proportions of each picture.
 
-    Nearest is whose width over height is the least factor away: what is cut off is least then. Of
-    two that are equally near it is the one named first. Quotients of whole numbers are rounded the
-    same way everywhere, unlike logarithms, so all machines agree.
+    The nearest shape's width over height differs by the smallest factor, so that least is cut off.
+    If two are equally near, the first one is taken. Quotients of whole numbers, unlike logarithms,
+    are rounded the same way everywhere, so all machines agree.
 
     Args:
-        shapes: (height, width) of each.
+        shapes: (height, width) of each shape.
         sizes: (n, 2), height and width of the pictures.
 
     Returns:

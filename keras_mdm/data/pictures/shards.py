@@ -21,25 +21,25 @@ from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.opening import open_images
 
 _FORMAT = 1
-# Pillow's names, and what is passed to its writers. JPEG without chroma subsampling: at 64 pixels
-# colours would bleed.
+# Pillow's names, and options for its writers. JPEG without chroma subsampling, as colours would
+# bleed at 64 pixels.
 FORMATS = {"jpeg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"lossless": True}}
 
 
 class ImagePreparation:
-    """What is to be prepared, cut into shards that can be written in any order, anywhere.
+    """A preparation, divided into shards that can be written in any order, anywhere.
 
     Args:
         source: pictures, or a path for `open_images`. A path can be sent to other machines.
         directory: receives the shards and `manifest.json`.
-        size: height and width, one number for squares; 256 unless given.
+        size: height and width, one number for squares; 256 by default.
         image_format: "jpeg" (quality 95), "png" or "webp" (both lossless).
         records_per_shard: records of the source per shard.
-        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which JPEG has not.
+        channels: 3 for RGB, 1 for grey, 4 for RGB with its transparency, which JPEG cannot hold.
         captions: whether a record needs a caption.
         buckets: several (height, width) instead of `size`, see `ImageRule`; each picture is stored
-            in the one that is nearest to its proportions.
-        max_skipped: share of unusable records above which preparing fails at its end.
+            at the one nearest to its proportions.
+        max_skipped: share of unusable records above which preparation fails.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -73,7 +73,7 @@ class ImagePreparation:
         self.image_format = checks.one_of("image_format", image_format, tuple(FORMATS))
         if channels == 4 and image_format == "jpeg":
             raise checks.error(
-                "JPEG files hold no transparency",
+                "JPEG files cannot hold transparency",
                 fix='pass image_format="png" or "webp"',
                 image_format=image_format,
                 channels=channels,
@@ -85,7 +85,7 @@ class ImagePreparation:
     def __getstate__(self) -> dict[str, Any]:
         if self.path is None:
             raise checks.error(
-                "only a source that is named by a path can be sent to other processes",
+                "only a source given by its path can be sent to other processes",
                 fix="pass the path instead of the opened source",
                 source=type(self._source).__name__,
             )
@@ -100,7 +100,7 @@ class ImagePreparation:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What decides what the shards hold."""
+        """The values that decide what the shards hold."""
         return {
             "format": _FORMAT,
             "source": self.source.identity,
@@ -108,7 +108,7 @@ class ImagePreparation:
             "image_format": self.image_format,
             "records_per_shard": self.records_per_shard,
             "captions": self.captions,
-            # As it was before there was a choice.
+            # Left out by default, as in plans that older versions wrote.
             **({} if self.rule.channels == 3 else {"channels": self.rule.channels}),
             **({} if self.rule.buckets is None else {"buckets": self.rule.buckets}),
             "label_names": list(self.source.label_names),
@@ -120,11 +120,11 @@ class ImagePreparation:
         return -(-len(self.source) // self.records_per_shard)
 
     def write(self, number: int, pool: ThreadPoolExecutor, done: Any = lambda result: None) -> dict:
-        """Write one shard, unless it is there; return its note.
+        """Write one shard unless it exists, and return its note.
 
         Args:
-            number: which, from 0.
-            pool: threads that work.
+            number: number of the shard, from 0.
+            pool: threads to use.
             done: called after each record with its bytes or the `Skipped`.
         """
         first = number * self.records_per_shard
@@ -156,11 +156,11 @@ class ImagePreparation:
         return buffer.getvalue(), upright.size[::-1]
 
     def check_share(self, shards: list[dict[str, Any]]) -> None:
-        """Raise if of the shards so far too large a share was skipped."""
+        """Raise if too large a share of the records so far was skipped."""
         sharding.require_share(shards, self.source, self.records_per_shard, self.max_skipped)
 
     def finish(self, shards: list[dict[str, Any]]) -> ExampleImages:
-        """Write the manifest and open what was prepared."""
+        """Write the manifest and open the shards."""
         self.check_share(shards)
         sharding.finish(self.directory, self.plan, shards, self.source.skipped, "picture")
         return open_prepared(self.directory)
@@ -177,17 +177,17 @@ def prepare_images(
     """Crop, resize and encode all pictures of a source, and pack them into shards.
 
     A shard is an ArrayRecord file of `tf.train.Example` messages (`image`, `caption`, `label`,
-    `key`, `original_height`, `original_width`), written completely or not at all: the same call
-    again goes on with the shards that are missing. Records that cannot be used are left out,
-    counted, and listed in `skipped.csv`.
+    `key`, `original_height`, `original_width`), written completely or not at all: calling again
+    makes the missing shards. Records that cannot be used are left out, counted, and listed in
+    `skipped.csv`.
 
     Args:
         source: pictures, or a path for `open_images`.
         directory: receives the shards and `manifest.json`.
-        workers: threads; the number of cores unless given.
-        progress: show a bar.
-        **options: of `ImagePreparation`: size, image_format, records_per_shard, captions, channels,
-            buckets.
+        workers: number of threads; by default as many as cores.
+        progress: show a progress bar.
+        **options: arguments of `ImagePreparation`: size, image_format, records_per_shard, captions,
+            channels, buckets, max_skipped.
 
     Returns:
         The shards, open.
@@ -222,11 +222,11 @@ def prepare_images(
 
 
 def open_prepared(directory: str | os.PathLike, **options: Any) -> ExampleImages:
-    """Open what `prepare_images` has written.
+    """Open the shards that `prepare_images` wrote.
 
     Args:
         directory: the folder with `manifest.json`.
-        **options: of `ExampleImages`.
+        **options: arguments of `ExampleImages`.
 
     Raises:
         ValueError: if there is no manifest, or a shard is missing.

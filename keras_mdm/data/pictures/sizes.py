@@ -1,4 +1,4 @@
-"""How large the pictures of a source are: read from the beginnings of their files, once."""
+"""Sizes of the pictures of a source: read from the beginnings of their files, once."""
 
 import os
 import weakref
@@ -15,9 +15,9 @@ from keras_mdm.data.pictures.files import picture_size
 from keras_mdm.data.sharding import in_order
 from keras_mdm.data.sources.base import ImageSource, Rows
 
-# Part of the name in the cache: raise it whenever a picture may be found to be of another size.
+# Part of the name in the cache: raise it whenever another size may be found for a picture.
 _VERSION = 1
-# Whatever a rule allows, so that what is kept serves every rule.
+# More than any rule allows, so that the cached sizes serve every rule.
 _ANY_PIXELS = 2**62
 
 
@@ -26,29 +26,30 @@ class Sizes(NamedTuple):
 
     Attributes:
         sizes: int32 (n, 2), height and width, upright; zeros where they cannot be read.
-        broken: why not, by row.
+        broken: the reasons for these, by row.
     """
 
     sizes: np.ndarray
     broken: dict[int, str]
 
 
-# Of sources that are open; what the cache holds besides survives the process.
+# Sizes for sources that are open; those in the cache outlive the process.
 _known: weakref.WeakKeyDictionary[ImageSource, Sizes] = weakref.WeakKeyDictionary()
 
 
 def sizes_of(source: ImageSource, *, progress: bool = True) -> Sizes:
-    """Return how large the pictures of a source are.
+    """Return the sizes of the pictures of a source.
 
-    The first time every record is read, but no picture is decoded; afterwards this comes from the
-    cache, unless files were changed."""
+    The first time every record is read, though hardly any picture is decoded; afterwards the sizes
+    come from the cache, unless files were changed."""
     if source not in _known:
         _known[source] = _part(source, progress) or _whole(source, progress)
     return _known[source]
 
 
 def _part(source: ImageSource, progress: bool) -> Sizes | None:
-    """Those of a part out of those of all, so that two parts are not two passes."""
+    """Sizes for a part of a source, taken from those of the whole, so that two parts need only one
+    pass."""
     if not isinstance(source, Rows) or 2 * len(source) < len(source.source):
         return None
     sizes, broken = sizes_of(source.source, progress=progress)
