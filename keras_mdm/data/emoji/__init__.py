@@ -1,4 +1,4 @@
-"""Emoji: drawings, their concepts and names, and the same in motion."""
+"""Emoji: drawings, their concepts and names, and clips of moving drawings."""
 
 from keras_mdm.data.emoji.drawings import EmojiData, load_emoji
 

@@ -20,7 +20,7 @@ def load_animated_emoji(
     Skin tones and still pictures are left out.
 
     Args:
-        minimum_frames: shorter ones are left out too; a clip of 16 frames at a stride of 4 takes
+        minimum_frames: clips with fewer frames are left out too; 16 frames at a stride of 4 need
             61.
         cache_dir: as in `keras_mdm.assets.cache_root`.
 

@@ -36,7 +36,7 @@ class Concept:
         id: code points in lower case hexadecimal, joined by "-", without variation selectors. Equal
             in every style.
         name: the English name of the Unicode CLDR, for example "red apple".
-        group: position in `GROUPS`, or -1 where the group is not known (the newest emoji).
+        group: position in `GROUPS`, or -1 if the group is unknown (the newest emoji).
         file: the drawing.
     """
 
@@ -66,7 +66,7 @@ def concept_id(stem: str) -> str:
 
 
 def is_validation(concept: str) -> bool:
-    """True for the tenth of all concepts that is held out; a pure function of the concept's id.
+    """Whether a concept is in the tenth that is held out; a pure function of its id.
 
     Splitting by concept keeps the styles of one object on the same side, so that a held-out prompt
     was never seen in any style.
@@ -122,16 +122,16 @@ CaptionFunction = Callable[[str, str], str]
 def read_catalogue(directory: Path) -> tuple[Concept, ...]:
     """Join the drawings in `directory` with their names and groups.
 
-    Left out are drawings with a skin tone and those without a name (private code points).
+    Drawings with a skin tone and drawings without a name (private code points) are left out.
 
     Args:
-        directory: holds one SVG per emoji, named by code points.
+        directory: the folder, with one SVG per emoji, named by code points.
 
     Returns:
         One record per concept, sorted by id.
 
     Raises:
-        ValueError: when the packages that hold the names are not installed.
+        ValueError: if the packages that hold the names are not installed.
     """
     names, groups = names_and_groups()
     concepts = {}
@@ -139,7 +139,7 @@ def read_catalogue(directory: Path) -> tuple[Concept, ...]:
         key = concept_id(file.stem)
         if key not in names or not SKIN_TONES.isdisjoint(key.split("-")):
             continue
-        # Should a set hold a drawing with and without variation selector, the first one is used.
+        # If a set holds a drawing with and without a variation selector, the first one is used.
         concepts.setdefault(key, Concept(key, names[key], groups.get(key, -1), file))
     return tuple(concepts[key] for key in sorted(concepts))
 

@@ -1,4 +1,4 @@
-"""Emoji drawings with their names: the captioned pictures that need no download of a data set."""
+"""Emoji drawings with their names: captioned pictures that need no data set."""
 
 import os
 from collections.abc import Sequence
@@ -63,8 +63,8 @@ def load_emoji(
     drawing per concept; skin tones are left out.
 
     Args:
-        sizes: heights and widths in pixels; smaller ones show the same drawing as the largest.
-        downsample: how, the process's D^r: "area" or "bilinear".
+        sizes: heights and widths in pixels; smaller ones are reduced from the largest.
+        downsample: how they are reduced, the process's D^r: "area" or "bilinear".
         style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
         concepts: None for all (about 1,900); an integer for that many, a fair sample whose smaller
             sizes are contained in the larger; "simple" for the quickstart's list of distinct
@@ -73,13 +73,13 @@ def load_emoji(
             the concept, so that a concept is on the same side in every style and every selection.
         caption: maps (name, style) to the caption; `styled_caption` names the style too.
         cache_dir: as in `keras_mdm.assets.cache_root`.
-        progress: show a bar while drawing.
+        progress: show a progress bar.
 
     Returns:
         The drawings, ordered by concept.
 
     Raises:
-        ValueError: when the asset or a package is missing (the error names the command), or an
+        ValueError: if the asset or a package is missing (the error names the command), or an
             argument is not one of those above.
 
     Example:
@@ -127,9 +127,10 @@ def load_emoji(
 
 
 def is_reduced(size: int, largest: int, downsample: str) -> bool:
-    """Whether drawings of a size are made of those of the largest one.
+    """Whether drawings of a size are made from those of the largest size.
 
-    Areas of the same large drawing are the same without: `rasterise` averages it for both."""
+    Areas need this only for different large drawings: `rasterise` averages a common one for both
+    sizes."""
     if downsample == "area":
         return largest % size == 0 and drawing_size(size) != drawing_size(largest)
     return size != largest

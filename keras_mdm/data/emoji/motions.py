@@ -15,10 +15,10 @@ class Pose:
     """Place of a drawing in one frame.
 
     Args:
-        x: how far its centre is from the middle to the right, in widths of the picture.
-        y: how far it is below the middle.
-        scale: its size relative to the picture's.
-        angle: degrees that it is turned clockwise.
+        x: how far its centre is to the right of the middle, in widths of the picture.
+        y: how far its centre is below the middle, in heights of the picture.
+        scale: its size relative to the picture.
+        angle: its clockwise turn in degrees.
     """
 
     x: float = 0.0
@@ -27,17 +27,17 @@ class Pose:
     angle: float = 0.0
 
 
-# Far enough that half a drawing's width is crossed, and nothing leaves the picture.
+# A drawing crosses about its own width, and stays inside the picture.
 _REACH, _SIZE = 0.24, 0.5
 
-# Maps how much of the clip has passed, in [0, 1], to the pose.
+# Maps the elapsed part of the clip, in [0, 1], to the pose.
 Motion = Callable[[float], Pose]
 MOTIONS: dict[str, Motion] = {
     "moving right": lambda u: Pose(x=_REACH * (2.0 * u - 1.0)),
     "moving left": lambda u: Pose(x=_REACH * (1.0 - 2.0 * u)),
     "moving down": lambda u: Pose(y=_REACH * (2.0 * u - 1.0)),
     "moving up": lambda u: Pose(y=_REACH * (1.0 - 2.0 * u)),
-    # A third of a turn: with more the direction of symmetrical drawings would not show.
+    # A third of a turn: with more, the direction of symmetrical drawings would not show.
     "turning": lambda u: Pose(scale=0.7, angle=120.0 * u),
     "growing": lambda u: Pose(scale=0.35 + 0.6 * u),
     "shrinking": lambda u: Pose(scale=0.95 - 0.6 * u),
@@ -46,11 +46,11 @@ MOTIONS: dict[str, Motion] = {
 
 
 def pose_of(motion: str, frame: int, frames: int) -> Pose:
-    """Return where a drawing is in one frame of a clip.
+    """Return the pose of a drawing in one frame of a clip.
 
     Args:
         motion: a key of `MOTIONS`.
-        frame: 0..frames-1; the first shows the beginning of the motion, the last its end.
+        frame: 0..frames-1, from the beginning of the motion to its end.
         frames: length of the clip.
 
     Returns:
@@ -74,7 +74,7 @@ def pose_of(motion: str, frame: int, frames: int) -> Pose:
 
 
 def track_of(motion: str, frames: int) -> np.ndarray:
-    """Return how a motion goes, in the form in which `evaluation.motion.track` measures it.
+    """Return the course of a motion, in the form in which `evaluation.motion.track` measures it.
 
     Args:
         motion: a key of `MOTIONS`.

@@ -1,4 +1,4 @@
-"""Moving emoji: clips of drawings with a named motion, for text to video without a download."""
+"""Moving emoji: clips of drawings with a named motion, for text to video without data sets."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 # Part of the cache key: raise it whenever a pixel may come out different.
 RULE_VERSION = 1
 
-# Frames are drawn at a multiple of their size that is at least this, and averaged.
+# Frames are drawn at a multiple of their size, not below this, and averaged.
 _DRAWN_AT_LEAST = 128
 
-# One pair of drawing and motion in so many is held out, by a hash of the pair.
+# One in this many pairs of drawing and motion is held out, by a hash of the pair.
 HELD_OUT = 8
 
 
@@ -57,14 +57,14 @@ class MovingEmoji:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this data from other data: number of clips, and a SHA-256 of captions and the
-        clips at the lowest resolution."""
+        """What distinguishes this data: number of clips, and a SHA-256 of captions and the clips at
+        the lowest resolution."""
         digest = hashlib.sha256("\0".join(self.captions).encode())
         digest.update(np.ascontiguousarray(self.clips[min(self.clips)]).tobytes())
         return {"clips": len(self), "sha256": digest.hexdigest()}
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "MovingEmoji":
-        """Return a record with these rows only, in this order.
+        """Return a record with only these rows, in this order.
 
         Args:
             rows: positions, or one boolean per clip.
@@ -102,20 +102,21 @@ def load_moving_emoji(
         sizes: heights and widths in pixels.
         frames: length of the clips.
         style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
-        concepts: which drawings, as in `load_emoji`; an integer is that many of its list "simple".
+        concepts: which drawings, as in `load_emoji`; an integer takes that many of the list
+            "simple".
         motions: names of motions, see `motions.MOTIONS`.
         split: "all", "train" or "validation". One pair of drawing and motion in eight is held out,
             so that both are known from other pairs.
-        downsample: how smaller sizes are made of the largest, the process's D^r: "area" or
+        downsample: how smaller sizes are made from the largest, the process's D^r: "area" or
             "bilinear".
         cache_dir: as in `keras_mdm.assets.cache_root`.
-        progress: show a bar while drawing.
+        progress: show a progress bar.
 
     Returns:
         The clips, ordered by drawing and then by motion.
 
     Raises:
-        ValueError: when the asset or a package is missing (the error names the command), or an
+        ValueError: if the asset or a package is missing (the error names the command), or an
             argument is not one of those above.
 
     Example:
@@ -128,7 +129,7 @@ def load_moving_emoji(
     record = asset(STYLES[style])
     chosen = _concepts(read_catalogue(asset_path(record.name, cache_dir=cache_dir)), concepts)
     pairs = [(concept, motion) for concept in chosen for motion in motions]
-    # Areas of the same large drawing are the same without.
+    # Averages of areas need no reduction: all sizes are averaged from the same large drawing.
     drawn = sizes if downsample == "area" else sizes[-1:]
     clips = _clips(
         pairs,
@@ -163,14 +164,14 @@ def _check(frames: Any, style: Any, motions: Any, split: Any, downsample: Any) -
     checks.one_of("downsample", downsample, DOWNSAMPLING)
     if isinstance(motions, str) or not motions:
         raise checks.error(
-            "`motions` must be a list of names", fix=f"choose of {list(MOTIONS)}", motions=motions
+            "`motions` must be a list of names", fix=f"choose from {list(MOTIONS)}", motions=motions
         )
     for motion in motions:
         checks.one_of("motions", motion, tuple(MOTIONS))
 
 
 def _concepts(catalogue: Sequence[Concept], concepts: Any) -> Sequence[Concept]:
-    """Those that are asked for; of a number, that many of the simple ones."""
+    """The concepts asked for; for a number, that many of the simple ones."""
     if not checks.is_int(concepts):
         return choose_concepts(catalogue, concepts)
     simple = choose_concepts(catalogue, "simple")
@@ -192,7 +193,7 @@ def _clips(
     directory: Path,
     progress: bool,
 ) -> dict[int, np.ndarray]:
-    """The clips at all sizes, from the cache where they are there."""
+    """The clips at all sizes, from the cache if possible."""
     # All sizes are averages of one drawing, as in the pyramid that is trained on.
     drawn_at = sizes[-1] * max(2, -(-_DRAWN_AT_LEAST // sizes[-1]))
     parts = [RULE_VERSION, drawn_at, frames, [source.sha256 for source in record.sources]]

@@ -18,9 +18,9 @@ from keras_mdm.data.base import Skipped, area_average
 # Part of the cache key: raise it whenever a pixel may come out different.
 RULE_VERSION = 1
 
-# Everything is drawn on white at the smallest multiple of its size that is at least this, then
-# averaged over blocks. So pictures of 16 and 64 pixels come from the same drawing of 256, and the
-# smaller is the block average of the larger up to rounding, as in the pyramid that is trained on.
+# Everything is drawn on white at the smallest multiple of its size not below this, then averaged
+# over blocks. So pictures of 16 and 64 pixels come from the same drawing of 256, and the smaller
+# is the block average of the larger up to rounding, as in the pyramid that is trained on.
 _DRAWN_AT_LEAST = 256
 
 
@@ -43,21 +43,21 @@ def rasterise(
     directory: Path,
     progress: bool = True,
 ) -> tuple[dict[int, np.ndarray], tuple[Skipped, ...]]:
-    """Return the drawings at all sizes, from the cache where they are there.
+    """Return the drawings at all sizes, from the cache if possible.
 
     Args:
         files: SVG files.
         sizes: heights and widths in pixels.
         record: the asset that the files belong to; its hashes are part of the cache key.
         directory: where rasterised pictures are kept, a compressed npz per size.
-        progress: show a bar while drawing.
+        progress: show a progress bar.
 
     Returns:
         Size to uint8 (n, size, size, 3), and the files that could not be drawn. Their rows are
         white; the caller drops them.
 
     Raises:
-        ValueError: when something must be drawn and resvg-py is not installed.
+        ValueError: if something must be drawn and resvg-py is not installed.
     """
     targets = {size: directory / f"{_key(files, size, record)}.npz" for size in sizes}
     images, skipped = {}, set()
@@ -109,13 +109,13 @@ def _draw_all(
 
     images = {size: np.full((len(files), size, size, 3), 255, np.uint8) for size in sizes}
     skipped = []
-    _renderer()  # A missing package is one error, not one skipped file each.
+    _renderer()  # a missing package is one error, not one skipped file after the other
     label = f"drawing {len(files)} pictures, {', '.join(map(str, sizes))} px"
-    # One thread: resvg holds the interpreter, two threads took 1.5 times as long as one.
+    # One thread: resvg holds the interpreter, so two threads took 1.5 times as long as one.
     for row, file in enumerate(tqdm(files, desc=label, disable=not progress)):
         try:
             drawn = draw(file.read_text(encoding="utf-8"), drawn_at)
-        # resvg raises ValueError for most bad files, Pillow and the file system their own.
+        # resvg raises ValueError for most bad files, Pillow and the file system their own errors.
         except (ValueError, OSError) as problem:
             skipped.append(Skipped(file.name, str(problem) or type(problem).__name__))
             continue
@@ -135,7 +135,7 @@ def draw(svg: str, size: int) -> np.ndarray:
         uint8 (size, size, 3).
 
     Raises:
-        ValueError: when the text is no drawing, or resvg-py is not installed.
+        ValueError: if the text is not a drawing, or resvg-py is not installed.
     """
     from PIL import Image
 

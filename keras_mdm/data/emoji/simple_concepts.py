@@ -1,15 +1,15 @@
 """The quickstart's concepts: simple, distinct objects, chosen by hand.
 
-The rule: drawings that a person names at a glance and that stay apart from each other at 16 pixels,
-so that "which drawing is nearest to this sample?" has one answer. Hearts and plain coloured shapes,
-a few faces of clearly different colour or outline, animals, fruit and vegetables, dishes, balls and
-games, plants, sky and weather, vehicles, and common objects. Left out are people, flags, keycaps,
-letters and signs, clock faces, arrows, buildings, and every drawing that resembles one already in
-the list: of the Twemoji drawings here no two are nearer than `MINIMUM_DISTANCE` to each other.
+The rule: a person can name the drawings at a glance, and they stay distinct at 16 pixels, so that
+"which drawing is nearest to this sample?" has one answer. The list holds hearts and plain coloured
+shapes, a few faces of clearly different colour or outline, animals, fruit and vegetables, dishes,
+balls and games, plants, sky and weather, vehicles, and common objects. It leaves out people, flags,
+keycaps, letters and signs, clock faces, arrows, buildings, and every drawing that resembles one
+already listed: no two Twemoji drawings here are nearer to each other than `MINIMUM_DISTANCE`.
 """
 
-# Root mean square difference over the 16 x 16 x 3 values in 0..255 of two drawings of the list. Of
-# all 1,918 drawings, 172 have another one nearer than 15, and half have one nearer than 41.
+# Root mean square difference between two drawings, over 16 x 16 x 3 values in 0..255. Of all 1,918
+# drawings, 172 have another one nearer than 15, and half have one nearer than 41.
 MINIMUM_DISTANCE = 36.0
 
 _HEARTS = (
