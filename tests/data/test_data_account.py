@@ -103,7 +103,7 @@ def test_the_command_shows_the_account(tmp_path, capsys):
     out = capsys.readouterr().out
     for words in (
         "10 pictures, 6 texts, 2 hidden",
-        "7  is a check sum: i.png.md5, q.parquet.crc, more/0.md5, ...",
+        "7  is a checksum: i.png.md5, q.parquet.crc, more/0.md5, ...",
         "convert it to JPEG or PNG: f.heic, g.svg",
         "is missing: gone.png",
         "is a Parquet file without pictures: 00000.parquet",

@@ -294,7 +294,7 @@ def test_side_files_are_no_shards(tmp_path):
         assert (len(source), len(source.unused)) == (used, unused)
         assert not source.skipped
     assert len(open_images(tmp_path / "pictures")) == 3
-    assert told(open_images(tmp_path / "tar"))["0.tar.md5"] == "is a check sum"
+    assert told(open_images(tmp_path / "tar"))["0.tar.md5"] == "is a checksum"
 
 
 def test_tfrecords_without_an_ending(tmp_path):

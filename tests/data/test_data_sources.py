@@ -471,7 +471,7 @@ def test_files_that_only_tensorflow_can_reach(tmp_path, kind, opened):
         (lambda p: p, "must hold pictures"),
         (lambda p: (p / "a.csv").write_text("name,caption\nx,y\n") and p, "column of files"),
         (lambda p: (p / "a.csv").write_text("file,caption\n") and p, "must list pictures"),
-        (lambda p: (p / "a.csv").write_text("file\rx.png\r") and p, "a line of names of columns"),
+        (lambda p: (p / "a.csv").write_text("file\rx.png\r") and p, "a line of column names"),
         (
             lambda p: (p / "a.csv").write_text("f") and (p / "b.tsv").write_text("f") and p,
             "one called metadata",

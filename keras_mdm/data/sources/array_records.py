@@ -13,17 +13,17 @@ def open_array_record(path: str) -> Any:
         path: the file, on this machine.
 
     Raises:
-        OSError: if it cannot be opened; without a number if it is no ArrayRecord file.
+        OSError: if it cannot be opened; without an errno if it is not an ArrayRecord file.
     """
     from array_record.python.array_record_module import ArrayRecordReader
 
-    # A pipe would wait for somebody who writes, and the reader does not say what is wrong.
+    # A pipe would wait for a writer, and the reader does not say what is wrong.
     with file_bytes.open_file(path):
         pass
-    # Reading ahead would be for nothing.
+    # Without reading ahead, which is wasted on random access.
     reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
     if not reader.ok():
-        # It does not say why. Where no descriptor is left, this has none either.
+        # The reader does not say why. If no descriptors are left, `open` does.
         with open(path, "rb"):
             reader = ArrayRecordReader(os.fsencode(path), options="readahead_buffer_size:0")
         if not reader.ok():

@@ -1,4 +1,4 @@
-"""What every source of pictures is: so many records, each read by its number."""
+"""The base of every source of pictures: a number of records, each read by its number."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ class Record(NamedTuple):
     """One record as it is stored.
 
     Attributes:
-        key: what names it within its source.
-        data: the bytes of a picture file: JPEG, PNG, WebP or whatever else Pillow reads.
+        key: its name within the source.
+        data: the bytes of a picture file: JPEG, PNG, WebP or another format that Pillow reads.
         captions: texts that describe it; may be empty.
         label: its class, -1 for none.
-        original_size: (height, width) before it was prepared; `None` if it is as it was.
+        original_size: (height, width) before it was prepared; `None` if it was not prepared.
     """
 
     key: str
@@ -34,8 +34,8 @@ class Record(NamedTuple):
 
 
 def class_number(label: Any) -> int:
-    """Return the number of a class as it is stored; -1 for none, and for what is no whole number:
-    1.7 is no class, 3.0 is what tables with gaps make of 3."""
+    """Return the number of a stored class; -1 if there is none, or it is not a whole number: 1.7 is
+    not a class, but 3.0 is, as tables with gaps turn 3 into 3.0."""
     try:
         number = int(label)
         whole = not isinstance(label, float | np.floating) or number == label
@@ -51,18 +51,18 @@ class ImageSource(Skipping, ABC):
 
     Attributes:
         label_names: names of the classes, empty if there are none.
-        found: how many files of each kind lie in the folder that was opened.
-        shard_sizes: records per shard where a shard has to be read as a whole; they are then
-            shuffled within a few shards at a time. `None` where every record can be read alone.
-        shard_window: most shards that may be mixed at a time, as more do not fit into memory;
+        found: number of files of each kind in the folder that was opened.
+        shard_sizes: records per shard, if shards have to be read as a whole; records are then
+            shuffled within a few shards at a time. `None` if every record can be read alone.
+        shard_window: how many shards may be mixed at a time, as more do not fit into memory;
             `None` for any number.
 
     Args:
         left_out: files that were found unusable before.
-        max_skipped: share of unusable records, of those seen, above which reading stops.
+        max_skipped: share of unusable records, among those seen, above which reading stops.
 
     Raises:
-        ValueError: if too much was left out.
+        ValueError: if too many files were left out.
 
     Example:
 
@@ -87,10 +87,10 @@ class ImageSource(Skipping, ABC):
         """Read one record.
 
         Args:
-            row: its number, from 0.
+            row: number of the record, from 0.
 
         Raises:
-            Unusable: if it gives nothing.
+            Unusable: if the record cannot be used.
         """
 
     @property
@@ -99,18 +99,18 @@ class ImageSource(Skipping, ABC):
         return {"records": len(self)}
 
     def stamp(self) -> str | None:
-        """What tells the files of the pictures from others, and from themselves once they were
-        changed; under it, what is found out about them is kept in the cache. `None`, as for
-        sources of your own, has it found out again by every process."""
+        """What distinguishes the picture files from others, and from earlier versions of
+        themselves: the key under which findings about them are cached. With `None`, as for sources
+        of your own, every process finds these out again."""
         return None
 
     def check_shards(self, broken: Sequence[Skipped], total: int, usable: int = 0) -> None:
         """Raise if more than `max_skipped` of the shards cannot be read, or none can.
 
         Args:
-            broken: those that cannot, or not to their end.
+            broken: shards that cannot be read, or not to their end.
             total: number of all shards.
-            usable: records that can be read all the same.
+            usable: number of records that can be read nevertheless.
         """
         if (len(broken) == total and not usable) or len(broken) > self.max_skipped * total:
             fix = "copy or write these files again, or raise max_skipped"
@@ -135,7 +135,7 @@ def require_source(source: Any) -> ImageSource:
             source=source,
         )
     if not len(source):
-        raise checks.error("there must be records", fix="check the data", records=0)
+        raise checks.error("`source` must have records", fix="check the data", records=0)
     return source
 
 
@@ -189,30 +189,30 @@ class Rows(ImageSource):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of the source, and which part."""
+        """The identity of the source, and which part of it this is."""
         return {**self.source.identity, "part": [len(self), int(self.rows.sum(dtype=np.uint64))]}
 
     def stamp(self) -> str | None:
-        """That of the source, and which rows."""
+        """The stamp of the source, with its rows."""
         whole = self.source.stamp()
         return whole and digest([whole], [hashlib.sha256(self.rows.tobytes()).hexdigest()])[:32]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """As of the source, with what was left out there."""
+        """What was skipped, with what the source left out."""
         return self.source._left_out + super().skipped
 
 
 def split(source: ImageSource, part: str, *, share: float = 1e-3) -> ImageSource:
     """Return the training or the validation part of a source.
 
-    Which part a record belongs to follows from a hash of its number: records that are added later
-    do not move the others.
+    A hash of a record's number decides its part, so records that are added later do not move the
+    others.
 
     Args:
         source: all of the data.
         part: `"train"`, `"validation"` or `"all"`.
-        share: of the records that are for validation, about.
+        share: approximate share of the records that are for validation.
 
     Returns:
         The part.
@@ -236,7 +236,7 @@ def split(source: ImageSource, part: str, *, share: float = 1e-3) -> ImageSource
 
 
 def _hashes(count: int) -> np.ndarray:
-    """Well-mixed 64-bit numbers of 0..count-1: the SplitMix64 finalizer."""
+    """Well-mixed 64-bit hashes of 0..count-1: the SplitMix64 finalizer."""
     state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

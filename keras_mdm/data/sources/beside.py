@@ -1,4 +1,4 @@
-"""Texts beside files: `a.txt` of `a.jpg`, and the other ways in which they are called."""
+"""Texts beside files: `a.txt` for `a.jpg`, and the other names that they may have."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from keras_mdm.data.sources import file_bytes, kinds
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.texts import captions_in, text_of
 
-# Of a text that is JSON.
+# Fields of a JSON text that may hold captions.
 _CAPTIONS = ("caption", "captions", "text", "prompt", "title")
 
 
@@ -18,10 +18,10 @@ class Texts:
     """The texts of a folder.
 
     Args:
-        names: of all its files.
+        names: names of all its files.
 
     Attributes:
-        any: whether there is one.
+        any: whether there are any.
 
     Example:
 
@@ -45,7 +45,7 @@ class Texts:
         return next(filter(None, found), None)
 
     def unusual(self, file: str) -> str | None:
-        """The text of a file, if it is not called as usual."""
+        """The text of a file, if its name is not the usual one."""
         found = self.of(file)
         return None if found == _usual(file) else found
 
@@ -66,23 +66,23 @@ def _candidates(file: str) -> Iterator[str]:
 
 
 def _key(name: str) -> str:
-    """The same for names that differ in case, or in how accents are written."""
+    """A key that is the same for names that differ in case or in how accents are written."""
     return (name if name.isascii() else unicodedata.normalize("NFC", name)).lower()
 
 
 def captions_of_file(path: str) -> tuple[str, ...]:
-    """The captions of a text beside a picture: its lines, or what a field of JSON says.
+    """The captions in a text beside a picture: its lines, or a field of its JSON.
 
     Args:
-        path: of the text; there need not be one.
+        path: path of the text, which need not exist.
 
     Raises:
-        Unusable: if it is JSON and damaged.
+        Unusable: if it is damaged JSON.
     """
     try:
         with file_bytes.open_file(path) as file:
             text = text_of(file.read())
-    # One that is there and cannot be read must not become the name of the file.
+    # If a text exists but cannot be read, the file's name must not replace it.
     except Exception:
         if file_bytes.exists(path):
             raise
@@ -99,7 +99,7 @@ def captions_of_file(path: str) -> tuple[str, ...]:
 
 
 def text_of_file(path: str) -> str:
-    """The whole text beside a file; of JSON the captions that a field holds."""
+    """The whole text beside a file; for JSON, the captions in a field."""
     if kinds.ending_of(path) == ".json":
         return "\n".join(captions_of_file(path))
     with file_bytes.open_file(path) as file:
@@ -113,11 +113,11 @@ def files_with_texts(
 
     Args:
         root: the folder.
-        endings: of the files, in lower case.
+        endings: endings of the files, in lower case.
 
     Returns:
-        Paths relative to the folder, of the file and of its text if there is one; and the files
-        that are neither.
+        Paths relative to the folder, of each file and of its text, if any; and the files that are
+        neither.
     """
     found, left = [], Listed()
     for folder, names in file_bytes.walk(root, left.append):

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files: a stray quote costs the row that it stands in, and no other."""
+"""Rows of CSV and TSV files: a stray quote costs its own row, and no other."""
 
 import csv
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from keras_mdm.data.sources import kinds
 from keras_mdm.data.sources.texts import Lines
 
-# A quoted field that goes on for more lines than these is taken for a quote that is never closed.
+# If a quoted field spans more lines than this, its quote counts as never closed.
 MAX_LINES = 64
 OPEN_QUOTE = "has a quote that is not closed in its line"
-# What Python's reader says of a text that ends within quotes.
+# The error of Python's reader for a text that ends within quotes.
 _UNFINISHED = "unexpected end of data"
 _ENDING = re.compile(r"\.[A-Za-z0-9]{2,5}")
 MARK = "\ufeff"
-# What a table is there to name.
+# Endings of the files that tables name.
 _FILES = kinds.PICTURES + kinds.VIDEOS
 
 Row = tuple[int, int, int, list[str] | str]
@@ -25,13 +25,13 @@ Row = tuple[int, int, int, list[str] | str]
 def values_of(text: str, delimiter: str, width: int = 0) -> list[str]:
     """The values of one row.
 
-    TSV files have no quoting: a line is a row, whatever quotes it holds. Fields that are quoted as
-    a whole, as programs write them that quote all the same, lose these quotes.
+    TSV files have no quoting: a line is a row, whatever quotes it holds. Fields quoted as a whole,
+    as some programs write them nevertheless, lose these quotes.
 
     Args:
-        text: a line of a TSV file; of a CSV file one line, or more of them in quotes.
-        delimiter: between two values.
-        width: number of columns, if it is known.
+        text: a line of a TSV file; one line of a CSV file, or several if quotes span them.
+        delimiter: what separates values.
+        width: number of columns, if known.
 
     Raises:
         csv.Error: if a quote is not closed, or a value is too long.
@@ -41,7 +41,7 @@ def values_of(text: str, delimiter: str, width: int = 0) -> list[str]:
     >>> values_of('a.png,"red, large"', ","), values_of('a.png\\t5" pipe', "\\t")
     (['a.png', 'red, large'], ['a.png', '5" pipe'])
     """
-    # Tables that were put together begin with a mark in the middle.
+    # Concatenated tables have byte order marks in the middle.
     text = text.lstrip(MARK).rstrip("\r\n")
     if '"' not in text and "\r" not in text and len(text) < csv.field_size_limit():
         return text.split(delimiter)
@@ -56,7 +56,7 @@ def values_of(text: str, delimiter: str, width: int = 0) -> list[str]:
     except csv.Error as problem:
         if str(problem) == _UNFINISHED:
             raise
-    # Quotes within quotes that are not doubled.
+    # There are quotes within quotes that are not doubled.
     return next(csv.reader([text], delimiter=delimiter), [])
 
 
@@ -70,14 +70,14 @@ def rows_of(lines: Lines, delimiter: str, header: Sequence[str], key: str) -> It
     """Rows of a table: the line and the byte where each begins, the byte after its last one, and
     its values or what is wrong with it.
 
-    A field may go on over the next lines in quotes, but not over a line that is a row by itself:
-    then the quote before is a stray one.
+    A quoted field may span several lines, but not a line that is a row by itself: then its opening
+    quote is a stray one.
 
     Args:
         lines: the file after its header.
-        delimiter: between two values.
+        delimiter: what separates values.
         header: names of the columns.
-        key: the column that tells the file of a row.
+        key: the column that names the file of a row.
     """
     reader = _Rows(lines, delimiter, len(header), header.index(key))
     while (line := reader.take()) is not None:
@@ -109,7 +109,7 @@ _NAMES = {",": "comma", "\t": "tab"}
 
 
 class _Rows:
-    """Lines of a table, of which some were looked at before their turn."""
+    """Lines of a table, some of them read ahead."""
 
     def __init__(self, lines: Lines, delimiter: str, width: int, key: int):
         self._lines, self._iterator = lines, iter(lines)
@@ -128,13 +128,13 @@ class _Rows:
         return None if text is None else (text, begin, self._lines.position, self._lines.number)
 
     def learn(self, values: Sequence[str]) -> None:
-        """What names of files look like, from the first row that can be read."""
+        """Learn what names of files look like, from the first row that can be read."""
         if self._plain is None and len(values) > self._key:
             name = values[self._key]
             self._plain, self._spaced = not _has_ending(name), " " in name
 
     def go_on(self, text: str) -> tuple[list[str], int] | None:
-        """The values of a row that goes on over the next lines, and where it ends; `None` if the
+        """The values of a row that continues on the next lines, and where it ends; `None` if the
         quote is a stray one."""
         for number in range(MAX_LINES):
             if number == len(self._waiting):

@@ -1,4 +1,4 @@
-"""SHA-256 of columns of plain values: what tells one data set from another."""
+"""SHA-256 of columns of plain values: what distinguishes data sets."""
 
 import hashlib
 from collections.abc import Iterable

@@ -18,7 +18,7 @@ from keras_mdm.data.sources.index_cache import Index, index_files, stamp_of_file
 from keras_mdm.data.sources.texts import text_of
 from keras_mdm.open_files import OpenFiles
 
-# What features are called, the first that is there counts.
+# Usual names of features; the first one present counts.
 IMAGE = ("image", "image/encoded", "jpg", "png", "webp", "image_bytes", "image_raw")
 CAPTION = (
     *("caption", "captions", "captions/text", "caption/text", "text", "image/caption", "txt"),
@@ -33,16 +33,15 @@ class ExampleImages(ImageSource):
     """Records of ArrayRecord or TFRecord files that are `tf.train.Example` messages.
 
     Args:
-        files: paths; all of one kind, told by their names: `.array_record` or `.tfrecord`.
-        image: name of the feature with the bytes of a picture; one of the usual ones is looked for
-            unless given.
+        files: paths; all of one kind, according to their names: `.array_record` or `.tfrecord`.
+        image: name of the feature with the bytes of a picture; by default one of the usual names.
         caption: likewise for captions, one or several; none if there is no such feature.
         label: likewise for the number of the class.
-        ranges: (first record, one after the last) to use of each file; all unless given.
+        ranges: (first record, one after the last) to use from each file; by default all.
         label_names: names of the classes.
         max_skipped: see `ImageSource`.
         cache_dir: where indexes of TFRecord files are kept, as in `keras_mdm.assets.cache_root`.
-        progress: show a bar while files are indexed.
+        progress: show a progress bar while files are indexed.
 
     Raises:
         ValueError: if there are no files or records, or the first one has no picture.
@@ -101,7 +100,7 @@ class ExampleImages(ImageSource):
             for part, names in usual.items()
         }
         chosen = {part: wanted.get(part) or name for part, name in first.items()}
-        # Data of the same files, but other data.
+        # Other features of the same files are other data.
         self._other = {part: name for part, name in chosen.items() if name != first[part]}
         for part, name in chosen.items():
             if (part == "image" or wanted.get(part)) and name not in found:
@@ -122,14 +121,14 @@ class ExampleImages(ImageSource):
         return file, row - int(self._ends[file]) + last
 
     def name(self, row: int) -> str:
-        """File, and which of its records."""
+        """File, and number of the record in it."""
         file, record = self._place(row)
         return f"{os.path.basename(self.paths[file])}: record {record}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Number of records, and a SHA-256 of files, their sizes and ranges; with the features that
-        are read where these are not the first of the usual ones."""
+        """Number of records, a SHA-256 of files, their sizes and ranges, and those features that
+        are not the first usual ones."""
         sizes = [file_bytes.file_size(path) for path in self.paths]
         names = map(os.path.basename, self.paths)
         found = {"records": len(self), "sha256": digest(names, sizes, self._ranges)}
@@ -145,7 +144,7 @@ class ExampleImages(ImageSource):
         file, record = self._place(row)
         try:
             return Example.FromString(self._files.read(file, record)).features.feature
-        # The reader and the parser have errors of their own.
+        # The reader and the parser have their own errors.
         except Exception as problem:
             raise Unusable(f"cannot be read: {problem}") from problem
 
@@ -183,7 +182,7 @@ def _name(value: Any) -> str:
 
 
 class _ArrayRecords:
-    """Records of ArrayRecord files, which have an index of their own."""
+    """Records of ArrayRecord files, which contain their own index."""
 
     def __init__(self, paths: Sequence[str], **_):
         self._readers = OpenFiles(paths, open_array_record)
@@ -245,7 +244,7 @@ def _holds(data: bytes) -> bool:
 
 
 def _index(path: str) -> Index:
-    """Place and size of every record of a TFRecord file; and the byte from which on it is none."""
+    """Place and size of every record of a TFRecord file, and the byte where its records end."""
     places, sizes = [], []
     total, position = file_bytes.file_size(path), 0
     with file_bytes.open_file(path) as file:

@@ -1,4 +1,4 @@
-"""Pieces of files, read by place from many threads; here or wherever TensorFlow can read."""
+"""Pieces of files, read by place from many threads, here or wherever TensorFlow can read."""
 
 import errno
 import io
@@ -14,7 +14,7 @@ from keras_mdm.data.sources.links import Links
 from keras_mdm.machine_faults import of_the_machine
 from keras_mdm.open_files import OpenFiles
 
-# Bytes that are asked of a remote file at once.
+# Bytes that are requested from a remote file at once.
 _BUFFER = 1 << 20
 # What packed files begin with.
 _PACKED = {
@@ -38,8 +38,8 @@ def open_file(path: str | os.PathLike) -> Any:
     """Open a file for reading bytes.
 
     Raises:
-        OSError: if there is none, or what is there is none: a device never ends, and a pipe waits
-            for somebody who writes.
+        OSError: if it does not exist or is not a file: a device never ends, and a pipe waits for a
+            writer.
     """
     if not is_remote(path):
         return open(path, "rb", opener=_open_regular)
@@ -47,7 +47,7 @@ def open_file(path: str | os.PathLike) -> Any:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    # A pipe would wait here already.
+    # Without O_NONBLOCK, opening a pipe would wait.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -55,11 +55,11 @@ def _open_regular(path: str, flags: int) -> int:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise OSError(errno.EINVAL, "is a device or a pipe and no file", path)
+    raise OSError(errno.EINVAL, "is a device or a pipe, not a file", path)
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of TensorFlow's file systems as Python knows files, which `GFile` is not quite."""
+    """A file of TensorFlow's file systems as a proper Python file, which `GFile` is not quite."""
 
     def __init__(self, path: str):
         import tensorflow as tf
@@ -105,7 +105,7 @@ def file_size(path: str | os.PathLike) -> int:
 
 
 def packed(start: bytes) -> str:
-    """Which program packed a file that must not be; empty if it was none that is known."""
+    """How a file is compressed that must not be; empty if in no known way."""
     found = next((name for name, mark in _PACKED.items() if start.startswith(mark)), "")
     return f"{COMPRESSED} with {found}" if found else ""
 
@@ -120,7 +120,7 @@ def exists(path: str | os.PathLike) -> bool:
 
 
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether there is a file, and no folder, device or pipe."""
+    """Whether there is a file, rather than a folder, device or pipe."""
     if not is_remote(path):
         return os.path.isfile(path)
     import tensorflow as tf
@@ -129,7 +129,7 @@ def is_file(path: str | os.PathLike) -> bool:
 
 
 def join(root: str | os.PathLike, name: str) -> str:
-    """The path of a file of a folder."""
+    """The path of a file in a folder."""
     return f"{os.fspath(root).rstrip('/')}/{name}" if is_remote(root) else os.path.join(root, name)
 
 
@@ -139,8 +139,8 @@ def walk(
     """(path relative to the root with forward slashes, sorted names of the files) of every folder,
     in order; hidden ones are left out.
 
-    Links to folders are followed, but none into the folder itself, where its files are read at
-    their own place, and none to a folder that another link leads to.
+    Links to folders are followed, except links into the root, whose files are read in their own
+    place, and links to a folder that another link leads to.
 
     Args:
         root: the folder.
@@ -153,7 +153,7 @@ def walk(
     else:
 
         def failed(problem: OSError) -> None:
-            """Not where nothing can be listed any more."""
+            """Leave the folder out, unless the machine is at fault."""
             if of_the_machine(problem):
                 raise problem
             inside = os.path.relpath(os.fspath(problem.filename), root).replace(os.sep, "/")
@@ -174,7 +174,7 @@ def walk(
                 left(f"{before}{name}/", reason)
             else:
                 kept.append(name)
-        # In place: a walk from the top goes where this list says.
+        # In place: a top-down walk visits the folders in this list.
         folders[:] = kept
         if any(part.startswith(".") for part in PurePosixPath(inside).parts):
             continue
@@ -185,7 +185,7 @@ def walk(
 
 
 class _Descriptor:
-    """An open file that is closed with the last one who has it; a Python file would warn."""
+    """An open file that is closed when no longer referenced; a Python file would warn."""
 
     def __init__(self, path: str):
         self.number = -1
@@ -197,12 +197,12 @@ class _Descriptor:
 
 
 def same_file(root: str | os.PathLike, name: str) -> str | None:
-    """The file that a table names in another way than its system: with backslashes, or with
-    accents that are characters of their own, or are none; `None` if there is none.
+    """The file that a table names differently from the file system: with backslashes, or with
+    accents composed or decomposed; `None` if there is none.
 
     Args:
         root: the folder.
-        name: as the table has it; there is no such file.
+        name: the name in the table; no file has exactly this name.
     """
     found = os.fspath(root)
     for part in name.replace("\\", "/").split("/"):
@@ -238,7 +238,7 @@ class FileBytes:
             size: how long it is.
 
         Raises:
-            OSError: if the file cannot be read, or ends before.
+            OSError: if the file cannot be read, or ends too early.
         """
         path = self.paths[number]
         if is_remote(path):
@@ -246,7 +246,7 @@ class FileBytes:
                 file.seek(offset)
                 found = file.read(size)
         else:
-            file = self._open[number]  # held as long as it is read from
+            file = self._open[number]  # kept open while it is read
             found = os.pread(file.number, size, offset)
         if len(found) != size:
             raise OSError(f"{os.path.basename(path)} ends before byte {offset + size}")
@@ -254,7 +254,7 @@ class FileBytes:
 
 
 def require_files(files: Any, what: str) -> list[str]:
-    """Return paths as a list of strings, or raise unless they are files that are there."""
+    """Return paths as a list of strings, or raise unless they exist."""
     single = isinstance(files, str | os.PathLike) or not isinstance(files, Sequence)
     if single or not files or not all(isinstance(file, str | os.PathLike) for file in files):
         raise checks.error(

@@ -20,24 +20,24 @@ from keras_mdm.data.sources.strings import Listed, Strings
 
 EXTENSIONS = kinds.USUAL
 
-# Larger files are no pictures: those of the most pixels that are read have half as many, unpacked.
+# Larger files are not pictures: the largest readable picture, unpacked, has half as many bytes.
 MAX_BYTES = 2**30
 
 
 class FolderImages(ImageSource):
     """Pictures of a folder and its sub-folders.
 
-    The caption of `horse.jpg` is the text of `horse.txt` beside it, one caption a line; or of
-    `horse.jpg.txt`, `horse.caption`, or a field `caption` of `horse.json`, with endings in any
-    case; without one, the name of the file. The class of a picture is the top sub-folder that it
-    is in. Files that are neither are listed in `unused`.
+    The captions of `horse.jpg` are the lines of `horse.txt` beside it, of `horse.jpg.txt` or of
+    `horse.caption`, or a field `caption` of `horse.json`, with endings in upper or lower case; or
+    else the name of the file. The class of a picture is its top sub-folder. Files that are neither
+    pictures nor such texts are listed in `unused`.
 
     Args:
-        directory: the folder; a URL that TensorFlow can list will do.
-        extensions: endings of picture files, in any case; those that Pillow cannot decode here are
-            listed.
-        split: read only pictures in folders that are called so (`train`, or `train2017`); classes
-            are then the folders below.
+        directory: the folder, or a URL that TensorFlow can list.
+        extensions: endings of picture files, in upper or lower case; those that Pillow cannot
+            decode here are listed in `unused`.
+        split: read only pictures in folders named after this split (`train`, or `train2017`);
+            classes are then the folders below.
         max_skipped: see `ImageSource`.
 
     Raises:
@@ -130,18 +130,18 @@ class _Walked:
     """What was found in the folders so far.
 
     Attributes:
-        folders: those with pictures that are read.
-        counts: how many each has.
-        names: of the pictures in each.
-        beside_rows: pictures whose text is not called as usual.
-        beside: what it is called.
+        folders: folders with pictures that are read.
+        counts: number of pictures in each.
+        names: names of the pictures in each.
+        beside_rows: pictures whose text has an unusual name.
+        beside: the names of these texts.
         has_texts: whether there are texts at all.
         left: files that are not used.
-        found: how many files of each kind there are.
+        found: number of files of each kind.
 
     Args:
-        endings: of pictures.
-        split: the one that is read.
+        endings: endings of pictures.
+        split: the split that is read.
     """
 
     def __init__(self, endings: tuple[str, ...], split: str | None):
@@ -154,7 +154,7 @@ class _Walked:
 
     @property
     def empty(self) -> list[str]:
-        """The top folders in which there are no pictures."""
+        """The top folders without pictures."""
         return sorted(self._seen - self._used - {""})
 
     def leave(self, name: str, why: str) -> None:
@@ -189,7 +189,7 @@ class _Walked:
             self.names.append(pictures)
 
     def _add_texts(self, before: str, pictures: Sequence[str], others: Sequence[str]) -> None:
-        """Note the texts beside the pictures of a folder, and what is neither."""
+        """Note the texts beside the pictures of a folder, and the files that are neither."""
         texts = beside.Texts(others)
         self.has_texts |= texts.any
         for row, name in enumerate(pictures if texts.any else ()):
@@ -203,8 +203,8 @@ class _Walked:
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:
-    """The class of each folder, "" for none: the top folder; where a part of the path is a split,
-    the folder below it, or the top one if there is a split in each of several folders."""
+    """The class of each folder, "" for none: the top folder, or the one below the split if the path
+    names one; but the top folder if several folders each contain splits."""
     if not of_split:
         return [folder.partition("/")[0] for folder in folders]
     found = []
@@ -218,7 +218,7 @@ def _classes(folders: Sequence[str], of_split: bool) -> list[str]:
 
 
 def caption_from_name(stem: str) -> str:
-    """What the name of a file says: "red_apple" is "red apple"."""
+    """The caption in the name of a file: "red_apple" gives "red apple"."""
     return " ".join(re.sub(r"[_\s]+", " ", stem).split())
 
 
@@ -230,7 +230,7 @@ def read_whole(path: str) -> bytes:
     """
     try:
         with file_bytes.open_file(path) as file:
-            # Holes of a file take no space on the disk, but would in memory.
+            # Holes in a file take no space on disk, but would in memory.
             size = file.seek(0, os.SEEK_END)
             if size > MAX_BYTES:
                 raise Unusable(f"has {size} bytes, more than {MAX_BYTES}")
@@ -238,7 +238,7 @@ def read_whole(path: str) -> bytes:
             return file.read()
     except Unusable:
         raise
-    # TensorFlow's file systems have errors of their own.
+    # TensorFlow's file systems have their own errors.
     except Exception as problem:
         missing = isinstance(problem, FileNotFoundError) or not file_bytes.exists(path)
         raise Unusable("is missing" if missing else reason_of(problem)) from problem

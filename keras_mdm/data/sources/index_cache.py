@@ -1,4 +1,4 @@
-"""What was found out about a large file, kept so that it is found out once."""
+"""Indexes of large files, cached so that each is made only once."""
 
 import hashlib
 import os
@@ -29,19 +29,17 @@ def index_files(
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> list[Index]:
-    """Return the index of every file, made where it is not known yet.
+    """Return the index of every file, from the cache if possible.
 
     Args:
         paths: the files.
-        make: function of a path.
-        unreadable: function of the reason that makes the index of a file that cannot be read,
-            which is not kept.
-        fits: whether arrays that were kept are such an index.
-        kind: what the index is of; part of what it is kept under, with path, size and time of the
-            file.
-        version: of what is kept; another one is made anew.
+        make: makes the index of a path.
+        unreadable: makes the index of a file that cannot be read from the reason; it is not kept.
+        fits: whether arrays from the cache are such an index.
+        kind: kind of the files; part of the cache key, with path, size and time of the file.
+        version: version of the index; other versions are made anew.
         cache_dir: as in `keras_mdm.assets.cache_root`.
-        progress: show a bar.
+        progress: show a progress bar.
     """
     from tqdm import tqdm
 
@@ -78,8 +76,8 @@ def _stamp(path: str, version: int) -> str:
 
 
 def stamp_of_files(paths: Iterable[str], *more: Any) -> str:
-    """What tells files from others, and from themselves once they were changed: their paths, and
-    of those on this machine sizes and times."""
+    """What distinguishes files from others, and from earlier versions of themselves: their paths
+    and, on this machine, sizes and times."""
 
     def facts() -> Iterator[Any]:
         for path in paths:

@@ -14,11 +14,11 @@ from keras_mdm.data.sources.strings import Listed
 
 
 class JoinedImages(ImageSource):
-    """The records of several sources, one source after the other; classes go by their names.
+    """The records of several sources, one source after the other; classes are matched by name.
 
     Args:
-        sources: at least one, whose records can be read alone.
-        names: what each is called in lists of what was skipped.
+        sources: one or more sources whose records can be read alone.
+        names: what comes before the records of each in lists of skipped records.
         max_skipped: see `ImageSource`.
 
     Example:
@@ -60,7 +60,7 @@ class JoinedImages(ImageSource):
         return place_in(self._ends, row)
 
     def name(self, row: int) -> str:
-        """What a record is called in its source, and which source that is."""
+        """The source of a record, and what the record is called there."""
         number, place = self._place(row)
         return self._before[number] + self._sources[number].name(place)
 
@@ -71,7 +71,7 @@ class JoinedImages(ImageSource):
         return {"records": len(self), "sha256": digest(self._before, parts)}
 
     def stamp(self) -> str | None:
-        """Those of the sources."""
+        """A digest of the stamps of the sources."""
         found = [source.stamp() for source in self._sources]
         return None if None in found else digest(found)[:32]
 

@@ -1,28 +1,28 @@
-"""Groups of rows that are kept in memory for a while, so many that they fit into it."""
+"""Groups of rows that are kept in memory for a while, as many as fit."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Groups in memory: two windows of the order, and one that is read ahead.
+# Most groups in memory: two windows of the order, and one that is read ahead.
 _MOST = 24
-# Fewer are read again for every record where a window begins.
+# Fewer would be read again for every record where a window begins.
 _LEAST = 3
 # Windows of the order that are in use at a time, and a group that is about to be read.
 _WINDOWS, _AHEAD = 2, 1
 
 
 class KeptGroups:
-    """What was loaded last, up to a number of bytes.
+    """The groups loaded last, up to a number of bytes.
 
     Attributes:
-        window: most groups that may be mixed at a time, so that what is mixed fits.
+        window: how many groups may be mixed at a time and still fit.
         least: bytes that are needed at least.
 
     Args:
         sizes: bytes of each group in memory.
-        load: function of the number of a group.
+        load: loads the group of a given number.
         memory: bytes that all kept groups may take; three are kept in any case.
     """
 

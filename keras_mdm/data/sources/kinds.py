@@ -1,4 +1,4 @@
-"""What a file is, by its name."""
+"""The kind of a file, by its name."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import struct
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.machine_faults import of_the_machine
 
-# Pictures as they are called in shards, where an ending more would be another part of a record.
+# Endings of pictures in shards, where any other ending would be another part of a record.
 USUAL = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PICTURES = (
     *USUAL,
@@ -15,9 +15,9 @@ PICTURES = (
 )
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 TABLES = (".csv", ".tsv", ".jsonl")
-# Of a picture's text, in the order in which they are looked for.
+# Endings of a picture's text, in the order in which they are looked for.
 BESIDE = (".txt", ".caption", ".json")
-# Shards: parts of a whole are numbered behind the ending (TFDS, TFRecord), and some writers of
+# Shards: parts of a whole are numbered after the ending (TFDS, TFRecord), and some writers of
 # Parquet name the compression.
 _PART = r"(?:[-._]\d+(?:-of-\d+)?)?"
 _SHARDS = {
@@ -30,7 +30,7 @@ _SHARDS = {
 _NUMBERED = re.compile(r"-\d{3,}-of-\d{3,}$")
 
 _REASONS = {
-    "is a check sum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
+    "is a checksum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
     "is an index of another file": (".idx", ".index"),
     "is a picture in a format that is not read: convert it to JPEG or PNG": (
         *(".heic", ".heif", ".jxl", ".svg", ".psd", ".exr", ".hdr", ".raw", ".dng", ".cr2"),
@@ -40,7 +40,7 @@ _REASONS = {
     "is packed: unpack it": (
         *(".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z", ".rar"),
     ),
-    "is a video: videos are a source of their own": VIDEOS,
+    "is a video: videos are a separate source": VIDEOS,
     "is a text that belongs to no other file": BESIDE,
     "is an unsupported table": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
 }
@@ -53,7 +53,7 @@ def ending_of(name: str) -> str:
 
 
 def shard_kind(name: str) -> str | None:
-    """The kind of shard that a file is by its name: ArrayRecord, tar, Parquet or TFRecord."""
+    """The kind of shard that a name stands for, if any: ArrayRecord, tar, Parquet or TFRecord."""
     lowered = name.lower()
     return next((kind for kind, rule in _SHARDS.items() if rule.search(lowered)), None)
 
@@ -66,7 +66,7 @@ def stem_of(name: str) -> str:
 
 
 def is_unnamed_tfrecord(path: str) -> bool:
-    """Whether a file is called such as train-00000-of-01024 and begins as a TFRecord file does."""
+    """Whether a file has a name like train-00000-of-01024 and begins like a TFRecord file."""
     if not _NUMBERED.search(path):
         return False
     import google_crc32c
@@ -74,7 +74,7 @@ def is_unnamed_tfrecord(path: str) -> bool:
     try:
         with file_bytes.open_file(path) as file:
             header = file.read(12)
-    except OSError as problem:  # a pipe, or one that may not be read
+    except OSError as problem:  # a pipe, or reading is not permitted
         if of_the_machine(problem):
             raise
         return False
@@ -86,7 +86,7 @@ def is_unnamed_tfrecord(path: str) -> bool:
 
 
 def reason_of(name: str) -> str:
-    """Why a file that is no record is not used."""
+    """Why a file that is not a record is not used."""
     if kind := shard_kind(name):
         return f"is a {kind} file beside records of another kind"
     if name.lower().endswith(PICTURES):

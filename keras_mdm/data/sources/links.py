@@ -15,15 +15,16 @@ class Links:
         self._targets: set[str] = set()
 
     def problem(self, path: str) -> str | None:
-        """Why a folder is not to be entered, if it is such a link."""
+        """Why a folder must not be entered, if it is a link that leads in a circle or to files that
+        are read anyway."""
         if not os.path.islink(path):
             return None
         target = os.path.realpath(path)
         inside = os.path.relpath(target, self._root)
         if inside == os.curdir or self._root.startswith(os.path.join(target, "")):
-            return "is a link to a folder that it lies in"
+            return "is a link to a folder that contains it"
         if not inside.startswith(os.pardir):
-            # What lies there is found without the link, unless it is hidden.
+            # The files there are found without the link, unless they are hidden.
             if not any(part.startswith(".") for part in inside.split(os.sep)):
                 return "is a link to another folder of the same source"
         if any(target == known or target.startswith(known + os.sep) for known in self._targets):

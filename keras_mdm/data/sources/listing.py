@@ -1,4 +1,4 @@
-"""What lies in a folder: found in one walk, and accounted for in another."""
+"""The contents of a folder: found in one walk, and accounted for in another."""
 
 import os
 import unicodedata
@@ -11,7 +11,7 @@ from keras_mdm.data.sources import file_bytes, kinds, splits
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table_bytes import is_table
 
-# Whether each of the files of a folder is used: (path of the folder, names).
+# Function (path of a folder, names of its files) -> whether each file is used.
 Used = Callable[[str, Sequence[str]], Sequence[bool]]
 
 
@@ -23,8 +23,8 @@ class Survey:
 
     Attributes:
         shards: paths relative to the folder, by kind.
-        tables: those of tables.
-        pictures: how many pictures there are.
+        tables: paths of tables, likewise relative.
+        pictures: number of pictures.
         splits: splits that folders with pictures belong to.
     """
 
@@ -56,8 +56,8 @@ def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed
 
     Args:
         root: the folder.
-        used: which files are.
-        reason: why a file is not, by its path in the folder.
+        used: which files are used.
+        reason: why a file is not used, by its path in the folder.
     """
     left, found = Listed(), Counter()
 
@@ -75,7 +75,7 @@ def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed
 
 
 def kind_of(name: str) -> str:
-    """What a file is called in an overview."""
+    """The name of a file's kind in an overview."""
     if name.lower().endswith(kinds.PICTURES):
         return "pictures"
     if kind := kinds.shard_kind(name):
@@ -86,7 +86,7 @@ def kind_of(name: str) -> str:
 
 
 def listed(paths: Sequence[str]) -> Used:
-    """That the files of a list are used."""
+    """A `Used` that says that the files of a list are used."""
     known = set(paths)
     return lambda folder, names: [
         (f"{folder}/{name}" if folder else name) in known for name in names
@@ -94,11 +94,11 @@ def listed(paths: Sequence[str]) -> Used:
 
 
 def named(tables: Sequence[str], hashes: Sequence[np.ndarray]) -> Used:
-    """That tables are used, and the files that they name.
+    """A `Used` that says that tables are used, and the files that they name.
 
     Args:
-        tables: their paths.
-        hashes: of `name_hash` of the names that each of them holds.
+        tables: paths of the tables.
+        hashes: `name_hash` of the names in each table.
     """
     own = listed(tables)
     sets = [
@@ -120,7 +120,7 @@ def named(tables: Sequence[str], hashes: Sequence[np.ndarray]) -> Used:
 
 
 def name_hash(name: str) -> int:
-    """A number by which the name of a file is found again in one run, however a table writes it."""
+    """A number that identifies the name of a file within one run, however a table writes it."""
     if not name.isascii() or "\\" in name or "./" in name:
         name = os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
     return hash(name)
@@ -136,12 +136,12 @@ def beside_shards(path: str) -> str:
 
 
 def beside_tables(path: str) -> str:
-    """Why a file is not used where a table says what is read."""
+    """Why a file is not used if a table says what is read."""
     return _reason(
         path,
         pictures="is a picture that the table does not name",
-        tables="is a table, and another one is read",
-        texts="is a text, and the table tells the captions",
+        tables="is a table, but another one is read",
+        texts="is a text, but the table gives the captions",
     )
 
 
@@ -157,6 +157,6 @@ def beside_pictures(path: str) -> str:
 
 
 def _reason(path: str, **reasons: str) -> str:
-    """That of the kind of a file, see `kind_of`, or what is said of it anywhere."""
+    """The reason given for the kind of a file, see `kind_of`, or else the general one."""
     name = path.rpartition("/")[2]
     return reasons.get(kind_of(name)) or kinds.reason_of(name)

@@ -22,7 +22,7 @@ from keras_mdm.data.sources.tfds import TfdsImages
 from keras_mdm.files import parse_json
 
 TFDS = "tfds:"
-# In the order in which they are looked for in a folder.
+# Kinds of shards, in the order in which they are looked for in a folder.
 _SHARDS: dict[str, Callable[..., ImageSource]] = {
     "ArrayRecord": ExampleImages,
     "tar": TarImages,
@@ -34,28 +34,28 @@ _SHARDS: dict[str, Callable[..., ImageSource]] = {
 def open_images(
     source: str | os.PathLike, *, split: str | None = None, **options: Any
 ) -> ImageSource:
-    """Open pictures, whatever they are in.
+    """Open pictures in any of the supported forms.
 
-    Files that are not read are listed in `unused`, with reasons, and what was chosen of several in
-    `choices`. Where folders or files are called as splits (train, validation, test, and their
-    other names), one is read.
+    Files that are not read are listed in `unused`, with reasons, and `choices` says what was chosen
+    among several options. If folders or files are named after splits (train, validation, test, or
+    other names for these), one split is read.
 
     Args:
-        source: a folder or one file. A folder that holds ArrayRecord, tar, Parquet or TFRecord
-            files is read from these; one that a data set of TFDS was prepared in as that; one with
-            a table (`metadata.csv`, `.tsv`, `.jsonl`, or the only such file in it; in sub-folders
-            `metadata` only) as the table says; any other as a folder of pictures. `tfds:NAME` or
-            `tfds:NAME:SPLIT` is a data set of TFDS. URLs that TensorFlow can read will do.
+        source: a folder or one file. A folder with ArrayRecord, tar, Parquet or TFRecord files is
+            read from these; the folder of a data set prepared by TFDS, as that; a folder with a
+            table (`metadata.csv`, `.tsv`, `.jsonl`, or the only such file in it; in sub-folders
+            `metadata` only), as the table says; any other, as a folder of pictures. `tfds:NAME` or
+            `tfds:NAME:SPLIT` is a data set of TFDS. URLs that TensorFlow can read work too.
             `SOURCE:SPLIT` names the split.
-        split: the same; the one for training unless given.
-        **options: of the kind of source, such as `max_skipped`.
+        split: name of the split; by default the one for training.
+        **options: arguments of the kind of source, such as `max_skipped`.
 
     Returns:
         The source.
 
     Raises:
-        ValueError: if there is nothing there, it holds no pictures, or there are splits and none
-            is for training.
+        ValueError: if `source` does not exist or holds no pictures, or none of its splits is for
+            training.
 
     Example:
 
@@ -83,13 +83,13 @@ def open_images(
     manifest = _manifest(path)
     if manifest is not None:
         if split is not None:
-            splits.choose((), split, path)  # there is none
+            splits.choose((), split, path)  # raises, as there is none
         return _prepared(path, manifest, options)
     return _open_folder(path, split, options)
 
 
 def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
-    """A path and its split, of `PATH:SPLIT`."""
+    """The path and the split in `PATH:SPLIT`."""
     folder, colon, name = path.rpartition(":")
     if colon and "/" not in name and file_bytes.exists(folder):
         return folder, split or name
@@ -111,13 +111,13 @@ def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> Ima
         return TableImages(path, **split, **options)
     if kind is None:
         raise checks.error(
-            "a file must be a table, a tar shard, or of records",
+            "a file must be a table, a tar shard, or a file of records",
             fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .tfrecord or "
             ".array_record",
             source=path,
         )
     if split:
-        splits.choose((), split["split"], path)  # there is none
+        splits.choose((), split["split"], path)  # raises, as there is none
     return _SHARDS[kind]([path], **options)
 
 
@@ -132,9 +132,9 @@ def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> Image
     tables, table_split = choose_tables(survey, split)
     if tables:
         return open_tables(survey, tables, table_split, split, options)
-    if survey.shards.get("Parquet") and not survey.pictures:  # says which columns there are
+    if survey.shards.get("Parquet") and not survey.pictures:  # its error lists the columns
         return ParquetImages([file_bytes.join(path, s) for s in survey.shards["Parquet"]])
-    # A class may be called train or test; both at once, or a split that is asked for, are none.
+    # A class may be called train or test, but not if both exist or a split is asked for.
     found = survey.splits
     several = len(found - {None}) > 1 and (None not in found or "train" in found)
     chosen = splits.choose(found, split, path) if several or split is not None else None
@@ -148,7 +148,7 @@ def _open_shards(
     split: str | None,
     options: dict[str, Any],
 ) -> ImageSource:
-    """Shards of one kind, of one split, and what lies beside them."""
+    """Open the shards of one kind and one split, and list the files beside them."""
     of = {shard: splits.of_file(shard) for shard in shards}
     chosen = splits.choose(set(of.values()), split, survey.root)
     used = [s for s in shards if chosen is None or of[s] == (chosen or None)]
@@ -167,7 +167,7 @@ def _open_shards(
 
 
 def _of_tfds(folder: str) -> bool:
-    """Whether a folder is one that TFDS prepared; Hugging Face has a file of the same name."""
+    """Whether TFDS prepared a folder; Hugging Face uses a file of the same name."""
     file = Path(folder) / "dataset_info.json"
     if not file.is_file():
         return False
@@ -180,14 +180,14 @@ def _of_tfds(folder: str) -> bool:
 
 
 def _refuse_saved(folder: str) -> None:
-    """Raise for what `save_to_disk` of Hugging Face's datasets writes."""
+    """Raise if `save_to_disk` of Hugging Face's datasets wrote a folder."""
     if (Path(folder) / "dataset_dict.json").is_file() or (
         (Path(folder) / "state.json").is_file() and any(Path(folder).glob("*.arrow"))
     ):
         raise checks.error(
             "data sets of Hugging Face must be Parquet files",
             fix=f"write one: datasets.load_from_disk({folder!r}) is a data set, or one per split; "
-            "call to_parquet('train.parquet') of it and pass the folder of that file",
+            "call its to_parquet('train.parquet') and pass the folder of that file",
             source=folder,
             written_by="save_to_disk",
         )

@@ -22,7 +22,7 @@ from keras_mdm.data.sources.texts import captions_in, is_text, text_of
 
 _log = logging.getLogger(__name__)
 
-# Bytes of groups of rows in memory.
+# Most bytes of groups of rows in memory.
 _MEMORY = 4 * 2**30
 
 
@@ -31,11 +31,11 @@ class ParquetImages(ImageSource):
 
     Args:
         files: paths.
-        image: name of the column with the bytes of a picture, or with `{bytes, path}`; one of the
-            usual ones is looked for unless given.
+        image: name of the column with the bytes of a picture, or with `{bytes, path}`; by default
+            one of the usual names.
         caption: likewise for captions, a text or a list; none if there is no such column.
-        label: likewise for the class, by number or by name; names are read when it is opened.
-        memory: bytes of groups of rows that are kept, 4 GiB unless given. Where the groups of two
+        label: likewise for the class, by number or by name; names are read on opening.
+        memory: bytes of groups of rows that are kept, 4 GiB by default. If the groups of two
             windows of the order would take more, fewer groups are mixed at a time; three are kept
             in any case.
         max_skipped: see `ImageSource`.
@@ -77,7 +77,7 @@ class ParquetImages(ImageSource):
                 schema, self._names = own, _choose(own, wanted)
             missing = [name for name in self._names.values() if name and name not in own.names]
             if missing:
-                reason = f"has no column {missing[0]!r} as other files have"
+                reason = f"has no column {missing[0]!r}, which other files have"
                 broken.append(Skipped(os.path.basename(path), reason))
                 continue
             self._meta[path] = meta
@@ -150,7 +150,7 @@ class ParquetImages(ImageSource):
         return class_number(value) if self._classes is None else self._classes.get(value, -1)
 
     def _named_classes(self, schema: Any) -> dict[str, int] | None:
-        """The number of each class, if the files hold names; all of them are read for it."""
+        """The number of each class, if the files hold names; this reads all names."""
         import pyarrow
         import pyarrow.compute
 
@@ -187,7 +187,7 @@ class ParquetImages(ImageSource):
 
 
 def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
-    """Bytes of some columns of a group of rows, once it is unpacked."""
+    """Bytes of some columns of a group of rows, once unpacked."""
     columns = (group.column(number) for number in range(group.num_columns))
     return sum(
         column.total_uncompressed_size
@@ -197,7 +197,7 @@ def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
 
 
 def _joined(column: Any) -> Any:
-    """A column in one piece, where one can hold it: places in a piece take 31 bits."""
+    """A column in one piece, if one can hold it: places in a piece take 31 bits."""
     return column.combine_chunks() if column.nbytes < 2**31 else column
 
 
@@ -222,7 +222,7 @@ def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]
 
 
 def _pictures(schema: Any) -> list[str]:
-    """The columns called as usual that hold bytes of pictures, and not names of files."""
+    """The columns with usual names that hold bytes of pictures, not names of files."""
     import pyarrow
 
     def holds(kind: Any) -> bool:
@@ -234,14 +234,14 @@ def _pictures(schema: Any) -> list[str]:
 
 
 def holds_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of pictures; also if it cannot be read, which its reader
-    is to say."""
+    """Whether a Parquet file has a column of pictures; true also for unreadable files, so that
+    their reader reports them."""
     schema = _schema(path)
     return schema is None or bool(_pictures(schema))
 
 
 def names_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of names of files, as a table has."""
+    """Whether a Parquet file has a column of names of files, like a table."""
     schema = _schema(path)
     return schema is not None and bool(set(FILE) & set(schema.names)) and not _pictures(schema)
 

@@ -19,7 +19,7 @@ _CALLED = {name: split for split, names in _NAMES.items() for name in names}
 _WORDS = "|".join(sorted(_CALLED, key=len, reverse=True))
 # train, train2017, val_images; but not train_station, which may be a class.
 _FOLDER = re.compile(rf"({_WORDS})(?:[-_. ]?(?:\d+|images?|imgs?|set|data|split))*", re.IGNORECASE)
-# Between characters that are no letters: mnist-train, test_0.
+# Between characters other than letters: mnist-train, test_0.
 _FILE = re.compile(rf"(?:^|[-_. \d])({_WORDS})(?=$|[-_. \d])", re.IGNORECASE)
 
 
@@ -29,7 +29,7 @@ def canonical(name: str) -> str:
 
 
 def place_in(folder: str) -> int | None:
-    """Which part of a path names a split, if one does."""
+    """The position of the part of a path that names a split, if one does."""
     parts = folder.split("/")
     return next((n for n, part in enumerate(parts) if _FOLDER.fullmatch(part)), None)
 
@@ -61,19 +61,19 @@ def of_file(path: str) -> str | None:
 
 
 def choose(found: Collection[str | None], wanted: str | None, source: str) -> str | None:
-    """Which split to read: the one that is wanted, else the one for training.
+    """Which split to read: the one asked for, else the one for training.
 
     Args:
         found: splits of all files, `None` for those that belong to none.
         wanted: the split that the user asked for.
-        source: what the error calls the data.
+        source: what to call the data in the error.
 
     Returns:
-        Its name, or `None` if all files are read. Files without a split are the training split
-        where only other splits have names; then "".
+        Its name; `None` if all files are read; or "" for the files without a split, which are the
+        training split if only other splits have names.
 
     Raises:
-        ValueError: if there is no such split, or several of which none is for training.
+        ValueError: if there is no such split, or there are several and none is for training.
     """
     named = sorted(set(found) - {None})
     if wanted is not None:
@@ -108,7 +108,7 @@ class Parts:
     """The split of every row of a table, by a column or by the folders of the files.
 
     Args:
-        by_folder: whether folders count where there is no column.
+        by_folder: whether folders count if there is no column.
     """
 
     def __init__(self, by_folder: bool):
@@ -119,8 +119,8 @@ class Parts:
         self.chosen: str | None = None
 
     def add(self, row: int, value: Any, file: str) -> None:
-        """Tell of a row what its column `split` holds, and the name of its file. Rows come in
-        order, and those that are left out belong to no split."""
+        """Note the split of a row, given its value in the column `split` and the name of its file.
+        Rows come in order, and those not added belong to no split."""
         if isinstance(value, str) and value.strip():
             name = canonical(value.strip())
         else:
@@ -141,9 +141,9 @@ class Parts:
         """The rows to read, `None` for all; and the others, with reasons.
 
         Args:
-            rows: how many there are.
+            rows: number of rows.
             wanted: the split that the user asked for.
-            source: what the error calls the table.
+            source: what to call the table in the error.
         """
         if not self._codes and wanted is None:
             return None, iter(())
@@ -151,7 +151,7 @@ class Parts:
         codes[: len(self._codes)] = np.frombuffer(self._codes, np.uint8) if self._codes else 0
         here = np.unique(codes)
         names = [name for name, code in self._names.items() if code in here]
-        # A column that is called so may hold something else.
+        # A column of this name may hold something else.
         if wanted is None and not set(names) & set(_NAMES):
             return None, iter(())
         self.chosen = choose(names, wanted, source)

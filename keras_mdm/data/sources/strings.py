@@ -1,4 +1,4 @@
-"""Millions of short texts in two arrays, and lists of files with reasons made of them."""
+"""Millions of short texts in two arrays, and lists of files with reasons built on them."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from keras_mdm.data.base import Skipped
 
 
 class Strings(Sequence):
-    """A list of texts that takes their bytes and eight more each, and grows at its end.
+    """A list of texts that needs only their bytes and eight more each, and grows at its end.
 
     Args:
         texts: read once.
@@ -50,14 +50,14 @@ class Strings(Sequence):
 
 
 class Listed(Sequence):
-    """Files and a reason each, which are few: `Skipped` entries that take the bytes of the names.
+    """Files with one of a few reasons each: `Skipped` entries that take the bytes of the names.
 
     Example:
 
     >>> found = Listed()
-    >>> found.append("a.md5", "is a check sum")
+    >>> found.append("a.md5", "is a checksum")
     >>> found[0].reason
-    'is a check sum'
+    'is a checksum'
     """
 
     def __init__(self, entries: Iterable[tuple[str, str]] = ()):
@@ -66,7 +66,7 @@ class Listed(Sequence):
             self.append(*entry)
 
     def append(self, file: str, reason: str) -> None:
-        """Add one at the end."""
+        """Add one file at the end."""
         self._files.append(file)
         self._reasons.append(self._numbers.setdefault(reason, len(self._numbers)))
 

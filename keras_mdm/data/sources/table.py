@@ -26,30 +26,30 @@ from keras_mdm.data.sources.texts import NOT_UTF8, Lines, captions_in, decode, i
 
 # A row: its line, first byte, byte after the last one, and its values or what is wrong with it.
 Found = tuple[int, int, int, dict[str, Any] | str]
-# What columns are called, the first that is there counts.
+# Usual names of columns; the first one present counts.
 FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 CAPTION = ("caption", "captions", "text", "prompt", "title")
 LABEL = ("label", "class", "label_name")
 SPLIT = "split"
-# Larger numbers are taken for names of classes: each below them would be a class as well.
+# Larger numbers count as names of classes, or every number below them would be a class as well.
 MAX_CLASSES = 100_000
 
 
 class TableImages(ImageSource):
     """Pictures named by the rows of a CSV, TSV or JSON-lines file.
 
-    The table is UTF-8, or what its byte order mark says; rows that are not are skipped where their
-    captions or classes are needed. Of a row only its place in the table is kept in memory. Files
-    are not looked for here: what is missing is skipped when its turn comes. Packed tables (.gz),
+    The table is UTF-8, or what its byte order mark says; other rows are skipped if their captions
+    or classes are needed. Only the place of each row in the table is kept in memory. Files are not
+    looked for in advance: missing ones are skipped when their turn comes. Packed tables (.gz),
     .json and .parquet files are held in memory as lines of JSON.
 
     Args:
-        table: the file. Its columns are a file (`file`, `file_name`, `path`), and may be a caption
-            (`caption`, `text`; in JSON a list of captions too), a class (`label`, `class`),
-            named or numbered, and a `split`.
-        root: folder that the files are relative to; that of the table unless given.
-        split: the rows to read, where a column `split` tells them apart; "train" unless given.
-        by_folder: tell splits by the folders of the files as well, such as train/ and test/.
+        table: the file. One column names files (`file`, `file_name`, `path`); others may hold
+            captions (`caption`, `text`; in JSON also lists of captions), classes (`label`,
+            `class`), named or numbered, and splits (`split`).
+        root: folder that the files are relative to; by default that of the table.
+        split: the split to read, if there is a column `split`; "train" by default.
+        by_folder: recognise splits by the folders of the files as well, such as train/ and test/.
         named: called with the `name_hash` of every name.
         max_skipped: see `ImageSource`.
 
@@ -128,7 +128,7 @@ class TableImages(ImageSource):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Number of records, and a SHA-256 of where the rows are."""
+        """Number of records, and a SHA-256 of the places of the rows."""
         return {"records": len(self), "sha256": self._digest}
 
     def stamp(self) -> str | None:
@@ -172,7 +172,7 @@ class TableImages(ImageSource):
         return dict(zip(self._header, values, strict=False))
 
     def _rows(self) -> Iterator[Found]:
-        """All rows, as they follow."""
+        """All rows, in order."""
         memory = self._memory and io.BytesIO(self._memory.data)
         with memory or file_bytes.open_file(self.table) as file:
             lines = Lines(file)
@@ -194,7 +194,7 @@ class TableImages(ImageSource):
             header = delimited.values_of(next(iter(lines), ""), self._delimiter)
         except csv.Error as problem:
             raise checks.error(
-                "the table must begin with a line of names of columns",
+                "the table must begin with a line of column names",
                 fix="write that line, and end lines with a line feed",
                 table=self.table,
                 reason=str(problem),
@@ -215,7 +215,7 @@ class TableImages(ImageSource):
             yield number, begin, end, row
 
     def _place(self, number: int) -> str:
-        # What was no table of lines before is counted by its objects or rows.
+        # Tables that did not consist of lines are counted by their objects or rows.
         what = "row" if table_bytes.has_no_lines(self.table) else "line"
         return f"{os.path.basename(self.table)}, {what} {number}"
 
@@ -237,7 +237,7 @@ def _first(row: dict[str, Any], names: Sequence[str]) -> Any:
 
 
 def repeated(hashes: np.ndarray) -> np.ndarray:
-    """Positions of what was there before, in order; hashes, as millions of names take too much."""
+    """Positions of repetitions, in order; of hashes, as millions of names need too much memory."""
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
     return np.sort(order[same])
@@ -246,8 +246,8 @@ def repeated(hashes: np.ndarray) -> np.ndarray:
 def number_classes(classes: Sequence[Any]) -> tuple[tuple[str, ...], np.ndarray]:
     """Names of the classes, and the number of each.
 
-    Numbers keep theirs if they are small enough to number classes; names, and numbers such as
-    those of a catalogue, are sorted.
+    Numbers stay as they are if they are small enough to number classes; names, and numbers such as
+    those of a catalogue, are sorted and numbered.
 
     Args:
         classes: names or numbers, each once.

@@ -1,4 +1,4 @@
-"""Tables that cannot be read row by row where they are: packed ones, JSON lists, Parquet."""
+"""Tables that cannot be read row by row in place: packed ones, JSON lists, Parquet."""
 
 import gzip
 import io
@@ -12,9 +12,9 @@ from keras_mdm.data.sources import file_bytes, kinds
 from keras_mdm.data.sources.texts import text_of
 
 PACKED = tuple(f"{ending}.gz" for ending in kinds.TABLES)
-# What a table without bytes of pictures may be called besides, in Hugging Face's layout.
+# Another name for a table without bytes of pictures, in Hugging Face's layout.
 _METADATA = "metadata"
-# What is held in memory as a whole.
+# Most bytes that are held in memory as a whole.
 MAX_BYTES = 2 << 30
 
 
@@ -36,14 +36,14 @@ class InMemory:
     """The bytes of a table, read by place.
 
     Args:
-        data: all of them.
+        data: all bytes.
     """
 
     def __init__(self, data: bytes):
         self.data = data
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """A piece of them."""
+        """A piece of the bytes."""
         return self.data[offset : offset + size]
 
 
@@ -51,10 +51,10 @@ def load(path: str) -> tuple[str, InMemory | None]:
     """The ending that says how a table is read, and its bytes if it cannot be read in place.
 
     Args:
-        path: of the table.
+        path: path of the table.
 
     Raises:
-        ValueError: if it is damaged, too large, or no table.
+        ValueError: if it is damaged, too large, or not a table.
     """
     lowered = path.lower()
     ending = kinds.ending_of(path)
@@ -68,13 +68,13 @@ def load(path: str) -> tuple[str, InMemory | None]:
 
 
 def has_no_lines(path: str) -> bool:
-    """Whether a table is JSON as a whole, or Parquet."""
+    """Whether a table is one JSON document, or Parquet."""
     return kinds.ending_of(path) == ".json" or kinds.shard_kind(path) == "Parquet"
 
 
 def _too_large(path: str) -> ValueError:
     return checks.error(
-        f"a packed table, or one in JSON or Parquet, may have {MAX_BYTES} bytes as lines",
+        f"a packed table, or one in JSON or Parquet, may have at most {MAX_BYTES} bytes as lines",
         fix="write it as .jsonl or .csv, which is read row by row",
         table=path,
     )
@@ -97,17 +97,17 @@ def _unpacked(path: str) -> bytes:
 
 
 def lists_files(path: str) -> bool:
-    """Whether a .json file is a list of objects, and not a description of the data."""
+    """Whether a .json file is a list of objects, rather than a description of the data."""
     if file_bytes.file_size(path) > MAX_BYTES // 8:
         raise _too_large(path)
     if not file_bytes.is_file(path):
-        return True  # whoever opens it will say so
+        return True  # opening it will report the problem
     try:
         return bool(_objects(path))
     except ValueError:
         with file_bytes.open_file(path) as file:
             start = text_of(file.read(64))
-        # Without the captions of a damaged list, names of files would take their place.
+        # Otherwise names of files would replace the captions of a damaged list.
         if start.lstrip().startswith("["):
             raise
         return False

@@ -19,13 +19,13 @@ from keras_mdm.data.sources.table_bytes import is_metadata, lists_files
 
 
 def choose_tables(survey: Survey, split: str | None) -> tuple[list[str], str | None]:
-    """The tables to read, and the split that they are of; none if there is no table.
+    """The tables to read, and their split; no tables if there are none.
 
-    In the folder itself, and in a folder that is called as a split, a table is the one called
-    metadata, or the only one; in others it is called metadata.
+    In the folder itself, and in a folder named after a split, the table is the one called metadata,
+    or the only one; in other folders it must be called metadata.
 
     Args:
-        survey: of the folder.
+        survey: survey of the folder.
         split: what the user asked for.
 
     Raises:
@@ -52,7 +52,7 @@ def choose_tables(survey: Survey, split: str | None) -> tuple[list[str], str | N
             for folder, found in by_folder.items()
             if (kept_here := [table for table in found if table in kept])
         }
-    if "" in by_folder:  # tells about all below
+    if "" in by_folder:  # it covers everything below
         by_folder = {"": by_folder[""]}
     return [_one_of(found) for found in by_folder.values()], chosen
 
@@ -69,7 +69,7 @@ def _in_parquet(survey: Survey) -> list[str]:
 
 
 def _is_table(survey: Survey, table: str) -> bool:
-    """A .json file may be a description of the data."""
+    """Whether a file is a table; a .json file may be a description of the data instead."""
     return not table.lower().endswith(".json") or lists_files(file_bytes.join(survey.root, table))
 
 
@@ -91,14 +91,14 @@ def open_tables(
     split: str | None,
     options: dict[str, Any],
 ) -> ImageSource:
-    """Open the tables of a folder, and list what else lies there.
+    """Open the tables of a folder, and list its other files.
 
     Args:
-        survey: of the folder.
-        tables: from `choose_tables`, as is the next.
-        chosen: the split that they are of.
+        survey: survey of the folder.
+        tables: the tables, from `choose_tables`.
+        chosen: their split, from the same.
         split: what the user asked for.
-        options: of `TableImages`.
+        options: arguments of `TableImages`.
     """
     options = dict(options)
     max_skipped = options.pop("max_skipped", MAX_SKIPPED)

@@ -1,4 +1,4 @@
-"""WebDataset tar shards, such as img2dataset writes: read at random, without unpacking."""
+"""WebDataset tar shards, such as those of img2dataset: read at random, without unpacking."""
 
 import json
 import os
@@ -21,17 +21,17 @@ from keras_mdm.data.sources.texts import captions_in, text_of
 
 
 class TarImages(ImageSource):
-    """Pictures of WebDataset shards: `000.jpg`, `000.txt`, `000.json`, `000.cls` are one record.
+    """Pictures of WebDataset shards: `000.jpg`, `000.txt`, `000.json`, `000.cls` form one record.
 
     A caption is the text of the `txt` member, else `caption` or `text` of the `json` member; a
-    class is the number of the `cls` member. Of a shard only the places of its members are kept,
-    32 bytes a record; they are found once and cached.
+    class is the number of the `cls` member. Only the places of a shard's members are kept, 32 bytes
+    per record; they are found once and cached.
 
     Args:
         shards: paths of uncompressed tar files, in the order of the records.
         max_skipped: see `ImageSource`.
         cache_dir: where indexes are kept, as in `keras_mdm.assets.cache_root`.
-        progress: show a bar while shards are indexed.
+        progress: show a progress bar while shards are indexed.
 
     Raises:
         ValueError: if there are no shards, or none holds a picture.
@@ -95,7 +95,7 @@ class TarImages(ImageSource):
         return int(np.searchsorted(self._ends, row, side="right"))
 
     def name(self, row: int) -> str:
-        """Shard, and where in it."""
+        """Shard, and place in it."""
         path = self._bytes.paths[self._shard(row)]
         return f"{os.path.basename(path)}: byte {int(self._members[row, 0, 0]) * BLOCK}"
 

@@ -1,4 +1,4 @@
-"""Which members of a tar shard are one record, and what is left over."""
+"""Which members of a tar shard form a record, and which are left over."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from keras_mdm.data.sources.index_cache import Index
 from keras_mdm.data.sources.tar_members import BLOCK, Damage, Member
 
 PICTURE = tuple(ending.lstrip(".") for ending in EXTENSIONS)
-# Read where a record has none of the usual ones: it may be the same picture once more.
+# Read only if a record has none of the usual ones, as it may be the same picture again.
 _UNUSUAL = tuple(ending.lstrip(".") for ending in kinds.PICTURES if ending not in EXTENSIONS)
-# Pictures as well, but not read here: one that stands alone is missed, not only left over.
+# Pictures that are not read here: one alone in its record is missed, not merely left over.
 _OTHER_PICTURES = ("heic", "heif", "jxl", "ico", "tga", "svg", "psd", "exr", "hdr")
-# Parts of a record beside the picture, by the ending of the member.
+# Parts of a record besides the picture, by the ending of the member.
 PARTS = ("txt", "json", "cls")
 COLUMNS = ("picture", *PARTS)
-# What is behind a place from which on a shard cannot be read.
+# The name for everything after a place where a shard becomes unreadable.
 REST = "the rest"
-# So many kinds of left-over members are told apart in a shard: endings may be all different.
+# Most kinds of left-over members that are told apart in a shard: all endings may differ.
 _KINDS = 50
 
 
@@ -30,9 +30,9 @@ def index_of(path: str) -> Index:
         path: an uncompressed tar file.
 
     Returns:
-        "members": uint32 (n, 4, 2), of each record, in the order of the pictures, the block and
-        the size of picture, `txt`, `json` and `cls`, zeros for what it has not; names and reasons
-        of what is broken ("bad_...") and of what is left over ("unused_...").
+        "members": uint32 (n, 4, 2), for each record, in the order of the pictures, the block and
+        the size of picture, `txt`, `json` and `cls`, zeros for missing ones; names and reasons for
+        broken members ("bad_...") and for those left over ("unused_...").
 
     Raises:
         OSError: if the file cannot be read.
@@ -54,7 +54,7 @@ def unreadable(reason: str) -> Index:
 
 
 def fits(found: Index) -> bool:
-    """Whether arrays are such an index."""
+    """Whether arrays are an index of a shard."""
     texts = [(f"{kind}_name", f"{kind}_reason") for kind in ("bad", "unused")]
     return (
         found["members"].dtype == np.uint32
@@ -71,7 +71,7 @@ class _Shard:
         self.bad: list[tuple[str, str]] = []
         self._rows: dict[str, np.ndarray] = {}
         self._missed: dict[str, tuple[str, str]] = {}  # pictures that are not read, by record
-        self._unusual: dict[str, tuple[Member, str]] = {}  # and those that may be
+        self._unusual: dict[str, tuple[Member, str]] = {}  # pictures that may be read
         self._left: dict[str, list[Any]] = {}  # first name and number, by reason
 
     def add(self, member: Member) -> None:
@@ -106,7 +106,7 @@ class _Shard:
                 row[column] = member.place // BLOCK, member.size
 
     def damaged(self, damage: Damage, total: int) -> None:
-        """Note a place without members."""
+        """Note a damaged place."""
         if damage.reason in (tar_members.APPENDED, tar_members.NO_END):
             self._leave(f"byte {damage.start}", damage.reason)
         elif damage.stop == total and not damage.name:
@@ -119,7 +119,7 @@ class _Shard:
             self.bad.append((name, damage.reason))
 
     def index(self) -> Index:
-        """All of it as arrays."""
+        """The index as arrays."""
         for key, (member, ending) in self._unusual.items():
             if self._rows[key][0, 0]:
                 self._leave(member.name, _not_read(ending))

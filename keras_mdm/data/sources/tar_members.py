@@ -1,6 +1,6 @@
-"""Members of a tar file, and what lies between them that is none.
+"""Members of a tar file, and the damaged places between them.
 
-The standard library ends in silence where a header is damaged, and what is behind is lost.
+The standard library stops silently at a damaged header, and everything after it is lost.
 """
 
 import tarfile
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 BLOCK = 512
 # Archives are padded to these.
 _RECORD = 10240
-# Bytes that are read at once where the next header is looked for.
+# Bytes that are read at once in search of the next header.
 _AT_A_TIME = 1 << 20
-# What is no damage, but should be known.
+# Not damage, but worth knowing.
 APPENDED = "another archive begins behind the first: both are read"
 NO_END = "has no end mark: it may be truncated"
-# Where a header says that it is one.
+# What marks a header, and where.
 _MAGIC, _MAGIC_AT = b"ustar", 257
-# Headers that say something about the next one take no more, or are damaged.
+# Most bytes of a header about the next header; larger ones are damaged.
 _LONGEST = 1 << 20
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -29,7 +29,7 @@ class Member(NamedTuple):
     Attributes:
         name: path within the archive.
         place: where the content begins.
-        size: of the content.
+        size: size of the content.
         kind: "file", "folder", "link", "sparse" or "special".
     """
 
@@ -40,13 +40,13 @@ class Member(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes in which there are no members, although there should be.
+    """Bytes without members, although there should be some.
 
     Attributes:
         start: the first of them.
         stop: the one after the last.
         reason: what is wrong.
-        name: of the member that is damaged, if it is known.
+        name: name of the damaged member, if known.
     """
 
     start: int
@@ -56,10 +56,10 @@ class Damage(NamedTuple):
 
 
 def members(file: Any, total: int) -> Iterator[Member | Damage]:
-    """Walk through a tar file. Behind a damaged place the next header is looked for.
+    """Walk through a tar file, looking for the next header after a damaged place.
 
     Args:
-        file: open for reading, not compressed.
+        file: the file, open for reading, not compressed.
         total: its size.
 
     Returns:
@@ -109,7 +109,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
         name = ahead.get("path", header.name)
         stop = place + -(-size // BLOCK) * BLOCK
         if size < 0 or "damaged" in ahead:
-            # Its name, or where it ends, is not known: none is better than a wrong one.
+            # Its name or its end is unknown: no member is better than a wrong one.
             position, _ = _next_header(file, place, total)
             yield Damage(begin, position, "is damaged in its extended header", name)
         elif place + size > total:
@@ -126,17 +126,17 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
-    """A header, or `None` for bytes that are none."""
+    """The header in a block, or `None` if there is none."""
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    # Numbers are read as they come; each kind of damage has an error of its own.
+    # Numbers are not checked before they are read; each kind of damage has its own error.
     except (tarfile.HeaderError, ValueError, OverflowError):
         return None
 
 
 def _next_header(file: Any, position: int, total: int) -> tuple[int, bool]:
-    """The place of the first header from a place on, or the end; and whether only zeros are before
-    it."""
+    """The place of the next header at or after a place, or the end; and whether only zeros come
+    before it."""
     zeros = True
     while position < total:
         file.seek(position)
@@ -172,7 +172,7 @@ def _about_next(kind: bytes, content: bytes) -> dict[str, str] | None:
     while content:
         length, space, _ = content.partition(b" ")
         if not (space and length.isdigit() and len(length) < 20):
-            # Padding of some writers.
+            # Some writers add padding.
             return found if not content.strip(b"\0") else None
         record = content[len(length) + 1 : int(length)]
         name, equals, value = record.partition(b"=")
@@ -180,7 +180,7 @@ def _about_next(kind: bytes, content: bytes) -> dict[str, str] | None:
             return None
         found[name.decode("utf-8", "replace")] = value[:-1].decode("utf-8", "surrogateescape")
         content = content[int(length) :]
-    # A header for all that follow says nothing about one name or size.
+    # A header about all later members says nothing about the name or size of one.
     wanted = ("path", "size") if kind != tarfile.XGLTYPE else ()
     sparse = any(name.startswith("GNU.sparse.") for name in found)
     kept = {name: found[name] for name in wanted if name in found}

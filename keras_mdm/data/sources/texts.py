@@ -1,4 +1,4 @@
-"""Texts out of files: by the mark they begin with, else UTF-8; what is neither stays visible."""
+"""Texts from files, decoded by their byte order mark, else as UTF-8; other bytes stay visible."""
 
 import codecs
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_mdm import checks
 
-# Byte order marks, those that others begin with first.
+# Byte order marks, each before any shorter one that it begins with.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -16,16 +16,16 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _AT_A_TIME = 2**20
-# What a text that is not UTF-8 is called in the list of what was skipped.
+# How the list of skipped records reports a text that is not UTF-8.
 NOT_UTF8 = "is not UTF-8: save the file as UTF-8, or as UTF-16 with its byte order mark"
 
 
 def encoding_of(start: bytes) -> tuple[str, int]:
-    """The encoding that a file says that it has, UTF-8 if it says nothing, and the bytes it takes
-    to say so.
+    """The encoding that a file's byte order mark declares, UTF-8 without a mark, and the length of
+    the mark in bytes.
 
     Args:
-        start: its first four bytes or more.
+        start: first four bytes of the file, or more.
     """
     return next(
         ((name, len(mark)) for mark, name in _MARKS if start.startswith(mark)), ("utf-8", 0)
@@ -33,32 +33,32 @@ def encoding_of(start: bytes) -> tuple[str, int]:
 
 
 def decode(data: bytes, encoding: str = "utf-8") -> str:
-    """The text of some bytes. Bytes that are none in the encoding become lone surrogates, which no
-    text holds: `is_text` finds them.
+    """The text of some bytes. Bytes that are invalid in the encoding become lone surrogates, which
+    no valid text holds: `is_text` finds them.
 
     Args:
-        data: without a byte order mark.
-        encoding: of `encoding_of`.
+        data: bytes without a byte order mark.
+        encoding: as `encoding_of` returns it.
     """
     if encoding == "utf-8":
         return data.decode(encoding, "surrogateescape")
     try:
         return marked(data.decode(encoding, "surrogatepass"))
-    except UnicodeDecodeError:  # a part of a character at the end
+    except UnicodeDecodeError:  # part of a character at the end
         return data.decode("ascii", "surrogateescape")
 
 
 def marked(text: str) -> str:
-    """A text in which all halves of characters are ones that file names may hold."""
+    """Replace halves of characters in a text by one that file names may hold."""
     return text if is_text(text) else re.sub("[\ud800-\udc7f\udd00-\udfff]", "\udcff", text)
 
 
 def printable(text: str) -> str:
-    r"""The text in one line, with what no output should hold written as escapes: bytes of a file's
-    name that are no text, and what a terminal obeys instead of showing it.
+    r"""The text in one line, with escapes for what no output should hold: bytes of file names that
+    are not text, and characters that a terminal obeys instead of showing.
 
     Args:
-        text: of anybody.
+        text: a text from anywhere.
 
     Example:
 
@@ -67,7 +67,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    # Wide spaces stay, they are written in names.
+    # Wide spaces are kept, as names hold them.
     kept = "\u00a0\u3000"
     return "".join(
         one if one.isprintable() or one in kept else one.encode("unicode_escape").decode()
@@ -88,8 +88,8 @@ def text_of(data: bytes) -> str:
 
 
 def captions_in(value: Any) -> tuple[str, ...]:
-    """The captions that a field holds, one or a list of them. NaN stands for one that is missing,
-    and what is neither text nor a number is none.
+    """The captions in a field, which holds one or a list of them. NaN stands for a missing one;
+    values that are neither texts nor numbers are not captions.
 
     Example:
 
@@ -101,7 +101,7 @@ def captions_in(value: Any) -> tuple[str, ...]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string is a text: halves of characters, and bytes that were none, are not."""
+    """Whether a string is valid text, without halves of characters or undecodable bytes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -110,23 +110,23 @@ def is_text(text: str) -> bool:
 
 
 def _without_mark(start: bytes) -> str:
-    """The encoding of a table without a mark: names of columns and JSON begin with two characters
-    of ASCII."""
+    """The encoding of a table without a byte order mark: names of columns and JSON begin with two
+    ASCII characters."""
     zeros = [byte == 0 for byte in start]
     kinds = {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}
     return kinds.get(tuple(zeros), "utf-8")
 
 
 class Lines:
-    """Lines of a table, a file of bytes as texts, and the byte after the last one that was taken.
+    """Lines of a table in a file of bytes, as texts.
 
     Args:
-        file: open for reading, at its beginning.
+        file: the file, open for reading, at its beginning.
 
     Attributes:
-        encoding: of the file.
-        position: the byte.
-        number: of the last line that was taken, from 1.
+        encoding: encoding of the file.
+        position: the byte after the last line that was taken.
+        number: number of that line, from 1.
     """
 
     def __init__(self, file: Any):
@@ -137,7 +137,7 @@ class Lines:
         if not self.position:
             self.encoding = _without_mark(start)
         file.seek(self.position)
-        # One for all who take lines: the reader is ahead of what it has given.
+        # One iterator for all users: the reader is ahead of the lines that it has given.
         self._taken = self._decoded()
 
     def __iter__(self) -> Iterator[str]:
@@ -151,7 +151,7 @@ class Lines:
             yield decode(line, self.encoding)
 
     def _wide(self) -> Iterator[bytes]:
-        """Lines where a character has several bytes: a byte 10 may be half of one."""
+        """Lines if characters have several bytes: a byte 10 may be half of one."""
         end = "\n".encode(self.encoding)
         left = b""
         while piece := self._file.read(_AT_A_TIME):

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets that are prepared on this machine."""
+"""Data sets of TensorFlow Datasets that were prepared on this machine."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,14 @@ class TfdsImages(ExampleImages):
     Its files are read directly, at random, whether they are TFRecord or ArrayRecord.
 
     Args:
-        name: of the data set, with a config if it has several (`imagenet_resized/64x64`), or the
-            folder that it was prepared in.
+        name: name of the data set, with a config if it has several (`imagenet_resized/64x64`), or
+            the folder in which it was prepared.
         split: as in TFDS, such as `"train"` or `"train[:10%]"`.
-        data_dir: where TFDS keeps data sets; its default unless given.
-        **options: of `ExampleImages`. Features are found by their types: of several pictures,
-            classes or texts the one with a usual name is taken, else the one among the data set's
-            `supervised_keys`, else, of pictures and classes, the first by name. `image`, `label`
-            and `caption` choose another one.
+        data_dir: where TFDS keeps data sets; by default where TFDS does by default.
+        **options: arguments of `ExampleImages`. Features are found by their types. Among several
+            pictures, classes or texts, the one with a usual name is taken, else one of the data
+            set's `supervised_keys`, else, for pictures and classes, the first by name. `image`,
+            `label` and `caption` choose others.
 
     Raises:
         ValueError: if there is no such data set or split, or it is not prepared.
@@ -46,7 +46,7 @@ class TfdsImages(ExampleImages):
         builder = _builder(os.fspath(name), data_dir)
         instructions = _split(builder, split).file_instructions
         ranges = [
-            # A take of -1 is all that is left.
+            # A take of -1 means all remaining records.
             (part.skip, part.skip + part.take if part.take >= 0 else part.examples_in_shard)
             for part in instructions
         ]
@@ -63,7 +63,7 @@ class TfdsImages(ExampleImages):
         )
         self.builder_name = f"{builder.info.full_name} {split}"
         self.choices = {"split": split, **self.choices}
-        # Where there is one picture or class, data is as it always was.
+        # If there is only one picture or class, the identity stays as it always was.
         changed = {part for part, name in first.items() if given.get(part, name) != name}
         several = {part for part in first if len(candidates[part]) > 1}
         self._other = {
@@ -80,7 +80,7 @@ class TfdsImages(ExampleImages):
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """What TFDS knows about a data set that is prepared."""
+    """What TFDS knows about a prepared data set."""
     import tensorflow_datasets as tfds
 
     try:
@@ -88,7 +88,7 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:
             builder = tfds.builder_from_directory(name)
         else:
             builder = tfds.builder(name, data_dir=data_dir)
-    # TFDS has many errors, all about this one name.
+    # TFDS has many kinds of errors, all about this name.
     except Exception as problem:
         raise checks.error(
             "there must be such a data set",

@@ -10,10 +10,11 @@ def candidates_of(features: Any) -> dict[str, dict[str, tuple[str, ...]]]:
     """Names of the features that may be the picture, the class and the caption of a record.
 
     Args:
-        features: of a data set of TFDS. Their order is that of an unordered map.
+        features: features of a data set of TFDS, in no particular order.
 
     Returns:
-        "image", "label" and "caption", each a name to the names of its classes, if it has some.
+        For "image", "label" and "caption", names of features, each with the names of its classes,
+        if any.
     """
     import tensorflow_datasets as tfds
 
@@ -25,7 +26,7 @@ def candidates_of(features: Any) -> dict[str, dict[str, tuple[str, ...]]]:
         elif isinstance(feature, tfds.features.Image):
             found["image"][name] = ()
         elif isinstance(feature, tfds.features.ClassLabel):
-            # Without their number there are no names either.
+            # Without the number of classes there are no names either.
             found["label"][name] = tuple(feature.names) if feature.num_classes else ()
         elif isinstance(feature, tfds.features.Text):
             found["caption"][name] = ()
@@ -34,11 +35,11 @@ def candidates_of(features: Any) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def choose(part: str, names: Collection[str], supervised: Any) -> str | None:
-    """The picture or the class to read of several features.
+    """Which of several features is read as the picture or the class.
 
     Args:
         part: "image" or "label".
-        names: of the features that may be it.
+        names: names of these features.
         supervised: the `supervised_keys` of the data set: names, in any nesting.
 
     Returns:
@@ -55,11 +56,11 @@ def choose(part: str, names: Collection[str], supervised: Any) -> str | None:
 
 
 def captions_of(names: Collection[str], supervised: Any) -> tuple[str, ...]:
-    """What captions are called in a data set, the first that is there counts. A text of any other
-    name is no caption: it may be a file's name, or an answer.
+    """Names of captions in a data set; the first one present counts. A text of any other name is
+    not a caption: it may be a file's name, or an answer.
 
     Args:
-        names: of the features that are texts.
+        names: names of the features that are texts.
         supervised: as for `choose`.
     """
     more = (*_keys(supervised), "description", "input")
@@ -71,7 +72,7 @@ def _flat(features: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     import tensorflow_datasets as tfds
 
     if isinstance(features, tfds.features.Sequence) and before:
-        # Of many things in one record only texts can be read.
+        # If a record holds a list of things, only texts can be read.
         inner = features.feature
         yield from (
             (name, feature)
