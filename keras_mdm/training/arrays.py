@@ -10,11 +10,7 @@ from keras_mdm import checks
 
 
 def is_arrays(x: Any) -> bool:
-    """Whether something is an array, a list of numbers, pictures or texts, or a dict of these.
-
-    Args:
-        x: anything.
-    """
+    """Whether `x` is an array, a list of numbers, pictures or texts, or a dict of these."""
     if isinstance(x, Mapping):
         return bool(x) and all(is_arrays(value) for value in x.values())
     return isinstance(x, np.ndarray | tf.Tensor | tf.Variable | list) or (
@@ -23,14 +19,14 @@ def is_arrays(x: Any) -> bool:
 
 
 def as_array(value: Any) -> Any:
-    """Return an array or a tensor as the pipelines take it: like Keras, in 32 bits if it is of
-    64-bit floats, since that is what Python computes in without being asked.
+    """Return an array or a tensor as the pipelines take it. Like Keras, 64-bit floats, which are
+    Python's default, become 32-bit.
 
     Args:
         value: array, tensor, or list.
 
     Raises:
-        ValueError: if it is none of these, such as a list of pictures of different sizes.
+        ValueError: if it cannot become one, such as a list of pictures of different sizes.
     """
     if not tf.is_tensor(value):
         try:
@@ -50,7 +46,7 @@ def as_array(value: Any) -> Any:
 
 
 def element(x: Any, y: Any, sample_weight: Any) -> tuple:
-    """Return what was given, as arrays in a tuple without gaps.
+    """Return the arguments as arrays, in a tuple without `None`.
 
     Args:
         x: array or dict of arrays.
@@ -119,7 +115,7 @@ def slices(value: Any, batch_size: int, *, seed: int | None) -> tf.data.Dataset:
     Args:
         value: nested arrays.
         batch_size: samples of a batch; the last one may be smaller.
-        seed: decides the order, another one each time the dataset is gone through; `None` for the
+        seed: decides the order, which changes each time the dataset is iterated; `None` keeps the
             order of the arrays.
     """
     count = rows(value)

@@ -1,4 +1,4 @@
-"""Errors of a graph: what `checks` words, for values that are known when it runs."""
+"""Errors in a graph, worded like those of `checks`, for values known only when it runs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def require(condition: tf.Tensor, must: str, *, fix: str, **received: Any) -> tf
 
 
 def worded(problem: tf.errors.InvalidArgumentError) -> Exception:
-    """Return what a failed `require` says as the `ValueError` it stands for; all else as it is.
+    """Return a failed `require` as a `ValueError` with its message; other errors unchanged.
 
     Args:
         problem: what TensorFlow raised.
@@ -46,11 +46,10 @@ def worded(problem: tf.errors.InvalidArgumentError) -> Exception:
 def sampling_requirements(
     inputs: Mapping[str, tf.Tensor], spec: NetworkFacts, num_steps: int
 ) -> Iterator[tf.Operation]:
-    """What `generate` checks of its arguments, for the inputs of an exported model.
+    """The checks that `generate` makes of its arguments, for the inputs of an exported model.
 
     Args:
-        inputs: scalars `steps`, `guidance_scale`, `seed` and `num_images`, and the conditions; all
-            that there are.
+        inputs: scalars `steps`, `guidance_scale`, `seed` and `num_images`, and all conditions.
         spec: the network.
         num_steps: N of the training schedule.
     """

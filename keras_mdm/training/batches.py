@@ -17,15 +17,15 @@ def split_groups(batch: Any, levels: Sequence[str]) -> dict[str, Mapping[str, An
     """Return the groups of a batch by their highest level, highest first.
 
     Args:
-        batch: a dict of tensors, whose samples have all levels; or a dict of such dicts by the
-            highest level of their samples, which is a mixed-resolution batch.
+        batch: a dict of tensors, whose samples have all levels; or a mixed-resolution batch: a dict
+            of such dicts by the highest level of their samples.
         levels: level names, ascending.
 
     Returns:
         dict of dicts of tensors.
 
     Raises:
-        ValueError: if the batch is no dict, or no group has the highest level.
+        ValueError: if the batch is not a dict, or no group has the highest level.
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.3 (mixed-resolution training).
     """
@@ -104,7 +104,7 @@ def check_shape(
         shape: of a batch.
         expected: of a sample.
         level: name of the level.
-        sizes: other sizes that it takes, for the error.
+        sizes: other sizes that the level takes, for the error.
     """
     if shape.is_compatible_with((None, *expected)):
         return
@@ -125,8 +125,8 @@ def check_shape(
 def join_levels(parts: Sequence[Mapping[str, tf.Tensor]], levels: Sequence[str]) -> dict:
     """Put the levels of groups one after the other, the group with the highest level first.
 
-    Then the samples that have a level are the first rows of the levels below: what the network
-    expects of outer levels.
+    The samples that have a level are then the first rows of the levels below, as the network
+    expects.
 
     Args:
         parts: tensors by level name, groups from the highest level down.
@@ -155,7 +155,7 @@ def join_conditions(
 
     Args:
         parts: conditions of the groups, from the highest level down. Micro-conditions that only
-            some of them have are NaN in the others, which stands for the level's default.
+            some groups have are NaN in the others, which means the level's default.
         spec: the network.
     """
     if len(parts) == 1:
@@ -200,7 +200,7 @@ def take_part(group: Mapping[str, tf.Tensor], index: tf.Tensor, parts: int) -> d
     size = rows_of(group) // parts
     cut = {}
     for name, value in group.items():
-        # As many rows in every part: XLA wants to know, and `value[a:b]` does not tell.
+        # XLA must know that all parts have the same number of rows; `value[a:b]` does not say so.
         begin = tf.pad([index * size], [[0, len(value.shape) - 1]])
         part = tf.slice(value, begin, tf.concat([[size], tf.shape(value)[1:]], axis=0))
         rows = value.shape[0]

@@ -1,4 +1,4 @@
-"""What `compile` takes from those who know Keras."""
+"""Arguments of Keras' `compile`: an optimizer by name, and those that have no meaning here."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 from keras_mdm import checks, optimizers
 
-# By Keras' names: the forms of ours, which clip after the sum over replicas.
+# Our optimizers, which clip after the sum over replicas, by Keras' names.
 _BY_NAME = {"adam": optimizers.Adam, "adamw": optimizers.AdamW, "sgd": optimizers.SGD}
 _WHERE = {
     "loss": "the loss is the model's own: pass loss_target, loss_weighting and level_weights to "
@@ -20,7 +20,7 @@ _WHERE = {
 
 
 def optimizer_of(given: Any) -> keras.optimizers.Optimizer:
-    """Return an optimizer: itself, or the one of a name or a configuration.
+    """Return an optimizer, given itself, its name or its configuration.
 
     Args:
         given: an optimizer; `"adam"`, `"adamw"` or `"sgd"` for those of `keras_mdm.optimizers` with
@@ -55,7 +55,7 @@ def refuse(others: dict[str, Any]) -> None:
     """Raise for arguments of Keras' `compile` that have no meaning here.
 
     Args:
-        others: arguments by name; `None` is none.
+        others: arguments by name; `None` counts as not given.
     """
     given = {name: value for name, value in others.items() if value is not None}
     for name, value in given.items():

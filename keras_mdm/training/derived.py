@@ -13,9 +13,9 @@ from keras_mdm.training.taking import StartReport, choose
 def cut(model: Any, level: str) -> Any:
     """Take the inner levels up to `level` as a model of its own, to save, export or train on.
 
-    The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and what
-    was measured are copied. It is not compiled, and a function for `level_weights`, which knows the
-    levels of this model, stays behind.
+    The network's layers are shared, see `keras_mdm.cut`; averages, the null condition and measured
+    deviations are copied. The new model is not compiled. A function for `level_weights` is left
+    out, since it knows the levels of this model.
 
     Args:
         level: name of the level that becomes the highest one.
@@ -39,21 +39,20 @@ def cut(model: Any, level: str) -> Any:
 def with_frames(model: Any, frames: int) -> Any:
     """Make a model of longer clips out of the same parts, without training.
 
-    The levels are connected again for a multiple of the frames, see `models.with_frames`: the
-    convolutions and the attention over time, which no frame count is built into, run over more
-    of them, and pictures inside become several pictures, each the first frame of its stretch.
-    Weights and averages are copied. How well a model does at lengths that it was not trained
-    for is another question: look at the clips, and train on if need be. A function
-    for `level_weights` stays behind.
+    The levels are connected again for a multiple of the frames, see `models.with_frames`. No frame
+    count is built into the convolutions and the attention over time, so they run over more
+    frames. A level that was one picture becomes several, each the first frame of its stretch.
+    Weights and averages are copied; a function for `level_weights` is left out. A model may do
+    badly at lengths that it was not trained for: look at the clips, and train further if needed.
 
     Args:
-        frames: of the highest level; a multiple of those that the model has.
+        frames: of the highest level; a multiple of the model's own.
 
     Returns:
         A `MatryoshkaDiffusion`, not compiled.
 
     Raises:
-        ValueError: if the model has no clip level, or the number is no multiple.
+        ValueError: if the model has no clip level, or the number is not a multiple.
 
     Example:
 
@@ -69,11 +68,10 @@ def with_frames(model: Any, frames: int) -> Any:
 def with_size(model: Any, size: Size) -> Any:
     """Make a model of pictures of another size or aspect out of the same parts, without training.
 
-    The levels are connected again, see `models.with_size`, all of them changed by the same
-    factors. Weights and averages are copied, and each level keeps the schedule of the level that
-    it was. How well a model does at sizes that it was not trained for is another question: near
-    the area of its own pictures often well, at several times that area a network repeats what it
-    knows. Look at the pictures, and train on if need be.
+    The levels are connected again, see `models.with_size`, all changed by the same factors.
+    Weights and averages are copied, and each level keeps its schedule. At sizes that it was not
+    trained for, a model often does well near the area of its own pictures; at several times that
+    area it repeats what it knows. Look at the pictures, and train further if needed.
 
     Args:
         size: of the highest level: a number for squares, or `(height, width)`.
@@ -82,7 +80,7 @@ def with_size(model: Any, size: Size) -> Any:
         A `MatryoshkaDiffusion`, not compiled.
 
     Raises:
-        ValueError: if the size is not divisible as the network's resolutions need it.
+        ValueError: if the network's resolutions cannot divide the size.
 
     Example:
 
@@ -108,26 +106,26 @@ def _reconnected(model: Any, unet: Any) -> Any:
 def start_from(model: Any, trained: Any, *, skip: Sequence[str] = ()) -> StartReport:
     """Take the weights and averages of a trained model whose levels this one has.
 
-    What growth does between two phases, for models of different runs: the trained model's
-    levels are the inner ones of this model, or all of them. With a residual output the measured
-    deviations of those levels come along, to which their weights belong. Averages go on from
-    the trained model's; a power-function average that it does not have begins with its `ema`,
-    and like all of them forgets its start as the training goes on.
+    This does for models of different runs what growth does between two phases: the trained
+    model's levels are the inner ones of this model, or all of them. With a residual output the
+    measured deviations of those levels are taken too, since their weights depend on them. Averages
+    continue from the trained model's; a power-function average that it lacks begins with its
+    `ema`, and like all of them forgets its start during training.
 
     Args:
         trained: the model to begin with, such as `keras_mdm.load` returned.
-        skip: parts that stay new, which may differ: names of parts of the network, such as
+        skip: parts that stay new and may differ: names of parts of the network, such as
             "class_embedding" for other classes; or paths of weights, their beginnings or
             patterns, such as "level_64/conv_in" or "*/text_kv". All else is taken.
 
     Returns:
-        Names of the weights that are new, with their initial values; printed, it says what was
-        taken, what is new and what was left behind, part by part.
+        Names of the new weights, which keep their initial values. Printing the result says what
+        was taken, what is new and what was left behind, part by part.
 
     Raises:
-        ValueError: naming all differences, before anything is taken: the levels must be those
-            of the trained model and the same in every option, and so must channels, classes
-            and text, but for what `skip` names. What to skip is said as well.
+        ValueError: before anything is taken, naming all differences and what to skip. Except for
+            what `skip` names, levels must have the trained model's names and options, and
+            channels, classes and text must agree.
 
     Example:
 
@@ -159,7 +157,7 @@ class_embedding (1)
         named_arrays.assign(held, found, what="averages")
     taken = {path.partition("/")[0] for path in kept}
     for level, value in trained.residual_std.items():
-        # It belongs to the weights of its level.
+        # The deviation belongs to the weights of its level.
         if level in model.residual_std and f"level_{level}_down" in taken:
             model.residual_std[level].assign(value.value)
     model.averages.mark()
@@ -169,7 +167,7 @@ class_embedding (1)
 def _derived(
     model: Any, unet: models.NestedUNet, levels: Mapping[str, str], paths: Mapping[str, str]
 ) -> Any:
-    """The model around another network that has some of this one's weights.
+    """The model around another network that shares some of its weights.
 
     Args:
         unet: the network, weights in place.
@@ -178,7 +176,7 @@ def _derived(
     """
     with functions.as_they_are():
         config = {k: v for k, v in model.get_config().items() if k != "unet"}
-    if callable(config["level_weights"]):  # by the names of the levels that the model has
+    if callable(config["level_weights"]):  # it knows the old names of the levels
         config["level_weights"] = {}
     names = ["level_weights", "guidance_shares", "signal_scale"]
     if "num_steps" not in config["schedule"]:

@@ -47,72 +47,73 @@ class MatryoshkaDiffusion(DistributedTrainer):
     Batches are dicts: `image` `(B, H, W, C)` or `video` `(B, T, H, W, C)` of the highest level,
     uint8 or float32 in [-1, 1]; `text` `(B, L, D)` with `text_mask` `(B, L)`, or `label` `(B,)`
     (-1 = no class), as the network was built; `low_res` `(B, h, w, C)` of any size, if the network
-    has that many in_channels more than out_channels; micro-conditions `(B,)`; optionally `sample`
+    has C more in_channels than out_channels; micro-conditions `(B,)`; optionally `sample`
     `(B,)` int64, the global position of every sample, which keys its noise, and `sample_weight`
-    `(B,)`, which its loss is multiplied by. `fit` takes Keras' (x, y) as well. A mixed-resolution
+    `(B,)`, which multiplies its loss. `fit` takes Keras' (x, y) as well. A mixed-resolution
     batch is a dict of such batches by the highest level of their samples: in
     `{"64": {"image": (B0, 64, 64, 3), ...}, "256": {"image": (B1, 256, 256, 3), ...}}` the level 64
-    is trained on B0 + B1 samples and 256 on B1, each loss a mean over its own.
+    is trained on B0 + B1 samples and 256 on B1; the loss of a level is a mean over its samples.
 
-    A function among the options is saved by the name under which Keras knows it, see
-    `keras.saving.register_keras_serializable`; `save`, `get_config` and runs refuse what has none.
+    A function among the options is saved by its name in Keras, see
+    `keras.saving.register_keras_serializable`; `save`, `get_config` and runs refuse functions
+    without one.
 
     Args:
-        unet: the network: of `build_nested_unet`, or any functional Keras model with its inputs
-            and outputs, see `models.OwnNetwork`.
-        schedule: name of a noise schedule or a `Schedule`, of the innermost level; or one for every
+        unet: the network: from `build_nested_unet`, or any functional Keras model with the same
+            inputs and outputs, see `models.OwnNetwork`.
+        schedule: noise schedule of the innermost level, a name or a `Schedule`; or one for every
             level by its name, such as `{"64": "cosine", "256": "cosine-shift4"}`, where "-shift4"
-            divides SNR by 4^2. Entries of levels that the network does not have are left alone.
-        num_steps: number N of training steps, for schedules given by name; 1000 unless given. A
-            schedule that leaves much of the pictures at its end is warned of.
-        shift_power: p of the shift SNR / s^p of a level s times larger than the innermost; of a
-            single schedule only.
+            divides SNR by 4^2. Entries of levels that the network lacks are ignored.
+        num_steps: number N of training steps, for schedules given by name; 1000 unless given.
+            Schedules that leave much of the pictures at their end cause a warning.
+        shift_power: p of the shift SNR / s^p of a level s times larger than the innermost; only for
+            a single schedule.
         prediction: what the network predicts: `"v"`, `"eps"` or `"x0"`.
         loss_target: what the loss compares; `prediction` unless given.
-        level_weights: weight of a level's loss by its name, 1 unless given; `"highest"` for the
+        level_weights: weights of the losses by level name, 1 unless given; `"highest"` for the
             loss of the highest level alone; or a function from the progress in the phase, a scalar
             tensor in [0, 1], to weights by name.
         loss_weighting: weight of the noise levels: `"none"`, `"vdm"`, `"min_snr"`, `"p2"` or
-            `"sigmoid"`, or a dict of the name under "kind" and options; or a function (schedule,
+            `"sigmoid"`, or a dict of options with the name under "kind"; or a function (schedule,
             t, target) -> weights `(B,)`, called with the schedule of every level; see
             `losses.weighting`.
-        times: `"uniform"`, one independent time per sample; or `"stratified"`, one from each of as
-            many equal intervals as the global batch has samples.
+        times: `"uniform"`, one independent time per sample; or `"stratified"`: [0, 1] is cut into
+            as many equal intervals as the global batch has samples, with one time from each.
         downsample: how the data of lower levels is made, `"area"` or `"bilinear"`; or a function
             (x, from_shape, to_shape) -> x of `LevelShape`s, which reduces frames too.
-        frame: which frame of a group of frames stands for it at a level with fewer: `"first"`,
+        frame: which frame represents a group of frames at a level with fewer: `"first"`,
             `"middle"` or `"average"`.
         residual: outer levels predict relative to a Wiener estimate around the picture below.
             `True` needs `measure_residual` before training; a dict gives the standard deviation of
             the detail by level name.
         threshold: how `generate` and the export keep estimates inside the range of pictures:
             `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`, or a function x0 -> x0 of a level.
-            Dynamic ones divide by what an estimate overshoots, static clips; drawings on pure white
-            need the static one.
-        guidance_shares: how much of the guidance a level gets when sampling, by its name: its scale
-            is 1 + share * (guidance_scale - 1). 1 unless given; 0 leaves a level to the model as it
-            is, which costs no detail where the levels below are guided.
-        signal_scale: what the data of a level is divided by inside of the process, by level name;
-            1 unless given. Another way to lower the signal-to-noise ratio than a shift.
+            The dynamic ones divide by the overshoot of an estimate, the static one clips; drawings
+            on pure white need the static one.
+        guidance_shares: share of the guidance that a level gets when sampling, by level name: its
+            scale is 1 + share * (guidance_scale - 1). 1 unless given; 0 leaves a level unguided,
+            which costs no detail where the levels below are guided.
+        signal_scale: divisor of a level's data inside the process, by level name; 1 unless given.
+            Like a shift, it lowers the signal-to-noise ratio.
         output_limit: bounds the network's output smoothly, by limit * tanh(output / limit); 0 for
             no bound.
         text_encoder: turns prompts into states; not part of the model, only its identity is saved.
-        null_text: `(L, D)` states of "no prompt"; of the encoder's empty prompt unless given.
+        null_text: `(L, D)` states of "no prompt"; those of the encoder's empty prompt unless given.
         null_mask: `(L,)` mask of `null_text`.
         null_pooled: `(P,)`, pooled vector of "no prompt"; the encoder's, or zeros, unless given.
         cond_dropout: share of training samples that lose their prompt and class; or a dict of
             shares by condition (`"text"`, `"pooled"`, `"label"`, micro-conditions), drawn
-            independently, where those that are left out are never dropped. `generate` guides only
-            what was trained so, and warns of conditions that it never saw left out.
-        null_in_data: the data itself holds samples without prompt or class (-1), as that of the
-            released models does: guidance works without `cond_dropout`.
+            independently; conditions without a share are never dropped. `generate` guides only by
+            conditions that were dropped in training, and warns of the others.
+        null_in_data: the data itself holds samples without prompt or class (-1), as for the
+            released models: guidance then works without `cond_dropout`.
         ema_decay: decay of the averaged weights that `generate` uses.
         ema_warmup: let the decay rise from 0 at the beginning.
-        power_emas: relative widths of further averages, with a power-function profile; two, such as
-            (0.05, 0.1), let `runs.reconstruct` make any other after the training. Each takes
-            the memory of the weights.
-        buckets: further sizes of the highest level, `(height, width)`, that batches may have, each
-            batch one of them: those of `ImageRule(buckets=...)`. All levels change alike, and keep
+        power_emas: relative widths of further averages, with a power-function profile; from two,
+            such as (0.05, 0.1), `runs.reconstruct` can make any other after training. Each takes
+            as much memory as the weights.
+        buckets: further sizes `(height, width)` of the highest level, those of
+            `ImageRule(buckets=...)`. Each batch has one of them. All levels change alike, and keep
             their schedules and weights; buckets should have about the area of the level. Each is
             traced once.
         seed: seed of noise, times and dropout.
@@ -134,16 +135,16 @@ class MatryoshkaDiffusion(DistributedTrainer):
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 3.
     """
 
-    # Private state that is no part of the model.
+    # Private state that is not part of the model.
     _encoder = Untracked()
-    _graphs = Untracked(Graphs)  # of sampling, those that were used last
+    _graphs = Untracked(Graphs)  # of sampling, the last ones used
     _inner_unets = Untracked(dict)
     _built_of = Untracked(tuple)
-    network_version = Untracked(int)  # rises with all that makes graphs out of date, values apart
+    network_version = Untracked(int)  # rises with every change that outdates graphs, except values
     _test_batches = Untracked()  # counts the batches of one evaluation
-    _earlier = Untracked()  # averages of a file of an earlier version, until they have a place
+    _earlier = Untracked()  # averages from a file of an earlier version, until they have a place
     _earlier_starts = Untracked()
-    # Optimizer steps before the phase, and those of the phase: what `progress` is a share of.
+    # Optimizer steps before the phase and within it, from which `progress` is computed.
     phase_span: tuple[int, int] | None = None
     phase_weights: Any = None  # the level weights that came with the phase
 
@@ -197,7 +198,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
             frame=frame,
             buckets=buckets,
         )
-        # Which shifts a single schedule.
+        # Only a single schedule is shifted.
         self._shift_power = None if isinstance(schedule, Mapping) else float(shift_power)
         unet.sizes = self.process.sizes
         self.loss_target = checks.one_of("loss_target", loss_target or prediction, KINDS)
@@ -240,7 +241,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         if name == "trainable":  # TensorFlow drops what is there already, see `NestedUNet`
             self.unet.trainable = value
 
-    # Where everything else lives. Keras' front door, with the data that a Keras user has:
+    # Methods defined in other modules. Keras' own, for the data that a Keras user has:
 
     fit = front_door.fit
     evaluate = front_door.evaluate
@@ -249,7 +250,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     test_on_batch = front_door.test_on_batch
     export = front_door.export
 
-    # A step of training and of evaluation, and the loss in it, equation 3:
+    # A step of training or evaluation, and its loss, equation 3:
 
     train_step = steps.train_step
     test_step = steps.test_step
@@ -285,7 +286,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     measure_residual = residual_scale.measure_residual
     check_ready = residual_scale.check_ready
 
-    # What happens to the network, by Keras or by hand, reaches graphs, averages and optimizer:
+    # Changes of the network, by Keras or by hand, reach graphs, averages and optimizer:
 
     refresh = following.refresh
     follow_trainable = following.follow_trainable
@@ -329,8 +330,8 @@ class MatryoshkaDiffusion(DistributedTrainer):
 
     @property
     def process(self) -> LevelProcess:
-        """The joint process of the levels. It may be replaced by one that the model's options
-        make, such as one with another schedule; graphs and files follow."""
+        """The joint process of the levels. It may be replaced by another that options can make,
+        such as one with another schedule; graphs and files follow."""
         return self._process
 
     @process.setter
@@ -389,6 +390,6 @@ class MatryoshkaDiffusion(DistributedTrainer):
     save_own_variables = model_file.save_own_variables
 
     def load_own_variables(self, store: Any) -> None:
-        """Read averages and the null condition; a warning tells of NaN in them."""
+        """Read averages and the null condition; NaN in them causes a warning."""
         model_file.load_own_variables(self, store)
         warn_of_weights(self, self._trainable_variables + self._non_trainable_variables)

@@ -1,4 +1,4 @@
-"""A look at the first batches, before they are trained on: what no shape and no type tells."""
+"""A look at the first batches before training, for faults that shapes and types do not show."""
 
 import warnings
 from typing import Any
@@ -10,18 +10,18 @@ from keras_mdm.conditioning.conditions import NO_CLASS
 from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.training import batches
 
-# Batches of a `fit` or an `evaluate` that are looked at.
+# Number of batches that a `fit` or an `evaluate` looks at.
 LOOKS = 4
-# What rounding, or a mean that is off by half a grey level, may add to the range of pictures.
+# How far rounding, or a mean that is off by half a grey level, may exceed the range of pictures.
 SLACK = 0.01
-# Codes have about unit scale; what is beyond is pictures in 0..255.
+# Codes have about unit scale; larger values are pictures in 0..255.
 LARGEST_CODE = 64.0
 
 
 def look_at(model: Any, batch: Any) -> None:
     """Raise if pictures are out of range or classes do not exist.
 
-    Pictures that are not finite pass: a step leaves them out by itself.
+    Pictures that are not finite pass, since a step skips them by itself.
 
     Args:
         model: a `MatryoshkaDiffusion`.
@@ -43,7 +43,7 @@ def look_at(model: Any, batch: Any) -> None:
 
 
 def _are_codes(model: Any) -> bool:
-    """Whether a model may be one of an autoencoder's codes, whose range is open."""
+    """Whether a model may be trained on an autoencoder's codes, whose range is open."""
     return model.threshold == "none" or model.unet.spec.out_channels > 4
 
 
@@ -51,9 +51,9 @@ def check_range(key: str, values: Any, *, codes: bool = False) -> None:
     """Raise unless pictures lie in [-1, 1], and warn if they seem to lie in [0, 1].
 
     Args:
-        key: what they are called.
+        key: name of the pictures, for the message.
         values: tensors.
-        codes: whether they may be codes, which need not lie there.
+        codes: whether they may be codes, which may exceed the range.
     """
     finite = [tf.where(tf.math.is_finite(value), value, tf.zeros_like(value)) for value in values]
     low = min(float(tf.reduce_min(value)) for value in finite)
@@ -76,11 +76,11 @@ def check_range(key: str, values: Any, *, codes: bool = False) -> None:
 
 
 def check_classes(values: Any, classes: int) -> None:
-    """Raise unless classes are between -1 and the last one: on a GPU others would be no error.
+    """Raise unless classes are between -1 and the last one; a GPU would not report others.
 
     Args:
         values: tensors of integers.
-        classes: their number.
+        classes: number of classes.
     """
     low = min(int(tf.reduce_min(value)) for value in values)
     high = max(int(tf.reduce_max(value)) for value in values)

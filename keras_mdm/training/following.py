@@ -1,9 +1,10 @@
-"""What happens to the network, by Keras or by hand, reaches averages, sampler and training step.
+"""Changes of the network, by Keras or by hand, reach averages, sampler and training step.
 
-Graphs are traced once and kept, averages are variables of their own: both are copies of something
-that layers and users may change at any time. So the model looks before it works: whether the
-network still has the variables, layers and options that its graphs were traced with, and whether
-weights were changed without a step. What can be followed is followed, the rest is refused.
+Graphs are traced once and kept, and averages are variables of their own: both copy something that
+layers and users may change at any time. So before it works, the model checks whether the network
+still has the variables, layers and options that its graphs were traced with, and whether weights
+were changed without a step. Averages and graphs follow the changes; those that they cannot follow
+are refused.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ from keras_mdm.models.flags import check_policies, is_lora, lora_kernel, quantiz
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.training import options
 
-# Options of a `MatryoshkaDiffusion` that it does not keep under their names, and where they went.
-# An attribute of such a name would be nobody's.
+# Options of a `MatryoshkaDiffusion` that it does not keep under their names, and where they are
+# kept. Nothing would read an attribute of such a name.
 _ELSEWHERE = {
     **dict.fromkeys(("ema_decay", "ema_warmup"), "ema"),
     **dict.fromkeys(("null_text", "null_mask", "null_pooled"), "null_condition"),
@@ -35,20 +36,20 @@ _ELSEWHERE = {
 
 
 def refresh(model: Any, *, contents: bool = True) -> None:
-    """Bring averages and traced graphs up to date with the network, or refuse what it became.
+    """Bring averages and traced graphs up to date with the network, or refuse its changes.
 
     Everything that samples, trains, evaluates, saves or exports calls it first; it costs a walk
     over the layers and a pass over the weights.
 
     Args:
-        contents: look for weights that were changed without a step; their averages begin anew.
+        contents: look for weights that were changed without a step, and restart their averages.
 
     Raises:
         ValueError: if a layer was quantized or computes in another type than it was built for,
-            or the process is one that no option makes.
+            or no option makes the process.
     """
     if not tf.executing_eagerly():
-        return  # whoever traces has looked
+        return  # the caller that traces has checked
     check_policies(model.unet)
     built = construction(model)
     if built != model._built_of:
@@ -72,7 +73,7 @@ def refresh(model: Any, *, contents: bool = True) -> None:
 
 
 def construction(model: Any) -> tuple:
-    """What a traced graph of the sampler was made of, besides values."""
+    """Everything besides values that a traced graph of the sampler depends on."""
     process = model.process
     adapted = [(id(e), e.lora_rank, e.lora_alpha) for e in lora.adapted_layers(model.unet)]
     return (
@@ -100,7 +101,7 @@ def _follow_network(model: Any) -> None:
 
 
 def follow_trainable(model: Any) -> None:
-    """Have the optimizer hold what it is to move: weights that were unfrozen or came with LoRA
+    """Have the optimizer hold all trainable weights: those that were unfrozen or came with LoRA
     join it, with moments of zero.
 
     Raises:
@@ -126,7 +127,7 @@ def follow_trainable(model: Any) -> None:
                 unknown=len(trainable - held),
             )
         return
-    # What is frozen for a while keeps its moments; what LoRA stands in for does not come back.
+    # Weights frozen for a while keep their moments; kernels that LoRA replaces do not return.
     adapted = {id(lora_kernel(layer)) for layer in lora.adapted_layers(model.unet)}
     kept = trainable | (held - adapted)
     _hold(model, [v for v in model.unet.weights if id(v) in kept])
@@ -139,7 +140,7 @@ def _hold(model: Any, variables: Sequence[keras.Variable]) -> None:
 
 
 def training_key(model: Any) -> str:
-    """What a traced training step was made of, besides values: another one is another step."""
+    """Everything besides values that a traced training step depends on: a new key, a new step."""
     optimizer = model.optimizer
     config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
     schedule = optimizer._learning_rate
@@ -154,7 +155,7 @@ def training_key(model: Any) -> str:
 
 
 def testing_key(model: Any) -> str:
-    """What a traced step of evaluation was made of, besides values."""
+    """Everything besides values that a traced step of evaluation depends on."""
     return repr(
         (
             model.network_version,
@@ -183,35 +184,35 @@ def check_attribute(name: str, value: Any) -> None:
 
 
 def set_weights(model: Any, weights: Sequence[Any]) -> None:
-    """As in Keras: of the network, and of everything else such as all averages."""
+    """As in Keras, for the network and everything else, averages included."""
     keras.Model.set_weights(model, weights)
     model.averages.mark()
 
 
 def quantize(model: Any, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
-    """Refused: averages, training and files are about floating-point weights."""
+    """Refused: averages, training and files need floating-point weights."""
     raise quantization(mode=mode)
 
 
 def enable_lora(
     model: Any, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
 ) -> list[str]:
-    """Have only low-rank additions to the kernels be trained, W + alpha / rank * A @ B.
+    """Train only low-rank additions to the kernels, W + alpha / rank * A @ B.
 
-    Everything else is frozen, so that gradients and moments are needed of the additions alone.
-    They are averaged as all weights are. `save`, `export` and `merge_lora` put them into the
-    kernels, of the weights and of all averages; checkpoints of a run hold them as they are.
+    Everything else is frozen, so only the additions need gradients and moments. They are averaged
+    like all weights. `save`, `export` and `merge_lora` add them to the kernels, of the weights and
+    of all averages; checkpoints of a run hold them as they are.
 
     Args:
         rank: rank of the additions.
-        levels: names of the levels that are adapted; all unless given.
+        levels: names of the levels to adapt; all unless given.
         alpha: the additions are multiplied by alpha / rank; `rank` unless given.
 
     Returns:
         Paths of the new weights.
 
     Raises:
-        ValueError: if a level is unknown or adapted already, or the rank is no positive
+        ValueError: if a level is unknown or adapted already, or the rank is not a positive
             integer.
 
     Example:
@@ -232,8 +233,8 @@ def enable_lora(
 
 
 def merge_lora(model: Any) -> None:
-    """Put what LoRA adds into the kernels, of the weights and of all averages, and go on
-    without: the network is as before `enable_lora`, but for the values.
+    """Add LoRA's products to the kernels, of the weights and of all averages, and remove LoRA:
+    except for its values, the network is as before `enable_lora`.
 
     Raises:
         ValueError: if no layer has LoRA.

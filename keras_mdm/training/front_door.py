@@ -32,32 +32,26 @@ def fit(
     validation_batch_size: int | None = None,
     validation_freq: Any = 1,
 ) -> Any:
-    """`keras.Model.fit`, for batches by name and for what Keras takes.
+    """`keras.Model.fit`, for batches by name and for the data that Keras takes.
 
-    Every sample counts once: the last batch of an epoch, and one that does not divide over
-    replicas and micro-batches, is filled up with rows of weight 0.
+    Every sample counts once: batches that are smaller, or do not divide over replicas and
+    micro-batches, are filled up with rows of weight 0.
+
+    Arguments that are not listed are those of Keras.
 
     Args:
-        x: a dataset of batches, see the class; or arrays: pictures or clips, or a dict as a
-            batch is one; or a dataset, `PyDataset` or generator of `(x, y)` or
+        x: a dataset of batches, see the class; or arrays: pictures or clips, or a dict with the
+            keys of a batch; or a dataset, `PyDataset` or generator of `(x, y)` or
             `(x, y, sample_weight)`.
         y: for arrays: integer classes, captions, states of texts, or a dict of conditions.
         batch_size: samples of a batch of arrays, over all replicas; 32 unless given.
-        epochs: as for Keras, like all that are not explained.
-        verbose: likewise.
-        callbacks: likewise.
-        validation_split: share of arrays, their last samples, that is not trained on.
+        validation_split: share of the arrays, at their end, that is held out of training.
         validation_data: as `x`, or a tuple `(x, y)` or `(x, y, sample_weight)` of arrays. A
-            dataset must come to an end unless `validation_steps` are given.
-        shuffle: whether arrays come in a new order in every epoch, which follows from the
-            model's seed; the order of datasets is their own.
+            dataset must be finite unless `validation_steps` are given.
+        shuffle: whether to draw a new order of arrays in every epoch, from the model's seed;
+            datasets keep their own order.
         class_weight: weight of every class's samples.
         sample_weight: for arrays: weight of every sample's loss.
-        initial_epoch: likewise.
-        steps_per_epoch: likewise.
-        validation_steps: likewise.
-        validation_batch_size: likewise.
-        validation_freq: likewise.
 
     Returns:
         Keras' `History`.
@@ -101,7 +95,7 @@ def fit(
                 validation_freq=validation_freq,
             )
     finally:
-        # Keras tells callbacks of an orderly end only; signals must not stay taken over.
+        # Keras tells callbacks only of an orderly end; signal handlers must be given back.
         given = callbacks or ()
         for callback in given if isinstance(given, Sequence) else ():
             if callable(getattr(callback, "restore", None)):
@@ -126,20 +120,15 @@ def evaluate(
 ) -> Any:
     """`keras.Model.evaluate`; repeated calls draw equal noise, and every sample counts once.
 
-    The losses are those of the data: what regularizers and layers add is no part of them.
+    The losses are those of the data alone, without those of regularizers and layers.
+
+    `y`, `batch_size` and `sample_weight` are as in `fit`; arguments that are not listed are those
+    of Keras.
 
     Args:
-        x: as in `fit`, like `y`, `batch_size` and `sample_weight`; a dataset must come to an
-            end unless `steps` are given.
-        y: see `x`.
-        batch_size: see `x`.
-        verbose: as for Keras, like `steps`, `callbacks` and `return_dict`.
-        sample_weight: see `x`.
-        steps: see `verbose`.
-        callbacks: see `verbose`.
-        return_dict: see `verbose`.
+        x: as in `fit`; a dataset must be finite unless `steps` are given.
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-        **kwargs: Keras' own, inside of `fit`.
+        **kwargs: used by Keras inside `fit`.
 
     Returns:
         The losses, a list or a dict.
@@ -167,7 +156,7 @@ def evaluate(
 
 
 def _evaluate_weights(model: Any, weights: str) -> None:
-    """Choose what the next evaluation reads, and let it draw what the last one drew."""
+    """Choose the weights of the next evaluation, and let it draw the same noise as the last."""
     model.evaluated_weights = model.averages.check(weights)
     model.refresh(contents=weights != "raw")
     model._test_batches.assign(0)
@@ -184,14 +173,12 @@ def train_on_batch(
     """One optimizer step on one batch.
 
     Args:
-        x: arrays, as in `fit`, of any number of samples.
-        y: likewise.
-        sample_weight: likewise.
-        class_weight: likewise.
+        x: arrays, as in `fit`, of any number of samples; so are `y`, `sample_weight` and
+            `class_weight`.
         return_dict: whether to return a dict.
 
     Returns:
-        What the step found, by name or as a list in the order of `metrics_names`.
+        The step's values, by name or as a list in the order of `metrics_names`.
 
     Raises:
         ValueError: as `fit`.
@@ -214,9 +201,7 @@ def test_on_batch(
     """The losses of one batch; equal batches draw equal noise.
 
     Args:
-        x: arrays, as in `evaluate`, of any number of samples.
-        y: likewise.
-        sample_weight: likewise.
+        x: arrays, as in `evaluate`, of any number of samples; so are `y` and `sample_weight`.
         return_dict: whether to return a dict.
         weights: as in `evaluate`.
 
@@ -237,15 +222,13 @@ def predict(model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """`keras.Model.predict` of the network: its outputs for noisy inputs; `generate` draws.
 
     Args:
-        x: the network's inputs by key, or a dataset of them.
-        *args: as for Keras.
-        **kwargs: likewise.
+        x: the network's inputs by key, or a dataset of them; further arguments are Keras'.
 
     Returns:
         The outputs by level name.
 
     Raises:
-        ValueError: for data that is no dict.
+        ValueError: if the data is not a dict.
     """
     if not isinstance(x, Mapping | tf.data.Dataset | keras.utils.PyDataset):
         raise checks.error(
@@ -283,7 +266,7 @@ def export(
     Args:
         filepath: directory to write.
         format: `"tf_saved_model"`.
-        verbose: whether to print where it went.
+        verbose: whether to print the directory.
         **options: of `export_saved_model`, such as `sampler` and `weights`.
 
     Returns:

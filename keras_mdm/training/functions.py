@@ -1,7 +1,7 @@
-"""Functions of a user's own in a model: what is saved of them, and how they come back.
+"""A user's own functions in a model: what is saved of them, and how they are restored.
 
-A file holds no code. A function is saved by the name under which Keras knows it, an object with its
-configuration. What Keras does not know trains and samples like everything else, but is not saved.
+A file holds no code. A function is saved by its name in Keras, an object with its configuration.
+Functions that Keras does not know train and sample like others, but are not saved.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ _as_it_is = contextvars.ContextVar("as_it_is", default=False)
 
 @contextlib.contextmanager
 def as_they_are() -> Iterator[None]:
-    """Have `saved` return functions themselves, for configurations that are no more than a step on
-    the way to another model in this process."""
+    """Have `saved` return functions themselves, for configurations that only serve to make
+    another model in this process."""
     token = _as_it_is.set(True)
     try:
         yield
@@ -30,15 +30,14 @@ def as_they_are() -> Iterator[None]:
 
 
 def saved(option: str, value: Any) -> Any:
-    """Return what the configuration of a model says about an option: what is no function, as it is.
+    """Return the value of an option for the configuration of a model; unchanged if not a function.
 
     Args:
-        option: its name.
+        option: name of the option.
         value: its value.
 
     Raises:
-        ValueError: if it is a function, or an object that is called like one, which Keras does not
-            know.
+        ValueError: if it is a function or callable object that Keras does not know.
     """
     if not callable(value) or _as_it_is.get():
         return value
@@ -62,7 +61,7 @@ def restored(option: str, value: Any) -> Any:
     """Return the value of an option from what `saved` made of it.
 
     Raises:
-        ValueError: if it is a function that is not known here.
+        ValueError: if it is a function that this program does not know.
     """
     if not isinstance(value, Mapping):
         return value
@@ -83,5 +82,5 @@ def restored(option: str, value: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a name is all there is to a callable: it has no values of its own."""
+    """Whether a name says all about a callable, because it holds no values."""
     return isinstance(value, type) or hasattr(value, "__code__")

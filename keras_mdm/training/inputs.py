@@ -1,4 +1,4 @@
-"""The data that `fit`, `evaluate` and `train_on_batch` take: batches by name out of Keras' ways."""
+"""The data that `fit`, `evaluate` and `train_on_batch` take: batches by name from Keras' forms."""
 
 import dataclasses
 import inspect
@@ -16,16 +16,12 @@ from keras_mdm.training.shapes import shaped
 from keras_mdm.training.untuned import untuned
 
 BATCH_SIZE = 32  # Keras' own
-# Streams that end at the last 64-bit number say so.
+# Streams that end at the last 64-bit number are endless.
 ENDLESS = 2**31
 
 
 def is_endless(data: Any) -> bool:
-    """Whether something is a dataset without an end, as far as it says.
-
-    Args:
-        data: anything.
-    """
+    """Whether `data` is a dataset that calls itself endless."""
     if not isinstance(data, tf.data.Dataset):
         return False
     size = int(data.cardinality())
@@ -33,11 +29,11 @@ def is_endless(data: Any) -> bool:
 
 
 def check_ends(data: Any, steps: int | None, *, argument: str, steps_name: str) -> None:
-    """Raise for data that an evaluation would never come to the end of.
+    """Raise if an evaluation of this data would never end.
 
     Args:
-        data: what was passed.
-        steps: batches to use, if that was said.
+        data: the argument.
+        steps: number of batches to use, if given.
         argument: name of the data.
         steps_name: name of the argument for `steps`.
     """
@@ -57,7 +53,7 @@ class Inputs:
 
     Args:
         model: a `MatryoshkaDiffusion`.
-        class_weight: weight of every class's samples; 1 for those that are not named.
+        class_weight: weight of every class's samples; 1 for classes that are not named.
     """
 
     model: Any
@@ -77,14 +73,14 @@ class Inputs:
         batch_size: int | None = None,
         shuffle: bool = False,
     ) -> Any:
-        """Return what Keras' own loop goes through.
+        """Return the batches that Keras' own loop iterates over.
 
         Args:
             x: pictures `(n, H, W, C)` or clips; a dict of arrays; a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or a generator of batches, each a dict, pictures, or a pair
                 or triple as here; or a distributed dataset of dicts, which is passed on.
-            y: see `naming.Naming`; belongs to arrays.
-            sample_weight: `(n,)`; belongs to arrays.
+            y: see `naming.Naming`; for arrays only.
+            sample_weight: `(n,)`; for arrays only.
             batch_size: samples of a batch of arrays, over all replicas; 32 unless given.
             shuffle: whether arrays come in a new order in every epoch.
 
@@ -144,9 +140,7 @@ class Inputs:
         """Keras' `validation_split`: (first part, last part) of arrays.
 
         Args:
-            x: arrays, like y and sample_weight.
-            y: see `x`.
-            sample_weight: see `x`.
+            x: arrays, like `y` and `sample_weight`.
             share: of the last part.
         """
         if not arrays.is_arrays(x):
@@ -178,13 +172,13 @@ class Inputs:
         if naming.needed(dataset.element_spec):
             dataset = dataset.map(_as_written(naming), num_parallel_calls=1)
         dataset = shaped(dataset, self.model)
-        # What a worker holds of a batch that is shared out already does not tell the whole of it.
+        # Of a batch that is shared out already, a worker's part does not tell the whole size.
         if not shared_out:
             dataset = remainder.filled(dataset, self.model.unet.levels, self.parts, full=full)
         return distributed(dataset)
 
     def _one(self, naming: Naming) -> Any:
-        """Function that names and fills one batch that Python made."""
+        """Return a function that names and fills one batch made by Python."""
         levels, largest = self.model.unet.levels, {}
 
         def one(element: Any) -> dict[str, Any]:
@@ -197,13 +191,13 @@ class Inputs:
         return one
 
     def _order_seed(self) -> int:
-        """Of the order of arrays: another one for every further `fit`."""
+        """Seed of the order of arrays; every `fit` has another."""
         return (self.model.seed * 1_000_003 + int(self.model.optimizer.iterations.numpy())) % 2**31
 
 
 def distributed(data: Any) -> Any:
-    """Have every worker take its part of each global batch, in the order of the dataset; left to
-    itself TensorFlow would rather share out files. And have nothing tune the pipeline.
+    """Have every worker take its part of each global batch, in the order of the dataset; by
+    default TensorFlow would share out files. Also turn off the tuning of the pipeline.
 
     Args:
         data: a dataset; all else is returned as it is.
@@ -236,20 +230,20 @@ def unpack(data: Any) -> tuple[Any, Any, Any]:
 
 
 def _as_written(naming: Naming) -> Any:
-    """Without AutoGraph, which would word its errors anew."""
+    """Without AutoGraph, which would reword its errors."""
     return tf.autograph.experimental.do_not_convert(lambda *element: naming(*element))
 
 
 def _generated(generator: Iterator[Any]) -> tf.data.Dataset:
-    """The dataset of what a generator yields, whose first element tells the types; numbers of
-    samples and of tokens may change."""
+    """The dataset of a generator's elements. The first one tells the types; numbers of samples and
+    tokens may change."""
     first = next(generator, None)
     if first is None:
         raise checks.error("a generator must yield a batch", fix="make a new one", batches=0)
 
     def spec(value: Any) -> tf.TensorSpec:
         value = tf.convert_to_tensor(arrays.as_array(value))
-        # Rows are open, and of what is no picture the tokens.
+        # The number of rows is open, and outside pictures the number of tokens.
         fixed = value.shape[1:] if len(value.shape) > 3 else [None, *value.shape[2:]]
         shape = [None, *fixed][: len(value.shape)]
         return tf.TensorSpec(shape, value.dtype)
@@ -263,7 +257,7 @@ def _generated(generator: Iterator[Any]) -> tf.data.Dataset:
 
 
 class _NamedBatches(keras.utils.PyDataset):
-    """A `PyDataset` whose batches are named and filled; all else is the other's."""
+    """A `PyDataset` that names and fills the batches of another one."""
 
     def __init__(self, dataset: keras.utils.PyDataset, one: Any):
         if dataset.use_multiprocessing:

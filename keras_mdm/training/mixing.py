@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from keras_mdm import checks
 
-# Of the samples that have a level at all, this share ends there: the release's 2:1.
+# Of the samples that have a level, this share have it as their highest: the release's 2:1.
 HIGHEST_SHARE = 2 / 3
 
 # Groups are multiples of one number, so that they divide over replicas and micro-batches. It
-# follows from the batch alone: a run can move to another machine. So many parts are worth having as
-# the paper's 32 devices with two micro-batches each ...
+# follows from the batch alone, so a run can move to another machine. The parts to aim at are those
+# of the paper's 32 devices with two micro-batches each ...
 PARTS_WANTED, REPLICAS_WANTED = 64, 32
-# ... as long as no group's share of the batch is off by more than this; by more only where the
-# replicas could not be had otherwise (a batch of 128 in three groups).
+# ... as long as no group's share of the batch is off by more than the first of these. The second
+# holds where the replicas could not be had otherwise (a batch of 128 in three groups).
 LARGEST_ERROR, LARGEST_ERROR_FOR_REPLICAS = 1 / 10, 1 / 6
-# Coarser groups than those wanted are taken as long as the error stays below this: they leave
-# smaller micro-batches.
+# Groups coarser than that are taken as long as the error stays below this: they allow smaller
+# micro-batches.
 SMALL_ERROR = 1 / 16
 
 
@@ -49,8 +49,8 @@ def check_shares(shares: Mapping[str, float], levels: Sequence[str]) -> dict[str
         levels: level names, ascending.
 
     Raises:
-        ValueError: if a name is no level, a share is negative, the shares do not sum to one, or the
-            highest level has none.
+        ValueError: if a name is not a level, a share is negative, the shares do not sum to one, or
+            the highest level has none.
     """
     checks.known_keys("mixed", shares, levels)
     given = {
@@ -72,8 +72,8 @@ def group_sizes(shares: Mapping[str, float], batch_size: int) -> dict[str, int]:
     """Return whole numbers of samples that sum to the batch size and come close to the shares.
 
     Shares are targets. All sizes are multiples of one number, `common_multiple`, which depends on
-    batch and shares and not on the machine: the same batch is trained on 1, 8 or 32 replicas, with
-    and without micro-batches.
+    batch and shares and not on the machine: 1, 8 or 32 replicas train on the same batch, with and
+    without micro-batches.
 
     Args:
         shares: from `check_shares`.
@@ -132,10 +132,10 @@ def _whole(shares: tuple[float, ...], count: int) -> list[int]:
     """`count` units dealt out by shares, at least one to each."""
     exact = [share * count for share in shares]
     sizes = [max(1, int(rows + 1e-9)) for rows in exact]
-    while sum(sizes) > count:  # what the smallest got beyond their share
+    while sum(sizes) > count:  # the smallest got more than their share
         richest = max(range(len(sizes)), key=lambda i: (sizes[i] > 1, sizes[i] - exact[i]))
         sizes[richest] -= 1
-    # Largest remainders first; of equal ones the higher level.
+    # Largest remainders first; the higher level first among equals.
     order = sorted(reversed(range(len(sizes))), key=lambda i: sizes[i] - exact[i])
     for place in order[: count - sum(sizes)]:
         sizes[place] += 1
@@ -166,7 +166,7 @@ def check_groups(groups: Mapping[str, int], shares: Mapping[str, float], parts: 
 
     Args:
         groups: samples by their highest level.
-        shares: what they were rounded from.
+        shares: the shares that were rounded to these groups.
         parts: replicas times micro-batches.
     """
     if not any(rows % parts for rows in groups.values()):

@@ -13,18 +13,18 @@ from keras_mdm.training.remainder import SAMPLE_WEIGHT
 
 
 class Naming:
-    """Function of a batch of tensors as Keras has it that returns a dict by name.
+    """Function from a batch of tensors in Keras' form to a dict by name.
 
     `x` are pictures or clips, or a dict of everything. `y` are classes, integers `(B,)` or
-    `(B, 1)`, of a network with classes; captions, strings `(B,)`, or states `(B, L, D)` of a
+    `(B, 1)`, for a network with classes; captions, strings `(B,)`, or states `(B, L, D)` for a
     network with text; or a dict of conditions. Weights are numbers `(B,)`.
 
     Args:
         model: a `MatryoshkaDiffusion`.
-        class_weight: weight of every class's samples; 1 for those that are not named.
+        class_weight: weight of every class's samples; 1 for classes that are not named.
 
     Raises:
-        ValueError: if the weights are no weights of classes; when called, if something does not fit
+        ValueError: if the weights do not belong to classes; when called, if something does not fit
             the network.
     """
 
@@ -34,7 +34,7 @@ class Naming:
         self._weights = None if class_weight is None else self._class_weights(class_weight)
 
     def needed(self, spec: Any) -> bool:
-        """Whether batches of a dataset are not what they must be yet.
+        """Whether batches of a dataset still need naming.
 
         Args:
             spec: of an element.
@@ -42,7 +42,7 @@ class Naming:
         return not isinstance(spec, Mapping) or "caption" in spec or self._weights is not None
 
     def check(self, element: tuple) -> None:
-        """Raise if arrays do not fit, all samples of them.
+        """Raise if any sample of arrays does not fit.
 
         Args:
             element: (x, y, sample_weight) or a part of it.
@@ -72,7 +72,7 @@ class Naming:
                     keys=sorted(batch),
                 )
             label = tf.cast(tf.reshape(batch["label"], (-1,)), tf.int32)
-            # Row 0 is of samples without a class.
+            # Row 0 is for samples without a class.
             batch[SAMPLE_WEIGHT] = tf.gather(tf.constant(self._weights), label - NO_CLASS)
         return batch
 
@@ -176,7 +176,7 @@ class Naming:
         return model.text_encoder
 
     def _states(self, captions: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The states of captions, made batch by batch: those of all would not fit into memory."""
+        """The states of captions, made batch by batch: all at once would not fit into memory."""
         from keras_mdm.data.python_calls import call_python
 
         spec, encoder = self._spec, self._encoder()
@@ -206,7 +206,7 @@ def _checked_captions(captions: tf.Tensor) -> tf.Tensor:
         tf.equal(tf.size(wrong), 0),
         "captions must be UTF-8",
         fix='decode them from their encoding, as in text.decode("cp1252")',
-        # An error that is no UTF-8 itself would be another error.
+        # A message that is not UTF-8 itself would cause another error.
         captions=tf.strings.unicode_transcode(wrong, "UTF-8", "UTF-8", errors="replace"),
     )
     with tf.control_dependencies([needed]):
@@ -222,7 +222,7 @@ def check_labels(labels: Any, classes: int) -> None:
 
     Args:
         labels: array.
-        classes: their number.
+        classes: number of classes.
     """
     labels = np.asarray(labels)
     whole = np.issubdtype(labels.dtype, np.integer)

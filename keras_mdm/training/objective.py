@@ -62,9 +62,8 @@ def joint_loss(
         eps: standard normal noise, likewise, independent over levels.
         index: `(B,)` int32, the table index k in 1..N, shared by the levels.
         conditions: see `conditions.cast_conditions`.
-        row_weights: `(B',)` by level name, what every sample counts; 1 unless given.
-        progress: see `batch_loss`, as for `normalizer`.
-        normalizer: see `progress`.
+        row_weights: `(B',)` by level name, weight of every sample; 1 unless given.
+        progress: see `batch_loss`, also for `normalizer`.
 
     Returns:
         (loss of a replica's samples, losses `(B',)` of every sample by level name, before the
@@ -105,7 +104,7 @@ def level_losses(
     inputs = network_inputs(levels, z, conditions)
     outputs = network({**inputs, "time": tf.cast(index, tf.float32) - 1.0})
     predictions, _ = levels.predictions(outputs, z, t, model.residual_std)
-    # The target of every level, and how far the prediction is from it, both as `loss_target`.
+    # The target of every level and the distance of the prediction from it, both as `loss_target`.
     clean, by_level = divided if levels.divide_targets else x0, {}
     for name in levels.levels:
         at_t = [process.first_rows(a, z[name]) for a in levels.amplitudes(name, t)]
@@ -125,7 +124,7 @@ def batch_loss(
     progress: Any = 0.0,
     normalizer: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Weigh and sum the losses of a replica's samples: a scalar, its mean over replicas is the
+    """Weigh and sum the losses of a replica's samples to a scalar, whose mean over replicas is the
     loss of the global batch.
 
     Args:
@@ -163,12 +162,12 @@ def _weighting(model: Any, level: str, t: tf.Tensor) -> tf.Tensor:
 
 
 def loss_normalizer(model: Any, index: tf.Tensor, share: tf.Tensor | None = None) -> tf.Tensor:
-    """What the release's VDM weights are divided by, their mean over the global batch; 1 for
-    all others.
+    """The divisor of the release's VDM weights, which is their mean over the global batch; 1 for
+    all other weights.
 
     Args:
         index: `(B,)` int32, of all samples of a replica.
-        share: `(B,)`, what every sample counts in that mean, see `remainder.counted_share`;
+        share: `(B,)`, weight of every sample in that mean, see `remainder.counted_share`;
             1 unless given.
     """
     if losses.check_weighting(model.loss_weighting)[0] != "vdm":
@@ -210,7 +209,7 @@ def check_level_weights(weights: Any, levels: tuple[str, ...]) -> Any:
         levels: level names, ascending.
 
     Raises:
-        ValueError: if a name is no level, or a weight is negative.
+        ValueError: if a name is not a level, or a weight is negative.
     """
     if callable(weights):
         return weights

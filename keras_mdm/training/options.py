@@ -1,7 +1,7 @@
-"""What a `MatryoshkaDiffusion` is made with: options are checked here, and go into files and back.
+"""The options of a `MatryoshkaDiffusion`: checked here, written to files and read back.
 
-Files hold the options and not the process that they make, so every process of a model must be one
-that options make.
+Files hold the options, not the process that they make, so options must be able to make every
+process of a model.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ FUNCTIONS = ("level_weights", "loss_weighting", "downsample", "threshold")
 def by_level(
     name: str, values: Mapping[str, float] | None, levels: tuple[str, ...], *, minimum: float
 ) -> dict[str, float]:
-    """Return numbers by level name, checked; not all levels need one."""
+    """Return numbers by level name, checked; levels may be missing."""
     checks.known_keys(name, values or {}, levels)
     return {
         level: checks.real(f"{name}[{level!r}]", value, minimum=minimum)
@@ -47,7 +47,7 @@ def make_process(
     frame: str,
     buckets: Sequence[Size],
 ) -> LevelProcess:
-    """Make the joint process out of the options of a model, see `MatryoshkaDiffusion`.
+    """Make the joint process from the options of a model, see `MatryoshkaDiffusion`.
 
     Raises:
         ValueError: if an option is out of range or two of them contradict each other.
@@ -94,7 +94,7 @@ def make_process(
 
 
 def check_process(model: Any, process: LevelProcess) -> None:
-    """Raise unless options make this process, and the model is made for it otherwise.
+    """Raise unless options can make this process, and all else in the model fits it.
 
     Raises:
         ValueError: naming what differs.
@@ -117,12 +117,12 @@ def check_process(model: Any, process: LevelProcess) -> None:
             "start_from(model)",
             **{name: getattr(process, name) for name, differs in wrong.items() if differs},
         )
-    # A mapping that is replaced in place passes by the check of the process itself.
+    # A mapping that is changed in place escapes the check of the process itself.
     check_weighting(model.loss_weighting, dataclasses.replace(process))
 
 
 def check_weighting(weighting: Any, process: LevelProcess) -> Any:
-    """Return `loss_weighting`, checked; the option, a dict copied."""
+    """Return `loss_weighting`, checked; dicts are copied."""
     name, _ = losses.check_weighting(weighting)
     if name == "vdm" and not process.is_shifted:
         raise checks.error(
@@ -143,7 +143,7 @@ def check_threshold(threshold: Any) -> Any:
 
 
 def get_config(model: Any) -> dict[str, Any]:
-    """Everything that is not a weight; of the text encoder only the identity.
+    """Everything but the weights; the text encoder is represented by its identity.
 
     Raises:
         ValueError: if an option is a function that cannot be saved, see the class.
@@ -176,20 +176,20 @@ def get_config(model: Any) -> dict[str, Any]:
 
 
 def saved_functions(model: Any) -> dict[str, Any]:
-    """What files say about the options that may be functions.
+    """Return the options that may be functions, as files hold them.
 
     Raises:
         ValueError: if one of them is a function that cannot be saved.
     """
     values = {option: getattr(model, option) for option in FUNCTIONS}
     if callable(model.level_weights) and model.level_weights is model.phase_weights:
-        values["level_weights"] = {}  # which came with a phase of a run, and belongs to it
+        values["level_weights"] = {}  # a phase of a run set it, and only the phase keeps it
     return {option: functions.saved(option, value) for option, value in values.items()}
 
 
 def _schedule_config(model: Any) -> dict[str, Any]:
-    """The options that make the schedules of the process as they are now: a single schedule and its
-    shift as long as that makes them, unless the model was made with one for every level."""
+    """The options that make the current schedules of the process: a single schedule and its shift
+    if that is enough, unless the model was made with one for every level."""
     process, power = model.process, model._shift_power
     single = process.schedules[process.levels[0]]
     if power is not None and process.schedules == schedules.of_levels(
@@ -221,12 +221,12 @@ def around(cls: Any, unet: Any, config: Mapping[str, Any]) -> Any:
     for option in FUNCTIONS:
         if option in config:
             config[option] = functions.restored(option, config[option])
-    if length is not None:  # a place for the saved null
+    if length is not None:  # a place for the saved null condition
         config["null_text"] = np.zeros((length, unet.spec.text_width))
     model = cls(unet, **config)
     model._encoder_identity = identity
     if not divide_targets:
         model.process = dataclasses.replace(model.process, divide_targets=False)
-    if starts is not None:  # what joined in a later phase counts its own steps
+    if starts is not None:  # weights that joined in a later phase count their own steps
         model._earlier_starts = [int(start) for start in starts]
     return model

@@ -12,15 +12,15 @@ def penalties_of(network: keras.Model) -> tf.Tensor | None:
     """Return the sum of a network's `losses` after a call, and forget them; `None` if there are
     none.
 
-    Regularizers see the weights, once. What layers add with `add_loss` is of the rows they were
-    called with: of a micro-batch or of a replica's part, and is averaged over those.
+    Regularizers see the weights, once. Losses from `add_loss` belong to the rows that the layer was
+    called with, those of a micro-batch or a replica, and are averaged over these.
 
     Args:
-        network: the network, called in this trace, inside of the tape.
+        network: the network, called in this trace, inside the tape.
 
     Raises:
-        ValueError: if a layer that is computed again in the backward pass adds a loss: its gradient
-            would be missing.
+        ValueError: if a layer that is computed again in the backward pass adds a loss, whose
+            gradient would be missing.
 
     Example:
 
@@ -30,7 +30,7 @@ def penalties_of(network: keras.Model) -> tf.Tensor | None:
     """
     _check_recomputed(network)
     found = network.losses
-    # Tensors of this trace: whoever asks for `losses` later must not find them.
+    # These are tensors of this trace, which must not appear in `losses` later.
     network._clear_losses()
     if not found:
         return None
@@ -49,7 +49,7 @@ def _check_recomputed(network: keras.Model) -> None:
 
 
 def with_penalties(loss: tf.Tensor, penalties: Any) -> tf.Tensor:
-    """A loss and what the network adds to it.
+    """Return a loss with the penalties added.
 
     Args:
         loss: scalar.

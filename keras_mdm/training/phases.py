@@ -26,7 +26,7 @@ class Phase:
 
     Args:
         levels: the levels trained, ascending, as in `build_nested_unet`. A phase may add several.
-        steps: optimizer steps of the phase; or give `images`.
+        steps: optimizer steps of the phase; alternatively give `images`.
         images: images seen in the phase, instead of `steps`.
         batch_size: size of the global batch, over all replicas.
         learning_rate: rate after the warm-up.
@@ -35,20 +35,20 @@ class Phase:
             share of `learning_rate` at the end of the phase.
         inner_learning_rate: factor on the rate of levels that earlier phases have trained.
         freeze: names of levels that are not trained in this phase.
-        level_weights: weight of a level's loss by its name, `"highest"` for the loss of the highest
+        level_weights: weights of the losses by level name, `"highest"` for the loss of the highest
             level alone, or a function from the progress in the phase (a scalar tensor in [0, 1]) to
             weights by name, such as `WeightRamp`.
-        mixed: mixed-resolution batches: the share of samples whose highest level that is, by level
-            name. `True` is the release's 2:1 for the highest level, and so on below it; `False`
-            trains every sample at every level. Shares are targets, see `groups`; whole numbers of
-            samples that sum to the batch are taken as they are. Without groups that would train
-            nothing: `True` with `level_weights="highest"` does not mix.
-        downsample: how lower levels are made of the data, `"area"` or `"bilinear"`, if the phase is
-            to differ from the model, which says it otherwise.
+        mixed: mixed-resolution batches: for every level, by name, the share of samples for which it
+            is the highest. `True` is the release's 2:1 for the highest level, and so on below it;
+            `False` trains every sample at every level. Shares are targets, see `groups`; whole
+            numbers of samples that sum to the batch are taken as they are. Groups that would train
+            nothing are left out: `True` with `level_weights="highest"` does not mix.
+        downsample: how lower levels are made from the data, `"area"` or `"bilinear"`; the model's
+            way unless given.
         first_step: optimizer steps made in earlier phases; filled in by `fit_progressively`.
 
     Raises:
-        ValueError: if a number is out of range, or a name is not among the levels.
+        ValueError: if a number is out of range, or a name is not a level.
 
     Example:
 
@@ -126,7 +126,7 @@ class Phase:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the samples by their highest level, ascending: what `groups` come close to."""
+        """Target shares of the samples by their highest level, ascending; see `groups`."""
         names = self.level_names
         if self.mixed is False:
             return {names[-1]: 1.0}
@@ -150,16 +150,16 @@ class Phase:
 
     @property
     def _counts(self) -> dict[str, int] | None:
-        """`mixed`, if it is whole numbers of samples."""
+        """`mixed`, if it holds whole numbers of samples."""
         if not isinstance(self.mixed, Mapping) or not all(map(checks.is_int, self.mixed.values())):
             return None
         return dict(self.mixed) if sum(self.mixed.values()) > 1 else None
 
     def check_trained(self, weights: Any) -> None:
-        """Raise if a group holds only levels whose loss weighs nothing.
+        """Raise if all levels of a group have a loss of weight zero.
 
         Args:
-            weights: level weights as in the phase or the model.
+            weights: level weights, as in the phase or the model.
         """
         names = self.level_names
         idle = [level for level in self.groups if names.index(level) < _untrained(weights, names)]
@@ -185,12 +185,12 @@ class Phase:
         )
 
     def table_row(self) -> dict[str, Any]:
-        """What identifies the phase in `run.json`."""
+        """The row that identifies the phase in `run.json`."""
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("images", "mixed", "levels"):
             row.pop(name)
         weights = self.level_weights
-        if callable(weights):  # the address of a function is another one in the next process
+        if callable(weights):  # by name: the address of a function differs in the next process
             row["level_weights"] = getattr(weights, "__qualname__", repr(weights))
         return {"levels": self.level_names, **row, "groups": self.groups}
 
@@ -201,7 +201,7 @@ class WeightRamp:
     """Level weights that move from one set to another while a phase is trained.
 
     Args:
-        start: weights at the start of the phase, by level name; 1 for levels that are missing.
+        start: weights at the start of the phase, by level name; 1 for missing levels.
         end: weights at the end.
         until: share of the phase after which `end` is reached.
 
@@ -251,7 +251,7 @@ class WeightRamp:
 
 
 def _untrained(weights: Any, levels: Sequence[str]) -> int:
-    """How many of the levels, from the lowest, come before the first whose loss has a weight."""
+    """Number of levels, from the lowest, before the first whose loss has a weight."""
     if callable(weights) or weights is None:
         return 0
     if isinstance(weights, str):  # "highest"
@@ -261,7 +261,7 @@ def _untrained(weights: Any, levels: Sequence[str]) -> int:
 
 
 def number_phases(phases: Sequence[Phase]) -> list[Phase]:
-    """Fill in how many steps come before every phase, and check that levels only join.
+    """Fill in how many steps precede every phase, and check that none drops levels.
 
     Raises:
         ValueError: if there is no phase, or a phase drops a level of the one before.

@@ -1,9 +1,9 @@
-"""Batches of one size: the rest of an epoch is filled up with rows that count nothing.
+"""Batches of one size: the rest of an epoch is filled up with rows that do not count.
 
 The last batch of an epoch may be smaller, and need not divide over replicas and micro-batches. Its
-rows are repeated until it has the size of the others, which also spares another trace of the step;
-weights per row, made here of the whole batch before anything is split, see to it that means over
-equal parts are means over the rows that count. So no part has to know of the others.
+rows are repeated until it has the size of the others, which also saves another trace of the step.
+Weights per row, computed here from the whole batch before anything is split, make means over equal
+parts equal means over the rows that count. So no part has to know the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ import tensorflow as tf
 
 from keras_mdm.training import batches
 
-# What a group of a filled batch holds besides its data. WEIGHT (B, n) float32: by what the row's
-# loss is multiplied, at each of its n levels. PLACE (B, 5) int64: the columns below.
+# What a group of a filled batch holds besides its data. WEIGHT (B, n) float32: the factor of the
+# row's loss at each of its n levels. PLACE (B, 5) int64: the columns below.
 WEIGHT, PLACE = "row_weight", "row_place"
 KEYS = (WEIGHT, PLACE)
 # The user's weights, (B,); they become part of WEIGHT.
 SAMPLE_WEIGHT = "sample_weight"
 
-# Columns of PLACE: row of the group, rows of a full batch, place among the rows of all groups that
-# count, how many these are, how many of this group count.
+# Columns of PLACE: row of the group, rows of a full batch, place among the rows that count in all
+# groups, number of rows that count in all groups, number of those in this group.
 _ROW, _FULL, _COUNTED_PLACE, _COUNTED, _OWN = range(5)
 
 
@@ -36,10 +36,10 @@ def filled(
         dataset: batches, see `batches.split_groups`.
         levels: level names, ascending.
         parts: replicas times micro-batches.
-        full: rows of a full batch, where it is known but not in the dataset.
+        full: rows of a full batch, if known other than from the dataset.
 
     Raises:
-        ValueError: if the batches are no dicts.
+        ValueError: if the batches are not dicts.
 
     Example:
 
@@ -77,11 +77,11 @@ def filled(
 def filled_batch(
     batch: Mapping[str, Any], largest: dict[str, int], levels: Sequence[str], parts: int
 ) -> Mapping[str, Any]:
-    """Return one batch of eager tensors, filled as `filled` does it.
+    """Return one batch of eager tensors, filled as by `filled`.
 
     Args:
         batch: see `batches.split_groups`.
-        largest: rows of the largest batch so far by group; is kept up to date.
+        largest: rows of the largest batch so far by group; updated here.
         levels: level names, ascending.
         parts: replicas times micro-batches.
     """
@@ -110,7 +110,7 @@ def _fill(
 ) -> dict[str, dict[str, tf.Tensor]]:
     """Fill the groups of one batch, from the highest level down."""
     size = {level: -(-full[level] // parts) * parts for level in groups}
-    # At least 1: a batch of which nothing could be used counts nothing, and divides by nothing.
+    # At least 1: no row of a batch may be usable, and 0 must not become a divisor.
     counted = tf.maximum(tf.add_n([tf.cast(count, tf.int64) for count in rows.values()]), 1)
     whole, before = {}, tf.zeros((), tf.int64)
     for level, group in groups.items():
@@ -152,7 +152,7 @@ def _index(level: str, levels: Sequence[str]) -> int:
 
 
 def _scale(level: str, rows: Mapping, size: Mapping, levels: Sequence[str]) -> tf.Tensor:
-    """Rows that a level has over those that count there."""
+    """Number of rows of a level divided by the number that count there."""
     having = [name for name in rows if _index(name, levels) >= _index(level, levels)]
     total, counted = (tf.add_n([of[name] for name in having]) for of in (size, rows))
     return tf.cast(total, tf.float32) / tf.cast(tf.maximum(counted, 1), tf.float32)
@@ -164,7 +164,7 @@ def _repeated(value: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.concat([value, spare], axis=0), index)
 
 
-# What a step makes of a filled batch; all take groups that may not be filled.
+# What a step reads from a filled batch; groups that are not filled are accepted too.
 
 
 def level_weights(groups: Mapping[str, Mapping[str, Any]], levels: Sequence[str]) -> dict | None:
@@ -186,8 +186,8 @@ def level_weights(groups: Mapping[str, Mapping[str, Any]], levels: Sequence[str]
 
 
 def counted_share(groups: Mapping[str, Mapping[str, Any]], replicas: int) -> tf.Tensor | None:
-    """1 for rows that count and 0 for others, times a factor which makes their mean over replicas
-    1: `(B,)`; `None` for batches that are not filled."""
+    """`(B,)`: 1 for rows that count and 0 for others, scaled to a mean of 1 over replicas; `None`
+    for batches that are not filled."""
     if PLACE not in next(iter(groups.values())):
         return None
     counts = [tf.cast(g[PLACE][:, _ROW] < g[PLACE][:, _OWN], tf.float32) for g in groups.values()]
@@ -218,5 +218,5 @@ def counted_places(group: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor] | No
 
 
 def data_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group without what filling has added."""
+    """A group without the keys that filling added."""
     return {key: value for key, value in group.items() if key not in KEYS}

@@ -49,8 +49,8 @@ def measure_residual(
     Args:
         dataset: iterable of batches.
         batches: how many of them to use.
-        only_missing: leave levels alone that have a value; what a trained level adds to its
-            Wiener estimate belongs to the value it was trained with.
+        only_missing: skip levels that have a value; a trained level predicts relative to the
+            value that it was trained with.
 
     Returns:
         The measured standard deviation by level name; empty if there is nothing to measure.

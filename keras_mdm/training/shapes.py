@@ -1,4 +1,4 @@
-"""Pictures whose shape a dataset does not say, as `tf.io.decode_image` makes them."""
+"""Pictures whose shape a dataset does not tell, such as those of `tf.io.decode_image`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ from keras_mdm.training.assertions import require
 
 
 def shaped(dataset: tf.data.Dataset, model: Any) -> tf.data.Dataset:
-    """Return a dataset whose pictures have the shape of their levels, known and looked at.
+    """Return a dataset whose pictures have the known and checked shape of their levels.
 
-    One that says its shapes is returned as it is.
+    A dataset that tells its shapes is returned as it is.
 
     Args:
         dataset: batches, see `batches.split_groups`.
         model: a `MatryoshkaDiffusion`.
 
     Raises:
-        ValueError: if what is known of a shape does not fit. What is not known and does not fit
-            ends the dataset with `tf.errors.InvalidArgumentError`, which the trainer words.
+        ValueError: if the known part of a shape does not fit. An unknown part that does not fit
+            ends the dataset with `tf.errors.InvalidArgumentError`, which the trainer rewords.
     """
     levels = model.unet.levels
     open_shapes = {}

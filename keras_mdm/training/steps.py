@@ -1,5 +1,5 @@
-"""One step of training and of evaluation, on one replica's part of a batch; what is lost in it
-is `objective.joint_loss`."""
+"""One step of training or evaluation on one replica's part of a batch, with the loss
+`objective.joint_loss`."""
 
 import functools
 from collections.abc import Mapping
@@ -44,14 +44,14 @@ def _place(model: Any, rows: tf.Tensor) -> tf.Tensor:
 def draw_times(
     model: Any, purpose: str, step: Any, samples: tf.Tensor, stratum: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Time index k in 1..N of every sample, and whether it loses its conditions, `(B,)`; or
+    """Time index k in 1..N of every sample, and whether it loses all its conditions, `(B,)`, or
     each of them, `(B, n)`.
 
     Args:
-        purpose: what is drawn for.
+        purpose: `"train"` or `"test"`.
         step: optimizer step.
         samples: `(B,)` int64.
-        stratum: `(B,)` float32 in [0, 1), where the sample's stratum begins, and its width as
+        stratum: `(B,)` float32 in [0, 1), the beginning of the sample's stratum, and its width as
             the last entry; `None` for independent times.
     """
     base = randomness.key(model.seed, purpose, step)
@@ -83,7 +83,7 @@ def draw_noise(
 def _strata(model: Any, step: tf.Tensor, groups: Mapping[str, Mapping[str, Any]]) -> dict:
     """Strata of every group's rows: the global batch takes one time from each of B intervals.
 
-    The intervals are dealt out anew in every step, and do not depend on how the batch is split.
+    The intervals are dealt out anew at every step, however the batch is split.
     """
     if model.times == "uniform":
         return dict.fromkeys(groups)
@@ -132,8 +132,8 @@ def _loss_of(
     progress: Any,
     normalizer: tf.Tensor,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """(loss, losses by level) of all rows of the groups; rows that only fill a batch up have the
-    loss 0, and their share is the others'."""
+    """(loss, losses by level) of all rows of the groups; rows that only fill up a batch have the
+    loss 0, and the other rows take over their share."""
     x0, eps, conditions, index, dropped = [], [], [], [], []
     for level, group in drawn.items():
         data = {k: v for k, v in remainder.data_of(group).items() if k not in ("index", "dropped")}
@@ -183,10 +183,10 @@ def _backward(
     with tf.GradientTape() as tape:
         loss, by_level = _loss_of(model, "train", step, network, drawn, **options)
         loss = with_penalties(loss, penalties)
-        # Gradients are summed over replicas. Inside the tape, or they would double.
+        # Gradients are summed over replicas. Scaled inside the tape, or they would double.
         scaled = model.optimizer.scale_loss(loss * share)
-    # Of TensorFlow's own variables: it cannot make zeros like Keras' variables, and a user's layer
-    # may have weights that nothing uses.
+    # By TensorFlow's own variables: it cannot make zeros like Keras' variables, which it must for
+    # weights of a user's layer that nothing uses.
     gradients = tape.gradient(
         scaled,
         [variable.value for variable in variables],
@@ -197,7 +197,7 @@ def _backward(
 
 
 def _accumulate(model: Any, step, drawn, variables, normalizer, replicas):
-    """`_backward` over all micro-batches, one after the other in the same memory."""
+    """`_backward` on all micro-batches, one after the other in the same memory."""
     parts = model.micro_batches
     batches.check_divisible(drawn, parts)
 
@@ -255,8 +255,8 @@ def _moving(model: Any) -> list:
 def _gradients(
     model: Any, step: tf.Tensor, drawn: Mapping[str, Mapping[str, Any]], normalizer: tf.Tensor
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor], list[tf.Tensor]]:
-    """(loss, mean loss by level, gradients) of a replica's samples; the gradients sum up to
-    those of the global batch."""
+    """(loss, mean loss by level, gradients) of a replica's samples; summed over replicas, the
+    gradients are those of the global batch."""
     replicas = model.distribute_strategy.num_replicas_in_sync
     if model.micro_batches == 1:
         return _backward(model, step, drawn, _moving(model), normalizer, 1.0 / replicas)
@@ -264,8 +264,8 @@ def _gradients(
 
 
 def size_of(model: Any, batch: Mapping[str, Any]) -> tuple[int, ...]:
-    """Height and width of a batch of a model with buckets, which a step is traced for; all batches
-    of other models are alike."""
+    """Height and width of a batch, for which a step is traced, if the model has buckets; `()` if
+    not, since all batches are alike."""
     if not model.buckets:
         return ()
     group = next(iter(batches.split_groups(batch, model.unet.levels).values()))
@@ -276,10 +276,10 @@ def size_of(model: Any, batch: Mapping[str, Any]) -> tuple[int, ...]:
 
 def train_step(model: Any, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """One optimizer step on this replica's part of a batch; returns the step's values."""
-    # A copy: `tf.cast` to the same type would give the variable, which counts on below.
+    # A copy: `tf.cast` to the same type would return the variable, which is incremented below.
     step = tf.identity(tf.convert_to_tensor(model.optimizer.iterations))
     drawn = draw_all(model, "train", step, batch, step)
-    # While tracing: the levels of the groups are known then, and do not change after.
+    # Set while tracing, when the levels of the groups are known; they do not change afterwards.
     model.unet.trained_alone = tuple(drawn)
     normalizer = _normalizer(model, drawn)
     loss, means, gradients = model._shared_gradients(step, drawn, normalizer)
@@ -328,13 +328,13 @@ def _loss_logs(
     drawn: Mapping[str, Mapping[str, Any]],
     applied: tf.Tensor | float = 1.0,
 ) -> dict[str, tf.Tensor]:
-    """Losses by the name of their metric, weighed by the samples they are means of; a skipped
-    step leaves the metrics alone."""
+    """Losses by the name of their metric, each weighted by the number of its samples; a skipped
+    step does not change the metrics."""
     logs = {"loss": loss, **{f"loss_{name}": value for name, value in means.items()}}
     replicas, levels = model.distribute_strategy.num_replicas_in_sync, model.unet.levels
     rows = {level: remainder.counted_rows(group, replicas) for level, group in drawn.items()}
     for number, (name, value) in enumerate(logs.items()):
-        # The samples of a level are those of its groups; the loss as a whole is of all.
+        # The samples of a level are those of its groups; the total loss is over all.
         having = [rows[group] for group in rows if levels.index(group) >= number - 1]
         kept = tf.math.multiply_no_nan(value, tf.cast(applied, value.dtype))
         model._loss_trackers[name].update_state(kept, sample_weight=tf.add_n(having) * applied)

@@ -1,4 +1,4 @@
-"""What a model takes of a trained one: all of it, or all but the parts that are named."""
+"""What a model takes from a trained one: everything, or everything except named parts."""
 
 import dataclasses
 import fnmatch
@@ -9,13 +9,13 @@ from typing import Any
 from keras_mdm import checks
 from keras_mdm.models.network import NetworkFacts
 
-# Of the network: what differs here differs in the shapes or names of weights, unless they are new.
+# Options of the network that show in shapes or names of weights, unless these are new.
 _SHAPED = ("num_classes", "text_width", "pooled_width", "in_channels", "out_channels")
 _SHAPED += ("text_projection", "text_blocks", "micro_conditions")
 
 
 class StartReport(list):
-    """Names of the weights that are new, as a list, and what became of the others.
+    """Names of the new weights, as a list; attributes name the others.
 
     Args:
         new: paths of the weights that keep their initial values.
@@ -48,7 +48,7 @@ def _by_part(paths: Sequence[str]) -> str:
 
 
 def choose(unet: Any, trained: Any, skip: Sequence[str]) -> tuple[dict[str, Any], StartReport]:
-    """Find what a network takes of a trained one; nothing is changed.
+    """Find what a network takes from a trained one, without changing either.
 
     Args:
         unet: the new network.
@@ -56,10 +56,11 @@ def choose(unet: Any, trained: Any, skip: Sequence[str]) -> tuple[dict[str, Any]
         skip: parts that are new, see `MatryoshkaDiffusion.start_from`.
 
     Returns:
-        (variables of `unet` that are set, by path; the report).
+        (variables of `unet` to set, by path; the report).
 
     Raises:
-        ValueError: naming all differences that `skip` does not cover, or what it does not name.
+        ValueError: naming all differences that `skip` does not cover, or entries of `skip` that
+            match nothing.
     """
     if isinstance(skip, str) or not all(isinstance(name, str) for name in skip):
         raise checks.error(
@@ -76,7 +77,7 @@ def choose(unet: Any, trained: Any, skip: Sequence[str]) -> tuple[dict[str, Any]
         )
     new = {path for path in paths if any(_covers(name, path) for name in skip)}
     found = differences(unet.spec, trained.spec)
-    # Without names to go by, what has another option is another network, whatever its shapes.
+    # If `skip` names nothing, networks with different options are different, whatever their shapes.
     open_ones = [d for d in found if not (skip and _is_covered(d, unet, trained, new))]
     grown = {path for path in mine if unet.level_of(path.partition("/")[0]) not in trained.levels}
     unlike = _unlike(mine, theirs, new | grown)
@@ -110,7 +111,7 @@ class Difference:
 
 
 def differences(spec: NetworkFacts, trained: NetworkFacts) -> list[Difference]:
-    """How a trained network differs from the inner levels of another one.
+    """Options in which a trained network differs from the inner levels of a new one.
 
     Args:
         spec: of the new network.
@@ -120,7 +121,7 @@ def differences(spec: NetworkFacts, trained: NetworkFacts) -> list[Difference]:
     names += ["in_channels", "out_channels"]
     if spec.text_width and trained.text_width:
         names += ["text_projection", "text_blocks"]
-    # A network that was not built here says less; shapes and names of weights say the rest.
+    # A network not built by this package tells less; shapes and names of weights tell the rest.
     names = [name for name in names if hasattr(spec, name) and hasattr(trained, name)]
     pairs = [(name, None, getattr(spec, name), getattr(trained, name)) for name in names]
     levels, before = ([level.name for level in each.levels] for each in (spec, trained))
@@ -145,14 +146,14 @@ def differences(spec: NetworkFacts, trained: NetworkFacts) -> list[Difference]:
 
 
 def _covers(name: str, path: str) -> bool:
-    """Whether a part, the beginning of a path, or a pattern of one, names a weight."""
+    """Whether `name`, a part, a beginning of a path or a pattern for one, covers a weight."""
     pieces = path.split("/")
     beginnings = ("/".join(pieces[: i + 1]) for i in range(len(pieces)))
     return any(fnmatch.fnmatchcase(beginning, name) for beginning in beginnings)
 
 
 def _is_covered(difference: Difference, unet: Any, trained: Any, new: Collection[str]) -> bool:
-    """Whether a difference concerns nothing that is taken, but for shapes, which are compared."""
+    """Whether a difference concerns nothing that is taken. Shapes are compared elsewhere."""
     if difference.field in _SHAPED:
         return True
     if difference.level is None:
@@ -168,7 +169,7 @@ def _is_covered(difference: Difference, unet: Any, trained: Any, new: Collection
 
 
 def _unlike(mine: Mapping[str, Any], theirs: Mapping[str, Any], new: Collection[str]) -> list[str]:
-    """Weights of another shape, and those that only one network has, among what is not new."""
+    """Weights that are not new and have another shape, or exist in only one network."""
     shapes = [
         f"{path}: {tuple(mine[path].shape)} here, {tuple(value.shape)} trained"
         for path, value in theirs.items()
@@ -182,8 +183,8 @@ def _unlike(mine: Mapping[str, Any], theirs: Mapping[str, Any], new: Collection[
 def _advice(
     found: Sequence[Difference], mine: Mapping[str, Any], theirs: Mapping[str, Any], grown: set[str]
 ) -> list[str]:
-    """Parts that would have to be new, if that is all that differs; of those that are alike but for
-    a few weights, the beginnings of paths."""
+    """Parts that would have to be new, if nothing else differs; for parts in which only a few
+    weights differ, beginnings of their paths."""
     if any(difference.field not in _SHAPED for difference in found):
         return []
     alone = (mine.keys() ^ theirs.keys()) - grown

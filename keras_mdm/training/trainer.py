@@ -1,4 +1,4 @@
-"""What `keras.Model.fit` needs to work under every distribution strategy."""
+"""What `keras.Model.fit` needs in order to work under every distribution strategy."""
 
 import contextlib
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ class DistributedTrainer(keras.Model):
     Keras 3.15, to which the package is pinned.
     """
 
-    # What the traced step of evaluation reads.
+    # The weights that the traced step of evaluation reads.
     evaluated_weights = "ema"
-    # Private state that is no part of the model: whether the next batch is being waited for, how
-    # many steps the last execution made, and batches that are still looked at before they are used.
+    # Private state that is not part of the model: whether a batch is being fetched, how many steps
+    # the last execution made, and how many more batches are checked before use.
     fetching = Untracked(bool)
     executed_steps = Untracked()
     _looks = Untracked(int)
@@ -60,18 +60,18 @@ class DistributedTrainer(keras.Model):
         Args:
             optimizer: preferably one of `keras_mdm.optimizers`, which clip after the sum over
                 replicas; `"adam"`, `"adamw"` and `"sgd"` are these with their defaults.
-            micro_batches: parts of a replica's batch that are computed one after the other before
-                the optimizer step, in the memory of one of them. Results stay the same.
-            recompute: levels whose blocks are computed again in the backward pass, which saves most
-                of their activations; `True` for all. Results stay the same.
+            micro_batches: number of parts of a replica's batch, computed one after the other
+                before the optimizer step, in the memory of one. Results stay the same.
+            recompute: levels whose blocks are computed again in the backward pass, which saves the
+                memory of most of their activations; `True` for all. Results stay the same.
             steps_per_execution: optimizer steps per call from Python.
             run_eagerly: run steps without tracing, for debugging.
             jit_compile: compile with XLA what a replica computes by itself: the network forward and
                 backward, the optimizer's step, the averages. Sums over replicas, metrics and the
-                drawing of times stay outside. Every new shape of a batch is compiled anew; slower
-                on CPUs.
-            **others: arguments of Keras' `compile` that have no meaning here, such as `loss`: only
-                `None` is taken.
+                drawing of times stay outside. Every new batch shape is compiled again. Slower on
+                CPUs.
+            **others: arguments of Keras' `compile` that have no meaning here, such as `loss`; they
+                must be `None`.
 
         Raises:
             ValueError: if the optimizer averages weights by itself, or clips before the sum over
@@ -109,7 +109,7 @@ class DistributedTrainer(keras.Model):
             )
         self.stop_request = None
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            # Of this worker alone, outside of the strategy: each may want to stop the training.
+            # For this worker alone, outside the strategy: each may want to stop the training.
             self.stop_request = tf.Variable(0.0, trainable=False)
         check_trainable(self.unet.policy)
         self.recompute = set_recompute(self.unet, recompute)
@@ -134,7 +134,7 @@ class DistributedTrainer(keras.Model):
                 optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        """The arguments of `compile`, saved with the model; `None` before it was called."""
+        """The arguments of `compile`, saved with the model; `None` if it was not called."""
         if not self.compiled:
             return None
         return {
@@ -148,10 +148,10 @@ class DistributedTrainer(keras.Model):
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile again as the saved model was."""
+        """Compile again with the saved model's arguments."""
         config = dict(config)
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
-        # Frozen weights may have moments; files of earlier versions do not say which.
+        # Frozen weights may have moments; files of earlier versions do not tell which.
         held = config.pop("optimized", None)
         if held is not None:
             weights = {variable.path: variable for variable in self.unet.weights}
@@ -160,7 +160,7 @@ class DistributedTrainer(keras.Model):
         self.compile(**{**config, "optimizer": optimizer})
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is left to build: the network, and the optimizer in `compile`, are."""
+        """Nothing is left to build: the network is built, and `compile` builds the optimizer."""
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Means over the epoch. Keras takes the last batch's values unless a step returns exactly
@@ -174,7 +174,7 @@ class DistributedTrainer(keras.Model):
         def run(batch):
             values = strategy.run(step, args=(batch,))
             if self.stop_request is not None:
-                asked = tf.identity(self.stop_request)  # one worker is enough to stop all
+                asked = tf.identity(self.stop_request)  # one worker can stop all
                 values["stop_request"] = strategy.run(lambda: asked)
             mean = tf.distribute.ReduceOp.MEAN
             return {k: strategy.reduce(mean, v, axis=None) for k, v in values.items()}
@@ -182,22 +182,22 @@ class DistributedTrainer(keras.Model):
         return run
 
     def _make_function(self, step: Any, *, counted: bool = False):
-        """Function of an iterator that fetches batches, and then makes as many steps.
+        """Return a function that fetches batches from an iterator, then makes a step for each.
 
-        The batches are fetched outside of the steps: one that is missing must not leave a step
-        half made, which would count it and change nothing.
+        The batches are fetched outside the steps: with a batch missing, a step would be counted
+        but change nothing.
         """
 
         def traced(function):
             if self.run_eagerly:
                 return function
-            # Nothing needs AutoGraph, whose rewriting of sources is half of the time of tracing.
+            # Nothing needs AutoGraph, whose rewriting of sources takes half the time of tracing.
             return tf.function(function, reduce_retracing=True, autograph=False)
 
         def made():
             one = run = self._run_replicas(step)
             if self.steps_per_execution > 1:
-                one = traced(run)  # of its own: it stands in several places, traced once
+                one = traced(run)  # a function of its own: called several times, traced once
 
             def several(*batches):
                 if self.jit_compile:
@@ -209,7 +209,7 @@ class DistributedTrainer(keras.Model):
             return traced(several)
 
         fetch = traced(lambda iterator: next(iterator))
-        # By the size of the pictures: one function for all would be traced without knowing it.
+        # By the size of the pictures, which the trace of one function for all would not know.
         by_size = {}
 
         def make(*batches):
@@ -242,7 +242,7 @@ class DistributedTrainer(keras.Model):
         return function
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Trace the training step, once for what it is made of."""
+        """Trace the training step, once for everything it depends on."""
         self.refresh(contents=False)
         self.follow_trainable()
         key = self.training_key()
@@ -254,7 +254,7 @@ class DistributedTrainer(keras.Model):
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
-        """Trace the evaluation step, once for what it is made of."""
+        """Trace the evaluation step, once for everything it depends on."""
         self.refresh(contents=False)
         key = self.testing_key()
         if self.test_function is None or force or key != self._tested_as:
@@ -263,7 +263,7 @@ class DistributedTrainer(keras.Model):
         return self.test_function
 
     def size_of(self, batch: Any) -> tuple[int, ...]:
-        """What a step is traced for besides the levels: height and width, where they vary."""
+        """Height and width of a batch where they vary: a step is traced for each."""
         return ()
 
     def _look_at(self, batches: Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
 """Pipelines that TensorFlow does not tune while they run.
 
-The thread that tunes sleeps for up to a minute at a time, and nothing wakes it when its iterator is
-freed: with it every end of `fit` and of a phase may wait a minute for each iterator. `AUTOTUNE`
-then means as many calls at once as there are cores; `prefetch` finds its size by itself.
+The tuning thread sleeps for up to a minute at a time, and nothing wakes it when its iterator is
+freed: every end of `fit` and of a phase could wait a minute for each iterator. Without it,
+`AUTOTUNE` means as many calls at once as there are cores; `prefetch` finds its size by itself.
 """
 
 import contextlib
@@ -11,16 +11,12 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.python.data.ops import multi_device_iterator_ops
 
-# Makes what brings the batches to one of several devices, from no options of anybody.
+# Makes the dataset that brings batches to one of several devices; it takes no options.
 _MAKER = "_create_device_dataset"
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset, not tuned while it runs unless its options ask for that.
-
-    Args:
-        dataset: the dataset.
-    """
+    """Return the dataset with tuning turned off, unless its options mention tuning."""
     if dataset.options().autotune.enabled is not None:
         return dataset
     options = tf.data.Options()
@@ -30,7 +26,7 @@ def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 @contextlib.contextmanager
 def untuned_devices() -> Iterator[None]:
-    """While it lasts, what brings batches to several devices is made without tuning as well."""
+    """In this context the datasets that bring batches to several devices are untuned as well."""
     make = getattr(multi_device_iterator_ops, _MAKER)
     setattr(multi_device_iterator_ops, _MAKER, lambda *args: untuned(make(*args)))
     try:
