@@ -1,1 +1,1 @@
-"""Runs: what a run directory holds, how it is continued, and how what it made is used."""
+"""Runs: what a run directory holds, how a run continues, and how its models are used."""

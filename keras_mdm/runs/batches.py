@@ -1,4 +1,4 @@
-"""What the data of a phase must yield: groups, batches, and what validation needs."""
+"""What the data of a phase must yield: groups, batches, and data for validation."""
 
 from collections.abc import Mapping
 
@@ -45,11 +45,11 @@ def check_batch(
     """Draw one batch of a phase and prepare a sample of every group as training would.
 
     Args:
-        number: of the phase.
+        number: number of the phase.
         phase: the phase.
         model: its model; weights are not needed.
         dataset: its batches.
-        fix: what to do if there are none.
+        fix: advice if there are none.
     """
     batch = next(iter(dataset), None)
     if batch is None:
@@ -69,12 +69,12 @@ def check_batch(
 def check_validation(
     number: int, phase: Phase, model: MatryoshkaDiffusion, dataset: tf.data.Dataset
 ) -> None:
-    """Raise unless losses of a phase can be computed on a dataset; draws one batch."""
+    """Raise unless the losses of a phase can be computed on a dataset, after drawing one batch."""
     require_finite(dataset)
     check_batch(number, phase, model, dataset, fix="let `validation` return at least one batch")
 
 
 def text_tokens(dataset: tf.data.Dataset) -> int:
-    """Tokens of the prompts in a dataset, as far as they are fixed."""
+    """Number of tokens of the prompts in a dataset, as far as it is fixed."""
     texts = [spec for spec in tf.nest.flatten(dataset.element_spec) if spec.shape.rank == 3]
     return next((spec.shape[1] for spec in texts if spec.shape[1]), DEFAULT_TEXT_TOKENS)

@@ -1,4 +1,4 @@
-"""Checkpoints: one directory each, whole or not there at all, verified before use."""
+"""Checkpoints: one directory each, complete or absent, verified before use."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from keras_mdm.files import TEMPORARY_PREFIX, fsync_path
 
 _NAME = re.compile(r"step-(\d{7,})")
 _CHUNK = 1 << 22
-# A mark in a checkpoint that nothing finite came after.
+# Marks a checkpoint after which no step was finite.
 SUSPECT = ".suspect"
 
 
@@ -42,15 +42,15 @@ def save(
 ) -> Path:
     """Write one checkpoint.
 
-    It is written under a temporary name, synced to the disk and then renamed, so that a process
-    killed at any moment leaves a whole checkpoint or none. Values are converted to arrays and
-    written one at a time: variables may be passed as they are, and no copy of all is made.
+    It is written under a temporary name, synced to the disk and then renamed, so a process killed
+    at any moment leaves a complete checkpoint or none. Values are converted to arrays and written
+    one at a time: variables may be passed as they are, and are never all copied at once.
 
     Args:
         directory: where the checkpoints of a run or phase are.
         step: number of optimizer steps made.
         arrays: {group: {name: array, variable or number}}; each group becomes `<group>.npz`.
-        state: JSON values: phase, seed and whatever else; "step" is added.
+        state: JSON values: phase, seed and any others; "step" is added.
 
     Returns:
         The checkpoint, `directory/step-0000500`. An older one of the same step is replaced.
@@ -63,7 +63,7 @@ def save(
     ```
     """
     directory = Path(directory)
-    # Not the run's own directory: one that was moved must not come into being again.
+    # Not the run's own directory, which must not be made again if it was moved.
     for folder in (directory.parent, directory):
         folder.mkdir(exist_ok=True)
     remove_leftovers(directory)
@@ -77,7 +77,7 @@ def save(
     fsync_path(temporary)
     target = directory / name
     if target.exists():
-        # A directory that is not empty cannot be replaced; the name is free for an instant only.
+        # A non-empty directory cannot be replaced; its name is free only for an instant.
         os.rename(target, directory / f"{TEMPORARY_PREFIX}replaced-{name}")
     os.rename(temporary, target)
     fsync_path(directory)
@@ -86,7 +86,7 @@ def save(
 
 
 def load(path: str | Path) -> tuple[dict[str, "ArrayFile"], dict[str, Any]]:
-    """Open a checkpoint: {group: arrays, read one by one when asked for} and the state."""
+    """Open a checkpoint: return {group: arrays, each read when needed} and the state."""
     path = Path(path)
     state = json.loads((path / "state.json").read_text())
     return {file.stem: ArrayFile(file) for file in sorted(path.glob("*.npz"))}, state
@@ -95,7 +95,7 @@ def load(path: str | Path) -> tuple[dict[str, "ArrayFile"], dict[str, Any]]:
 def newest_valid(directory: str | Path) -> Path | None:
     """The newest checkpoint whose files have the sizes and sha256 of its manifest, or `None`.
 
-    Torn ones (half copied, bad disk) are passed over with a warning that names them.
+    Damaged ones (half copied, bad disk) are passed over with a warning that names them.
     """
     for path in reversed(list_checkpoints(directory)):
         problem = find_damage(path)
@@ -106,7 +106,7 @@ def newest_valid(directory: str | Path) -> Path | None:
 
 
 def list_checkpoints(directory: str | Path) -> list[Path]:
-    """All checkpoints of a directory, whole or not, by ascending step."""
+    """All checkpoints of a directory, complete or not, by ascending step."""
     directory = Path(directory)
     found = directory.iterdir() if directory.is_dir() else ()
     return sorted((path for path in found if _NAME.fullmatch(path.name)), key=step_of)
@@ -134,7 +134,7 @@ def find_damage(path: str | Path, *, contents: bool = True) -> str | None:
 
 
 def mark_suspect(path: str | Path) -> None:
-    """Mark a checkpoint whose weights gave nothing finite: it is passed over as a damaged one.
+    """Mark a checkpoint whose weights gave no finite step, to be passed over like damaged ones.
 
     Args:
         path: the checkpoint.
@@ -153,14 +153,14 @@ def prune(
     """Delete old checkpoints.
 
     Args:
-        directory: where they are.
-        keep_last: how many of the newest whole ones stay. Damaged ones are neither counted nor
-            deleted: somebody may want to look at them.
-        keep_every: also keep those whose step is a multiple of it.
+        directory: where the checkpoints are.
+        keep_last: number of the newest complete ones to keep. Damaged ones are neither counted nor
+            deleted, in case somebody wants to look at them.
+        keep_every: also keep those whose step is a multiple of this.
         keep: also keep those of these steps.
 
     Returns:
-        What was deleted.
+        The deleted checkpoints.
     """
     checks.integer("keep_last", keep_last, minimum=1)
     if keep_every is not None:
@@ -172,7 +172,7 @@ def prune(
         if (keep_every is None or step_of(path) % keep_every != 0) and step_of(path) not in keep
     ]
     for path in deleted:
-        # Renamed first: a process killed in between must not leave half a checkpoint.
+        # Renamed first: a process killed meanwhile must not leave half a checkpoint.
         doomed = path.with_name(f"{TEMPORARY_PREFIX}deleted-{path.name}")
         os.rename(path, doomed)
         shutil.rmtree(doomed)
@@ -222,7 +222,7 @@ class ArrayFile(Mapping):
 
 
 class _HashingFile:
-    """The little of a file that `zipfile` needs to write a stream, hashing what passes."""
+    """The few methods of a file that `zipfile` needs to write a stream; hashes the bytes."""
 
     def __init__(self, file: BinaryIO):
         self._file, self.sha256, self.bytes = file, hashlib.sha256(), 0

@@ -1,4 +1,4 @@
-"""What the parts of a run are told: the phase that is trained, and how runs are to be made."""
+"""What the parts of a run are told: the phase in training, and the options of the run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ MakeDataset = Callable[[Phase, int], tf.data.Dataset]
 
 @dataclasses.dataclass(frozen=True)
 class PhaseContext:
-    """What a function that makes callbacks gets to know.
+    """What a function that makes callbacks is told.
 
     Args:
         number: number of the phase, from 1.
@@ -29,7 +29,7 @@ class PhaseContext:
         run: the run directory.
         initial_step: steps of the phase made in an earlier process.
         logger: writes to TensorBoard; its `writer` takes pictures. (`None` on workers that do not
-            write; they are not asked for callbacks.)
+            write, for which no callbacks are made.)
     """
 
     number: int
@@ -47,7 +47,7 @@ class PhaseContext:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of `fit_progressively`, by the names that they have there."""
+    """Options of `fit_progressively`, under the same names."""
 
     start: MatryoshkaDiffusion | None
     data: Mapping[str, Any] | None
@@ -83,9 +83,9 @@ class Worker:
     """One process of a run.
 
     Args:
-        run: the directory that all share.
+        run: the directory that all workers share.
         strategy: the distribution strategy.
-        stop: knows whether somebody asked for an orderly end.
+        stop: knows whether an orderly end was requested.
         options: of the run.
     """
 
@@ -100,5 +100,5 @@ class Worker:
         return distribute.is_chief(self.strategy)
 
     def wait(self) -> None:
-        """Until all workers are here."""
+        """Wait until all workers are here."""
         distribute.barrier(self.strategy)

@@ -1,4 +1,4 @@
-"""A run's directory: where its files are, and what it was started with."""
+"""A run's directory: where its files are, and with which arguments and data it was started."""
 
 import hashlib
 import importlib.metadata
@@ -21,7 +21,7 @@ _KEYS = {"phases": list}
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about the numbers."""
+    """Versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
     for name in ("keras-mdm", "tensorflow", "keras", "numpy"):
         try:
@@ -78,8 +78,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Keep other processes out while the body of the `with` statement runs.
 
-        The lock belongs to the process: one that is killed releases it. Where the platform has no
-        such locks nothing is kept out.
+        The lock belongs to the process and is released if that is killed. On platforms without such
+        locks, no process is kept out.
 
         Raises:
             ValueError: if another process is training here.
@@ -111,11 +111,11 @@ class RunDirectory:
                 self._lock = None
 
     def require_present(self) -> None:
-        """Raise if the directory was moved or removed since it was locked: what is written now
-        would look like a run of its own, or fall into a new one of the same name.
+        """Raise if the directory was moved or removed since it was locked: files written now would
+        look like a separate run, or end up in a new run of the same name.
 
         Raises:
-            ValueError: if it was.
+            ValueError: if it was moved or removed.
         """
         if self._lock is None:
             return
@@ -166,13 +166,13 @@ class RunDirectory:
         """
         if not self._holds_a_run():
             return None
-        path = self.path.resolve()  # of a link what it points to
+        path = self.path.resolve()  # the target of a link
         number = 1
         while (target := path.with_name(f"{path.name}.{number}")).exists():
             number += 1
-        with self.locked():  # not from under another process
+        with self.locked():  # another process may be training in it
             path.rename(target)
-        path.mkdir()  # where a link points to
+        path.mkdir()  # links still point to it
         return target
 
     def _holds_a_run(self) -> bool:
@@ -188,22 +188,22 @@ class RunDirectory:
         phases: Sequence[Mapping[str, Any]],
         data: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
-        """Begin the run, or continue it if the data is still the same; for phases see
-        `keras_mdm.runs.ledger.plan`.
+        """Begin the run, or continue it if the data is still the same; `keras_mdm.runs.ledger.plan`
+        checks the phases.
 
         `run.json` keeps the first start under "arguments" and "versions", and every later one in
         the list "continued".
 
         Args:
-            arguments: what the command was given; what is not JSON is stored as its text.
+            arguments: arguments of the command; those that are not JSON are stored as text.
             phases: one record per phase.
-            data: what tells the data from others; not compared if it is not said.
+            data: what identifies the data; not compared if `None`.
 
         Returns:
             The directory itself.
 
         Raises:
-            ValueError: the directory belongs to a run with other data.
+            ValueError: if the directory belongs to a run with other data.
         """
         record = as_json({"arguments": dict(arguments), "versions": versions()})
         phases = as_json(list(phases))
@@ -219,7 +219,7 @@ class RunDirectory:
         return self
 
     def require_data(self, data: Mapping[str, Any] | None) -> None:
-        """Raise if the run was started with other data; nothing is noted.
+        """Raise if the run was started with other data; writes nothing.
 
         Args:
             data: as in `start`.
@@ -228,10 +228,10 @@ class RunDirectory:
             self.require_known("data", data)
 
     def forget_from(self, number: int) -> None:
-        """Move the checkpoints of a phase and those after it aside: it is begun again.
+        """Move the checkpoints of a phase and of those after it aside, to begin it again.
 
         Args:
-            number: of the phase.
+            number: number of the phase.
         """
         content = self.read() or {}
         for later in range(number, len(content.get("phases", ())) + 1):
@@ -248,24 +248,19 @@ class RunDirectory:
             self._write(content)
 
     def require_known(self, kind: str, description: Mapping[str, Any]) -> None:
-        """Raise if what the run is made of was another one, as `require_same`, without noting it.
-
-        Args:
-            kind: as in `require_same`.
-            description: likewise.
-        """
+        """Compare like `require_same`, with the same arguments, but write nothing."""
         content = self.read()
         if content is not None:
             self._compare(content, kind, description)
 
-    # The ledger, see `keras_mdm.runs.ledger`. Checkpoints are noted by the thread that writes them.
+    # The ledger, see `keras_mdm.runs.ledger`. The thread that writes checkpoints notes them.
 
     def phase_record(self, number: int) -> dict[str, Any] | None:
-        """What the ledger holds of a phase."""
+        """The ledger's record of a phase."""
         return (self.read() or {}).get("ledger", {}).get(str(number))
 
     def note_phase(self, number: int, record: Mapping[str, Any]) -> None:
-        """Put what is known of a phase into the ledger; those after it have not been begun."""
+        """Put the record of a phase into the ledger, and remove those of later phases."""
         with self._writing:
             content = self.read()
             ledger = content.get("ledger", {})
@@ -294,7 +289,8 @@ class RunDirectory:
             self._write(content)
 
     def model_is_whole(self) -> bool:
-        """Whether `model.keras` is what was written; a zip archive, in runs of earlier versions."""
+        """Whether `model.keras` is unchanged; for runs of earlier versions, whether it is a zip
+        archive."""
         if not self.model.is_file():
             return False
         known = (self.read() or {}).get("models", {}).get(self.model.name)
@@ -305,11 +301,11 @@ class RunDirectory:
         return _sha256(self.model) == known["sha256"]
 
     def require_same(self, kind: str, description: Mapping[str, Any]) -> None:
-        """Note what the run is made of, or compare it with what was noted before.
+        """Note a part of the run, or compare it with what was noted before.
 
         Args:
-            kind: what is described, such as "level 64".
-            description: what tells it from others; what is not JSON is compared as its text.
+            kind: the part described, such as "level 64".
+            description: what identifies it; values that are not JSON are compared as text.
 
         Raises:
             ValueError: naming every difference.
@@ -319,7 +315,7 @@ class RunDirectory:
             self._write(content)
 
     def _compare(self, content: dict[str, Any], kind: str, description: Mapping[str, Any]) -> bool:
-        """Whether something new was noted in the content."""
+        """Compare with the content, or note in it what is new; return whether it changed."""
         known, now = content.setdefault("made_of", {}), as_json(description)
         if kind in known:
             self._refuse(kind, known[kind], now)
@@ -346,7 +342,7 @@ class RunDirectory:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         try:
-            # A directory that was moved a moment ago must not come into being again.
+            # A directory that was moved a moment ago must not be made again.
             write_atomically(self.file, json.dumps(content, indent=2) + "\n", make_directory=False)
         except FileNotFoundError:
             self.require_present()
@@ -354,7 +350,7 @@ class RunDirectory:
 
 
 def _path_of(file: IO) -> Path | None:
-    """Where an open file lies now, if the system tells."""
+    """Where an open file is now, if the system tells."""
     try:
         return Path(os.readlink(f"/proc/self/fd/{file.fileno()}"))
     except OSError:
@@ -367,7 +363,7 @@ def _sha256(file: Path) -> str:
 
 
 def as_json(content: Any) -> Any:
-    """What a reader would see: tuples become lists, paths become text."""
+    """The content as read back from JSON: tuples become lists, paths become text."""
     return json.loads(json.dumps(content, default=str))
 
 

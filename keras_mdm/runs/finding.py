@@ -1,4 +1,4 @@
-"""Where the model is that a path means: a file, a run, a phase or a checkpoint."""
+"""Find the model that a path means: a file, a run, a phase or a checkpoint."""
 
 import os
 import re
@@ -16,12 +16,12 @@ _SUFFIX = ".keras"
 
 
 class FoundModel(NamedTuple):
-    """What a path means.
+    """The model that a path means.
 
     Args:
         kind: `"file"` or `"checkpoint"`.
         path: the `.keras` file, or the directory of the checkpoint.
-        phase: number of the phase, from 1; `None` if it is not known.
+        phase: number of the phase, from 1; `None` if not known.
         step: optimizer steps of the phase; `None` for a file.
     """
 
@@ -32,7 +32,7 @@ class FoundModel(NamedTuple):
 
     @property
     def run(self) -> Path | None:
-        """Directory of the run that it lies in, as far as its place says so."""
+        """Directory of the run that holds the model, or `None` if its place does not tell."""
         if self.phase is None:
             return None
         return self.path.parent if self.kind == "file" else self.path.parents[2]
@@ -46,27 +46,27 @@ class FoundModel(NamedTuple):
 
 
 def find_model(path: str | os.PathLike) -> FoundModel:
-    """Say which model a path means; nothing is loaded, and nothing written.
+    """Say which model a path means, without loading or writing anything.
 
     - A `.keras` file is that file.
     - A checkpoint, `RUN/checkpoints/phase-2/step-0001200`, is that checkpoint.
     - A phase, `RUN/checkpoints/phase-2` or in short `RUN/phase-2`, is its newest checkpoint, or
       `RUN/phase-2.keras` where no checkpoint is left or the newest is damaged.
-    - A run is its newest state: `model.keras` once all phases are finished; before, what its
-      highest phase is that has anything; and `model.keras` if nothing else is left.
+    - A run is its newest state: `model.keras` once all phases are finished; before that, its
+      highest phase that holds anything; and `model.keras` if nothing else is left.
 
-    Checkpoints are compared with their checksums first. Damaged ones are passed over with a
-    warning, unless the path names one. The run may be trained meanwhile.
+    Checkpoints are first compared with their checksums. Damaged ones are passed over with a
+    warning, unless the path names one. The run may be training meanwhile.
 
     Args:
         path: the path.
 
     Returns:
-        The model's kind, exact path, phase and step; as text, what to show a reader.
+        The model's kind, exact path, phase and step. `str` of it is meant for a reader.
 
     Raises:
-        ValueError: if the path is none of these, a run or phase has no whole checkpoint yet, or the
-            checkpoint named is damaged.
+        ValueError: if the path is none of these, a run or phase has no complete checkpoint yet, or
+            the path names a damaged checkpoint.
 
     Example:
 
@@ -74,7 +74,7 @@ def find_model(path: str | os.PathLike) -> FoundModel:
     phase 2, step 1200 of runs/x
     """
     path = Path(path)
-    if not path.name or ".." in path.parts:  # "." says nothing about where it is
+    if not path.name or ".." in path.parts:  # "." does not tell where it is
         path = Path(os.path.abspath(path))
     if path.is_file() and path.suffix == _SUFFIX:
         return FoundModel("file", path, _phase_number(path.stem))
@@ -88,7 +88,7 @@ def find_model(path: str | os.PathLike) -> FoundModel:
         found = _newest_of_phase(RunDirectory(path.parent), number, damaged)
     elif _is_run(path):
         found = _newest_of_run(RunDirectory(path), damaged)
-    elif checkpoints.list_checkpoints(path):  # of a program of the user's
+    elif checkpoints.list_checkpoints(path):  # of a user's own program
         found = _newest_checkpoint(path, None, damaged)
     else:
         raise checks.error(
@@ -114,7 +114,7 @@ def find_model(path: str | os.PathLike) -> FoundModel:
 
 
 def model_files(run: RunDirectory, number: int) -> list[Path]:
-    """The `.keras` files that hold the end of a phase, if there are any.
+    """The `.keras` files that hold the end of a phase, if any.
 
     Args:
         run: the run.
@@ -127,7 +127,7 @@ def model_files(run: RunDirectory, number: int) -> list[Path]:
 
 
 def _advice(path: Path) -> str:
-    """What to do about a path that means nothing."""
+    """Advice about a path that means no model."""
     directory = path.parent / "checkpoints" / path.stem
     if path.suffix == _SUFFIX and directory.is_dir():
         return f"pass {directory}: the file is written when the phase is finished"
@@ -150,7 +150,7 @@ def _phases(run: RunDirectory) -> list[dict]:
 
 
 def _numbers(run: RunDirectory) -> list[int]:
-    """Numbers of the phases that have left something, descending."""
+    """Numbers of the phases that have files, descending."""
     directories = (run.path / "checkpoints").glob("phase-*")
     names = [path.name for path in directories if path.is_dir()]
     names += [path.stem for path in run.path.glob(f"phase-*{_SUFFIX}")]
@@ -158,9 +158,9 @@ def _numbers(run: RunDirectory) -> list[int]:
 
 
 def _checkpoint(path: Path) -> FoundModel:
-    """A checkpoint that was named."""
+    """The checkpoint that a path names."""
     problem = checkpoints.find_damage(path)
-    if not path.is_dir():  # afterwards: it may go while it is read
+    if not path.is_dir():  # checked afterwards: it may be deleted while it is read
         raise checks.error(
             "the checkpoint must still be there",
             fix="pass the directory above it for the newest one: a run keeps only some of its "
@@ -194,7 +194,7 @@ def _newest_of_run(run: RunDirectory, damaged: dict[Path, str]) -> FoundModel | 
 
 
 def _is_finished(run: RunDirectory) -> bool:
-    """Whether nothing is newer than `model.keras`: a run may be given more to train later."""
+    """Whether nothing is newer than `model.keras`: a finished run may have been extended."""
     phases = _phases(run)
     if not phases:
         return True
@@ -211,7 +211,7 @@ def _newest_of_phase(run: RunDirectory, number: int, damaged: dict[Path, str]) -
 def _newest_checkpoint(
     directory: Path, end: FoundModel | None, damaged: dict[Path, str]
 ) -> FoundModel | None:
-    """The newest whole checkpoint, or the end of the phase if the newest one is damaged."""
+    """The newest complete checkpoint, or the end of the phase if the newest one is damaged."""
     for path in reversed(checkpoints.list_checkpoints(directory)):
         problem = checkpoints.find_damage(path)
         if problem is None:

@@ -1,12 +1,12 @@
-"""The ledger of a run: which phases are done, from what each began, and where the run goes on.
+"""The ledger of a run: which phases are done, what each began with, and where the run continues.
 
-It stands in `run.json` under "ledger", one record per phase that was begun:
+`run.json` holds it under "ledger", with one record per phase that was begun:
 
 - `steps`: of the newest checkpoint that was written,
 - `state`: "running" or "done",
 - `from`: the checkpoint or the model that the phase began with,
 - `segments`: `[step, data step, batch size]` of every stretch with one batch size; where the batch
-  changes the data goes on at the sample where it was.
+  changes, the data continues at the same sample.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from keras_mdm.runs import checkpoints
 from keras_mdm.runs.directory import RunDirectory, as_json, flat
 from keras_mdm.training.phases import Phase, number_phases
 
-# What may change in the phase that runs, if asked for; the levels it trains may not.
+# What may change in the running phase on request; the levels that it trains may not.
 EXTENDABLE = (
     *("steps", "batch_size", "groups", "learning_rate", "warmup_steps", "final_learning_rate"),
     *("inner_learning_rate", "level_weights", "freeze"),
@@ -29,11 +29,11 @@ EXTENDABLE = (
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Where a run goes on.
+    """Where a run continues.
 
     Args:
-        number: the phase that is trained next, from 1; that after the last if nothing is left.
-        checkpoint: its newest whole checkpoint; `None` if it begins.
+        number: number of the next phase to train, from 1; one more than the last if all are done.
+        checkpoint: its newest complete checkpoint; `None` if the phase begins.
         source: for a phase that begins, the last checkpoint of the phase before; `None` for the
             first.
     """
@@ -44,7 +44,7 @@ class Resume:
 
     @property
     def step(self) -> int:
-        """Steps of the phase that are made."""
+        """Steps of the phase made so far."""
         return 0 if self.checkpoint is None else checkpoints.step_of(self.checkpoint)
 
 
@@ -55,20 +55,20 @@ def plan(
     extend: bool = False,
     restart_phase: int | None = None,
 ) -> tuple[list[Phase], Resume]:
-    """Compare what is asked for with what was done, and say where to go on. Nothing is written.
+    """Compare the request with what was done, and find where to continue. Writes nothing.
 
     Args:
         run: the directory.
-        phases: what is asked for.
-        extend: whether the phase that runs may change.
+        phases: the phases requested.
+        extend: whether the running phase may change.
         restart_phase: begin this phase again from the end of the one before.
 
     Returns:
         The phases, numbered, with the groups that a run of an earlier version was started with; and
-        where to go on.
+        where to continue.
 
     Raises:
-        ValueError: if something differs that may not, or something that is needed is missing.
+        ValueError: if something has changed that must not, or something needed is missing.
     """
     phases = number_phases(phases)
     content = run.read()
@@ -83,7 +83,7 @@ def plan(
                 restart_phase=restart_phase,
                 begun=begun,
             )
-        current = restart_phase - 1  # what comes from here on has not been begun
+        current = restart_phase - 1  # later phases count as not begun
     rows = content["phases"] if content else []
     if current > len(phases):
         raise checks.error(
@@ -115,14 +115,14 @@ def note_start(run: RunDirectory, number: int, phase: Phase, source: str | None)
 
 
 def data_step(run: RunDirectory, number: int, phase: Phase, step: int) -> int:
-    """Which step of the data set comes at a step of a phase.
+    """Return the step of the data set that belongs to a step of a phase.
 
-    The two are the same unless the batch was changed on the way: the data then goes on where it
-    was, and no sample is read twice because of it (less than a batch may be passed over).
+    The two are the same unless the batch size changed in between: the data then continues where
+    it was, without reading a sample twice (less than a batch may be left out).
 
     Args:
         run: the directory.
-        number: the phase's.
+        number: number of the phase.
         phase: the phase.
         step: steps made.
     """
@@ -134,7 +134,7 @@ def data_step(run: RunDirectory, number: int, phase: Phase, step: int) -> int:
 def note_changes(
     run: RunDirectory, number: int, phase: Phase, step: int, differences: Sequence[str]
 ) -> None:
-    """Write down what is changed from a step on, and where the data goes on."""
+    """Note what changes from a step on, and where the data continues."""
     record = run.phase_record(number)
     segments = [row for row in _segments(record, phase) if row[0] <= step]
     start, data, batch = segments[-1]
@@ -147,7 +147,7 @@ def note_changes(
 
 
 def changes(run: RunDirectory, number: int, phase: Phase) -> list[str]:
-    """What differs between a phase and what `run.json` says of it, as sentences."""
+    """Differences between a phase and its row in `run.json`, as sentences."""
     rows = (run.read() or {"phases": []})["phases"]
     return _differences(rows[number - 1], phase) if number <= len(rows) else []
 
@@ -167,7 +167,7 @@ def _begun(run: RunDirectory, content: Mapping[str, Any] | None) -> list[int]:
 
 
 def _steps_made(run: RunDirectory, content: Mapping[str, Any], number: int) -> int:
-    """Steps of the newest checkpoint that a phase ever had, as far as it is known."""
+    """Steps of the newest checkpoint that a phase ever had, as far as known."""
     noted = content.get("ledger", {}).get(str(number), {}).get("steps", 0)
     whole = [
         checkpoints.step_of(path)
@@ -178,8 +178,8 @@ def _steps_made(run: RunDirectory, content: Mapping[str, Any], number: int) -> i
 
 
 def _as_started(phases: Sequence[Phase], rows: Sequence[Mapping[str, Any]]) -> list[Phase]:
-    """Phases as a run of an earlier version was begun with: shares were rounded in another way, and
-    a phase named how data is downsampled, over the head of the model."""
+    """Phases as a run of an earlier version began with: shares were rounded differently, and the
+    phase, not the model, chose how data is downsampled."""
     found = list(phases)
     for place, row in enumerate(rows):
         phase = found[place]
@@ -193,11 +193,11 @@ def _as_started(phases: Sequence[Phase], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def _differences(row: Mapping[str, Any], phase: Phase) -> list[str]:
-    """What differs between a row of `run.json` and a phase."""
+    """Differences between a row of `run.json` and a phase."""
     before, now = flat(dict(row)), flat(as_json(phase.table_row()))
     return [
         f"{key}: {before.get(key)!r} before, {now.get(key)!r} now"
-        for key in sorted((before.keys() | now.keys()) - {"first_step"})  # which follows
+        for key in sorted((before.keys() | now.keys()) - {"first_step"})  # it is derived
         if before.get(key) != now.get(key)
     ]
 
@@ -212,7 +212,7 @@ def _refuse(
     extend: bool,
     phases: Sequence[Phase],
 ) -> None:
-    """Raise if a phase that was begun changes in a way that it may not."""
+    """Raise if a phase that has begun changes in a way that is not allowed."""
     phase = phases[number - 1]
     if not changed:
         return
@@ -261,7 +261,7 @@ def _resume(
     newest = checkpoints.newest_valid(run.checkpoints(current))
     if newest is None and made:
         if current == len(phases) and _is_done(run, content, current) and run.model_is_whole():
-            return Resume(current + 1, None, None)  # the checkpoints made room; the model is there
+            return Resume(current + 1, None, None)  # checkpoints were deleted; the model is there
         raise checks.error(
             f"phase {current} has made {made} steps, so it needs one of its checkpoints to "
             "continue",

@@ -1,4 +1,4 @@
-"""Models out of files, runs, phases and checkpoints, also while the run trains."""
+"""Load models from files, runs, phases and checkpoints, even while the run trains."""
 
 import json
 import os
@@ -18,21 +18,21 @@ from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.runs.snapshot import load_snapshot, unknown_class
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
-# Checkpoints that the training may delete under a reader before it gives up.
+# Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
 _ATTEMPTS = 10
 
 
 def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
     """Load a model from a `.keras` file, a run, a phase or a checkpoint.
 
-    Weights, all averages, the null condition and what was measured are in place; the text encoder
-    is found when prompts need it, as after `keras.saving.load_model`. Functions that the model was
-    made with must be registered here, as where it was saved; level weights that a phase of a run
-    brought are the phase's and not the model's. The run may be trained meanwhile: nothing is locked
-    or written. Weights that are not finite cost a warning; `generate` and the export refuse them.
+    Weights, all averages, the null condition and measured deviations are loaded; the text encoder
+    is found when prompts need it, as after `keras.saving.load_model`. Functions among the model's
+    options must be registered here, as where it was saved; level weights set by a phase of a run
+    are not loaded. The run may be training meanwhile: nothing is locked or written. Weights that
+    are not finite cause a warning; `generate` and the export refuse them.
 
     Args:
-        path: what `find_model` takes: `model.keras`, `runs/x` for the newest state of a run,
+        path: as in `find_model`: `model.keras`, `runs/x` for the newest state of a run,
             `runs/x/checkpoints/phase-2` for that of a phase, or
             `runs/x/checkpoints/phase-2/step-0001200`.
 
@@ -40,8 +40,8 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
         The model, not compiled.
 
     Raises:
-        ValueError: if the path is none of these, what it means is damaged or holds something else,
-            or a class of the model is not known here.
+        ValueError: if the path is none of these, its content is damaged or not a model, or a class
+            of the model is not known here.
 
     Example:
 
@@ -74,8 +74,8 @@ def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion
         try:
             return found, _load_found(found)
         except Exception:
-            # A run deletes old checkpoints while it trains; then there is a newer one to find, or,
-            # if this one was asked for by name, an error that says so.
+            # A run deletes old checkpoints while it trains. Then there is a newer one to find; if
+            # this one was named, an error says that it is gone.
             if found.path.exists() or attempt == _ATTEMPTS - 1:
                 raise
 
@@ -83,7 +83,7 @@ def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion
 def _load_found(found: FoundModel) -> MatryoshkaDiffusion:
     if found.kind == "file":
         model = _load_file(found.path)
-        warn_of_weights(model, model.unet.variables)  # of its averages it has warned by itself
+        warn_of_weights(model, model.unet.variables)  # loading warned of the averages already
         return model
     model = load_snapshot(found.path, description=_description_beside(found))
     warn_of_weights(model, model.variables)
@@ -91,7 +91,7 @@ def _load_found(found: FoundModel) -> MatryoshkaDiffusion:
 
 
 def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
-    """What the finished model of the same phase says, for checkpoints of earlier versions."""
+    """Configuration of the same phase's finished model, for checkpoints of earlier versions."""
     if found.run is None or found.phase is None:
         return None
     for file in model_files(RunDirectory(found.run), found.phase):
@@ -100,13 +100,13 @@ def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
                 described = dict(json.loads(archive.read("config.json")))
         except DAMAGED as problem:
             raise _damaged(file, problem) from problem
-        # The optimizer is that of the program.
+        # The program brings its own optimizer.
         return {k: v for k, v in described.items() if k not in ("compile_config", "build_config")}
     return None
 
 
 def _load_file(path: Path) -> MatryoshkaDiffusion:
-    if not zipfile.is_zipfile(path):  # of which Keras says that it is not there
+    if not zipfile.is_zipfile(path):  # Keras would say that the file is not there
         raise _damaged(path, "not an archive, or truncated")
     try:
         model = keras.saving.load_model(path, compile=False)
@@ -125,7 +125,7 @@ def _load_file(path: Path) -> MatryoshkaDiffusion:
             path=str(path),
             type=type(model).__name__,
         )
-    model.refresh(contents=False)  # puts averages of earlier versions in their places
+    model.refresh(contents=False)  # gives averages of earlier versions their places
     return model
 
 

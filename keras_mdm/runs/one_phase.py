@@ -22,12 +22,12 @@ from keras_mdm.runs.writer import DISK_FULL, CheckpointWriter
 def train_phase(
     worker: Worker, context: PhaseContext, dataset: tf.data.Dataset, *, description: str
 ) -> None:
-    """Make the steps of a phase that are left, and its last checkpoint.
+    """Make the remaining steps of a phase, and its last checkpoint.
 
     Args:
-        worker: who trains.
+        worker: the process that trains.
         context: the phase.
-        dataset: endless, from the first step that is left.
+        dataset: endless, from the first remaining step.
         description: of the progress bar.
     """
     phase, model, done = context.phase, context.model, context.initial_step
@@ -42,7 +42,7 @@ def train_phase(
             flop = count_step_flop(model.unet, phase.groups, batches.text_tokens(dataset))
             quiet = not worker.options.progress
             watching += [
-                # The others show what it measures.
+                # First: the others show what it measures.
                 Throughput(phase.batch_size, flop_per_step=flop, initial_step=done),
                 ProgressBar(phase.steps, description=description, initial_step=done, quiet=quiet),
                 context.logger,
@@ -55,7 +55,8 @@ def train_phase(
             dataset, steps_per_epoch=phase.steps - done, epochs=1, verbose=0, callbacks=watching
         )
     except BaseException as problem:
-        # What is being written is of use, whatever ended the training; the first problem counts.
+        # Finish the checkpoint being written, whatever ended the training. Errors are ignored here:
+        # the first problem counts.
         with contextlib.suppress(Exception):
             writer.finish()
             if worker.is_chief and isinstance(problem, RuntimeError) and writer.broken:
@@ -64,7 +65,7 @@ def train_phase(
     finally:
         stop_on_signal.restore()
         for callback in watching:
-            # Who keeps a callback beyond its phase must not keep the model with it.
+            # A callback that outlives its phase must not keep the model alive.
             callback._model = None
         if context.logger is not None:
             context.logger.close()
@@ -83,7 +84,7 @@ def _writer(worker: Worker, context: PhaseContext) -> CheckpointWriter:
         write = prepare_snapshot(context.model, directory, step, {"phase": number})
 
         def save() -> Path:
-            run.require_present()  # it is written beside the training
+            run.require_present()  # this runs in a thread beside the training
             try:
                 return write()
             except FileNotFoundError:
@@ -159,11 +160,11 @@ def _check_made(context: PhaseContext) -> None:
 
 
 def _write_last(writer: CheckpointWriter, context: PhaseContext) -> None:
-    """Write the checkpoint at the end of a phase, which the next one begins with."""
+    """Write the checkpoint at the end of a phase, with which the next phase begins."""
     if writer.broken:
         raise RuntimeError(
             f"Phase {context.number} ended with non-finite steps; its last checkpoint is "
-            "the one before them. To go on: lower the learning rate (extend=True), or look "
+            "the one before them. To continue, lower the learning rate (extend=True), or look "
             "for broken data."
         )
     try:

@@ -1,4 +1,4 @@
-"""Everything that can be known to fail is known before the first step, for all phases."""
+"""Checks of all phases before the first step, for everything that can be known to fail."""
 
 import dataclasses
 import os
@@ -26,10 +26,10 @@ from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.objective import check_level_weights
 from keras_mdm.training.phases import Phase, number_phases
 
-# Weights, gradients, moments and averages below this share of the memory, and pictures below that
-# one, are not worth the time that the estimate takes.
+# If weights, gradients, moments and averages take less than the first share of the memory, and
+# pictures less than the second, the estimate is not worth its time.
 SMALL_STATE, SMALL_BATCH = 0.02, 0.002
-# What must be free on the disk: the checkpoint that is written and the one before it.
+# The disk must have room for them: the checkpoint being written and the one before it.
 CHECKPOINTS_AT_ONCE = 2
 
 
@@ -41,9 +41,9 @@ class Report:
         number: its number, from 1.
         levels: names of its levels.
         groups: samples of a batch by their highest level.
-        rows: samples per replica and micro-batch, likewise.
+        rows: samples per replica and micro-batch by their highest level.
         checkpoint_bytes: size of a checkpoint.
-        estimate: the row of `estimate_training`; `None` if memory was not worth a doubt.
+        estimate: the row of `estimate_training`; `None` if memory was clearly sufficient.
     """
 
     number: int
@@ -70,25 +70,25 @@ def check_phases(
 ) -> list[Report]:
     """Check phases without training: models are made without memory for their weights.
 
+    `phases`, `make_model`, `make_dataset` and `validation` are as in `fit_progressively`.
+    `make_model` is called once for every phase, in a scope where weights have no values; one batch
+    of each dataset is drawn for every phase.
+
     Args:
-        phases: as in `fit_progressively`.
-        make_model: likewise; called once for every phase, in a scope where weights have no values.
-        make_dataset: likewise; one batch of every phase is drawn.
         devices: replicas that share a batch.
         first: number of the first phase to check.
-        memory: bytes of a device; those of this machine's first unless given.
+        memory: bytes of a device; those of this machine's first device unless given.
         run: directory that must have room for the checkpoints, and whose networks and processes the
             phases must fit.
         check: function (phase, model without values) for checks of your own.
         callbacks: as in `fit_progressively`; its `check`, if it has one, is called like `check`.
-        validation: likewise; one batch of every phase is drawn.
         estimate: estimate the memory of every phase, or of none; by default where it could matter.
 
     Returns:
         One report per phase that was checked.
 
     Raises:
-        ValueError: about the first thing that would fail.
+        ValueError: naming the first thing that would fail.
     """
     phases = number_phases(phases)
     memory = device_memory() if memory is None else memory
@@ -103,7 +103,7 @@ def check_phases(
             continue
         if run is not None:
             require_same_model(run, number, model, note=False)
-        model.unet.trained_alone = tuple(phase.groups)  # drawing asks for it
+        model.unet.trained_alone = tuple(phase.groups)  # needed to draw samples
         for own in (check, getattr(callbacks, "check", None)):
             if own is not None:
                 _call_check(own, number, phase, model)
@@ -124,7 +124,7 @@ def _call_check(
     phase: Phase,
     model: MatryoshkaDiffusion,
 ) -> None:
-    """Call a check of the user's; what it raises does not know the number of the phase."""
+    """Call a user's own check, and add the number of the phase to its errors."""
     try:
         check(phase, model)
     except ValueError as problem:
@@ -139,13 +139,13 @@ def prepared_model(
     *,
     devices: int | None = None,
 ) -> MatryoshkaDiffusion:
-    """Make the model of a phase and apply what the phase says about it.
+    """Make the model of a phase and apply the phase's options to it.
 
     Args:
         phase: the phase.
         make_model: function (phase) -> compiled model.
         trained_levels: levels that earlier phases have trained.
-        devices: replicas; those of the model's strategy unless given.
+        devices: number of replicas; that of the model's strategy unless given.
     """
     model = make_model(phase)
     if not isinstance(model, MatryoshkaDiffusion) or model.unet.levels != phase.level_names:
@@ -186,8 +186,8 @@ def check_growth(
     """Raise unless a phase's network has the weights of the one before.
 
     Args:
-        number: of the phase.
-        model: of the phase.
+        number: number of the phase.
+        model: its model.
         before: shapes by path in the phase before; `None` for the first.
     """
     now = {variable.path: tuple(variable.shape) for variable in model.unet.weights}
@@ -209,14 +209,14 @@ def check_growth(
 def require_same_model(
     run: RunDirectory, number: int, model: MatryoshkaDiffusion, *, note: bool = True
 ) -> None:
-    """Raise if the architecture, or what its outputs mean, is not that of the run so far: with
-    another one the weights would be worthless.
+    """Raise if the architecture, or the meaning of its outputs, differs from that of the run so
+    far, which would make the weights worthless.
 
     Args:
         run: the directory.
-        number: of the phase.
-        model: of the phase.
-        note: write down what was not known.
+        number: number of the phase.
+        model: its model.
+        note: write down what was not known before.
     """
     require = run.require_same if note else run.require_known
     config = model.get_config()
@@ -226,7 +226,7 @@ def require_same_model(
             require(name, level)
     require("conditions", {**recorded["conditions"], "text_encoder": config["text_encoder"]})
     names = ("schedule", "shift_power", "prediction", "residual", "signal_scale", "output_limit")
-    if note or run.phase_record(number) is not None:  # what has not begun may change
+    if note or run.phase_record(number) is not None:  # a phase that has not begun may change
         require(f"process of phase {number}", {name: config[name] for name in names})
 
 
@@ -298,7 +298,7 @@ def check_disk(path: str | os.PathLike, checkpoint_bytes: int) -> None:
 
     Args:
         path: directory of the run, which need not exist.
-        checkpoint_bytes: size of one.
+        checkpoint_bytes: size of a checkpoint.
     """
     there = Path(path).absolute()
     while not there.exists():
@@ -317,7 +317,7 @@ def check_disk(path: str | os.PathLike, checkpoint_bytes: int) -> None:
 def _factors(
     phase: Phase, model: MatryoshkaDiffusion, trained_levels: Sequence[str]
 ) -> list[tuple[Any, float]]:
-    """Learning-rate factors: frozen levels do not move, levels trained before may move slower."""
+    """Learning-rate factors: 0 for frozen levels; levels trained before may move more slowly."""
     factors = []
     for name, part in model.unet.parts.items():
         level = model.unet.level_of(name)

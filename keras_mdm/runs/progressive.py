@@ -52,26 +52,27 @@ def fit_progressively(
 ) -> MatryoshkaDiffusion:
     """Train phase after phase; the same call again continues an interrupted run.
 
-    Every phase builds its model afresh inside the strategy's scope and takes what it needs from
-    the checkpoint on disk: its own newest one, or the last one of the phase before, from which
-    weights, averages and moments of the inner levels carry over. So a run that was killed at any
-    moment goes on as if it had not been. SIGTERM and SIGINT end it with a checkpoint and code 0.
+    Every phase builds a new model inside the strategy's scope and restores a checkpoint: its own
+    newest one, or the last one of the phase before, from which weights, averages and moments of
+    the inner levels carry over. So a run that was killed at any moment continues as if nothing had
+    happened. SIGTERM and SIGINT end it with a checkpoint and code 0.
 
-    Everything is checked before the first step, for all phases: networks, groups and devices, one
-    batch of every phase, memory, disk, and what `callbacks` and `check` know. For that `make_model`
-    is called for every later phase in a scope where weights have no values, and `make_dataset` for
-    every phase.
+    Before the first step all phases are checked: networks, groups and devices, one batch of every
+    phase, memory, disk, and the checks of `callbacks` and `check`. For this `make_model` is called
+    for every later phase in a scope where weights have no values, and `make_dataset` for every
+    phase.
 
-    A run can be changed: phases that have not begun as one likes, phases can be appended, and with
-    `extend` the phase that runs, or ran last, can get more steps, another batch or rate. What was
-    made is in the directory: `phase-1.keras` and so on after every phase, `model.keras` at the end,
-    checkpoints on the way; `keras_mdm.load` takes all of them. `run.json` is the ledger.
+    A run can be changed. Phases that have not begun may change in any way, and phases may be
+    appended. With `extend` the phase that runs, or ran last, can get more steps, another batch or
+    rate. The results are in the directory: `phase-1.keras` and so on after every phase,
+    `model.keras` at the end, checkpoints on the way; `keras_mdm.load` takes all of them. `run.json`
+    holds the ledger.
 
-    Of several workers the first one writes and calls the callbacks; all read the run directory,
-    which must be on a file system that they share. SIGTERM to any ends all after the same step.
+    Of several workers the first one writes and calls the callbacks. All read the run directory,
+    which must be on a shared file system. SIGTERM to any ends all after the same step.
 
     Args:
-        phases: what to train, each phase with the levels of the one before and possibly more.
+        phases: the phases, each with the levels of the one before and possibly more.
         make_model: function (phase) -> compiled `MatryoshkaDiffusion` with exactly the levels of
             the phase; `phase.learning_rate_schedule()` is its learning rate.
         make_dataset: function (phase, first_step) -> endless `tf.data.Dataset` of global batches,
@@ -79,44 +80,44 @@ def fit_progressively(
             `phase.groups` (`keras_mdm.data.mixed_dataset` joins them).
         run_dir: directory of the run; made if it does not exist.
         fresh: begin anew; an earlier run in the directory is moved aside, to `run_dir.1`.
-        extend: let the phase that was begun last change in steps, batch, groups, rate, weights or
-            frozen levels; noted in `run.json` with the step. The data goes on where it was.
+        extend: let the phase that began last change in steps, batch, groups, rate, weights or
+            frozen levels; noted in `run.json` with the step. The data continues where it was.
         restart_phase: train this phase again from its beginning.
-        start: model whose levels phase 1 has, or some of them: it begins with its weights and
-            averages (`MatryoshkaDiffusion.start_from`), unless it was begun already.
-        data: what tells the data set from others, such as its name, number of records and a hash
-            (`CaptionedImages.identity`); a run that goes on must have the same.
+        start: model with all or the inner levels of phase 1, which begins with its weights and
+            averages (`MatryoshkaDiffusion.start_from`), unless it has begun already.
+        data: what identifies the data set, such as its name, number of records and a hash
+            (`CaptionedImages.identity`); a run can only continue with the same.
         strategy: distribution strategy; the current one unless given.
-        callbacks: function (PhaseContext) -> more Keras callbacks for the phase. An object that
-            can be called may have a method `check`, called as the argument is: for options of what
-            it will make, such as those of `model.generate(prompts, dry_run=True, **options)`.
-        validation: function (phase) -> finite dataset of batches that the losses of the averaged
-            weights are computed on, into TensorBoard ("validation_loss_64") and `run.json`.
+        callbacks: function (PhaseContext) -> more Keras callbacks for the phase. A callable object
+            may have a method `check`, which is called like the argument `check` and can test
+            options used later, as with `model.generate(prompts, dry_run=True, **options)`.
+        validation: function (phase) -> finite dataset of batches, on which the losses of the
+            averaged weights are computed for TensorBoard ("validation_loss_64") and `run.json`.
         validate_every: steps between validations; one at the end of every phase unless given.
-        check: function (phase, model without values), called for all phases that are left before
-            the first step, to raise about what would fail later.
+        check: function (phase, model without values), called before the first step for all
+            remaining phases, which raises if something would fail later.
         check_memory: refuse phases whose estimate does not fit into the memory of a device.
         checkpoint_every: steps between checkpoints. The last step of a phase always makes one.
-        keep_last: checkpoints to keep of each phase.
-        keep_every: keep the checkpoints of every n-th step for good.
-        keep_moments: take the optimizer's moments of the inner levels over at growth.
+        keep_last: number of checkpoints to keep of each phase.
+        keep_every: keep for good the checkpoints whose step is a multiple of this.
+        keep_moments: at growth, take over the optimizer's moments of the inner levels.
         log_every: steps between TensorBoard entries.
-        skipped_limit: so many steps in a row that are not finite end the run, with the last good
-            checkpoint in place.
-        arguments: what to note in `run.json`.
+        skipped_limit: number of consecutive non-finite steps after which the run ends; the last
+            good checkpoint stays.
+        arguments: arguments to note in `run.json`.
         progress: show a progress bar.
 
     Returns:
         The model of the last phase, trained; also written to `run_dir/model.keras`.
 
     Raises:
-        ValueError: if phases, networks, processes or data differ from those the run was started
-            with in what may not change, something that is needed is missing or damaged, a model
-            does not have the levels of its phase, a dataset has other groups or ends before its
-            phase, the phases do not fit devices, memory or disk, or another process is training in
-            the directory.
-        RuntimeError: if too many steps in a row are not finite. The checkpoints that nothing finite
-            came after are passed over at the next start.
+        ValueError: if phases, networks, processes or data have changed since the start of the run
+            in ways that are not allowed, something needed is missing or damaged, a model does not
+            have the levels of its phase, a dataset has other groups or ends before its phase, the
+            phases do not fit devices, memory or disk, or another process is training in the
+            directory.
+        RuntimeError: if too many steps in a row are not finite. The next start passes over the
+            checkpoints after which no step was finite.
         OSError: if the last checkpoint of a phase cannot be written.
 
     Example:
@@ -177,13 +178,13 @@ def fit_progressively(
         if worker.is_chief:
             _note_plan(worker, phases, resume, restart_phase)
         worker.wait()
-        if resume.number > len(phases):  # the model is all that is left
+        if resume.number > len(phases):  # only the model is left
             return _read_model(worker, phases[-1], make_model)
         return _run_phases(worker, phases, make_model, make_dataset, resume)
 
 
 def _set_aside(run: RunDirectory, phases: Sequence[Phase]) -> None:
-    """Move an earlier run out of the way, which wrong phases do not."""
+    """Move an earlier run out of the way, unless the phases are wrong."""
     ledger.plan(RunDirectory(os.devnull), phases)
     if aside := run.set_aside():
         print(f"The earlier run is now {aside}", flush=True)
@@ -192,7 +193,7 @@ def _set_aside(run: RunDirectory, phases: Sequence[Phase]) -> None:
 def _note_plan(
     worker: Worker, phases: Sequence[Phase], resume: ledger.Resume, restart_phase: int | None
 ) -> None:
-    """Write down what is asked for, and what it changes in the phase that was begun."""
+    """Note the request, and what it changes in the phase that has begun."""
     run, options = worker.run, worker.options
     current = resume.number if resume.checkpoint is not None else 0
     phase = phases[current - 1] if current else None
@@ -218,12 +219,12 @@ def _run_phases(
     make_dataset: MakeDataset,
     resume: ledger.Resume,
 ) -> MatryoshkaDiffusion:
-    """Train what is left of every phase; the run directory is ours."""
+    """Train the rest of every phase; the caller has locked the run directory."""
     run, model, trained = worker.run, None, False
     newest, source = resume.checkpoint, resume.source
     for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
-        model = None  # that of the phase before goes first
+        model = None  # free the model of the phase before first
         free_what_is_gone()
         before = phases[number - 2].level_names if number > 1 else ()
         with worker.strategy.scope():
@@ -244,7 +245,7 @@ def _run_phases(
             model.measure_residual(make_dataset(phase, 0), only_missing=True)
         if done < phase.steps:
             trained = True
-            # What knows the model gets no name here: it would keep it into the next phase.
+            # No name for objects that hold the model: it would live into the next phase.
             train_phase(
                 worker,
                 PhaseContext(number, phase, model, run, done, _logger(worker, phase, done)),
@@ -265,7 +266,7 @@ def _run_phases(
 
 
 def _begin(worker: Worker, model: MatryoshkaDiffusion, source: Path | None) -> None:
-    """Take what a phase begins with from the one before, or from the model to start from."""
+    """Start a phase from the one before, or from the model to start from."""
     if source is not None:
         grow_from_snapshot(model, source, keep_moments=worker.options.keep_moments)
     elif worker.options.start is not None:
@@ -282,7 +283,7 @@ def _logger(worker: Worker, phase: Phase, done: int) -> TensorBoardLogger | None
 def _source_name(
     run: RunDirectory, source: Path | None, start: MatryoshkaDiffusion | None
 ) -> str | None:
-    """What a phase begins with, as the ledger says it."""
+    """Name in the ledger of what a phase begins with."""
     if source is not None:
         return source.relative_to(run.path).as_posix()
     return None if start is None else f"model {start.name}"

@@ -1,4 +1,4 @@
-"""An average of any width, made of the checkpoints of a run."""
+"""An average of any width, made from the checkpoints of a run."""
 
 from pathlib import Path
 
@@ -12,20 +12,20 @@ from keras_mdm.runs import checkpoints
 def reconstruct(
     directory: str | Path, *, width: float, step: int | None = None
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Make the average of any width out of the checkpoints of a phase.
+    """Make the average of any width from the checkpoints of a phase.
 
     Args:
         directory: the checkpoints of a phase; `keep_every` of `fit_progressively` keeps enough of
             them.
-        width: relative width of the average wanted.
+        width: relative width of the wanted average.
         step: steps of the phase at its end; those of the last checkpoint unless given.
 
     Returns:
-        ({variable path: float32 array}, distance of the profile that the stored ones give from the
-        one wanted, relative to it: what is left out of account).
+        ({variable path: float32 array}, relative distance between the profile made from the stored
+        averages and the wanted one: the error of the reconstruction).
 
     Raises:
-        ValueError: if no checkpoint holds power-function averages, or the step lies beyond them.
+        ValueError: if no checkpoint holds power-function averages, or the step is beyond the last.
 
     Example:
 

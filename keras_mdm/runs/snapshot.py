@@ -1,6 +1,6 @@
-"""What a checkpoint holds of a model, and how it comes back: alone, or into another model.
+"""What a checkpoint holds of a model, and how it is restored: alone, or into another model.
 
-Besides the arrays its `state.json` holds the configuration of the model under "model", so that the
+Besides the arrays, its `state.json` holds the configuration of the model under "model", so that the
 model can be made again without the program that trained it.
 """
 
@@ -22,9 +22,9 @@ from keras_mdm.training.options import saved_functions
 
 
 def _weights(model: MatryoshkaDiffusion) -> dict[str, Any]:
-    """Every weight of a model but the averages, by name."""
+    """Every weight of a model except the averages, by name."""
     found = {variable.path: variable for variable in model.unet.weights}
-    # States of random generators in layers of the user's go by names that Keras counts.
+    # By number: Keras numbers the names of random generators in a user's layers.
     known = {id(variable) for variable in found.values()}
     states = [variable for variable in model.unet.variables if id(variable) not in known]
     found |= {f"state/{number}": state for number, state in enumerate(states)}
@@ -73,13 +73,8 @@ def prepare_snapshot(
 ) -> Callable[[], Path]:
     """Copy what `save_snapshot` would write, and return the function that writes it.
 
-    Training may go on in the meantime. Costs the memory of weights, averages and moments once more.
-
-    Args:
-        model: as in `save_snapshot`.
-        directory: as in `save_snapshot`.
-        step: as in `save_snapshot`.
-        state: as in `save_snapshot`.
+    The arguments are those of `save_snapshot`. Training may continue in the meantime. The copy
+    takes the memory of weights, averages and moments once more.
     """
     groups = {
         # A real copy: on the CPU an array may share the memory of the variable.
@@ -96,7 +91,7 @@ def _state_of(model: MatryoshkaDiffusion, state: Mapping[str, Any]) -> dict[str,
         "seed": model.seed,
         "model": describe_model(model),
         "ema_age": model.averages.age,
-        # Checkpoints hold LoRA as it is trained, files hold it merged.
+        # Checkpoints hold LoRA as it is trained; files hold it merged.
         "lora": adapted,
     }
 
@@ -107,9 +102,9 @@ def _restore_averages(
     state: Mapping[str, Any],
     new_start: int | None = None,
 ) -> None:
-    """Put all averages back, and their age."""
+    """Restore all averages and their age."""
     weights = [v.path for v in model.averages.ema.variables]
-    # Earlier versions averaged what was trainable, and counted with the optimizer.
+    # Earlier versions averaged only trainable weights, and counted with the optimizer.
     known = "ema_age" in state
     age = state["ema_age"] if known else int(np.asarray(groups["optimizer"]["iterations"]))
     for name, ema in model.averages.by_name.items():
@@ -119,17 +114,17 @@ def _restore_averages(
 
 
 def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
-    """Return what makes the model again, without its weights, as JSON values.
+    """Return the configuration that makes the model again, without its weights, as JSON values.
 
-    It is what a `.keras` file says too, less the optimizer. Quick: it may be asked for at every
-    checkpoint, and so it is always that of the model as it is.
+    A `.keras` file holds the same and the optimizer. This is quick, so every checkpoint can ask
+    for the current configuration.
 
     Args:
         model: the model.
 
     Returns:
-        The configuration; `None` for a class of the user's whose configuration is no JSON. That
-        costs a warning, and not the checkpoint.
+        The configuration; `None`, with a warning, for a user's class whose configuration is not
+        JSON.
 
     Raises:
         ValueError: if an option of the model is a function that cannot be saved.
@@ -145,7 +140,7 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
             "config": config,
         }
         return json.loads(json.dumps(description))
-    except Exception as problem:  # of code that is not ours
+    except Exception as problem:  # in code that is not ours
         warnings.warn(
             f"Checkpoints do not say how to make a {kind.__name__}: its configuration "
             f"cannot be written ({problem}). The run can continue from them, but nothing "
@@ -158,19 +153,19 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
 def load_snapshot(
     path: str | Path, *, description: Mapping[str, Any] | None = None
 ) -> MatryoshkaDiffusion:
-    """Make the model that a checkpoint was written of, with its weights and all averages.
+    """Make the model of a checkpoint, with its weights and all averages.
 
     Args:
         path: the checkpoint.
-        description: what `describe_model` returned, for checkpoints of earlier versions, which do
-            not hold it.
+        description: result of `describe_model`, for checkpoints of earlier versions, which do not
+            hold it.
 
     Returns:
         The model, not compiled. Its text encoder is found when prompts need it, as after
         `keras.saving.load_model`.
 
     Raises:
-        ValueError: if the checkpoint does not say what its model is, a class is not known, or the
+        ValueError: if the checkpoint does not describe its model, a class is not known, or the
             arrays are not those of the model.
     """
     groups, state = checkpoints.load(path)
@@ -198,14 +193,14 @@ def _make(description: Mapping[str, Any], path: str | Path) -> MatryoshkaDiffusi
 
 
 def unknown_class(path: str | Path, problem: TypeError) -> ValueError:
-    """Word what Keras raises if it cannot make an object out of its configuration.
+    """Reword Keras' error about an object that it cannot make from its configuration.
 
     Args:
-        path: what is being loaded.
-        problem: what Keras raised.
+        path: file or checkpoint being loaded.
+        problem: Keras' error.
 
     Returns:
-        The error, to be raised by the caller.
+        The error for the caller to raise.
     """
     return checks.error(
         "the classes of a model must be known where it is loaded, and be constructible "
@@ -218,7 +213,7 @@ def unknown_class(path: str | Path, problem: TypeError) -> ValueError:
 
 
 def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, Any]:
-    """Put a checkpoint back into the model that it was made of; everything is used or it fails.
+    """Restore a checkpoint into the model that it was made from; all entries must find a place.
 
     Args:
         model: a compiled model of the same architecture and seed.
@@ -245,7 +240,7 @@ def grow_from_snapshot(
     """Start a larger model from the last checkpoint of a smaller one.
 
     Weights, averages and, by default, the optimizer's moments of the inner levels are taken over.
-    What is new keeps its initial values, and its step counts begin now.
+    New weights keep their initial values, and their step counts begin now.
 
     Args:
         model: a compiled model that holds all levels of the smaller one.

@@ -1,4 +1,4 @@
-"""Losses on data that is not trained on, now and then during a phase."""
+"""Losses on held-out data, at intervals during a phase."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras_mdm.training.inputs import is_endless
 
 
 def require_finite(dataset: tf.data.Dataset) -> None:
-    """Raise if a data set of a validation is endless or empty."""
+    """Raise if the data set of a validation is endless or empty."""
     size = int(dataset.cardinality())
     if size == 0 or is_endless(dataset):
         raise checks.error(
@@ -25,13 +25,13 @@ def require_finite(dataset: tf.data.Dataset) -> None:
 class Validation(StepCallback):
     """Loss of the averaged weights, as a whole and by level, on a finite data set.
 
-    Every validation sees the same samples with the same noise, so that two of them differ by the
-    weights alone. All workers take part; the first one writes.
+    Every validation sees the same samples with the same noise, so two of them differ only by the
+    weights. All workers take part; the first one writes.
 
     Args:
         dataset: finite batches.
         every: steps between two validations.
-        number: the phase's.
+        number: number of the phase.
         run: directory whose `run.json` receives the losses under "validation".
         writer: for TensorBoard; `None` on workers that do not write.
         first_step: optimizer steps before the phase.

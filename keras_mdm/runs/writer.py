@@ -23,13 +23,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class CheckpointWriter(StepCallback):
     """Writes a checkpoint every n steps, beside the training, and deletes old ones.
 
-    What is written is copied first; the writing itself happens in a thread and does not hold up the
-    steps, unless the next checkpoint is due before it is done. A full disk costs a checkpoint, with
-    a warning, and not the run.
+    The state is copied first; a thread then writes it without holding up the steps, unless the next
+    checkpoint is due before it is done. A full disk costs a checkpoint, with a warning, but not the
+    run.
 
-    While steps are skipped because they are not finite nothing is written and nothing is deleted:
-    the weights may be broken already. For the same reason the newest checkpoint that a finite step
-    came after is never deleted, whatever `keep_last` says; see `mark_suspect`.
+    While steps are skipped because they are not finite, nothing is written or deleted, since the
+    weights may already be broken. For the same reason the newest checkpoint followed by a finite
+    step is never deleted, whatever `keep_last` says; see `mark_suspect`.
 
     Args:
         prepare: function (step) that copies the state and returns a function which writes it as a
@@ -37,7 +37,7 @@ class CheckpointWriter(StepCallback):
         directory: where the checkpoints are.
         every: steps between two checkpoints.
         keep_last: how many to keep.
-        keep_every: keep those of every n-th step for good.
+        keep_every: keep for good those whose step is a multiple of this.
         initial_step: steps of the phase made before.
         written: function (step), called after a checkpoint was written, in the same thread.
 
@@ -62,7 +62,7 @@ class CheckpointWriter(StepCallback):
         super().__init__(initial_step=initial_step)
         self.prepare = prepare
         self._note = written
-        # The newest checkpoint that a finite step came after, and the newest finite step.
+        # The newest checkpoint followed by a finite step, and the newest finite step.
         self._proven: int | None = None
         self._finite = self._initial = initial_step
         self.directory = directory
@@ -84,7 +84,7 @@ class CheckpointWriter(StepCallback):
             self._proven = self._written
         if due:
             arguments = (self.step, self.prepare(self.step))
-            # Not a daemon: an ordinary end of the program waits for it.
+            # Not a daemon, so an ordinary end of the program waits for it.
             self._thread = threading.Thread(target=self._try, args=arguments)
             self._thread.start()
 
@@ -104,7 +104,7 @@ class CheckpointWriter(StepCallback):
 
     @property
     def unsaved(self) -> bool:
-        """Whether finite steps were made that no checkpoint has."""
+        """Whether there are finite steps that no checkpoint holds."""
         return self._finite > (self._written if self._written is not None else self._initial)
 
     @property
@@ -113,9 +113,9 @@ class CheckpointWriter(StepCallback):
         return self._finite < self.step
 
     def mark_suspect(self) -> None:
-        """Mark the checkpoints that no finite step came after, where the steps stay broken.
+        """Mark the checkpoints after which no step was finite, if the steps stay broken.
 
-        The next start passes them over. The last one that is not marked is always left.
+        The next start passes them over. The newest unmarked checkpoint always stays.
         """
         for path in reversed(checkpoints.list_checkpoints(self.directory)):
             step = checkpoints.step_of(path)
@@ -158,7 +158,7 @@ class CheckpointWriter(StepCallback):
 def write_model(
     run: RunDirectory, file: Path, model: MatryoshkaDiffusion, same: Path | None = None
 ) -> None:
-    """Write a model, or another name of the file that holds it already."""
+    """Write a model, or link the file that holds it already."""
     run.require_present()
     if same is not None and same.is_file():
         with contextlib.suppress(OSError):  # a file system without links

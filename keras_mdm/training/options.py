@@ -110,8 +110,8 @@ def check_process(model: Any, process: LevelProcess) -> None:
     }
     if any(wrong.values()):
         raise checks.error(
-            "the process of a model must be one that its options make, for the levels and the "
-            "outputs of its network",
+            "the process of a model must be one that options can make for the levels and outputs "
+            "of its network",
             fix="make a new model around the network, as in "
             "MatryoshkaDiffusion(model.unet, schedule=...), and give it the averages with "
             "start_from(model)",

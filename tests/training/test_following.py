@@ -274,7 +274,7 @@ def test_another_dtype_policy_is_refused():
 def test_a_process_that_no_option_makes_is_refused():
     model = trained_model()
     linear = schedules.get("linear", 1000)
-    with pytest.raises(ValueError, match="its options make"):
+    with pytest.raises(ValueError, match="that options can make"):
         model.process = dataclasses.replace(model.process, schedules={"16": linear})
     draw(model)
     before = draw(model)
