@@ -1,4 +1,4 @@
-"""Curves that say where the loss comes from, and how far the averages are from the weights."""
+"""Curves that show where the loss comes from, and how far the averages are from the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,20 +15,20 @@ QUARTERS = 4
 class Diagnostics(StepCallback):
     """Writes the loss of every level by noise quarter, and the gap of the averages, to TensorBoard.
 
-    The losses are those of the averaged weights on one batch, with the same noise and the same
-    times every time: curves of the same thing. `loss_64/noise_1` is the quarter with the least
-    noise, `loss_64/noise_4` that with the most. `ema_gap` is the distance of the averages from the
+    The losses are those of the averaged weights on one batch, always with the same noise and times,
+    so that all points compare. `loss_64/noise_1` is the quarter with the least noise,
+    `loss_64/noise_4` that with the most. `ema_gap` is the distance of the averages from the
     weights, relative to the weights.
 
     Args:
-        batch: dict of tensors as for training, without mixing; a multiple of four samples, best of
-            data that is not trained on.
+        batch: dict of tensors as for training, without mixing; a multiple of four samples,
+            preferably of data that is not trained on.
         writer: an `EventWriter`, such as `TensorBoardLogger(...).writer`.
         every: steps between two points.
         initial_step: as in `StepCallback`.
 
     Raises:
-        ValueError: if the number of samples is no multiple of four.
+        ValueError: if the number of samples is not a multiple of four.
 
     Example:
 
@@ -67,7 +67,7 @@ class Diagnostics(StepCallback):
             self.writer.scalars(self.step, self.measure())
 
     def measure(self) -> dict[str, float]:
-        """Measure now; gives what is written."""
+        """Measure now; return the values that are written."""
         self.model.refresh(contents=False)
         if self._measure is None or self._version != self.model.network_version:
             self._version = self.model.network_version
@@ -80,7 +80,7 @@ class Diagnostics(StepCallback):
         samples = tf.range(self.rows, dtype=tf.int64)
         eps = model.draw_noise("diagnostics", 0, samples, x0)
         num_steps = model.process.schedules[model.unet.levels[0]].num_steps
-        # Evenly over all times, in ascending order: a quarter of the rows is one of the noise.
+        # Evenly over all times, ascending, so that each quarter of the rows is one of the noise.
         places = (tf.range(self.rows, dtype=tf.float32) + 0.5) / self.rows
         index = 1 + tf.cast(tf.floor(places * num_steps), tf.int32)
         by_level = model.level_losses(model.network("ema"), x0, eps, index, conditions)

@@ -1,4 +1,4 @@
-"""What ends a run early: steps that stay broken, and a request from outside."""
+"""What ends a run early: steps that stay non-finite, and a request from outside."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +11,10 @@ from keras_mdm.callbacks.steps import StepCallback
 class NonFiniteGuard(StepCallback):
     """Ends a run when too many steps in a row were skipped because they were not finite.
 
-    Skipped steps change nothing, so the weights and the last checkpoint are those before.
+    Skipped steps change nothing, so the weights and the last checkpoint are from before them.
 
     Args:
-        limit: skipped steps in a row that end the run.
+        limit: number of skipped steps in a row that ends the run.
         initial_step: as in `StepCallback`.
 
     Raises:
@@ -35,27 +35,27 @@ class NonFiniteGuard(StepCallback):
             raise RuntimeError(
                 f"The loss or its gradient was not finite for {skipped} steps in a row, up to "
                 f"step {self.step}; the weights and the last checkpoint are from before them. "
-                "To go on: lower the learning rate, clip harder, or look for broken data."
+                "To continue, lower the learning rate, clip harder, or look for broken data."
             )
 
 
 class StopOnSignal(StepCallback):
-    """On SIGTERM and SIGINT ends the run after the step at hand: a checkpoint, exit code 0, how to
-    go on.
+    """On SIGTERM and SIGINT ends the run after the current step: writes a checkpoint, prints how to
+    continue, exits with code 0.
 
-    Of several workers each may get the signal; they tell each other with the values of the next
+    Each of several workers may get the signal; they tell each other with the values of the next
     step and end together after it. See `OrderlyStop` for input that stalls and steps that hang.
 
     Put it first in the list of callbacks: it then knows when a step is over while others still draw
-    or write. They are done before it ends the run. Between two steps they must leave the weights
-    as they are.
+    or write, and waits for them before it ends the run. Between two steps they must leave the
+    weights as they are.
 
     Args:
         write: function (step) that writes a checkpoint; called on every worker.
-        rescue: likewise, when the training waits for something else than a step: called in another
-            thread, and must not wait for other workers; `write` unless given.
+        rescue: the same for a training that waits for something other than a step: called in
+            another thread, and must not wait for other workers; `write` unless given.
         newest: function () -> the newest checkpoint, for the message when none can be written.
-        stop: what takes signals during the whole run; one for the training unless given.
+        stop: the `OrderlyStop` of the whole run; one for the training unless given.
         initial_step: as in `StepCallback`.
 
     Raises:
@@ -88,7 +88,7 @@ class StopOnSignal(StepCallback):
         self.restore()
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged; those of a whole run are kept."""
+        """Restore the earlier signal handlers; those of a whole run stay."""
         self._stop.attach(None)
         if not self._shared:
             self._stop.disarm()
@@ -118,24 +118,24 @@ class StopOnSignal(StepCallback):
 
     @property
     def _asked(self) -> bool:
-        """Whether to end here; of several workers, all are asked at the same step."""
+        """Whether to end here; several workers decide at the same step."""
         return self._agreed if self._together else self._stop.caught is not None
 
     @property
     def _together(self) -> bool:
-        """Whether the values of a step say what other workers want."""
+        """Whether the values of a step tell what other workers want."""
         return getattr(self.model, "stop_request", None) is not None
 
-    # What `OrderlyStop` asks, from its own thread.
+    # `OrderlyStop` asks for these from its own thread.
 
     @property
     def unsaved(self) -> bool:
-        """Whether steps were made here, which a checkpoint may not have."""
+        """Whether steps were made here that no checkpoint may hold yet."""
         return self.step != self._saved
 
     @property
     def between_steps(self) -> bool:
-        """Whether the state is that of the last step: callbacks work, or a batch is waited for."""
+        """Whether the state is that of the last step: callbacks run, or a batch is awaited."""
         return not self._in_step or getattr(self.model, "fetching", False)
 
     def rescue(self) -> None:

@@ -21,12 +21,12 @@ _SHORT = {
 class ProgressBar(StepCallback):
     """One bar over all steps of a phase: losses per level, images per second, time left.
 
-    On a terminal it is a tqdm bar. Into a file or a pipe it prints a line every `interval` seconds
+    On a terminal it is a tqdm bar. To a file or a pipe it prints a line every `interval` seconds
     (and one at the end) instead of thousands of carriage returns. Pass `verbose=0` to `fit`.
 
     Args:
         total: the phase's number of steps.
-        description: what is written in front.
+        description: text in front of the bar.
         initial_step: steps made before, when the phase is continued.
         quiet: print nothing.
         interval: seconds between two lines when the output is not a terminal.
@@ -83,7 +83,7 @@ class ProgressBar(StepCallback):
             return
         self._last_values = shown_values(logs)
         now = self._clock()
-        if self._traced is None:  # the first execution compiles: it says nothing about the others
+        if self._traced is None:  # the first execution compiles, so its time does not count
             self._traced = self.step, now
         if self._bar is not None:
             self._bar.set_postfix_str(format_values(self._last_values), refresh=False)

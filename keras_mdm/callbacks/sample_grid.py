@@ -1,4 +1,4 @@
-"""The callback that draws prompts during training and writes what it drew."""
+"""The callback that draws prompts during training and writes the pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class SampleGrid(StepCallback):
-    """Generate pictures or clips now and then; write files and, if wanted, TensorBoard images.
+    """Generate pictures or clips at intervals; write files and, if wanted, TensorBoard images.
 
     Args:
-        generate_fn: function without arguments that gives {level: uint8 (B, H, W, C)}, or
+        generate_fn: function without arguments that returns {level: uint8 (B, H, W, C)}, or
             (B, T, H, W, C) for clips, of 1, 3 or 4 channels; with a codec, codes.
         prompts: the captions of the B pictures, or `None` for plain grids only.
         directory: receives `step-0000500_64.png` per level and, with prompts,
             `step-0000500_all.png`; if there are clips, `step-0000500_all.gif`, which plays.
         every: generate when a multiple of this many steps is reached.
         writer: an `EventWriter`, such as `TensorBoardLogger(...).writer`.
-        codec: what decodes the codes that `generate_fn` gives, see `keras_mdm.latents`; for a model
-            of codes, whose `generate` has `output="float32"`.
+        codec: decodes the codes from `generate_fn`, see `keras_mdm.latents`; for a model of codes,
+            drawn with `output="float32"`.
         initial_step: see `StepCallback`.
 
     Example:
@@ -66,7 +66,7 @@ class SampleGrid(StepCallback):
             self.write()
 
     def write(self) -> list[Path]:
-        """Generate and write now; gives the paths of the files."""
+        """Generate and write now; return the paths of the files."""
         images = {level: np.asarray(batch) for level, batch in self.generate_fn().items()}
         if self.codec is not None:
             images = {level: to_pictures(self.codec, codes) for level, codes in images.items()}
@@ -80,7 +80,7 @@ class SampleGrid(StepCallback):
         return [*paths, self._write("all", captioned_grid(images, self.prompts))]
 
     def _write(self, name: str, grid: np.ndarray) -> Path:
-        """Write a picture, or frames that play."""
+        """Write a picture, or frames as a GIF."""
         plays = grid.ndim == 4
         content = encode_gif(grid) if plays else encode_png(grid)
         path = self.directory / f"step-{self.step:07d}_{name}.{'gif' if plays else 'png'}"

@@ -1,8 +1,8 @@
 """Signals that ask a process to end: noted at once, and obeyed where nothing is lost.
 
 Python runs its signal handlers in the main thread, between two instructions. While that thread is
-inside of TensorFlow, waiting for a batch that does not come, none runs. So a thread of its own
-hears of signals from the system, and ends the process when the main thread does not.
+inside TensorFlow, waiting for a batch that does not come, none runs. So a separate thread hears of
+signals from the system, and ends the process when the main thread does not.
 """
 
 import atexit
@@ -21,10 +21,10 @@ from typing import Any, Protocol
 from keras_mdm import checks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds after a signal. From the deadline on, a training that waits for something else than a step
-# is ended from outside; at the limit everything is. What sends signals often kills after 30.
+# Seconds after a signal. From the deadline on, a training that waits for something other than a
+# step is ended from outside; at the limit everything is. Senders of signals often kill after 30.
 DEADLINE, LIMIT = 15.0, 28.0
-# How long the main thread gets where there is nothing to save, or the keys were pressed twice.
+# Seconds for the main thread if there is nothing to save, or the keys were pressed twice.
 _GRACE = 2.0
 _POLL = 0.1
 
@@ -32,11 +32,11 @@ _armed: list["OrderlyStop"] = []
 
 
 class Training(Protocol):
-    """What `OrderlyStop` asks about the training that runs."""
+    """What `OrderlyStop` asks of the running training."""
 
     @property
     def unsaved(self) -> bool:
-        """Whether steps were made that no checkpoint has."""
+        """Whether steps were made that no checkpoint holds."""
 
     @property
     def between_steps(self) -> bool:
@@ -52,23 +52,22 @@ class Training(Protocol):
 class OrderlyStop:
     """Ends a process on SIGTERM and SIGINT so that nothing is lost; one object for a whole run.
 
-    While it is armed a signal is only noted. `check` and `StopOnSignal` then end the process with
-    code 0 and the command to go on, at places where everything is on the disk. If the main thread
-    comes to none of them, because the input stalls or a picture takes long to draw, another thread
-    writes the checkpoint after `deadline` seconds and ends the process, with code 0, too. If a step
-    or a file is not done within `limit` seconds, the process ends as the signal would have ended
-    it, with code 128 + its number, and says which checkpoint is the newest. A second SIGINT ends it
-    at once.
+    While armed, it only notes signals. `check` and `StopOnSignal` then end the process, at places
+    where everything is on disk, with code 0 and the command to continue. If the main thread reaches
+    no such place, because the input stalls or a picture takes long to draw, another thread writes
+    the checkpoint after `deadline` seconds and ends the process, also with code 0. If a step or a
+    file is not finished within `limit` seconds, the process ends as the signal would have ended it,
+    with code 128 + its number, and names the newest checkpoint. A second SIGINT ends it at once.
 
     Signals that the process ignores, such as SIGINT in the background of a shell, stay ignored.
-    Outside of the main thread Python lets nobody handle signals, and nothing is done.
+    Outside the main thread, where Python does not allow signal handlers, this class does nothing.
 
     Args:
         signals: their numbers.
         deadline: seconds.
         limit: seconds.
-        agree: function (whether a signal came here) -> whether one came to any worker, for
-            several of them, which must all call `check` at the same places.
+        agree: for several workers: function (whether a signal came here) -> whether one came to any
+            of them. All must call `check` at the same places.
 
     Example:
 
@@ -100,8 +99,8 @@ class OrderlyStop:
         self._writing = 0
         self._handled = False
         self._hold = self._interrupted = False
-        # The thread's own: when it heard of the first signal and of one more SIGINT, how many of
-        # the signals are its own, and whether it writes a checkpoint.
+        # Used by the thread alone: when it heard of the first signal and of a further SIGINT, how
+        # many of the signals it sent itself, and whether it writes a checkpoint.
         self._since = self._again = 0.0
         self._own, self._rescuing = 0, False
         self._before: dict[int, Any] = {}
@@ -116,7 +115,7 @@ class OrderlyStop:
         self.disarm()
 
     def arm(self) -> None:
-        """Take the signals over, unless that was done already."""
+        """Take over the signals, unless already done."""
         if self._sockets is not None or threading.current_thread() is not threading.main_thread():
             return
         self._sockets = socket.socketpair()
@@ -131,7 +130,7 @@ class OrderlyStop:
         self._thread.start()
 
     def disarm(self) -> None:
-        """Give the signals back to whom they belonged."""
+        """Restore the earlier signal handlers."""
         if self._sockets is None:
             return
         self._give_back()
@@ -148,12 +147,12 @@ class OrderlyStop:
         _armed.remove(self)
 
     def attach(self, training: Training | None) -> None:
-        """Say which training runs now; `None` for none, when what was made is on the disk."""
+        """Say which training runs now; `None` for none, with all results on disk."""
         self._training = training
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Let the body of the `with` statement write something to its end, up to the limit."""
+        """Let the body of the `with` statement finish writing something, up to the limit."""
         self._writing += 1
         try:
             yield
@@ -161,17 +160,17 @@ class OrderlyStop:
             self._writing -= 1
 
     def check(self) -> None:
-        """End the process if a signal came; everything worth it must be on the disk.
+        """End the process if a signal came; everything worth keeping must be on disk.
 
         Raises:
             SystemExit: with code 0, after a signal.
         """
         came = self.caught is not None
         if came if self._agree is None else self._agree(came):
-            raise self.ended("what was made is on the disk")
+            raise self.ended("all results are on disk")
 
     def ended(self, how: str) -> SystemExit:
-        """Say how a signal ended the process; return what is to be raised."""
+        """Say how a signal ended the process; return the exception to raise."""
         print(f"\n{self._words(how)}", flush=True)
         if self._since:
             atexit.register(_leave_at, self._since + self.limit)
@@ -180,10 +179,10 @@ class OrderlyStop:
     def _words(self, how: str) -> str:
         name = "a signal" if self.caught is None else signal.Signals(self.caught).name
         words = [word for word in sys.argv if word != "--fresh"]
-        return f"Stopped by {name}; {how}. To go on: {shlex.join([sys.executable, *words])}"
+        return f"Stopped by {name}; {how}. To continue: {shlex.join([sys.executable, *words])}"
 
     def _catch(self, number: int, frame: Any) -> None:
-        """The handler, in the main thread: may run in the middle of anything, so it only notes."""
+        """The handler in the main thread. It may interrupt anything, so it only notes."""
         if self._hold:
             # The other thread reads the weights; no step may change them.
             while self._hold:
@@ -197,7 +196,7 @@ class OrderlyStop:
     def _watch(self, ear: socket.socket) -> None:
         """Hear signals as they come, and end the process if the main thread does not."""
         while True:
-            # Without a signal there is nothing to do but to wait for one.
+            # Without a signal there is nothing to do but wait for one.
             for number in self._hear(ear, _POLL if self._since else None):
                 if not number:
                     return
@@ -220,7 +219,7 @@ class OrderlyStop:
 
     def _note(self, number: int) -> None:
         if number not in self._before:
-            if self._wakeup >= 0:  # of somebody who listens as we do
+            if self._wakeup >= 0:  # another listener's descriptor
                 with contextlib.suppress(OSError):
                     os.write(self._wakeup, bytes([number]))
         elif self._own:
@@ -228,7 +227,7 @@ class OrderlyStop:
         elif not self._since:
             self._since, self.caught = time.monotonic(), self.caught or number
             if number == signal.SIGINT:
-                _say(2, "SIGINT: ending where nothing is lost; once more ends at once.")
+                _say(2, "SIGINT: ending where nothing is lost; a second one ends at once.")
         elif number == signal.SIGINT:
             self._again = self._again or time.monotonic()
 
@@ -237,7 +236,7 @@ class OrderlyStop:
         if self._writing or self._rescuing:
             return
         if training is None or not training.unsaved:
-            # Several workers end together, after the next step, if they come to it.
+            # Several workers end together after the next step, if they reach it.
             alone = self._agree is None
             if waited > (min(_GRACE, self.deadline) if alone else self.deadline):
                 self._leave(0, "there was nothing new to save")
@@ -246,9 +245,9 @@ class OrderlyStop:
             threading.Thread(target=self._rescue, args=(training,), daemon=True).start()
 
     def _stopped(self, ear: socket.socket) -> bool:
-        """Hold the main thread where it is; whether it is there between two steps.
+        """Hold the main thread where it is; return whether that is between two steps.
 
-        It runs the handler before anything else when it comes back from where it waits.
+        When the main thread returns from its wait, it runs the handler before anything else.
         """
         self._hold, self._own = True, self._own + 1
         signal.pthread_kill(threading.main_thread().ident, self.caught)
@@ -272,8 +271,8 @@ class OrderlyStop:
         self._leave(0, "a checkpoint is written")
 
     def _unfinished(self) -> str:
-        what = "what was written" if self._writing or self._rescuing else "the step at hand"
-        return f"{what} was not done after {self.limit:g} s"
+        what = "a file" if self._writing or self._rescuing else "the current step"
+        return f"{what} was not finished after {self.limit:g} s"
 
     def _leave(self, code: int, how: str, training: Training | None = None) -> None:
         """End the process from here; the main thread may hold the locks of all files."""
@@ -283,7 +282,7 @@ class OrderlyStop:
             if code and training is not None:
                 newest.append(training.newest())
 
-        # Each may take long, or for ever.
+        # Each may take long, or never return.
         helpers = [
             threading.Thread(target=_try, args=(what,), daemon=True)
             for what in (ask, sys.stdout.flush, sys.stderr.flush)
@@ -305,23 +304,23 @@ def _try(function: Callable[[], Any]) -> None:
 
 
 def _say(descriptor: int, text: str) -> None:
-    """Print from a thread that must not wait: not for a lock, nor for a reader."""
+    """Print from a thread that must not wait for a lock or a reader."""
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [descriptor], [], 0.0)[1]:
             os.write(descriptor, f"\n{text}\n".encode())
 
 
 def _leave_at(deadline: float) -> None:
-    """When the process ends in order, see to it that it does: the input may not let it."""
+    """Make sure that a process which ends in order does end, since the input may prevent it."""
     left = deadline - time.monotonic()
-    if left > 0.0:  # else the request was passed over long ago
+    if left > 0.0:  # else the deadline passed long ago
         timer = threading.Timer(left, os._exit, (0,))
         timer.daemon = True
         timer.start()
 
 
 def _forget_in_child() -> None:
-    """A forked process would tell its signals to its parent, and obey none."""
+    """Disarm in a forked process, which would tell its parent of its signals and obey none."""
     for stop in reversed(_armed[:]):
         with contextlib.suppress(ValueError, OSError):
             stop._give_back()

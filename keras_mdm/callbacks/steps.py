@@ -10,12 +10,12 @@ from keras_mdm import checks, distribute
 class StepCallback(keras.callbacks.Callback):
     """A callback that knows the global step.
 
-    With `chief_only = True` a class is called on the first of several workers only.
+    A class with `chief_only = True` is called only on the first of several workers.
 
     Keras calls `on_train_batch_end` once per *execution* and passes the number that its last batch
-    within the epoch should have. With `steps_per_execution` above 1 counting the calls would be
-    wrong, and so would that number where the data ends within an execution: the model says how many
-    steps there were.
+    within the epoch should have. With `steps_per_execution` above 1 the number of calls would be
+    wrong, and so would that number if the data ends within an execution. So the model tells how
+    many steps there were.
 
     Args:
         initial_step: number of optimizer steps made before this `fit`, when a run is continued.
@@ -32,7 +32,7 @@ class StepCallback(keras.callbacks.Callback):
         """Called after one or more steps: from `previous_step` (exclusive) to `self.step`."""
 
     def crossed(self, every: int, previous_step: int) -> bool:
-        """Whether a multiple of `every` lies among the steps just made."""
+        """Whether a multiple of `every` is among the steps just made."""
         return self.step // every > previous_step // every
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard curves and pictures at the global step, without doubles after a restart."""
+"""TensorBoard curves and pictures at the global step, without duplicates after a restart."""
 
 import time
 from pathlib import Path
@@ -21,13 +21,12 @@ from keras_mdm.pictures.playing import encode_gif
 class EventWriter:
     """Write scalars and pictures for TensorBoard; on the first of several workers only.
 
-    It uses TensorBoard's own file writer rather than `tf.summary`: only this one can write the
-    mark that makes TensorBoard forget the steps which a killed run had made after its last
-    checkpoint.
+    It uses TensorBoard's own file writer rather than `tf.summary`, which cannot write the mark that
+    makes TensorBoard forget the steps of a killed run after its last checkpoint.
 
     Args:
-        log_dir: the directory TensorBoard is pointed at.
-        initial_step: earlier events of later steps are hidden.
+        log_dir: the directory for TensorBoard to read.
+        initial_step: events written before for later steps are hidden.
 
     Example:
 
@@ -42,7 +41,7 @@ class EventWriter:
         checks.integer("initial_step", initial_step, minimum=0)
         self._file = None
         if not distribute.is_chief():
-            return  # of several workers one writes
+            return  # one of several workers writes
         self._file = EventFileWriter(str(log_dir))
         start = SessionLog(status=SessionLog.START)
         self._file.add_event(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
@@ -66,15 +65,15 @@ class EventWriter:
         self._encoded(step, tag, *np.shape(frames)[1:3], content)
 
     def _encoded(self, step: int, tag: str, height: int, width: int, encoded: bytes) -> None:
-        # The plugin's tensor: width, height, then the encoded pictures, all as byte strings. It
-        # serves them as what they are, GIF files too.
+        # The plugin's tensor: width, height, then the encoded pictures, all as byte strings. The
+        # plugin serves them in their own format, also GIF.
         content = [str(width).encode(), str(height).encode(), encoded]
         tensor = make_tensor_proto(np.array(content, dtype=object))
         metadata = image_metadata.create_summary_metadata("", "", converted_to_tensor=True)
         self._add(step, [(tag, tensor, metadata)])
 
     def flush(self) -> None:
-        """Have what was written reach the file."""
+        """Flush pending events to the file."""
         if self._file is not None:
             self._file.flush()
 
@@ -96,10 +95,10 @@ class TensorBoardLogger(StepCallback):
     Args:
         log_dir: directory of the events.
         every: write when a multiple of this many steps is reached.
-        initial_step: steps made before this `fit`; what a killed run logged beyond is hidden.
+        initial_step: steps made before this `fit`; later events of a killed run are hidden.
 
-    `writer` is open to other callbacks, such as `SampleGrid`. It is closed by `close`, not at the
-    end of `fit`, so that the callback serves several calls of `fit`.
+    Other callbacks, such as `SampleGrid`, may use `writer`. `close` closes it, not the end of
+    `fit`, so that the callback serves several calls of `fit`.
 
     Example:
 

@@ -12,14 +12,14 @@ from keras_mdm.callbacks.steps import StepCallback
 class Throughput(StepCallback):
     """Put "images_per_second" and "tflops" into the logs, measured over a sliding window.
 
-    Put it first in the list of callbacks: the later ones see what it adds. The first execution,
-    which compiles, is outside the window.
+    Put it first in the list of callbacks, so that the others see its values. The first execution,
+    which compiles, is not in the window.
 
     Args:
         batch_size: pictures or clips per optimizer step, over all replicas and micro-batches.
-        flop_per_step: arithmetic of an optimizer step over all replicas, such as
-            `keras_mdm.describe.count_step_flop` says; without it there is no "tflops".
-        window: number of executions to look back.
+        flop_per_step: arithmetic of an optimizer step over all replicas, such as that from
+            `keras_mdm.describe.count_step_flop`; without it there is no "tflops".
+        window: number of executions to average over.
         initial_step: see `StepCallback`.
         clock: function that gives seconds.
 

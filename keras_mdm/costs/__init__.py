@@ -1,4 +1,4 @@
-"""What a training costs, held against what a machine has."""
+"""What training costs, compared with what a machine has."""
 
 from keras_mdm.costs.fitting import device_memory, smallest_micro_batches
 

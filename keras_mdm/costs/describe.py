@@ -32,7 +32,7 @@ def _depthwise_convolution(op: tf.Operation) -> int:
 
 
 def _convolution_input(op: tf.Operation) -> int:
-    """Of a transposed convolution, or of the gradient of a convolution's input."""
+    """For a transposed convolution, or the gradient of a convolution's input."""
     *window, _ = op.inputs[1].shape
     return 2 * op.inputs[2].shape.num_elements() * math.prod(window)
 
@@ -68,14 +68,14 @@ FLOP: dict[str, Callable[[tf.Operation], int]] = {
 }
 
 
-# Operations with arithmetic that is not counted: transforms, products that only XLA knows, and
-# functions, such as loops, inside of which nothing is looked for.
+# Operations whose arithmetic is not counted: transforms, products that only XLA knows, and
+# functions such as loops, which are not searched.
 _UNCOUNTED = {"XlaDotV2", "XlaConvV2", "While", "StatelessWhile", "If", "StatelessIf", "Case"}
 _UNCOUNTED |= {"PartitionedCall", "StatefulPartitionedCall", "SparseTensorDenseMatMul"}
 
 
 def warn_of_uncounted(operations: Iterable[tf.Operation]) -> None:
-    """Say which operations of a network are left out of its arithmetic.
+    """Warn which operations of a network are left out of its arithmetic.
 
     Args:
         operations: of the graph.
@@ -83,8 +83,8 @@ def warn_of_uncounted(operations: Iterable[tf.Operation]) -> None:
     found = sorted({op.type for op in operations if op.type in _UNCOUNTED or "FFT" in op.type})
     if found:
         warnings.warn(
-            f"the arithmetic inside of {', '.join(found)} is not counted: a layer of the network "
-            "uses them, and costs more than what is said here",
+            f"the arithmetic inside {', '.join(found)} is not counted: a layer of the network "
+            "uses it and costs more than stated here",
             stacklevel=3,
         )
 
@@ -133,8 +133,8 @@ def count_flop(unet: NestedUNet, text_tokens: int = DEFAULT_TEXT_TOKENS) -> dict
 def count_step_flop(
     unet: NestedUNet, groups: Mapping[str, int], text_tokens: int = DEFAULT_TEXT_TOKENS
 ) -> int:
-    """Arithmetic that an optimizer step is worth: three forward passes of every sample at its
-    levels. What recomputation repeats is not counted, and nothing is taken off for frozen levels.
+    """Arithmetic of an optimizer step, by definition three forward passes of every sample at its
+    levels. Recomputation is not counted, and frozen levels are not deducted.
 
     Args:
         unet: the network.
@@ -159,7 +159,7 @@ def count_step_flop(
 
 
 def _part_of(op_name: str, unet: NestedUNet) -> str:
-    """The part whose name scope an operation lies in; TensorFlow may have numbered the scope."""
+    """The part whose name scope holds an operation; TensorFlow may have numbered the scope."""
     for scope in op_name.split("/"):
         for candidate in (scope, scope.rpartition("_")[0]):
             if candidate in unet.parts:
@@ -168,7 +168,7 @@ def _part_of(op_name: str, unet: NestedUNet) -> str:
 
 
 def _per_level(unet: NestedUNet, by_part: Mapping[str, int]) -> dict[str, int]:
-    """Sum over the parts of a level; what belongs to no outer level belongs to the innermost."""
+    """Sum over the parts of a level; those of no outer level belong to the innermost."""
     found = dict.fromkeys(unet.levels, 0)
     for part, value in by_part.items():
         found[unet.level_of(part)] += value
@@ -185,15 +185,14 @@ def describe(
 ) -> dict[str, Any]:
     """Count the parameters of a network and the arithmetic of one forward pass.
 
-    The layers are built with variables that are never filled and called on placeholders; the
+    The layers are built with variables that are never filled, and called on placeholders; the
     convolutions and matrix products of the resulting graph are counted. So the numbers follow the
-    layers: there is no second formula that could disagree with them.
+    layers, with no second formula that could disagree.
 
     Args:
         network: levels as in `build_nested_unet`, the name of a preset, a `NestedUNetSpec`, a
             `NestedUNet` or any model that `MatryoshkaDiffusion` takes.
-        text_width: as in `build_nested_unet`; for levels and presets only, like the next ones.
-        num_classes: as in `build_nested_unet`.
+        text_width: as in `build_nested_unet`, like `num_classes`; only for levels and presets.
         text_tokens: tokens of the text in the forward pass; ignored without text.
         width: factor on the channels.
 
@@ -201,13 +200,12 @@ def describe(
         dict with `name`; `parameters`; `gflop`, per sample and forward pass, twice the
         multiply-adds of convolutions and matrix products (those of attention included); and
         `levels`, ascending: dicts with `name`, `channels`, `resolutions` (both empty for a network
-        that was not built here), and the `parameters` and
-        `gflop` of the level's own part. The innermost level includes the text conditioning and the
-        class embedding.
+        that was not built here), and the `parameters` and `gflop` of the level's own part. The
+        innermost level includes the text conditioning and the class embedding.
 
     Raises:
         ValueError: if the network cannot be built, or `text_width`, `num_classes` or `width` is
-            given for a network that is built already.
+            given for a network that is already built.
 
     Example:
 

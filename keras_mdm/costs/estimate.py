@@ -1,4 +1,4 @@
-"""What phases of training will cost: arithmetic, memory per device, time, before they are run."""
+"""Estimates of what phases of training will cost: arithmetic, memory per device, time."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# The public constructor fills what it makes.
+# The public constructor fills its variables.
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from keras_mdm import checks
@@ -32,7 +32,7 @@ EFFICIENCY = 0.7
 _ALIASES = {"Identity", "IdentityN", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
 # Outputs that need no memory of their own: weights, which are counted once, and constants.
 _FREE = {"ReadVariableOp", "Const", "Placeholder", "VarHandleOp", "Shape", "NoOp"}
-# Outputs that are written over an input which nobody needs any more.
+# Outputs that overwrite an input which is no longer needed.
 _IN_PLACE = {
     *("Add", "AddV2", "AddN", "Sub", "Mul", "RealDiv", "DivNoNan", "Neg", "Exp", "Erf", "Square"),
     *("Sqrt", "Rsqrt", "Sigmoid", "Tanh", "Maximum", "Minimum", "SelectV2", "BiasAdd", "Softmax"),
@@ -72,22 +72,22 @@ def estimate_training(
 ) -> list[dict[str, Any]]:
     """Estimate what phases of training cost, from the graph of the real layers and gradients.
 
-    Nothing is allocated and nothing runs: forward and backward pass of one micro-batch are traced
-    with the batch sizes that a device sees. Convolutions and matrix products are counted, those of
-    gradients and recomputation included. The memory of activations is that of a walk through the
-    graph in which every tensor lives from its operation to its last use; what the device's
-    libraries take beyond that is not in it (benchmarks/training.py shows how much that was).
+    Nothing is allocated and nothing runs: the forward and backward pass of one micro-batch are
+    traced with the batch sizes that a device sees. Convolutions and matrix products are counted,
+    including those of gradients and recomputation. The memory of activations is that of a walk
+    through the graph in which every tensor lives from its operation to its last use; it excludes
+    what the device's libraries take besides (benchmarks/training.py shows how much that was).
 
     Args:
-        phases: what would be trained.
+        phases: the phases.
         make_unet: function (phase) -> network with the levels of the phase.
         text_tokens: tokens of the text.
         devices: replicas over which a batch is split.
         micro_batches: as in `MatryoshkaDiffusion.compile`.
-        recompute: likewise; levels that a phase does not have are left out.
-        averages: averages of the weights that are kept, power-function averages included.
-        flop_per_second: what one device computes; measured on this machine's first device with a
-            large matrix product unless given.
+        recompute: likewise; levels that a phase does not have are ignored.
+        averages: number of averages of the weights, including power-function averages.
+        flop_per_second: speed of one device; measured on this machine's first device with a large
+            matrix product unless given.
 
     Returns:
         One dict per phase: `levels`, `steps`, `groups`, `parameters`, `gflop` per step and device,
@@ -141,7 +141,7 @@ def estimate_training(
         weights = FLOAT32 * unet.count_params()
         memory = {
             "weights": weights,
-            "gradients": FLOAT32 * moving * (2 if parts > 1 else 1),  # the sum, and those at hand
+            "gradients": FLOAT32 * moving * (2 if parts > 1 else 1),  # their sum, and one part's
             "moments": 2 * FLOAT32 * sum(_elements(v) for v in unet.trainable_variables),
             "averages": averages * weights,
             "activations": activations,
@@ -161,13 +161,13 @@ def estimate_training(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out what `estimate_training` returned as a Markdown table.
+    """Lay out the result of `estimate_training` as a Markdown table.
 
     Args:
         rows: that result.
 
     Returns:
-        A line per phase, and one for the whole.
+        A line per phase, and one for the total.
     """
     lines = [
         "| phase | steps x batch | parameters | TFLOP/step | GB per device (activations) | hours |",
@@ -180,7 +180,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"| {row['gflop'] / 1e3:,.3g} | {memory['total'] / 1e9:,.3g} "
             f"({memory['activations'] / 1e9:,.3g}) | {row['hours']:,.3g} |"
         )
-    lines.append(f"| together | | | | | {sum(row['hours'] for row in rows):,.3g} |")
+    lines.append(f"| total | | | | | {sum(row['hours'] for row in rows):,.3g} |")
     return "\n".join(lines)
 
 
@@ -190,7 +190,7 @@ def trace_step(
     freeze: Sequence[str] = (),
     text_tokens: int = DEFAULT_TEXT_TOKENS,
 ) -> tuple[int, int]:
-    """Trace forward and backward pass of a batch, without values.
+    """Trace the forward and backward pass of a batch, without values.
 
     Args:
         unet: the network; its variables need no values.
@@ -233,10 +233,10 @@ def trace_step(
 
 @contextlib.contextmanager
 def _without_values(unet: NestedUNet) -> Iterator[None]:
-    """Give the network's variables, for a while, resources that hold nothing.
+    """Temporarily give the network's variables resources that hold nothing.
 
-    A stateless scope would give tensors, and recomputation finds the weights of a block by seeing
-    variables being read.
+    A stateless scope would give tensors, but recomputation finds the weights of a block by seeing
+    which variables are read.
     """
     before = [(variable, variable._value) for variable in unet.variables]
     try:
@@ -259,7 +259,7 @@ def peak_memory(operations: Sequence[tf.Operation], results: Sequence[tf.Tensor]
         operations: in the order in which they run.
         results: tensors that stay; their memory is not counted.
     """
-    home: dict[Any, Any] = {}  # the tensor whose memory a tensor lies in; None if it needs none
+    home: dict[Any, Any] = {}  # the tensor whose memory a tensor uses; None if it needs none
     last: dict[Any, int] = {}
     for number, op in enumerate(operations):
         for tensor in op.inputs:
@@ -293,7 +293,7 @@ def peak_memory(operations: Sequence[tf.Operation], results: Sequence[tf.Tensor]
 
 
 def order_of_execution(results: Sequence[tf.Tensor]) -> list[tf.Operation]:
-    """The operations that lead to the results; first ready, first run, as TensorFlow does."""
+    """The operations that lead to the results; the first one ready runs first, as in TensorFlow."""
     needed, waiting = set(), [tensor.op for tensor in results]
     while waiting:
         op = waiting.pop()
@@ -328,7 +328,7 @@ def measured_speed(dtype: str, repeats: int = 5) -> float:
 
     Args:
         dtype: type of the numbers.
-        repeats: how often it is measured; the best counts.
+        repeats: number of measurements; the best counts.
     """
     side, best = 2048, float("inf")
     a = tf.cast(tf.random.stateless_uniform((side, side), (0, 0)), dtype)

@@ -1,4 +1,4 @@
-"""How much memory a device has, and into how many parts a batch must be cut to fit into it."""
+"""The memory of a device, and the number of parts into which a batch must be cut to fit."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from keras_mdm.models import NestedUNet
 from keras_mdm.training.mixing import check_groups
 from keras_mdm.training.phases import Phase
 
-# Where a container's limit stands: version 2 of control groups, and version 1.
+# Files with a container's limit: version 2 of control groups, and version 1.
 _LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -22,10 +22,10 @@ _LIMITS = (
 
 
 def device_memory() -> int:
-    """Return the bytes that one device of this machine has for a training.
+    """Return the bytes that one device of this machine has for training.
 
-    Of a GPU that is what TensorFlow may take of it. CPU devices share the machine's memory, or what
-    a container may take of it, evenly.
+    On a GPU that is the memory that TensorFlow may take. CPU devices evenly share the machine's
+    memory, or a container's part of it.
 
     Returns:
         Bytes per device.
@@ -59,11 +59,11 @@ def smallest_micro_batches(
 ) -> int:
     """Return the smallest number of micro-batches whose estimate fits into a device.
 
-    Numbers are tried that divide every group's rows per device. Activations fall at most in
-    proportion to the micro-batch, which tells how many numbers need no trial: tracing takes long.
+    The candidates divide every group's rows per device. Activations shrink at most in proportion to
+    the micro-batch, so some candidates can be skipped without tracing, which takes long.
 
     Args:
-        phase: what would be trained.
+        phase: the phase.
         make_unet: function (phase) -> network with the levels of the phase.
         devices: replicas over which a batch is split.
         memory: bytes per device, such as `device_memory()`.
@@ -107,7 +107,7 @@ def smallest_micro_batches(
             closest = parts, needed["total"]
         free = memory - needed["total"] + needed["activations"]
         if free <= 0:
-            # More parts than one add a sum of gradients, and nothing else changes.
+            # More than one part adds a sum of gradients; nothing else changes.
             break
         least = max(parts + 1, parts * needed["activations"] / free)
         choices = [n for n in choices if n >= least]

@@ -1,4 +1,4 @@
-"""Networks without memory: to count parameters and arithmetic, nothing needs to be filled."""
+"""Networks without memory: counting parameters and arithmetic needs no values."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _PENDING = "uninitialized_variables"
 def unallocated() -> Iterator[None]:
     """Build layers inside this context without giving their variables values.
 
-    Keras has a scope for that, but it only postpones: it lists the variables, and the end of the
-    next ordinary `StatelessScope`, of which every symbolic call opens one, fills all of them. After
-    describing the 1024 network, drawing one small picture would allocate 2 GB. So the list, a
-    private one of Keras 3.15, is put back as it was.
+    Keras' own scope for this only postpones: it lists the variables, and the end of the next
+    ordinary `StatelessScope`, which every symbolic call opens, fills all of them. After describing
+    the 1024 network, drawing one small picture would allocate 2 GB. So the list, which is private
+    in Keras 3.15, is restored.
 
     Example:
 
@@ -39,8 +39,8 @@ def unallocated() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _values_postponed() -> Iterator[None]:
-    """Let optimizers be made as well: they give some of their variables values, such as a step of
-    0, which Keras refuses inside of its scope, instead of initialisers."""
+    """Also allow optimizers: they give some variables values instead of initialisers, such as a
+    step of 0, which Keras refuses inside its scope."""
     original = keras.Variable.__init__
 
     def init(

@@ -29,16 +29,16 @@ _BATCH = 32
 class EfficientNetLite0:
     """The pooled features of EfficientNet-Lite0 (asset `efficientnet-lite0`), 1280 per picture.
 
-    Not the network of published FID and KID figures, which is Inception-v3: figures made with it
-    compare with each other only.
+    Published FID and KID figures use Inception-v3 instead, so figures made with this network
+    compare only with each other.
 
     Args:
-        size: side that pictures are resized to, bicubic with antialiasing; the network was trained
+        size: side to which pictures are resized, bicubic with antialiasing; the network was trained
             on 224.
         cache_dir: as in `keras_mdm.assets.cache_root`.
 
     Raises:
-        ValueError: when the asset has not been fetched (the error names the command).
+        ValueError: if the asset has not been fetched (the error names the command).
 
     Example:
 
@@ -46,8 +46,8 @@ class EfficientNetLite0:
     >>> features.shape
     (8, 1280)
 
-    Reference: Tan and Le, arXiv 1905.11946, table 1; the "lite" form has no squeeze-and-excitation,
-    and ReLU6.
+    Reference: Tan and Le, arXiv 1905.11946, table 1; the "lite" form uses ReLU6 and no
+    squeeze-and-excitation.
     """
 
     width = 1280
@@ -115,7 +115,7 @@ def _convolve(
 
 
 def _folded(state: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernels and biases of all convolutions in order, their normalisations folded in."""
+    """Kernels and biases of all convolutions in order, with normalisations folded in."""
 
     def pair(convolution: str, norm: str, *, depthwise: bool = False) -> tuple:
         kernel = state[f"{convolution}.weight"].astype("float64")

@@ -13,7 +13,7 @@ class KID:
     """Result of `kernel_distance`.
 
     Attributes:
-        value: the unbiased estimate; around 0, also below it, for sets of one distribution.
+        value: the unbiased estimate; around 0, even negative, for sets of one distribution.
         standard_error: its standard deviation over draws of the two sets, by the jackknife.
         first: number of pictures in the first set.
         second: number of pictures in the second set.
@@ -32,14 +32,14 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> KID:
     """Estimate the squared maximum mean discrepancy of two sets of features without bias.
 
     The kernel is (x.y / D + 1)^3. All pairs are used, not random subsets, so the result is the
-    same every time; the error follows from leaving out every picture once, in closed form.
+    same every time. The error comes from leaving out each picture once, in closed form.
 
     Args:
-        first: (N, D) features, of the real pictures, say.
-        second: (M, D) features. The two sets are taken to be independent.
+        first: (N, D) features, for example of the real pictures.
+        second: (M, D) features. The two sets are assumed to be independent.
 
     Returns:
-        A `KID`; its `str` is 1000 times the value, as it is usually given.
+        A `KID`; its `str` is 1000 times the value, as usually reported.
 
     Raises:
         ValueError: if there are fewer than three pictures, the widths differ, or a feature is not
@@ -87,7 +87,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> KID:
 
 
 def real_floor(features: np.ndarray, *, seed: int = 0) -> KID:
-    """Distance of one half of a set from the other: what the best model could reach.
+    """Distance of one half of a set from the other: the best that a model could reach.
 
     Args:
         features: (N, D), at least six.

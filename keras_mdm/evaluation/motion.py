@@ -1,8 +1,8 @@
 """How the drawing in a clip moves: displacement, scale and rotation from frame to frame.
 
-For clips of one thing on white. Nothing is learned: the place is the centre of what is not white,
-the size its root mean square radius, and the turn the shift that matches the picture of one frame,
-sampled on circles around its centre, with that of the next.
+For clips of one thing on white. Nothing is learned: the position is the centre of the non-white
+pixels, the size their root mean square radius, and the turn the shift that best matches one frame,
+sampled on circles around its centre, with the next.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +15,20 @@ from keras_mdm import checks
 # Quantities of a track, in this order.
 COLUMNS = ("right", "down", "log_scale", "angle")
 
-# What is less than this away from white is paper: generated pictures are a little uneven.
+# Pixels closer to white than this are paper, since generated pictures are a little uneven.
 _PAPER = 24.0
 _ANGLES, _RADII = 72, 12
-# From one frame to the next nothing turns by more; it keeps symmetrical drawings from jumping.
+# Largest turn from one frame to the next; it keeps symmetrical drawings from jumping.
 _LARGEST_TURN = np.pi / 4
 
 
 class Recognised(NamedTuple):
-    """Which of some motions clips show, and how much of them.
+    """Which motions clips show, and how much of them.
 
     Attributes:
         names: the nearest motion of each clip.
-        amounts: (n,) how far each clip goes along the motion that was asked for: 1 as far as it
-            should, 0 not at all, negative the wrong way.
+        amounts: (n,) how far each clip goes along the requested motion: 1 as far as it should, 0
+            not at all, negative the wrong way.
     """
 
     names: tuple[str, ...]
@@ -42,12 +42,12 @@ def track(clips: np.ndarray) -> np.ndarray:
         clips: uint8 (n, T, S, S, 3), on white.
 
     Returns:
-        float64 (n, T, 4), relative to the first frame: how far the drawing is to the right and
-        below, in widths of the picture, the logarithm of its scale, and its clockwise turn in
-        radians. A clip of white paper does not move.
+        float64 (n, T, 4), relative to the first frame: the displacement of the drawing to the right
+        and downwards, in widths of the picture, the logarithm of its scale, and its clockwise turn
+        in radians. A white clip does not move.
 
     Raises:
-        ValueError: if the clips have another form.
+        ValueError: if the clips have another shape or type.
 
     Example:
 
@@ -133,19 +133,19 @@ def recognise(
 ) -> Recognised:
     """Name the motion of every clip: the nearest of the given ones.
 
-    Tracks are compared in units of the largest change of every quantity over all motions, so that
-    half a picture to the right and a third of a turn weigh the same.
+    For comparison every quantity is divided by its largest change over all motions, so that half a
+    picture to the right and a third of a turn weigh the same.
 
     Args:
         tracks: (n, T, 4), from `track`.
-        motions: (T, 4) by name: how things would move exactly.
+        motions: (T, 4) by name: the exact tracks.
         asked: the motion that each clip should show.
 
     Returns:
         Names and amounts.
 
     Raises:
-        ValueError: if the numbers of frames differ, or an asked motion is unknown.
+        ValueError: if the numbers of frames differ, or a requested motion is unknown.
 
     Example:
 
@@ -180,15 +180,15 @@ def recognise(
 
 
 def summary(found: Recognised, asked: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Shares and amounts by motion, and of all clips together.
+    """Shares and amounts by motion, and over all clips.
 
     Args:
         found: from `recognise`.
         asked: the motion that each clip should show.
 
     Returns:
-        dict by motion, and "all", of "clips", "recognised" (share whose nearest motion is the asked
-        one) and "amount" (mean).
+        dict by motion, and "all", of "clips", "recognised" (share whose nearest motion is the one
+        requested) and "amount" (mean).
     """
     right = np.array([name == wanted for name, wanted in zip(found.names, asked, strict=True)])
     rows = {"all": np.ones(len(asked), bool)}

@@ -1,4 +1,4 @@
-"""Does a generated picture look like the drawing that was asked for? By nearest neighbours."""
+"""Whether generated pictures look like the requested drawings, by nearest neighbours."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ class Retrieval:
     """Result of `retrieval`; the dictionaries are keyed by k.
 
     Attributes:
-        share: share of the pictures with the asked concept among the k nearest drawings.
+        share: share of the pictures with the requested concept among the k nearest drawings.
         standard_error: sqrt(p (1 - p) / pictures) of that share.
         chance: the share that random pictures would reach.
         pictures: number of generated pictures.
@@ -47,17 +47,17 @@ def retrieval(
     size: int = 16,
     k: Sequence[int] = (1, 5),
 ) -> Retrieval:
-    """Look for the asked concept among the nearest drawings of each generated picture.
+    """Look for the requested concept among the nearest drawings of each generated picture.
 
     Distances are between pixels, L2, after area averaging to `size`. This is blind to details but
     needs no feature network, and chance is known exactly.
 
     Args:
         images: (B, H, W, 3) generated pictures, uint8 or floats on the scale of the gallery.
-        targets: (B,) the concept each of them was asked to show.
+        targets: (B,) the concept that each should show.
         gallery: (G, H', W', 3) real drawings.
         concept_ids: (G,) their concepts; a concept may have several drawings.
-        size: side the pictures are averaged to.
+        size: side to which the pictures are averaged.
         k: numbers of neighbours to look at.
 
     Returns:
@@ -129,7 +129,7 @@ def _features(images: np.ndarray, size: int) -> np.ndarray:
 def _ranks(
     images: np.ndarray, targets: np.ndarray, gallery: np.ndarray, concept_ids: np.ndarray
 ) -> np.ndarray:
-    """(B,) number of drawings that are nearer than the nearest one of the asked concept."""
+    """(B,) number of drawings nearer than the nearest one of the requested concept."""
     norms = np.sum(gallery**2, axis=1)
     ranks = []
     for i in range(0, len(images), _CHUNK):
@@ -142,7 +142,7 @@ def _ranks(
 
 
 def _chance(targets: np.ndarray, concept_ids: np.ndarray, k: int) -> float:
-    """Probability that k drawings taken at random include the asked concept, over the targets."""
+    """Mean probability over the targets that k random drawings include the requested concept."""
     drawings = len(concept_ids)
     k = min(k, drawings)
     total = 0.0

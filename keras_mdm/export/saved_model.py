@@ -35,21 +35,21 @@ def export_saved_model(
 ) -> Path:
     """Write a model, sampling loop included, as a SavedModel.
 
-    The signature `serving_default` takes the conditions of the network, `text` `(B, L, D)` float32
+    The signature `serving_default` takes the conditions of the network: `text` `(B, L, D)` float32
     with `text_mask` `(B, L)` float32, `pooled` `(B, P)`, or `label` `(B,)` int32, or `num_images`
-    for a network without conditions, `low_res` `(B, h, w, C)` uint8 of any size for one that sees a
-    picture, micro-conditions `(B,)`, and the scalars `steps` int32,
-    `guidance_scale` float32 and `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or
-    clips, by level name. Both halves of the guidance are always computed. What `generate` would
-    refuse fails with `tf.errors.InvalidArgumentError`, in TensorFlow Serving too: steps outside of
-    the training schedule, a guidance scale, text or pooled vector that is not finite, classes that
-    do not exist, other numbers of rows.
+    for a network without conditions; `low_res` `(B, h, w, C)` uint8 of any size if it sees a
+    picture; micro-conditions `(B,)`; and the scalars `steps` int32, `guidance_scale` float32 and
+    `seed` int64. It returns uint8 pictures `(B, H, W, C)`, or clips, by level name. Both halves of
+    the guidance are always computed. Inputs that `generate` would refuse fail with
+    `tf.errors.InvalidArgumentError`, also in TensorFlow Serving: steps outside the training
+    schedule, a guidance scale, text or pooled vector that is not finite, classes that do not exist,
+    different numbers of rows.
 
     Args:
         model: the model.
-        directory: where to write; must not exist or be empty.
+        directory: where to write; must be empty or not exist.
         sampler: as in `generate`, fixed in the export.
-        eta: share of fresh noise of DDIM.
+        eta: share of fresh noise in DDIM.
         threshold: threshold of the estimates, as in `generate`; the model's own unless given.
         guidance: as in `generate`.
         grid: kind of the time grid.
@@ -87,10 +87,10 @@ def export_saved_model(
     if conditional and not nulls.trained_null(model):
         warnings.warn(
             "the model was trained without dropping its conditions "
-            f"(cond_dropout={model.cond_dropout}): call what is exported with guidance_scale=1",
+            f"(cond_dropout={model.cond_dropout}): call the export with guidance_scale=1",
             stacklevel=2,
         )
-    samplers.get(sampler, eta=eta)  # raises for what is out of range
+    samplers.get(sampler, eta=eta)  # raises for values out of range
     plan = SamplingPlan(
         sampler=sampler,
         renewed=eta > 0.0,
@@ -124,7 +124,7 @@ def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
         found["label"] = tf.TensorSpec((None,), tf.int32, name="label")
     channels = low_res_channels(spec)
     if channels:
-        # Of any size; of clips one picture, which is held.
+        # Of any size; for clips one picture, which is held.
         found[LOW_RES] = tf.TensorSpec((None, None, None, channels), tf.uint8, name=LOW_RES)
     for name in spec.micro_conditions:
         found[name] = tf.TensorSpec((None,), tf.float32, name=name)
@@ -138,7 +138,7 @@ class _Sampler(tf.Module):
         super().__init__()
         held = model.averages.held(plan.weights)
         extra = [*model.residual_std.values(), *model.null_condition.values()]
-        # What the graph reads has to be tracked, or it would not be written.
+        # Variables that the graph reads must be tracked, or they would not be written.
         self.held = [variable.value for variable in [*held, *extra]]
         specs = _condition_specs(model)
         if not specs:

@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, captions, contact sheets."""
+"""Pictures made of pictures: grids, captions, contact sheets."""
 
 import io
 import math
@@ -26,7 +26,7 @@ def image_grid(images: np.ndarray, columns: int | None = None, *, gap: int = 2) 
         gap: width of the white lines between pictures.
 
     Returns:
-        uint8 (height, width, C); places without a picture are white.
+        uint8 (height, width, C); empty places are white.
 
     Example:
 
@@ -59,8 +59,8 @@ def captioned_grid(
     """One row per level, one column per prompt, the prompt under its column.
 
     Args:
-        images_by_level: {level: uint8 (B, H, W, C)}, lowest first; of clips the first frame. Grey
-            ones become RGB, transparent ones lie on white.
+        images_by_level: {level: uint8 (B, H, W, C)}, lowest first; clips show their first frame.
+            Grey pictures become RGB, transparent ones are put on white.
         prompts: B captions; long ones are wrapped.
         size: height of every cell; by default the highest level's. Pictures are enlarged by whole
             pixels (nearest neighbour), never smoothed, and keep their aspect.
@@ -158,9 +158,9 @@ def contact_sheet(
 
 
 def wrap_text(text: str, width: int, font: Font) -> list[str]:
-    """Break a text into lines of at most `width` pixels, between words and, if need be, inside.
+    """Break a text into lines of at most `width` pixels, between words or, if needed, inside them.
 
-    Of a text that is no title any more only the beginning is kept.
+    Only the beginning of a very long text is kept.
     """
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
@@ -173,7 +173,7 @@ def wrap_text(text: str, width: int, font: Font) -> list[str]:
         if line:
             lines.append(line)
         while font.getlength(word) > width and len(word) > 1:
-            # From the front: a word may be a thousand lines long.
+            # From the front: a word may fill a thousand lines.
             cut = 1
             while font.getlength(word[: cut + 1]) <= width:
                 cut += 1
@@ -192,7 +192,7 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def on_white(images: np.ndarray) -> np.ndarray:
-    """Pictures as they are looked at: RGB, where they are transparent on white.
+    """Pictures as they are shown: RGB, with white where they are transparent.
 
     Args:
         images: uint8 (B, H, W, C), or clips (B, T, H, W, C); C is 1, 3 or 4.
@@ -201,7 +201,7 @@ def on_white(images: np.ndarray) -> np.ndarray:
         uint8 of the same shape with three channels.
 
     Raises:
-        ValueError: if they are something else.
+        ValueError: if they have another shape or type.
 
     Example:
 
@@ -232,7 +232,7 @@ def _as_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def _width_at(height: int, images: np.ndarray) -> int:
-    """Width of pictures `(..., H, W, C)` that are shown at a height."""
+    """Width of pictures `(..., H, W, C)` shown at a given height."""
     return max(1, round(height * images.shape[-2] / images.shape[-3]))
 
 

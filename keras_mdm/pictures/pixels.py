@@ -1,11 +1,11 @@
-"""Pixels as files and as the process have them: the one place that goes between the two."""
+"""The one place that converts between the pixels of files and those of the process."""
 
 from typing import Any
 
 import tensorflow as tf
 
-# Channels of pictures that files can hold: grey, RGB, RGB with transparency. Data with another
-# number are codes.
+# Channels of pictures that files can hold: grey, RGB, RGB with transparency. Data with other
+# numbers of channels are codes.
 PICTURE_CHANNELS = (1, 3, 4)
 
 
@@ -30,7 +30,7 @@ def to_uint8(values: tf.Tensor) -> tf.Tensor:
     """Turn values in [-1, 1] into uint8 pixels; undoes `to_unit`.
 
     Args:
-        values: floats of any shape; what is outside of the range is clipped.
+        values: floats of any shape; values outside the range are clipped.
 
     Returns:
         uint8 of the same shape: round((x + 1) * 127.5).

@@ -1,4 +1,4 @@
-"""Clips that play: GIF and mp4 files of what `generate` returned."""
+"""Clips that play: GIF and mp4 files of the clips that `generate` returns."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ def animated_grid(
 ) -> np.ndarray:
     """One row per level, one column per prompt, as frames of a clip.
 
-    Levels with fewer frames hold each of theirs for as long as it stands for: an image level shows
-    the same picture throughout.
+    Levels with fewer frames show each of theirs for longer: an image level shows the same picture
+    throughout.
 
     Args:
         clips_by_level: {level: uint8 (B, T, H, W, C) or, for images, (B, H, W, C)}, lowest first.
@@ -27,7 +27,7 @@ def animated_grid(
         size: side of every cell, see `captioned_grid`.
 
     Returns:
-        uint8 (T, height, width, 3), T that of the longest clip.
+        uint8 (T, height, width, 3), where T is that of the longest clip.
 
     Raises:
         ValueError: if the number of frames of a level does not divide that of the longest.
@@ -63,17 +63,17 @@ def animated_grid(
 
 
 def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
-    """Frames as the bytes of a GIF file that plays for ever, every one of them, equal ones too.
+    """Frames as the bytes of a GIF file that plays for ever and keeps every frame, even equal ones.
 
     Args:
         frames: uint8 (T, H, W, C) of 1, 3 or 4 channels; on white where they are transparent.
-        frames_per_second: speed; GIF counts in hundredths of a second, all frames last as long.
+        frames_per_second: speed, rounded to hundredths of a second per frame, as GIF needs.
 
     Returns:
         The bytes.
 
     Raises:
-        ValueError: if the frames have another form.
+        ValueError: if the frames have another shape or type.
     """
     frames, speed = _check(frames, frames_per_second, fastest=50.0)
     # One palette for all frames, or flat areas would flicker.
@@ -81,7 +81,7 @@ def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
     tall = Image.fromarray(np.concatenate(list(frames), axis=0))
     palette = tall.quantize(256, method=Image.Quantize.MEDIANCUT)
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    # Pillow's own writer makes one frame of several that are equal: a clip would lose frames.
+    # Pillow's own writer merges equal frames, so a clip would lose some.
     lasts = max(20, round(1000.0 / speed / 10.0) * 10)
     header, _ = GifImagePlugin.getheader(pictures[0].copy(), info={"loop": 0, "duration": lasts})
     pieces, shown = list(header), None
@@ -95,7 +95,7 @@ def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
 
 
 def _changed(before: np.ndarray | None, after: np.ndarray) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of what is different in a frame; one pixel if nothing is."""
+    """(left, top, right, bottom) of the changed area of a frame; one pixel if nothing changed."""
     if before is None:
         return 0, 0, *after.shape[::-1]
     rows, columns = np.nonzero(before != after)
@@ -116,7 +116,7 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
         The bytes.
 
     Raises:
-        ValueError: if the frames have another form, or PyAV is not installed.
+        ValueError: if the frames have another shape or type, or PyAV is not installed.
     """
     frames, speed = _check(frames, frames_per_second, fastest=240.0)
     if checks.integer("quality", quality, minimum=0) > 51:
@@ -133,7 +133,7 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
     edges = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
     frames = np.pad(frames, edges, mode="edge")
     # The index goes in front, so that browsers begin before they have the whole file. For that the
-    # encoder reads again what it wrote: a buffer would not do.
+    # encoder reads its output again, which needs a file.
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "clip.mp4"
         with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
@@ -153,20 +153,20 @@ def write_clip(
     frames_per_second: float = 8.0,
     smallest: int = 128,
 ) -> Path:
-    """Write a clip as a GIF or an mp4 file, by the ending of its name.
+    """Write a clip as a GIF or an mp4 file, depending on the ending of its name.
 
     Args:
         path: the file, ending in .gif or .mp4.
         frames: uint8 (T, H, W, C).
         frames_per_second: speed.
-        smallest: smaller clips are enlarged by whole pixels until their shorter side has this many,
-            as players would smear them.
+        smallest: clips whose shorter side has fewer pixels are enlarged by a whole factor, as
+            players would blur them.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: if the ending is another one, or the frames have another form.
+        ValueError: if the ending is another one, or the frames have another shape or type.
 
     Example:
 

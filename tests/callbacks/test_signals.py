@@ -40,13 +40,13 @@ def run(where, folder, *signals):
     ("where", "code", "seconds", "said", "written"),
     [
         ("building", 0, (1.0, 2.5), "there was nothing new to save", None),
-        ("python", 0, (0.0, 1.0), "what was made is on the disk", None),
+        ("python", 0, (0.0, 1.0), "all results are on disk", None),
         ("input", 0, (1.0, 3.5), "a checkpoint is written", "checkpoint"),
         ("wakes", 0, (3.0, 3.9), "a checkpoint is written", "checkpoint"),
-        ("step", None, (3.9, 6.5), "the step at hand was not done after 4 s; the newest", None),
-        ("disk", None, (3.9, 6.5), "what was written was not done after 4 s; the newest", None),
-        ("writing", 0, (1.5, 3.9), "what was made is on the disk", "model"),
-        ("leaves", 0, (3.9, 6.5), "what was made is on the disk", None),
+        ("step", None, (3.9, 6.5), "the current step was not finished after 4 s; the newest", None),
+        ("disk", None, (3.9, 6.5), "a file was not finished after 4 s; the newest", None),
+        ("writing", 0, (1.5, 3.9), "all results are on disk", "model"),
+        ("leaves", 0, (3.9, 6.5), "all results are on disk", None),
     ],
 )
 def test_it_ends_in_time(tmp_path, number, where, code, seconds, said, written):
@@ -54,8 +54,8 @@ def test_it_ends_in_time(tmp_path, number, where, code, seconds, said, written):
     assert found == (128 + number if code is None else code), printed
     assert seconds[0] <= took <= seconds[1], printed
     assert f"Stopped by {number.name}; {said}" in printed and "went on" not in printed
-    assert f"To go on: {sys.executable} {PROGRAM} {where}" in printed
-    assert ("once more ends at once" in printed) == (number == INT)
+    assert f"To continue: {sys.executable} {PROGRAM} {where}" in printed
+    assert ("a second one ends at once" in printed) == (number == INT)
     assert [path.name for path in tmp_path.iterdir()] == ([written] if written else [])
 
 

@@ -137,7 +137,7 @@ def test_what_is_not_counted_is_said():
             return super().call(z + real[..., None], time_embedding)
 
     unet = build_nested_unet([LevelSpec(8, channels=(24,), innermost_level=Spectral)])
-    with pytest.warns(UserWarning, match="arithmetic inside of FFT2D is not counted"):
+    with pytest.warns(UserWarning, match="arithmetic inside FFT2D is not counted"):
         count_flop(unet)
 
 

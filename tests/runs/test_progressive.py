@@ -521,7 +521,7 @@ def test_sigterm_writes_a_checkpoint_and_leaves_no_trace(whole, tmp_path, capsys
         train(tmp_path, watch=watch)
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert "SIGTERM" in printed and "To go on:" in printed
+    assert "SIGTERM" in printed and "To continue:" in printed
     assert checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-2").name == "step-0000003"
     assert signal.getsignal(signal.SIGTERM) is before
     assert_same(train(tmp_path), whole[0])

@@ -61,7 +61,7 @@ def assert_last_step(folder):
 def test_a_checkpoint_of_the_last_step(tmp_path, where, number):
     code, took, printed = run(program(where, tmp_path), number)
     assert code == 0 and 0.4 < took < 9.0, printed
-    assert f"Stopped by {number.name}; a checkpoint is written. To go on:" in printed
+    assert f"Stopped by {number.name}; a checkpoint is written. To continue:" in printed
     assert "went on" not in printed
     assert_last_step(tmp_path)
 
