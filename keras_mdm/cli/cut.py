@@ -11,14 +11,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `cut` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
     """
     parser = subparsers.add_parser(
         "cut",
-        help="make a smaller model of the inner levels of a trained one",
+        help="make a smaller model from the inner levels of a trained one",
         description="Writes the levels up to LEVEL as a model of its own, averages included. One "
         "checkpoint of a model trained with mixed resolutions therefore gives several "
         "models. If it was trained without them, a warning says that the inner levels "

@@ -12,7 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `data` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm import callbacks, data
         from keras_mdm.data import overview
 
-    # All that is broken is to be listed, so nothing is too much.
+    # Broken records are to be listed, so any share of them is allowed.
     source = data.open_images(args.source, max_skipped=1.0)
     found = overview.look(source, limit=args.records or None)
     print(overview.report(found, source.label_names))

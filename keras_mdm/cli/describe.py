@@ -9,7 +9,7 @@ from typing import Any
 from keras_mdm import checks
 from keras_mdm.cli.quiet import quiet_start
 
-# Options that mean nothing without --phases, and what they are unless given.
+# Options that mean nothing without --phases, and their defaults.
 FOR_PHASES = {
     "devices": 1,
     "micro_batches": 1,
@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `describe` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.

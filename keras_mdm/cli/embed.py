@@ -10,7 +10,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `embed` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -57,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `keras-mdm embed` and print what came of it.
+    """Carry out `keras-mdm embed` and print the result.
 
     Args:
         args: the parsed arguments of `add_parser`.
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     kind = args.kind
     if kind == "auto":
         kind = "videos" if args.captions or data.holds_clips(args.source) else "pictures"
-    # Which files can be used is found out when they are.
+    # Unusable files only show when they are read.
     if kind == "videos":
         source = data.open_clips(args.source, captions=args.captions, max_skipped=1.0)
     else:

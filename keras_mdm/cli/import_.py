@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `import` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: if a file cannot be read, or weights and configuration do not fit.
+        ValueError: if a file cannot be read, or weights and configuration do not match.
     """
     if args.out.suffix != ".keras":
         raise checks.error(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _save_sparingly(model: "MatryoshkaDiffusion", path: Path) -> None:
-    """Write a `.keras` archive by way of a directory: Keras would hold all of it in memory."""
+    """Write a `.keras` archive through a directory; Keras would hold all of it in memory."""
     with temporary_directory(path) as scratch:
         directory = scratch / "model"
         model.save(directory, zipped=False)
@@ -125,7 +125,7 @@ def _size(given: int | None, config: dict[str, Any]) -> int:
 
 
 def summary(model: "MatryoshkaDiffusion") -> str:
-    """Levels, parameters and schedule of a model, a line each.
+    """Levels, parameters and schedule of a model, one line each.
 
     Args:
         model: the model.

@@ -17,10 +17,10 @@ from keras_mdm.cli import launch_guard, train
 from keras_mdm.cli.launch_output import Relay
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# How long workers get to end after a signal before they are killed; they take 28 s at most, and
-# with the killing it is 30.
+# Seconds that workers get to end after a signal before they are killed; they take 28 s at most, and
+# killing them brings it to 30.
 PATIENCE = 29.0
-# How long what they have printed may wait for a reader then, and after a killing.
+# Seconds that their output may then wait for a reader, and after killing them.
 LAST_WORDS, AFTER_KILLING = 5.0, 1.0
 
 
@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `launch` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -67,11 +67,12 @@ def run(args: argparse.Namespace) -> int:
         args: the parsed arguments of `add_parser`.
 
     Returns:
-        0 if all workers ended well, else the exit code of the first that did not in the last
-        attempt.
+        0 if all workers of the last attempt ended well, else the exit code of the first that did
+        not.
 
     Raises:
-        ValueError: if the program is no file, or there is no such recipe, or the number is below 1.
+        ValueError: if the program is not a file, the recipe does not exist, or the number is below
+            1.
     """
     count = checks.integer("workers", args.workers, minimum=1)
     program, arguments = args.program, args.arguments
@@ -106,7 +107,7 @@ def _attempt(count: int, program: list[str]) -> tuple[int, bool]:
                     env={**os.environ, "TF_CONFIG": json.dumps(config)},
                     stdout=writing,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # the terminal's Ctrl-C comes by way of this process
+                    start_new_session=True,  # this process forwards the terminal's Ctrl-C
                 )
                 tell(f"+{process.pid}")
                 os.close(writing)
@@ -119,7 +120,7 @@ def _attempt(count: int, program: list[str]) -> tuple[int, bool]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment, all different."""
+    """Different ports on which nobody listens at the moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for found in sockets:
@@ -129,7 +130,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def _noted_signals() -> Iterator[list[int]]:
-    """What came in the body of the `with` statement."""
+    """Note the signals that come in the body of the `with` statement."""
     received: list[int] = []
     before = {}
     for number in SIGNALS:
@@ -146,7 +147,7 @@ def _noted_signals() -> Iterator[list[int]]:
 def _guarded(count: int) -> Iterator[tuple[Callable[[str], None], list[tuple[int, int]]]]:
     """Have another process end the workers if this one is gone.
 
-    Yields what tells it about them, and the pipes for what they print: (reading, writing).
+    Yields the function that tells it about them, and pipes for their output: (reading, writing).
     """
     outputs = [os.pipe() for _ in range(count)]
     reading = [output for output, _ in outputs]
@@ -167,7 +168,7 @@ def _guarded(count: int) -> Iterator[tuple[Callable[[str], None], list[tuple[int
         yield tell, outputs
     finally:
         with contextlib.suppress(OSError):
-            guard.stdin.close()  # the end of the launcher, as far as it can see
+            guard.stdin.close()  # to the guard, this is the end of the launcher
         if sys.exc_info()[0] is None:
             guard.wait()
 
@@ -181,7 +182,7 @@ def _wait(
     """Wait for all; forward signals; when one fails, end the others.
 
     Returns:
-        The exit code, and when those that did not end were or would have been killed.
+        The exit code, and the time at which workers that do not end are killed.
     """
     failed, deadline, forwarded, running = 0, None, 0, list(processes)
     while True:
@@ -196,7 +197,7 @@ def _wait(
             _signal(running, signal.SIGTERM)
             deadline = deadline or now + PATIENCE
         for number in received[forwarded:]:
-            # A second Ctrl-C is meant; closing the terminal is a request as any other.
+            # A second Ctrl-C is meant; closing the terminal is a request like any other.
             if number == signal.SIGINT and forwarded:
                 deadline = now
             _signal(running, signal.SIGTERM if number == signal.SIGHUP else number)
@@ -204,7 +205,7 @@ def _wait(
             forwarded += 1
         if not running:
             if deadline is not None:
-                _kill_groups(processes)  # what they have started and left
+                _kill_groups(processes)  # processes that the workers left behind
             return 128 - failed if failed < 0 else failed, deadline
         if deadline is not None and now >= deadline:
             _kill_groups(running)
@@ -212,7 +213,8 @@ def _wait(
 
 
 def _hear_out(relay: Relay, received: list[int], deadline: float | None) -> None:
-    """Wait until all is printed: for ever, as any program waits for a reader, until a signal."""
+    """Wait until all is printed: without a limit, as any program waits for its reader, until a
+    signal comes."""
     until = math.inf
     while relay.is_alive() and time.monotonic() < until:
         if received and until == math.inf:
@@ -228,7 +230,7 @@ def _signal(processes: list[subprocess.Popen], number: int) -> None:
 
 
 def _kill_groups(processes: list[subprocess.Popen]) -> None:
-    """Kill workers with all that they have started; each has a group of its own."""
+    """Kill workers and all processes that they started; each has a group of its own."""
     for process in processes:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""Ends the workers of `keras-mdm launch` when it is gone, be it by SIGKILL.
+"""Ends the workers of `keras-mdm launch` when it is gone, even by SIGKILL.
 
-Run by its path as a process of its own, so that it starts at once and holds nothing of TensorFlow.
-Lines on its standard input say which workers there are, `+PID`, and which have ended, `-PID`; the
-end of the input is that of the launcher.
+It is run by its path as a process of its own, so that it starts at once and without TensorFlow.
+Lines on its standard input say which workers have started, `+PID`, and which have ended, `-PID`;
+the input ends with the launcher.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ def main(patience: str, *outputs: str) -> None:
 
     Args:
         patience: seconds that they get.
-        *outputs: descriptors of the pipes that they print to. Who still prints must find a reader,
-            or would fail before it has written its checkpoint.
+        *outputs: descriptors of the pipes that they print to. A worker that still prints needs a
+            reader, or it would fail before writing its checkpoint.
     """
     workers: set[int] = set()
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""What the workers of `keras-mdm launch` print, line by line, each with the worker's number."""
+"""The output of `keras-mdm launch`'s workers, line by line, each with the worker's number."""
 
 import codecs
 import collections
@@ -10,24 +10,23 @@ import sys
 import threading
 from collections.abc import Sequence
 
-# As much as a pipe holds: one read takes all that a worker has said.
+# As much as a pipe holds: one read takes everything in it.
 _PIECE = 1 << 16
 # The most that a pipe can be set to hold, and so the most that a worker can have left in it.
 _LEFT = 1 << 20
-# A line that goes on longer is printed in parts, or a flood without an end of line would be kept
-# in memory.
+# A longer line is printed in parts, or a flood without an end of line would be kept in memory.
 _LONGEST = 1 << 16
 _PAUSE = 0.1
 
 
 class Relay(threading.Thread):
-    """Prints what comes out of pipes, and what the launcher says, in one thread.
+    """Prints the contents of pipes and the launcher's own lines, in one thread.
 
-    One thread with one write for all complete lines of a piece. A thread per worker with a `print`
-    per line kept the lock of `sys.stdout` nearly always taken: the launcher, which prints too, had
-    to wait for it before it could end anybody, and for ever where nobody read. So this thread
-    writes to the descriptor, where it holds no lock of Python's while it waits for a reader, and
-    the launcher only leaves it notes.
+    One write prints all complete lines of a piece. With a thread per worker and a `print` per line,
+    the lock of `sys.stdout` was nearly always taken: the launcher, which prints too, had to wait
+    for it before it could end a worker, and for ever if nobody read. So this thread writes to the
+    descriptor, which holds no lock of Python's while waiting for a reader, and the launcher only
+    leaves it notes.
 
     Args:
         pipes: descriptors to read from, one per worker; closed at the end.
@@ -38,26 +37,26 @@ class Relay(threading.Thread):
         self._workers = {pipe: _Lines(f"[{index}] ") for index, pipe in enumerate(pipes)}
         self._notes: collections.deque[str] = collections.deque()
         self._finishing = threading.Event()
-        with contextlib.suppress(OSError, ValueError):  # what was printed before comes before
+        with contextlib.suppress(OSError, ValueError):  # earlier output comes first
             sys.stdout.flush()
 
     def say(self, note: str) -> None:
-        """Print a line of the launcher's own, soon; never waits."""
+        """Print a line of the launcher's own soon, without waiting."""
         self._notes.append(f"{note}\n")
 
     def finish(self) -> None:
-        """Have the thread end after what the pipes hold now.
+        """Have the thread end after the current contents of the pipes.
 
-        Their end may never come: what a worker has started and left holds them open, and may print.
+        Their end may never come: processes that a worker left behind hold them open, and may print.
         """
         self._finishing.set()
 
     def run(self) -> None:
-        """Forward until all pipes have ended, or `finish`; reads on where nobody listens."""
+        """Forward until all pipes have ended, or `finish`; keep reading even if nobody listens."""
         opened = dict.fromkeys(self._workers, _LEFT)
         try:
             while True:
-                finishing = self._finishing.is_set()  # before looking: nothing may come between
+                finishing = self._finishing.is_set()  # read first: nothing may come in between
                 ready = select.select(list(opened), [], [], 0.0 if finishing else _PAUSE)[0]
                 for pipe in ready:
                     piece = os.read(pipe, _PIECE)
@@ -84,7 +83,7 @@ class Relay(threading.Thread):
             return
         try:
             written = sys.stdout.fileno()
-        except (AttributeError, OSError, ValueError):  # a notebook, or a test that catches it
+        except (AttributeError, OSError, ValueError):  # a notebook, or a test that captures it
             print(text, end="", flush=True)
             return
         data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
@@ -97,7 +96,7 @@ class Relay(threading.Thread):
 
 
 class _Lines:
-    """Cuts what a worker prints into lines, whatever ends them, also progress bars."""
+    """Cuts a worker's output into lines at any kind of line end, including progress bars."""
 
     def __init__(self, prefix: str):
         self._prefix, self._open = prefix, ""
@@ -113,7 +112,7 @@ class _Lines:
         return "".join(f"{self._prefix}{line}\n" for line in lines)
 
     def rest(self) -> str:
-        """The last line, where it has no end."""
+        """The last line, if it has no end."""
         rest = self._open + self._decoder.decode(b"", final=True)
         self._open = ""
         return f"{self._prefix}{rest.removesuffix(chr(10))}\n" if rest else ""

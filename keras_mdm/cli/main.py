@@ -1,4 +1,4 @@
-"""Entry point of `keras-mdm`: parses the arguments, runs one command, words its errors."""
+"""Entry point of `keras-mdm`: parses the arguments, runs one command, prints its errors."""
 
 import argparse
 import sys
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except (ValueError, OSError) as problem:
-        # One line, also where Keras wraps a message over several.
+        # One line, even if Keras wraps a message over several.
         print(f"keras-mdm: error: {' '.join(str(problem).split())}", file=sys.stderr)
         return ERROR
 

@@ -27,7 +27,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def load(path: str) -> "MatryoshkaDiffusion":
-    """Load a model for a command, and say on stderr which one it was unless the path says it.
+    """Load a model for a command, and say on stderr which one it is unless the path is a file.
 
     Args:
         path: as in `keras_mdm.load`.

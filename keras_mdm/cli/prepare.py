@@ -10,7 +10,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `prepare` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -89,7 +89,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `keras-mdm prepare` and print what came of it.
+    """Carry out `keras-mdm prepare` and print the result.
 
     Args:
         args: the parsed arguments of `add_parser`.
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         0.
 
     Raises:
-        ValueError: if nothing can be used, too much cannot, or OUT is for something else.
+        ValueError: if no file is usable, too many are not, or OUT holds something else.
     """
     with quiet_start():
         from keras_mdm import data

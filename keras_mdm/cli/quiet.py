@@ -11,11 +11,11 @@ LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """Import TensorFlow, and what builds on it, inside this context.
+    """Import TensorFlow, and modules that build on it, inside this context.
 
-    Sets `TF_CPP_MIN_LOG_LEVEL=3`. Some messages come before TensorFlow reads it, straight from its
-    C++ code; so the process' stderr is set aside as well, and shown if the import fails. Nothing
-    happens if the user set the variable, or if TensorFlow was imported before.
+    It sets `TF_CPP_MIN_LOG_LEVEL=3`. TensorFlow's C++ code prints some messages before it reads the
+    variable, so the stderr of the process is set aside as well, and shown if the import fails.
+    Nothing happens if the user set the variable, or if TensorFlow is already imported.
 
     Example:
 

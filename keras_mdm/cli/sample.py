@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 60
 GRID_FILE = "grid.png"
-# Written out: `--help` does not start TensorFlow.
+# Repeated here, so that `--help` does not start TensorFlow.
 SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 KINDS = ("pictures", "codes")
 GRIDS = ("uniform", "release", "logsnr", "karras")
@@ -26,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `sample` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -155,14 +155,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
-    """What a model draws, "pictures" or "codes", by its number of channels unless that is said.
+    """What a model draws, "pictures" or "codes", by its number of channels unless given.
 
     Args:
         model: the model.
-        wanted: what was said.
+        wanted: one of the two, or `None`.
 
     Raises:
-        ValueError: if it may be either, or cannot be what was said.
+        ValueError: if it may be either, or cannot be the one given.
     """
     from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
@@ -184,7 +184,7 @@ def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
 
 
 def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
-    """What --init names: a picture, or the codes of one."""
+    """Read the file of --init: a picture, or the codes of one."""
     import numpy as np
 
     if kind == "pictures":
@@ -200,7 +200,7 @@ def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
 
 
 def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.ndarray":
-    """What --low-res names, once for every prompt.
+    """Read the picture of --low-res and repeat it for every prompt.
 
     Args:
         path: the file.
@@ -208,7 +208,7 @@ def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.nd
         count: number of prompts.
 
     Raises:
-        ValueError: if the model sees no picture that a file can hold.
+        ValueError: if the model does not see a picture that a file can hold.
     """
     import numpy as np
 
@@ -227,12 +227,12 @@ def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.nd
 
 
 def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.ndarray":
-    """A picture file as training reads it, uint8 (H, W, C).
+    """Read a picture file as training does, uint8 (H, W, C).
 
     Args:
         path: the file.
         channels: of the model.
-        option: what named it, for errors.
+        option: the option that named it, for errors.
 
     Raises:
         ValueError: if it is not a picture.
@@ -337,12 +337,12 @@ def play(
     ending: str,
     speed: float,
 ) -> list[Path]:
-    """Write the clips among what was drawn as files that play, and a grid of all.
+    """Write the clips among the results as files that play, and a grid of all.
 
     Args:
         images: as in `write`.
         captions: B texts.
-        directory: where to.
+        directory: where to write.
         ending: "gif" or "mp4".
         speed: frames per second.
 

@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     """Add the `train` command to the subparsers of `keras-mdm`.
 
     Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
+        subparsers: from `ArgumentParser.add_subparsers`.
 
     Returns:
         The parser of the command; its defaults set `run`.
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         0; a recipe that fails exits by itself.
 
     Raises:
-        ValueError: if there is no recipe of the name.
+        ValueError: if there is no recipe of that name.
     """
     if args.recipe is None:
         found = recipes()
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     with quiet_start():
         import keras_mdm
 
-        # The command line imports little; a recipe finds the package as a program does.
+        # The command line imports little; a recipe expects the package fully imported.
         for name in keras_mdm.__all__:
             getattr(keras_mdm, name)
     before = sys.argv, sys.path
@@ -83,7 +83,7 @@ def path_of(name: str) -> Path:
     """The file of a recipe.
 
     Raises:
-        ValueError: if there is none of the name.
+        ValueError: if there is none of that name.
     """
     found = recipes()
     checks.one_of("recipe", name, tuple(found))
