@@ -72,12 +72,12 @@ PAPER_LEVELS = {
         mdm.LevelSpec(1024, channels=(32, 32), blocks=(2, 1)),
     ],
 }
-# How many levels the second phase has: in the paper those up to 256.
+# Number of levels of the second phase: in the paper those up to 256.
 MIDDLE = {3: 2, 5: 3}
 
 
 def small(count: int) -> Scale:
-    """The numbers for two cores, with so many levels."""
+    """The numbers for two cores, with `count` levels."""
     every = SMALL_LEVELS[count]
     growing = {
         "learning_rate": 3e-3,
@@ -109,7 +109,7 @@ def small(count: int) -> Scale:
 
 
 def paper(count: int) -> Scale:
-    """The paper's numbers, with so many levels."""
+    """The paper's numbers, with `count` levels."""
     every, rate = PAPER_LEVELS[count], {"learning_rate": 1e-4, "warmup_steps": 30_000}
     return Scale(
         phases=[

@@ -64,7 +64,7 @@ PAPER_LEVELS = {
 
 
 def small(count: int) -> Scale:
-    """The numbers for two cores, with so many levels."""
+    """The numbers for two cores, with `count` levels."""
     every = SMALL_LEVELS[count]
     return Scale(
         phases=[
@@ -97,7 +97,7 @@ def small(count: int) -> Scale:
 
 
 def paper(count: int) -> Scale:
-    """The paper's numbers, with so many levels."""
+    """The paper's numbers, with `count` levels."""
     every, rate = PAPER_LEVELS[count], {"learning_rate": 1e-4, "warmup_steps": 30_000}
     return Scale(
         phases=[

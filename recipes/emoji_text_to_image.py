@@ -40,8 +40,8 @@ SCALE = Scale(
             final_learning_rate=0.15,
         ),
         # A third of a batch's samples are trained at 16 only, which is cheap (section 3.3). The new
-        # level learns faster than the trained one around which it grows, from small batches:
-        # it needs many steps, and its samples are sixteen times larger.
+        # level learns faster than the trained one inside it. Its batches are small, because it
+        # needs many steps and its samples are sixteen times larger.
         mdm.Phase(
             [INNER, OUTER],
             steps=700,
@@ -53,8 +53,8 @@ SCALE = Scale(
         ),
     ],
     network={"text_blocks": 0},
-    # Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides by what the
-    # estimate overshoots and so greys the paper, the static one clips it. With power 1, as in the
+    # Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides estimates by
+    # their overshoot and so greys the paper; the static one clips them. With power 1, as in the
     # released 256 network, higher levels spend more of their time where only fine noise is left.
     process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
     guided_levels=1,

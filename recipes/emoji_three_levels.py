@@ -12,7 +12,7 @@ brings in the loss of a new level.
     sampling        DDIM, 25 steps, guidance 3 at 16 and none above, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
-To run it unattended, restarted after whatever kills it:
+To run it unattended, with a restart after any failure:
 
     keras-mdm launch -n 1 --restarts 10 recipes/emoji_three_levels.py
 

@@ -133,8 +133,8 @@ def main() -> None:
 
     def load(phase: mdm.Phase | None = None) -> mdm.MatryoshkaDiffusion:
         if small:
-            # The average of released weights goes on from where it is; this one has to leave
-            # random weights behind.
+            # The average of released weights continues as it is; this one starts from random
+            # weights, which it has to forget.
             loaded = mdm.interop.load_ml_mdm_diffusion(
                 weights,
                 config=STAND_IN,

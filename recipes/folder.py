@@ -55,8 +55,8 @@ INNER = mdm.LevelSpec(
 
 
 def small_inner(size: int) -> mdm.LevelSpec:
-    """The innermost level for two cores: that of 16 pixels, above that with one thin block per
-    further resolution around it."""
+    """The innermost level for two cores: that of 16 pixels; for larger sizes one thin block per
+    further resolution is added around it."""
     extra = max(0, round(math.log2(size / 16)))
     thin = (max(16, INNER.channels[0] // 2 ** (extra - n)) for n in range(extra))
     return dataclasses.replace(
@@ -77,7 +77,7 @@ def small_outer(size: int, inside: int) -> mdm.LevelSpec:
 
 
 def small(arguments: argparse.Namespace) -> Scale:
-    """The numbers for two cores, with the levels that were asked for."""
+    """The numbers for two cores, with the requested levels."""
     sizes, steps, batches = per_level(arguments, small=True)
     levels = [small_inner(sizes[0])]
     levels += [small_outer(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
@@ -104,7 +104,7 @@ def small(arguments: argparse.Namespace) -> Scale:
 
 
 def own(arguments: argparse.Namespace) -> Scale:
-    """The numbers with networks of the paper's rule, which makes them out of the sizes."""
+    """The numbers with networks by the paper's rule, which derives them from the sizes."""
     sizes, steps, batches = per_level(arguments, small=False)
     return Scale(
         phases=[
@@ -135,7 +135,7 @@ def own(arguments: argparse.Namespace) -> Scale:
 
 
 def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, list]:
-    """Sizes, steps and batches, one of each per level."""
+    """Sizes, steps and batch sizes, one of each per level."""
     levels = arguments.levels or ([16, 64] if small else [64, 256])
     count = len(levels)
     if small:

@@ -8,7 +8,7 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
     batches         32, 18                              512, 256
     steps           500, 500                            300K, 500K
     data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
-                    each of them a class                `keras-mdm prepare`, or tfds:imagenet2012
+                    each one a class                    `keras-mdm prepare`, or tfds:imagenet2012
     optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
     sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 2.5, dynamic

@@ -85,7 +85,7 @@ SMALL = Scale(
     ],
     network={"text_blocks": 0},
     process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    # What moves how is decided at the levels inside.
+    # The inner levels decide what moves, and how.
     guided_levels=2,
     sampling={"sampler": "dpmpp_2m", "steps": 12, "guidance_scale": 2.0, "batch_size": 48},
     tokens=16,
@@ -143,7 +143,7 @@ def main() -> None:
         "--clips",
         choices=("fixed", "random"),
         default="fixed",
-        help="one clip per video, or another place each time (%(default)s)",
+        help="take one clip per video, or a new place each time (%(default)s)",
     )
     data.add_argument(
         "--short",

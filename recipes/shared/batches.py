@@ -1,4 +1,4 @@
-"""Batches of a phase out of batches of its groups."""
+"""Batches of a phase, made from batches of its groups."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ import keras_mdm as mdm
 
 
 def joined(phase: mdm.Phase, group: Callable[..., tf.data.Dataset], **given: Any) -> Any:
-    """Join the groups of a phase, each with what this worker sees of it.
+    """Join the groups of a phase, each with this worker's part.
 
     Args:
         phase: the phase.
@@ -25,6 +25,6 @@ def joined(phase: mdm.Phase, group: Callable[..., tf.data.Dataset], **given: Any
 
 
 def validated_rows(phase: mdm.Phase) -> int:
-    """The batch for --validate-every: what the groups are multiples of divides over replicas and
-    micro-batches as well."""
+    """The batch size for --validate-every: the number of which all groups are multiples, so that it
+    divides over replicas and micro-batches as well."""
     return int(np.gcd.reduce(list(phase.groups.values())))

@@ -20,11 +20,11 @@ VALIDATED = 64
 
 
 class FirstClips:
-    """The first clips of a source; a source itself.
+    """The first clips of a source, as a source.
 
     Args:
         source: all clips.
-        count: how many.
+        count: how many to take.
     """
 
     def __init__(self, source: mdm.data.ClipSource, count: int):
@@ -38,20 +38,19 @@ class FirstClips:
         self.source.check(rule)
 
     def read_usable(self, row: int, rule: mdm.data.ClipRule, **given: Any) -> tuple:
-        """Return a clip, and which record it is of."""
+        """Return a clip, and the record that it comes from."""
         return self.source.read_usable(row, rule, **given)
 
 
 class Clips:
-    """The data of a run: batches per level, captions, and what tells it from other data.
+    """The data of a run: batches per level, captions, and its identity.
 
     Args:
         arguments: of the recipe.
         levels: names of the levels.
         encoder: of the texts.
-        process: options of `MatryoshkaDiffusion`: files are read for lower levels as training makes
-            those, `downsample`, and for levels of pictures as the frame that stands there for a
-            clip, `frame`.
+        process: options of `MatryoshkaDiffusion`. Files are read for lower levels as training
+            makes them: by `downsample`, and for levels of pictures by the `frame` of a clip.
     """
 
     condition = "text"
@@ -90,7 +89,7 @@ class Clips:
             kind = "animated emoji" if arguments.animated_emoji else f"clips of {arguments.data}"
             print(f"{len(self.source)} {kind}: {shape.frames} frames, every {arguments.stride}.")
         else:
-            # All sizes of the levels at once; they come from one drawing.
+            # All sizes of the levels at once, since they come from one drawing.
             sizes = sorted({level.size for level in shapes})
             self.source = mdm.data.load_moving_emoji(sizes, frames=shape.frames, split="train")
             print(
@@ -104,7 +103,7 @@ class Clips:
         """What a resumed run must find unchanged."""
         if self.in_memory:
             return self.source.identity
-        # How lower levels are made follows from levels and process, which a run knows by itself.
+        # The run compares levels and process itself, from which the lower levels follow.
         rule = dataclasses.replace(self.rule, of=None, downsample="area", frame="first")
         return {**self.source.identity, "rule": rule.facts}
 
@@ -114,7 +113,7 @@ class Clips:
         return isinstance(self.source, mdm.data.MovingEmoji)
 
     def encode(self) -> dict[str, Any]:
-        """What gives the states of captions: arrays, stored states, or the encoder."""
+        """The source of the captions' states: arrays, stored states, or the encoder."""
         if self.in_memory:
             return {"text": mdm.text.encode_cached(self.encoder, list(self.captions))}
         return {"encoder": texts.states(self.source, self.encoder, self.arguments)}
@@ -125,14 +124,14 @@ class Clips:
         return {"text_width": self.encoder.width}
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
-        """Make the function that gives the batches of a phase from a step on."""
+        """Make the function that returns the batches of a phase from a step on."""
         captions = self.encode()
         return lambda phase, first_step: batches.joined(
             phase, self._group, captions=captions, first_step=first_step
         )
 
     def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
-        """Clips for --validate-every: those held out of the small run, else the first ones."""
+        """Clips for --validate-every: in the small run those held out, else the first ones."""
         rows = batches.validated_rows(phase)
         if self.in_memory:
             sizes, clips = sorted(self.source.clips), next(iter(self.source.clips.values()))
@@ -166,7 +165,7 @@ class Clips:
         return mdm.data.clip_dataset(source, rule, worker=worker, **captions, **given)
 
     def prompts(self) -> list[str]:
-        """Captions to draw: of the moving drawings one per motion, else some at random."""
+        """Captions to draw: one per motion of the moving drawings, else some at random."""
         rows = np.random.default_rng(0).permutation(len(self.captions))
         if self.in_memory:
             first = {self.source.motions[row]: row for row in reversed(rows)}
@@ -174,13 +173,13 @@ class Clips:
         return [self.captions[row] for row in rows[:SHOWN]]
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
-        """What makes the callback that draws every n steps."""
+        """Return the maker of the callback that draws every n steps."""
         return drawing.SampleGrids(self.prompts(), every=every, **sampling)
 
     def show(
         self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
     ) -> dict[str, Path | str]:
-        """Draw captions of the data and the paper's, and measure; returns what was written."""
+        """Draw captions of the data and the paper's, and measure; return the files written."""
         prompts, top = self.prompts(), model.unet.levels[-1]
         clips = model.generate(prompts, **sampling)
         write_clips(clips, prompts, run_dir / "clips")
@@ -208,7 +207,7 @@ class Clips:
 
 
 def write_clips(clips: Mapping[str, Any], prompts: Sequence[str], folder: Path) -> None:
-    """Write every clip, of all levels that have frames."""
+    """Write every clip of all levels that have frames."""
     for level, batch in clips.items():
         for number, prompt in enumerate(prompts):
             stem = folder / f"{number}-{'-'.join(prompt.split())[:50]}_{level}"
@@ -220,7 +219,7 @@ def write_clips(clips: Mapping[str, Any], prompts: Sequence[str], folder: Path) 
 def write_pages(
     clips: Mapping[str, Any], top: str, prompts: Sequence[str], page: Path, sheet: Path
 ) -> None:
-    """Write clips of all levels as one that plays, and those of the highest as a picture."""
+    """Write the clips of all levels as one animation, and those of the highest as a picture."""
     size = clips[top].shape[-2]
     frames = mdm.callbacks.animated_grid(clips, prompts, size=max(96, size))
     mdm.callbacks.write_clip(page, frames)
@@ -234,7 +233,7 @@ def measure(
     run_dir: Path,
     sampling: Mapping[str, Any],
 ) -> None:
-    """Draw trained pairs of drawing and motion, and pairs held out, and follow the drawings."""
+    """Draw trained and held-out pairs of drawing and motion, and track the drawings."""
     top = mdm.diffusion.LevelShape.parse(model.unet.levels[-1])
     sizes = sorted(trained.clips)
     held_out = mdm.data.load_moving_emoji(sizes, frames=top.frames, split="validation")

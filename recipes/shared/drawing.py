@@ -1,4 +1,4 @@
-"""What the recipes draw: grids while they train, pages at the end, and how often it is right."""
+"""What the recipes draw: grids during training, pages at the end, and how often they are right."""
 
 import dataclasses
 import random
@@ -17,9 +17,9 @@ class SampleGrids:
     checks for every phase that the model will draw.
 
     Args:
-        titles: what stands below the pictures, and the prompts unless there are labels.
+        titles: texts below the pictures, and the prompts unless there are labels.
         every: steps between drawings.
-        labels: the classes that the titles name, to draw these.
+        labels: the classes that the titles name, if classes are drawn.
         unconditional: draw without prompts.
         **options: of `generate`.
     """
@@ -61,8 +61,8 @@ class Subjects:
     """What is drawn.
 
     Args:
-        titles: what stands below the pictures, and the prompts unless there are labels.
-        labels: the classes that the titles name, to draw these.
+        titles: texts below the pictures, and the prompts unless there are labels.
+        labels: the classes that the titles name, if classes are drawn.
         unconditional: draw without prompts.
     """
 
@@ -83,7 +83,7 @@ class Subjects:
         return {} if self.labels is None else {"labels": self.labels}
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> SampleGrids:
-        """What makes the callback that draws the first eight every n steps."""
+        """Return the maker of the callback that draws the first eight every n steps."""
         few = self.first(8)
         return SampleGrids(few.titles, every=every, **{**sampling, **few.options})
 
@@ -93,7 +93,7 @@ class Subjects:
 
 
 def choose_prompts(data: mdm.data.CaptionedImages, wanted: Sequence[str], count: int) -> list[str]:
-    """The wanted captions that the data has, filled up with random ones."""
+    """The wanted captions that exist in the data, filled up with random ones."""
     known = [caption for caption in wanted if caption in data.captions]
     others = sorted(set(data.captions) - set(known))
     random.Random(0).shuffle(others)
@@ -136,7 +136,7 @@ def write_page(
     **options: object,
 ) -> Path:
     """Draw the prompts, or the classes they name, at every level and write them as one picture,
-    eight a row."""
+    eight per row."""
     given = None if unconditional or labels is not None else list(prompts)
     images = model.generate(given, labels=labels, **options)
     strips = []

@@ -1,4 +1,4 @@
-"""The drawings in memory that small runs learn: the embedded emoji, or pictures of a folder."""
+"""Drawings in memory, on which small runs train: the embedded emoji, or pictures of a folder."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,12 @@ from PIL import Image
 import keras_mdm as mdm
 from shared import batches, drawing, texts
 
-# Pairs whose losses --validate-every tells: the first ones, as a small set trains all it has.
+# Number of pairs for --validate-every: the first ones, since a small set trains on all it has.
 VALIDATED = 64
 
 
 class Drawings:
-    """Captioned pictures in memory: the embedded emoji, or with --data those of a folder.
+    """Captioned pictures in memory: the embedded emoji, or those of the folder --data.
 
     Args:
         arguments: of the recipe.
@@ -51,7 +51,7 @@ class Drawings:
         return {"text_width": self.encoder.width}
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
-        """Make the function that gives the batches of a phase from a step on."""
+        """Make the function that returns the batches of a phase from a step on."""
         states = mdm.text.encode_cached(self.encoder, self.source.captions)
 
         def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
@@ -80,13 +80,13 @@ class Drawings:
         return made.take(max(1, len(few) // rows))
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
-        """What makes the callback that draws every n steps."""
+        """Return the maker of the callback that draws every n steps."""
         return drawing.SampleGrids(self.prompts[:8], every=every, **sampling)
 
     def show(
         self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
     ) -> dict[str, Path]:
-        """Draw the prompts, and measure; returns what was written."""
+        """Draw the prompts, and measure; return the files written."""
         page = drawing.write_page(model, self.prompts, run_dir / "prompts.png", **sampling)
         print(drawing.prompt_fidelity(model, self.source, count=64, seed=1, **sampling))
         return {"Picture": page}

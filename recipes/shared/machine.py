@@ -1,4 +1,4 @@
-"""What a run asks of the machine: devices, memory, micro-batches; and the dry run that says so."""
+"""What a run needs of the machine: devices, memory, micro-batches; and the dry run that tells."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ import keras_mdm as mdm
 
 
 def strategy(arguments: argparse.Namespace) -> tf.distribute.Strategy | None:
-    """The strategy that was asked for; before anything else touches TensorFlow, as several workers
+    """The requested strategy. Call this before anything else touches TensorFlow: several workers
     have to connect first."""
     if arguments.dry_run or arguments.strategy == "one":
         return None
@@ -19,7 +19,7 @@ def strategy(arguments: argparse.Namespace) -> tf.distribute.Strategy | None:
 
 
 def devices(arguments: argparse.Namespace, strategy: tf.distribute.Strategy | None) -> int:
-    """Number of replicas: those of the strategy, or with --dry-run those that are asked about."""
+    """Number of replicas: those of the strategy, or with --dry-run those of --devices."""
     if not arguments.dry_run:
         if arguments.devices is not None:
             raise ValueError(
@@ -47,7 +47,7 @@ def is_gpu() -> bool:
 
 
 def key(phase: mdm.Phase) -> tuple:
-    """What the number of micro-batches of a phase depends on."""
+    """Everything that the number of micro-batches of a phase depends on."""
     return phase.level_names, phase.batch_size
 
 
@@ -60,14 +60,14 @@ def micro_batches(
     default: int | Callable[[mdm.Phase], int] = 1,
     **options: Any,
 ) -> dict[tuple, int]:
-    """Micro-batches by phase, before a strategy is entered: networks are built to estimate.
+    """Micro-batches by phase. Call it outside a strategy: networks are built for the estimate.
 
     Args:
         arguments: of the recipe.
         made: the phases.
         make_unet: function (phase) -> network.
-        devices: replicas.
-        default: the number unless asked for, or a function of the phase.
+        devices: number of replicas.
+        default: the number without --micro-batches, or a function of the phase.
         **options: of `estimate_training`.
     """
     asked = arguments.micro_batches
@@ -93,7 +93,7 @@ def micro_batches(
 def recompute(
     arguments: argparse.Namespace, made: Sequence[mdm.Phase], default: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Levels whose blocks are computed again, of whatever phases have them."""
+    """Levels whose blocks are computed again, in all phases that have them."""
     asked, known = arguments.recompute, made[-1].level_names
     strange = [level for level in asked or () if level not in known]
     if strange:
@@ -111,7 +111,7 @@ def of_phase(estimated: Mapping[str, Any], phase: mdm.Phase) -> dict[str, Any]:
 
 
 def print_run(arguments: argparse.Namespace, phases: Sequence[mdm.Phase], **facts: object) -> None:
-    """Print what a run resolves to, as JSON lines."""
+    """Print the resolved options of a run as JSON lines."""
     print(json.dumps({"arguments": vars(arguments), **facts}, default=str))
     for phase in phases:
         print(json.dumps(phase.table_row()))
@@ -130,19 +130,17 @@ def dry_run(
     validation: Callable[[mdm.Phase], tf.data.Dataset] | None,
     **options: Any,
 ) -> None:
-    """Make the checks of a training, print what the phases divide into and cost, and raise if that
-    does not fit into a device.
+    """Check as before a training, print how the phases divide and what they cost, and raise if a
+    step does not fit into a device.
+
+    `make_model`, `make_dataset`, `callbacks` and `validation` are as in `fit_progressively`.
 
     Args:
         arguments: of the recipe.
         made: the phases.
         make_unet: function (phase) -> network.
-        make_model: as in `fit_progressively`.
-        make_dataset: likewise.
         micro: from `micro_batches`.
-        devices: replicas.
-        callbacks: as in `fit_progressively`, as is the next.
-        validation: see `callbacks`.
+        devices: number of replicas.
         **options: of `estimate_training`.
     """
     preflight = mdm.runs.preflight
@@ -188,6 +186,6 @@ def dry_run(
 
 
 def sizes(phase: mdm.Phase, devices: int = 1) -> str:
-    """The groups of a phase, or what a replica gets of them, in a few characters."""
+    """The groups of a phase, or a replica's part of them, in a few characters."""
     groups = phase.groups.items()
     return ", ".join(f"{level}: {rows // devices}" for level, rows in groups)

@@ -42,7 +42,7 @@ def parser(
 
 
 def _add_run(made: argparse.ArgumentParser) -> None:
-    """Add the paper's ablations, and what the machine has to do with."""
+    """Add the options for the paper's ablations, and those that concern the machine."""
     phases = made.add_argument_group("phases")
     phases.add_argument(
         "--steps-scale", type=positive, default=1.0, help="multiplies the steps of all phases"
@@ -144,7 +144,7 @@ def picture_parser(description: str, *, run_dir: str) -> argparse.ArgumentParser
 
 
 def add_max_skipped(made: argparse.ArgumentParser, what: str = "records") -> None:
-    """Add the option for how much may be unusable."""
+    """Add the option for the share of records that may be unusable."""
     made.add_argument(
         "--max-skipped",
         type=float,
@@ -160,7 +160,7 @@ def add_text(made: argparse.ArgumentParser) -> None:
 
 
 def add_start(made: argparse.ArgumentParser, what: str = "phase 1 starts from it") -> None:
-    """Add the option for a model that was trained before."""
+    """Add the option for a trained model to start from."""
     made.add_argument(
         "--start",
         metavar="MODEL|RUN|CHECKPOINT",
@@ -169,11 +169,11 @@ def add_start(made: argparse.ArgumentParser, what: str = "phase 1 starts from it
 
 
 def require_files(made: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """End with an error if a run on the drawings in memory is given what data in files has.
+    """End with an error if a run on drawings in memory is given options for data in files.
 
     Args:
         made: the parser.
-        arguments: what it parsed.
+        arguments: the parsed arguments.
     """
     for option in ("embeddings", "flip", "max_skipped", "captions", "stride", "clips", "short"):
         value, default = getattr(arguments, option, None), made.get_default(option)
@@ -186,13 +186,13 @@ def require_files(made: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def start_model(arguments: argparse.Namespace) -> mdm.MatryoshkaDiffusion | None:
-    """What the first phase begins with, if anything."""
+    """The model with which the first phase begins, if any."""
     path = getattr(arguments, "start", None)
     return None if path is None else mdm.load(path)
 
 
 def positive(text: str) -> float:
-    """A finite number above 0, for an option."""
+    """Parse a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -203,19 +203,19 @@ def positive(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """A whole number above 0, for an option."""
+    """Parse a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0; got {text!r}")
     return int(text)
 
 
 def parts(text: str) -> int | str:
-    """`auto`, or a whole number above 0."""
+    """Parse `auto`, or a whole number above 0."""
     return text if text == "auto" else whole(text)
 
 
 def share(text: str) -> tuple[str, float] | str:
-    """`no`, or a level with a share."""
+    """Parse `no`, or a level with a share."""
     level, equals, number = text.partition("=")
     if text == "no":
         return text

@@ -13,12 +13,12 @@ import keras_mdm as mdm
 from shared import batches, drawing, drawings, texts
 
 SHOWN = 16
-# Records of a small set whose losses --validate-every tells, and the most of a large one.
+# Number of records for --validate-every: of a small set, and at most of a large one.
 VALIDATED, VALIDATED_AT_MOST = 64, 1024
 
 
 class Pictures:
-    """The data of a run: batches per level, texts and classes, and what tells it from other data.
+    """The data of a run: batches per level, texts and classes, and its identity.
 
     Args:
         arguments: of the recipe.
@@ -28,8 +28,9 @@ class Pictures:
             one, in all phases.
         condition: "text", "class" or "none".
         rule: options of `ImageRule`, for files.
-        buckets: sizes of the highest level, of files: each picture goes into the nearest.
-        original_size: name of the micro-condition for the size before, of files; none unless given.
+        buckets: sizes of the highest level, for files: each picture goes into the nearest.
+        original_size: name of the micro-condition for the original size, for files; none unless
+            given.
     """
 
     def __init__(
@@ -57,10 +58,10 @@ class Pictures:
             self._open(arguments.data, arguments.max_skipped)
 
     def _draw(self, sizes: Sequence[int]) -> None:
-        """Take the drawings in memory."""
+        """Use the drawings in memory."""
         emoji = drawings.load(None, sizes=sizes, downsample=self.downsample)
         self.captions = list(emoji.captions)
-        # Every drawing is a class: of kinds such as "food" no two drawings are alike.
+        # Every drawing is a class, since drawings of one kind, such as "food", are not alike.
         labels = np.arange(len(emoji), dtype=np.int32)
         self.source = dataclasses.replace(emoji, labels=labels, label_names=emoji.captions)
         self.held_out = self.source.take(np.arange(min(VALIDATED, len(self.source))))
@@ -68,7 +69,7 @@ class Pictures:
     def _open(self, data: str, max_skipped: float) -> None:
         """Open files."""
         whole = mdm.data.open_images(data, max_skipped=max_skipped)
-        # One of a thousand pairs is for validation (appendix E); a small set keeps all.
+        # One in a thousand pairs is for validation (appendix E); a small set trains on all.
         large = self.condition == "text" and len(whole) >= 10_000
         self.source = mdm.data.split(whole, "train" if large else "all")
         if large:
@@ -82,7 +83,7 @@ class Pictures:
     def identity(self) -> dict[str, Any]:
         """What a resumed run must find unchanged."""
         rule = {} if self.in_memory else {"rule": dict(self.rule)}
-        if rule and self.downsample != "area":  # which rules were before they could say it
+        if rule and self.downsample != "area":  # the rule before this option existed
             rule["rule"]["downsample"] = self.downsample
         if rule and self.buckets:
             rule["rule"]["buckets"] = [list(bucket) for bucket in self.buckets]
@@ -111,14 +112,14 @@ class Pictures:
         return self.source.label_names
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
-        """Make the function that gives the batches of a phase from a step on."""
+        """Make the function that returns the batches of a phase from a step on."""
         text = self._text()
         return lambda phase, first_step: batches.joined(
             phase, self._group, text=text, first_step=first_step
         )
 
     def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
-        """Pairs for --validate-every: one of a thousand; of a small set some that are trained."""
+        """Pairs for --validate-every: one in a thousand; from a small set some of the trained."""
         text, rows = self._text(), batches.validated_rows(phase)
         if self.in_memory and text is not None:
             text = tuple(values[: len(self.held_out)] for values in text)
@@ -126,7 +127,7 @@ class Pictures:
         return made.take(max(1, min(VALIDATED_AT_MOST, len(self.held_out)) // rows))
 
     def _text(self) -> Any:
-        """What gives the states of captions: arrays, stored states, or the encoder itself."""
+        """The source of the captions' states: arrays, stored states, or the encoder itself."""
         if self.condition != "text":
             return None
         if self.in_memory:
@@ -166,7 +167,7 @@ class Pictures:
         )
 
     def _rule(self, size: int) -> mdm.data.ImageRule:
-        """What is done to files for the level of a size."""
+        """How files are prepared for a level of this size."""
         given = {"downsample": self.downsample, **self.rule}
         if not self.buckets:
             return mdm.data.ImageRule(size, of=self.highest, **given)
@@ -175,7 +176,7 @@ class Pictures:
         return mdm.data.ImageRule(buckets=lower, of=self.buckets, **given)
 
     def subjects(self) -> drawing.Subjects:
-        """What is drawn: captions of the data, or its classes, or whatever comes."""
+        """What is drawn: captions of the data, its classes, or samples without a condition."""
         if self.condition == "none":
             return drawing.Subjects([str(n) for n in range(SHOWN)], unconditional=True)
         names = list(self.label_names) if self.condition == "class" else self.captions
@@ -187,13 +188,13 @@ class Pictures:
         return drawing.Subjects(names, labels=[self.label_names.index(name) for name in names])
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
-        """What makes the callback that draws every n steps."""
+        """Return the maker of the callback that draws every n steps."""
         return self.subjects().grids(every, sampling)
 
     def show(
         self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
     ) -> dict[str, Path]:
-        """Draw what the data has, and the paper's prompts; returns what was written."""
+        """Draw what the data holds, and the paper's prompts; return the files written."""
         shown = {"Picture": self.subjects().page(model, run_dir / "samples.png", sampling)}
         if self.condition == "text":
             asked = drawing.Subjects(texts.PAPER_PROMPTS.read_text().splitlines())
@@ -202,7 +203,7 @@ class Pictures:
         return shown
 
     def report(self) -> None:
-        """Name what could not be used."""
+        """Name the records that could not be used."""
         skipped = self.source.skipped
         if skipped:
             print(f"{len(skipped)} records were skipped:")

@@ -1,4 +1,4 @@
-"""What the options make of a recipe: which of its scales, and with what phases and sampling."""
+"""The plan that options make of a recipe: which of its scales, with what phases and sampling."""
 
 import argparse
 import dataclasses
@@ -18,13 +18,13 @@ def choose(
     *,
     kind: str = "text",
 ) -> Scale:
-    """The scale that was asked for.
+    """The requested scale.
 
     Args:
         made: the parser, for errors.
-        arguments: what it parsed.
-        small: without data, or with --scale small.
-        paper: with data, unless --scale says otherwise; with --rehearse in miniature.
+        arguments: the parsed arguments.
+        small: used without data, or with --scale small.
+        paper: used with data, unless --scale says otherwise; with --rehearse in miniature.
         kind: of the data that a rehearsal makes: "class", "text" or "video".
     """
     if getattr(arguments, "rehearse", None):
@@ -40,13 +40,13 @@ def choose(
 
 
 def left_after(scale: Scale, levels: Sequence[str]) -> Scale:
-    """A scale without the phases whose levels a model has that training begins with."""
+    """A scale without the phases whose levels the starting model already has."""
     left = [phase for phase in scale.phases if not set(phase.level_names) <= set(levels)]
     return dataclasses.replace(scale, phases=left or scale.phases[-1:])
 
 
 def phases(given: Sequence[mdm.Phase], arguments: argparse.Namespace) -> list[mdm.Phase]:
-    """The phases of a scale, changed as was asked for."""
+    """The phases of a scale, changed by the options."""
     if arguments.no_progressive:
         given = given[-1:]
     counts = {"steps": arguments.phase_steps, "batch_size": arguments.phase_batches}
@@ -77,11 +77,11 @@ def phases(given: Sequence[mdm.Phase], arguments: argparse.Namespace) -> list[md
 def mixed(
     levels: Sequence[Sequence[str]], asked: Sequence[Sequence] | None
 ) -> dict[int, Mapping[str, float] | bool]:
-    """The shares that were asked for, by the position of their phase.
+    """The requested shares, by the position of their phase.
 
     Args:
         levels: names of the levels of every phase.
-        asked: what --mixed was given, each time.
+        asked: the values of each --mixed.
     """
     if any("no" in shares for shares in asked or ()):
         if len(asked) > 1 or len(asked[0]) > 1:
@@ -111,13 +111,13 @@ def mixed(
 
 
 def sampling(given: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of `generate`, changed as was asked for."""
+    """Options of `generate`, changed by those of the recipe."""
     asked = {"steps": arguments.sampling_steps, "guidance_scale": arguments.guidance}
     return {**given, **{name: value for name, value in asked.items() if value is not None}}
 
 
 def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options of `fit_progressively` that were asked for."""
+    """The requested options of `fit_progressively`."""
     asked = {
         "extend": arguments.extend,
         "restart_phase": arguments.restart_phase,

@@ -1,18 +1,18 @@
-"""A recipe's paper scale in miniature: everything that a training on N devices goes through, here.
+"""A recipe's paper scale in miniature: all stages of a training on N devices, on this machine.
 
     python recipes/cc12m_1024.py --rehearse 8
     keras-mdm launch -n 2 recipes/webvid_video.py --rehearse 2
 
-As many levels, phases, samples per batch, groups, micro-batches and averages as at the paper's
-scale, in the same precision, with the same callbacks, the paper's sampler and the export, on N
-logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; clips are a
-quarter as long, texts have 16 tokens; channels 32 inside and 16 outside, one block per resolution,
-one attention layer of a kind, one resolution at the innermost level, 4 steps per phase, a
-checkpoint every 2. The data is made, beside the run directory. The same command goes on where it
-was stopped, also with another number of devices.
+There are as many levels, phases, samples per batch, groups, micro-batches and averages as at the
+paper's scale, in the same precision, with the same callbacks, the paper's sampler and the export,
+on N logical devices of the CPU. Sizes are an eighth of the paper's, with 1024 a sixteenth; clips
+are a quarter as long, and texts have 16 tokens. Networks have 32 channels inside and 16 outside,
+one block per resolution, one attention layer of each kind and one resolution at the innermost
+level. A phase has 4 steps, with a checkpoint every 2. The data is generated beside the run
+directory. The same command continues where it was stopped, even with another number of devices.
 
-TensorFlow's graph optimizer is switched off: at every start it would work for minutes on the graphs
-of many replicas, for steps that take seconds.
+TensorFlow's graph optimizer is switched off: at every start it would spend minutes on the graphs of
+many replicas, for steps that take seconds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from shared.scale import Scale
 
 STEPS, CHECKPOINT_EVERY, DRAWN, SAMPLING_STEPS = 4, 2, 4, 3
 INNER_CHANNELS, OUTER_CHANNELS, INNER_RESOLUTIONS = 32, 16, 1
-# Of states as wide as FLAN-T5's: those of a batch of 2048 with 128 tokens would be two gigabytes.
+# Few tokens, as states are as wide as FLAN-T5's: 128 for a batch of 2048 would take two gigabytes.
 FRAME_DIVISOR, TOKENS = 4, 16
 
 
@@ -55,7 +55,7 @@ def begin(
 
     Args:
         made: the parser.
-        arguments: what it parsed; receives the data.
+        arguments: the parsed arguments, to which the data is added.
         scale: the paper's.
         kind: "class", "text" or "video".
 
@@ -90,7 +90,7 @@ def begin(
 
 
 def miniature(scale: Scale, replicas: int) -> Scale:
-    """A scale with small networks and few steps, and with all else as it is."""
+    """A scale with small networks and few steps, otherwise unchanged."""
     levels = mdm.models.resolve.resolve(scale.phases[-1].levels).levels
     divisor = 16 if levels[-1].size > 512 else 8
     small = [_small(level, divisor, inner=not n) for n, level in enumerate(levels)]
@@ -112,13 +112,13 @@ def miniature(scale: Scale, replicas: int) -> Scale:
         checkpoint_every=CHECKPOINT_EVERY,
         sample_every=STEPS,
         micro_batches=lambda phase: micro_batches(phase, replicas),
-        # All devices together keep a whole batch of clips in this machine's memory.
+        # The devices together hold a whole batch of clips in this machine's memory.
         recompute=[level.name for level in small if level.frames],
     )
 
 
 def _small(level: mdm.LevelSpec, divisor: int, *, inner: bool) -> mdm.LevelSpec:
-    """A level with as few parts as have one of each kind: every replica has a graph of its own."""
+    """A level with the fewest parts that include each kind: every replica has its own graph."""
     channels = INNER_CHANNELS if inner or any(level.temporal_attention) else OUTER_CHANNELS
     # Only the innermost level may end at any resolution; the others end where the next one begins.
     count = INNER_RESOLUTIONS if inner else len(level.channels)
@@ -146,7 +146,7 @@ def _last(layers: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def micro_batches(phase: mdm.Phase, replicas: int) -> int:
-    """Micro-batches unless asked for: four or two where the groups allow it."""
+    """Micro-batches by default: four or two where the groups allow it."""
     shares = [rows / replicas for rows in phase.groups.values()]
     return next(n for n in (4, 2, 1) if n == 1 or not any(rows % n for rows in shares))
 
@@ -174,7 +174,7 @@ class Watch(keras.callbacks.Callback):
 
 
 class Watched:
-    """Makes the callbacks of a phase, with one more that is kept by the phase's number.
+    """Makes the callbacks of a phase, with a `Watch` that is kept by the phase's number.
 
     Args:
         grids: makes the others, and checks them before the first step.
@@ -197,14 +197,14 @@ def report(
     watches: Mapping[int, Watch],
     began: float,
 ) -> None:
-    """Print what every phase was: groups, rows per replica, speed, size of its checkpoint.
+    """Print a row per phase: groups, rows per replica, speed, size of its checkpoint.
 
     Args:
         arguments: of the recipe.
         phases: the phases.
         micro: micro-batches by phase.
-        watches: of the phases that this process trained; of others only the checkpoint is known.
-        began: when the rehearsal did, by `time.perf_counter`.
+        watches: of the phases that this process trained; for others only the checkpoint is known.
+        began: start of the rehearsal, by `time.perf_counter`.
     """
     count, run_dir = arguments.rehearse, Path(arguments.run_dir)
     print(
@@ -220,7 +220,7 @@ def report(
             f"| {number} | {machine.sizes(phase)} | {machine.sizes(phase, count)} "
             f"| {micro[machine.key(phase)]} | {speed} | {_megabytes(run_dir, number)} | {peak} |"
         )
-    print(f"{time.perf_counter() - began:.0f} s together")
+    print(f"{time.perf_counter() - began:.0f} s in total")
     if not arguments.no_samples:
         print(f"samples: {run_dir / 'samples'}, {_page(run_dir)}")
         print(f"exported: {run_dir / 'saved_model'}")
@@ -234,6 +234,6 @@ def _megabytes(run_dir: Path, number: int) -> str:
 
 
 def _page(run_dir: Path) -> Path:
-    """The pictures of the end."""
+    """The page of pictures drawn at the end."""
     clips = run_dir / "prompts.gif"
     return clips if clips.exists() else run_dir / "samples.png"

@@ -1,4 +1,4 @@
-"""Data that a rehearsal makes: pictures, clips, states of texts. The pipeline is the usual one."""
+"""Data that a rehearsal generates for the usual pipeline: pictures, clips, states of texts."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from PIL import Image
 import keras_mdm as mdm
 
 PICTURES, CLASSES = 320, 10
-# Every fourth frame of a clip of 16: 61 of them.
+# A clip of 16 takes every fourth frame, so it needs 61.
 CLIPS, FRAMES = 64, 64
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown", "grey")
 THINGS = ("clouds", "hills", "waves", "leaves", "smoke")
-# How long other workers wait for the one that makes the data.
+# Seconds that other workers wait for the one that makes the data.
 PATIENCE = 120.0
 NOTE = "complete.json"
 
 
 class WordStates:
-    """In place of FLAN-T5 XL: tokens of its width that follow from the words, a few per text.
+    """Replaces FLAN-T5 XL: tokens of its width that depend only on the words, a few per text.
 
     Args:
-        length: the most tokens of a text.
+        length: maximum number of tokens of a text.
     """
 
     width = 2048
@@ -37,11 +37,11 @@ class WordStates:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a model remembers of it."""
+        """The identity that a model saves."""
         return {"name": "rehearsal", "width": self.width, "length": self.length}
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """States (B, L, D) and mask (B, L), L that of the longest text."""
+        """States (B, L, D) and mask (B, L), where L is that of the longest text."""
         words = [[*text.split(), "</s>"][: self.length] for text in texts]
         longest = max(map(len, words))
         states = np.zeros((len(texts), longest, self.width), np.float32)
@@ -63,13 +63,13 @@ class WordStates:
 
 
 def make(folder: Path, kind: str, level: mdm.LevelSpec, tokens: int) -> dict[str, str]:
-    """Write the data of a rehearsal, unless it is there; of several workers one does.
+    """Write the data of a rehearsal, unless it exists; one of several workers does it.
 
     Args:
-        folder: receives it.
+        folder: where to write.
         kind: "class", "text" or "video".
         level: the highest, for the size of pictures and the length of clips.
-        tokens: the most tokens of a text.
+        tokens: maximum number of tokens of a text.
 
     Returns:
         Options of the recipe: `data`, and with text `embeddings`.
@@ -101,7 +101,7 @@ def make(folder: Path, kind: str, level: mdm.LevelSpec, tokens: int) -> dict[str
 
 
 def _classes(folder: Path, level: mdm.LevelSpec) -> None:
-    """A folder of PNG files per class, as ImageNet comes."""
+    """A folder of PNG files per class, like ImageNet."""
     for number, picture in enumerate(_pictures(PICTURES, level.size)):
         name = f"{COLOURS[number % CLASSES % 8]}_{THINGS[number % CLASSES % 5]}"
         file = folder / "pictures" / name / f"{number:04}.png"
@@ -110,7 +110,7 @@ def _classes(folder: Path, level: mdm.LevelSpec) -> None:
 
 
 def _captioned(folder: Path, level: mdm.LevelSpec) -> None:
-    """Shards as `keras-mdm prepare` makes them of pictures with captions."""
+    """Shards as `keras-mdm prepare` makes them from pictures with captions."""
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
     for number, picture in enumerate(_pictures(PICTURES, level.size)):
@@ -128,7 +128,7 @@ def _captioned(folder: Path, level: mdm.LevelSpec) -> None:
 
 
 def _videos(folder: Path, level: mdm.LevelSpec) -> None:
-    """Shards as `keras-mdm prepare` makes them of videos: pictures that drift, as animations."""
+    """Shards as `keras-mdm prepare` makes them from videos: drifting pictures, as animations."""
     videos = folder / "videos"
     videos.mkdir(exist_ok=True)
     captions = _captions(CLIPS)
@@ -152,7 +152,7 @@ def _captions(count: int) -> list[str]:
 
 
 def _pictures(count: int, size: int) -> Iterator[np.ndarray]:
-    """Random pictures with the spectrum of photographs, amplitudes as 1/f."""
+    """Random pictures with the spectrum of photographs, whose amplitudes fall as 1/f."""
     along = np.fft.fftfreq(size)
     frequency = np.maximum(np.hypot(along[:, None], along[None]), 1.0 / size)[..., None]
     random = np.random.default_rng(0)

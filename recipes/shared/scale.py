@@ -12,22 +12,22 @@ class Scale:
     """The numbers of a training.
 
     Args:
-        phases: what is trained after what, with the steps of a run at --steps-scale 1.
-        network: options of `build_nested_unet` beside the levels and the conditions of the data.
+        phases: the phases in order, with their steps at --steps-scale 1.
+        network: options of `build_nested_unet` besides the levels and the conditions of the data.
         process: options of `MatryoshkaDiffusion`: schedule, loss, threshold, averages.
-        guided_levels: so many levels, from the innermost, get guidance. It decides what is drawn,
-            and that is decided at low levels; at higher ones of a small model it would only blow up
-            the difference of two estimates into a grain on flat areas.
+        guided_levels: number of levels, from the innermost, that get guidance. It affects what is
+            drawn, which low levels decide; at the higher ones of a small model it would only
+            amplify the difference of two estimates to a grain on flat areas.
         sampling: options of `generate`.
         tokens: length of a prompt; 0 for networks without text.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between drawings.
         keep_every: steps between checkpoints that are kept for good.
-        micro_batches: parts of a replica's batch, or a function of the phase; unless
+        micro_batches: number of parts of a replica's batch, or a function of the phase; unless
             --micro-batches says otherwise.
-        recompute: levels whose blocks are computed again in the backward pass, of whatever phases
+        recompute: levels whose blocks are computed again in the backward pass, in all phases that
             have them; unless --recompute says otherwise.
-        buckets: further sizes of the highest level that batches have, `(height, width)`.
+        buckets: further sizes of the highest level that batches may have, `(height, width)`.
     """
 
     phases: Sequence[mdm.Phase]

@@ -12,9 +12,9 @@ HERE = Path(__file__).parent
 PAPER_PROMPTS = HERE / "paper_prompts.txt"
 # Figure 18.
 PAPER_VIDEO_PROMPTS = HERE / "paper_video_prompts.txt"
-# What the paper draws its prompts with: appendix F, figure 18.
+# The guidance of the paper's prompts: appendix F, figure 18.
 PAPER_GUIDANCE = 7.0
-# Drawn of the embedded drawings, as far as a run has them.
+# Prompts for the embedded drawings, as far as a run has them.
 PROMPTS = [
     *("red heart", "green heart", "blue circle", "yellow square", "red apple", "banana"),
     *("strawberry", "watermelon", "pizza", "hamburger", "carrot", "sunflower", "tulip"),
@@ -27,8 +27,8 @@ ENCODED_FIRST = 20_000
 
 
 def encoder(arguments: argparse.Namespace, tokens: int) -> mdm.text.TextEncoder | None:
-    """FLAN-T5 of the folder of --text-encoder, or all-MiniLM-L6-v2 without one; in a rehearsal
-    what stands in for it; none for networks without text."""
+    """FLAN-T5 from the folder --text-encoder, or all-MiniLM-L6-v2 without one; in a rehearsal its
+    replacement; none for networks without text."""
     if not tokens:
         return None
     if getattr(arguments, "rehearse", None):
@@ -42,8 +42,8 @@ def encoder(arguments: argparse.Namespace, tokens: int) -> mdm.text.TextEncoder 
 def states(
     source: Any, encoder: mdm.text.TextEncoder, arguments: argparse.Namespace
 ) -> mdm.text.TextEncoder | mdm.text.StoredStates:
-    """What gives the states of captions: those of --embeddings, or of a small set those that are
-    encoded now and kept in the run's folder, or the encoder itself."""
+    """The source of the captions' states: those of --embeddings; for a small set, states encoded
+    now and kept in the run's folder; or the encoder itself."""
     if arguments.embeddings:
         stored = mdm.text.StoredStates(arguments.embeddings)
         if stored.identity != json.loads(json.dumps(encoder.identity)):

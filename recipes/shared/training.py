@@ -1,4 +1,4 @@
-"""The training of a recipe, from its numbers and its data to pictures and an export."""
+"""The training of a recipe, from its numbers and data to pictures and an export."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from shared.scale import Scale
 
 
 class Data(Protocol):
-    """What a run learns from: `Pictures`, `Clips` or `Drawings`."""
+    """The data of a run: `Pictures`, `Clips` or `Drawings`."""
 
     condition: str  # "text", "class" or "none"
 
@@ -29,21 +29,21 @@ class Data(Protocol):
         """Options of the network."""
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
-        """Make the function that gives the batches of a phase from a step on."""
+        """Make the function that returns the batches of a phase from a step on."""
 
     def validation(self, phase: mdm.Phase) -> tf.data.Dataset:
-        """What --validate-every computes losses on."""
+        """The data on which --validate-every computes losses."""
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
-        """What makes the callback that draws every n steps."""
+        """Return the maker of the callback that draws every n steps."""
 
     def show(
         self, model: mdm.MatryoshkaDiffusion, run_dir: Path, sampling: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Draw at the end; returns what is where."""
+        """Draw at the end; return names and places of the results."""
 
     def report(self) -> None:
-        """Name what could not be used."""
+        """Name the records that could not be used."""
 
 
 def train(
@@ -59,9 +59,9 @@ def train(
     Args:
         arguments: of the recipe.
         scale: its numbers.
-        data: function (arguments, names of all levels, text encoder, process) -> what is learned
-            from: `Pictures`, `Clips`, `Drawings`, or a `partial` of one with its options. Not the
-            data itself, as several workers have to connect before anything touches TensorFlow.
+        data: function (arguments, names of all levels, text encoder, process) -> the data:
+            `Pictures`, `Clips`, `Drawings`, or a `partial` of one with its options. Not the data
+            itself, since several workers have to connect before anything touches TensorFlow.
         load: makes the model of a phase instead of building it.
         skip_trained: leave out the phases whose levels the model of --start has.
     """
@@ -142,8 +142,8 @@ def train(
 
 
 def guides(arguments: argparse.Namespace, scale: Scale, data: Data) -> bool:
-    """Whether to draw with guidance: without samples that lost their condition in training there is
-    nothing to be guided away from."""
+    """Whether to draw with guidance. If no training sample lost its condition, there is nothing to
+    guide away from."""
     dropped = data.condition != "none" and scale.process.get("cond_dropout") != 0.0
     return arguments.guidance is not None or dropped
 
@@ -201,7 +201,7 @@ def finish(
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a recipe; a wrong argument is one line, not a traceback."""
+    """Run a recipe; a wrong argument gives one line, not a traceback."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
@@ -209,7 +209,7 @@ def run(main: Callable[[], None]) -> None:
     except ValueError as problem:
         sys.exit(f"error: {problem}")
     except tf.errors.OpError as problem:
-        # An error inside of a pipeline, wrapped: what was raised stands in one of its lines.
+        # An error inside a pipeline comes wrapped, with the original error in one of its lines.
         told = [line for line in str(problem).splitlines() if "ValueError: " in line]
         if not told:
             raise
