@@ -1,6 +1,6 @@
-"""What a backend of Keras has to compute like TensorFlow: small networks and the mathematics.
+"""What any backend of Keras must compute like TensorFlow: small networks and the mathematics.
 
-Weights are drawn by NumPy, from the name of each, so that a file of results need not hold them.
+NumPy draws each weight from its name, so that a file of results need not hold the weights.
 """
 
 import zlib
@@ -32,7 +32,7 @@ SIZED = {"micro_conditions": {"scale": 16.0, "crop": 0.0}}
 
 
 def _preset(name: str) -> Callable[..., mdm.NestedUNet]:
-    """A preset's layers with as few channels as they can have."""
+    """A preset's layers with the fewest possible channels."""
     return lambda dtype: mdm.presets.build(name, text_width=16, width=1 / 16, dtype=dtype)
 
 
@@ -58,7 +58,7 @@ def results_of(name: str, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 
 def fill(unet: mdm.NestedUNet) -> mdm.NestedUNet:
-    """Give every weight random values: the zeros of a new network would hide everything."""
+    """Give every weight random values, since the zeros of a new network would hide errors."""
     for variable in unet.weights:
         rng = np.random.default_rng(zlib.crc32(variable.path.encode()))
         fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 100.0
@@ -68,7 +68,7 @@ def fill(unet: mdm.NestedUNet) -> mdm.NestedUNet:
 
 
 def inputs_of(unet: mdm.NestedUNet, batch: int = 2, tokens: int = 5) -> dict[str, np.ndarray]:
-    """Random inputs of every key: text with padding, a sample of no class, a size not given."""
+    """Random inputs for every key: text with padding, a sample without a class, a missing size."""
     rng = np.random.default_rng(1)
     shapes = {f"z_{e.name}": e.input_shape(unet.spec.in_channels) for e in unet.spec.levels}
     inputs = {key: rng.standard_normal((batch, *shape)) for key, shape in shapes.items()}
@@ -87,8 +87,8 @@ def inputs_of(unet: mdm.NestedUNet, batch: int = 2, tokens: int = 5) -> dict[str
 
 
 def forward(unet: mdm.NestedUNet) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """The network as a function of a dict of tensors, without gradients; JAX compiles it, as it
-    would compile operation by operation otherwise."""
+    """The network as a function of a dict of tensors, without gradients. It is compiled for JAX,
+    which would otherwise compile operation by operation."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return lambda inputs: unet(inputs, training=False)
@@ -114,13 +114,14 @@ def stateless(unet: mdm.NestedUNet) -> tuple[Callable[..., dict[str, Any]], list
 
 
 def outputs_of(unet: mdm.NestedUNet) -> dict[str, np.ndarray]:
-    """Predictions by level, the highest of fewer samples than those inside it.
+    """Predictions by level, for fewer samples at the highest level than at those inside it.
 
     Args:
         unet: a filled network.
 
     Returns:
-        The predictions, and as "weights" a sum, which tells other weights from other arithmetic.
+        The predictions, and a sum as "weights", which tells different weights from different
+        arithmetic.
     """
     inputs = inputs_of(unet)
     if len(unet.levels) > 1:

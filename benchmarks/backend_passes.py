@@ -1,4 +1,4 @@
-"""One forward pass under JAX or PyTorch: how to run it, what memory it took, how exact it is."""
+"""One forward pass under JAX or PyTorch: how to run it, its memory, its precision."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ def jax_pass(unet: mdm.NestedUNet, inputs: dict[str, Any], how: str) -> Pass:
     import jax
 
     function, state = cases.stateless(unet)
-    compiled: list[Any] = []  # on the first call, whose time is that of compiling
+    compiled: list[Any] = []  # on the first call, whose time is spent compiling
 
     def run() -> Any:
         if not compiled:
@@ -42,7 +42,8 @@ def torch_pass(unet: mdm.NestedUNet, inputs: dict[str, Any], how: str) -> Pass:
 
         torch.compiler.reset()
         with torch.no_grad():
-            # PyTorch's compiler follows Keras' own Python for minutes: it gets the operations only.
+            # PyTorch's compiler would spend minutes on Keras' own Python, so it gets only the
+            # operations.
             graph = make_fx(lambda inputs: dict(unet(inputs, training=False)))(inputs)
         function = torch.no_grad()(torch.compile(graph))
     if not on_gpu():
@@ -55,7 +56,7 @@ def torch_pass(unet: mdm.NestedUNet, inputs: dict[str, Any], how: str) -> Pass:
 
 @contextlib.contextmanager
 def precision(numbers: str) -> Iterator[None]:
-    """Whether products of float32 numbers may be rounded to TF32, in 10 bits."""
+    """Set whether products of float32 numbers may be rounded to the 10 bits of TF32."""
     exact = numbers == "float32"
     if BACKEND == "jax":
         import jax

@@ -5,13 +5,13 @@
     KERAS_BACKEND=torch python benchmarks/backends.py --check golden.npz --time
 
 Parity: predictions of small networks and the mathematics of diffusion against the file that
-TensorFlow wrote, as the largest difference over the largest value; in float32 it must be at most
-2e-5, in TF32 and bfloat16 it is only told. Ends with exit code 1 where float32 fails.
+TensorFlow wrote, as the largest difference over the largest value. In float32 it must be at most
+2e-5; in TF32 and bfloat16 it is only reported. The exit code is 1 if float32 fails.
 
 Speed: presets at full size, compiled by JAX, and by PyTorch operation by operation and compiled.
-Memory is the peak of one pass, weights included: PyTorch's allocator's, or what XLA reserved for
-arguments, results and temporaries. Arithmetic is counted from the layers. A case that fails shows
-its error, and one for which no time is left (--seconds) is left out.
+Memory is the peak of one pass, weights included: that of PyTorch's allocator, or what XLA reserved
+for arguments, results and temporaries. Arithmetic is counted from the layers. A case that fails
+shows its error; cases for which no time is left (--seconds) are left out.
 """
 
 import argparse
@@ -42,7 +42,7 @@ NUMBERS = ("float32", "tf32", "bfloat16")
 POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
 TIMED = ("mdm_s64", "mdm_s64s256", "released_256")
 TEXT_TOKENS = 32
-# (numbers, batch): what tells most first, one network at a time.
+# (numbers, batch): the most informative first, one network at a time.
 RUNS = (("bfloat16", 16), ("bfloat16", 64), ("bfloat16", 1), ("tf32", 16), ("float32", 16))
 RUNS += (("tf32", 64), ("tf32", 1))
 TINY_RUNS = (("bfloat16", 2), ("float32", 2), ("float32", 1))
@@ -72,7 +72,7 @@ def main() -> int:
     say(f"Keras {keras.__version__} on {BACKEND}, {record['device']}")
     if args.write:
         write(args.write, args.cases)
-    # A file is written after every case: what is there outlasts a stop.
+    # The file is written after every case, so finished cases survive a stop.
     for key, results in (
         ("parity", check(args.check, args.cases) if args.check else ()),
         ("speed", measure(args.tiny, args.seconds, args.check) if args.time else ()),
@@ -92,7 +92,7 @@ def say(line: str) -> None:
 
 
 def write(file: Path, only: Sequence[str] | None = None) -> None:
-    """Store what TensorFlow computes, and the arithmetic of the presets that are timed."""
+    """Store TensorFlow's results, and the arithmetic of the presets that are timed."""
     groups: dict[str, dict[str, Any]] = {}
     for name in only or ("math", *cases.NETWORKS, *cases.PRESETS):
         groups[name] = cases.results_of(name)
@@ -112,7 +112,7 @@ def store(file: Path, groups: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def read(file: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What `store` wrote."""
+    """Read what `store` wrote."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     with np.load(file) as stored:
         for full in stored.files:
@@ -147,7 +147,7 @@ def measure(tiny: bool, seconds: float, golden: Path | None) -> Iterator[dict[st
     gflop = read(golden).get("gflop", {}) if golden else {}
     models, runs = (tuple(cases.NETWORKS), TINY_RUNS) if tiny else (TIMED, RUNS)
     plan = [(model, runs, "jit" if BACKEND == "jax" else "eager") for model in models]
-    if BACKEND == "torch":  # whose compiler takes longest: last
+    if BACKEND == "torch":  # its compiler takes longest, so it comes last
         plan += [(model, runs[:1], "compile") for model in models]
     say(" | ".join(COLUMNS))
     deadline = time.monotonic() + seconds
@@ -175,7 +175,7 @@ def build(model: str, policy: str) -> mdm.NestedUNet:
     """A preset or a small network, with random weights."""
     gc.collect()
     began = time.perf_counter()
-    # JAX would compile an initialiser for every shape, only for the values to be replaced.
+    # JAX would compile an initialiser for every shape, only to have the values replaced.
     with unallocated() if BACKEND == "jax" else contextlib.nullcontext():
         if model in cases.NETWORKS:
             unet = cases.NETWORKS[model](policy)
@@ -213,10 +213,10 @@ def timed(unet: mdm.NestedUNet, batch: int, how: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def failing(result: dict[str, Any]) -> Iterator[None]:
-    """Put what goes wrong inside into the result."""
+    """Put an error of the `with` statement's body into the result."""
     try:
         yield
-    except Exception as error:  # of any kind: the other cases are still worth their time
+    except Exception as error:  # of any kind: the other cases still run
         result["error"] = f"{type(error).__name__}: {error}"[:2000]
 
 

@@ -4,7 +4,7 @@
     python benchmarks/conditioning.py runs/webvid_video/model.keras
 
 Errors are root mean squares in grey levels, over the frames that were not given, against the true
-ones. Holding repeats the given frame before; blending averages the two given frames around.
+ones. Holding repeats the previous given frame; blending averages the given frames on both sides.
 """
 
 import argparse

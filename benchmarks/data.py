@@ -1,8 +1,8 @@
 """Pictures per second by source, against a bare loop that decodes and resizes the same bytes.
 
     python benchmarks/data.py                  # 4000 JPEG files of 256 x 256, to 64 and to 256
-    python benchmarks/data.py --index          # and the memory that 12 million records take, and
-                                               # how long a hundredth of them takes to index
+    python benchmarks/data.py --index          # also the memory for 12 million records, and the
+                                               # time to index a hundredth of them
 
 The bare loop reads the files of the folder in a fixed order, decodes and resizes them with Pillow
 in as many threads as there are cores, and does nothing else. A pipeline shuffles all records,
@@ -60,7 +60,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory {peak / 2**20:.1f} GB")
     target = RESULTS / "data.json"
-    if not arguments.index and target.is_file():  # that part is of another run
+    if not arguments.index and target.is_file():  # keep that part from another run
         result["index"] = json.loads(target.read_text())["index"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "data.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -97,7 +97,7 @@ def write_sources(folder: Path, count: int) -> dict:
                 tar.add(file.with_suffix(".txt"), file.with_suffix(".txt").name)
     source = open_images(pictures)
     rows = [source.read(row) for row in range(count)]
-    # The same bytes everywhere: what `prepare` writes (quality 95) takes longer to decode.
+    # The same bytes everywhere, since those that `prepare` writes (quality 95) decode more slowly.
     examples = [
         encode_example(row.data, list(row.captions), -1, row.key, (256, 256)) for row in rows
     ]
@@ -147,14 +147,14 @@ def speed(sources: dict, size: int, repeats: int) -> dict[str, float]:
                 bare(paths[: steps * BATCH], size)
                 rates[name].append(steps * BATCH / (time.perf_counter() - begun))
                 continue
-            # What was read ahead while the others ran does not count: it is taken first.
+            # Batches read ahead while the others ran do not count: they are taken first.
             for _ in range(24):
                 next(streams[name])
             begun = time.perf_counter()
             for _ in range(steps):
                 next(streams[name])
             rates[name].append(steps * BATCH / (time.perf_counter() - begun))
-            time.sleep(0.5)  # its reading ahead ends
+            time.sleep(0.5)  # until it stops reading ahead
     return {name: statistics.median(values) for name, values in rates.items()}
 
 

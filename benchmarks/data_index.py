@@ -41,13 +41,13 @@ def main() -> None:
 
 
 def resident() -> float:
-    """Resident memory in MB, now."""
+    """Current resident memory in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def peak() -> float:
-    """The most memory of this process in MB; what resource tells may be its parent's."""
+    """Peak memory of this process in MB; the module `resource` might report its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -73,7 +73,7 @@ def table_of(count: int) -> table.TableImages:
 
 
 def tar_of(count: int) -> tar.TarImages:
-    """Shards of 10,000 pictures, whose indexes are known."""
+    """Shards of 10,000 pictures with known indexes."""
     shards = -(-count // 10_000)
     members = np.ones((10_000, 4, 2), np.uint32)
     index = {"members": members, "bad_name": np.array([], str), "bad_reason": np.array([], str)}
@@ -94,12 +94,12 @@ def write_shards(count: int) -> None:
 
 
 def new_tar_of(count: int) -> tar.TarImages:
-    """Shards that are indexed for the first time."""
+    """Shards to index for the first time."""
     return tar.TarImages(sorted(SHARDS.glob("*.tar")), cache_dir=SHARDS / "cache")
 
 
 def tfrecord_of(count: int) -> examples.ExampleImages:
-    """Files of 10,000 records, whose indexes are known."""
+    """Files of 10,000 records with known indexes."""
     file_bytes.exists = lambda path: True
     examples.index_files = lambda paths, *_, **__: [
         {"place": np.arange(10_000, dtype=np.uint64), "size": np.ones(10_000, np.uint32), "end": 0}

@@ -1,10 +1,10 @@
-"""What the ways of sampling bring, on the model of the emoji recipe.
+"""Compare settings of sampling on the model of the emoji recipe.
 
     python benchmarks/demo_sampling.py runs/demo
 
-Draws random training prompts with several settings and prints, per level, the share whose nearest
-training drawings include the asked one, and the grain: the mean absolute difference of neighbouring
-pixels in grey levels, beside that of the drawings themselves.
+Draws random training prompts with several settings and prints two figures per level: the share
+whose nearest training drawings include the requested one; and the grain, which is the mean absolute
+difference of neighbouring pixels in grey levels, beside that of the drawings themselves.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     python benchmarks/first_step.py
     python benchmarks/first_step.py --levels 64 256 --width 0.25
 
-A network is traced in Python, operation by operation, whatever its width. Prints how many
-operations the step has, seconds of the processor for tracing, for the first step after it, and for
-a later one; compare two versions of the code by running it on both.
+A network is traced in Python, operation by operation, whatever its width. Prints the number of
+operations in the step, and processor seconds for tracing, for the first step after it, and for a
+later one. To compare two versions of the code, run it on both.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def timed(function: Callable) -> tuple:
-    """Result, and seconds of all threads: others on the machine count less than by the clock."""
+    """Result, and seconds of all threads, which depend less on other processes than the clock."""
     start = time.process_time()
     result = function()
     return result, time.process_time() - start

@@ -1,9 +1,9 @@
-"""What `generate` can be asked for, as pictures, with a model that a recipe trained.
+"""What `generate` can do, as pictures, with a model that a recipe trained.
 
     python benchmarks/gallery.py runs/emoji_three_levels --picture docs/images/gallery.png
 
-One row per way: a picture changed more and more, half of a picture drawn anew, a low picture made
-large, a prompt guided away from another, guidance in part of the time, one seed turning into
+One row per feature: a picture changed more and more, half of a picture drawn again, a small picture
+enlarged, a prompt guided away from another, guidance in part of the time, one seed turning into
 another, estimates on the way.
 """
 

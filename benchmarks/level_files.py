@@ -1,10 +1,10 @@
-"""What it costs to read a lower level's pictures as the highest level shows them.
+"""The cost of reading a lower level's pictures as the highest level shows them.
 
     python benchmarks/level_files.py           # 300 JPEG files of about 500 pixels
 
-Processor time per picture of decoding at 64 pixels, straight from the file and by the square of a
-higher level, beside that level itself; and pictures per second of `image_dataset` in batches of 64.
-Repetitions alternate; medians.
+Prints processor time per picture for decoding at 64 pixels, straight from the file and through the
+square of a higher level, beside that level itself; and pictures per second of `image_dataset` in
+batches of 64. Repetitions alternate; results are medians.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def measure(source, rules: dict, repeats: int) -> dict[str, tuple[float, float]]
             times[name].append(1e3 * (time.process_time() - begun) / len(data))
     for name, stream in streams.items():  # one at a time: they read ahead
         for _ in range(repeats):
-            for _ in range(8):  # what was read ahead does not count
+            for _ in range(8):  # batches read ahead do not count
                 next(stream)
             begun = time.perf_counter()
             for _ in range(16):

@@ -1,10 +1,10 @@
-"""Time and memory of loading what is large: the 1024 checkpoint, and a FLAN-T5-XL encoder.
+"""Time and memory of loading large files: the 1024 checkpoint, and a FLAN-T5-XL encoder.
 
     python benchmarks/loading.py                 # writes about 7 GB to a temporary directory
     python benchmarks/loading.py --only encoder
 
-The files are of the real sizes and hold random values. Every measurement runs in a process of its
-own, so that its peak memory is its own; the first row is a process that only imports. Linux.
+The files have the real sizes and hold random values. Every measurement runs in a separate process,
+so that its peak memory is its own; the first row is a process that only imports. Needs Linux.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def size(folder: Path) -> str:
 
 
 def measure(task: str, folder: str) -> None:
-    """Run a task and print its seconds, imports not included, and the peak of this process."""
+    """Run a task and print its seconds without imports, and the peak memory of this process."""
     import keras_mdm  # noqa: F401
 
     work = prepare(task, Path(folder))
@@ -81,7 +81,7 @@ def measure(task: str, folder: str) -> None:
 
 
 def peak() -> float:
-    """Peak memory of this process in GB. (`ru_maxrss` would count what the parent held.)"""
+    """Peak memory of this process in GB. (`ru_maxrss` would count the parent's memory.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024 / 1e9

@@ -2,8 +2,8 @@
 
     python benchmarks/paper_steps.py --data FOLDER      # any folder of pictures
 
-Networks, process and optimizer are the recipes'; pictures come through the recipes' pipeline. Each
-case runs in a process of its own, in bfloat16, so that its peak memory is its own.
+Networks, process, optimizer and data pipeline are those of the recipes. Each case runs in a
+separate process, in bfloat16, so that its peak memory is its own.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def step(name: str, data: str, recompute: list[str]) -> dict:
-    """Train one step after one that traces; seconds, loss and peak memory."""
+    """Train one step after one that traces; return seconds, loss and peak memory."""
     import importlib
 
     import keras
@@ -70,7 +70,7 @@ def step(name: str, data: str, recompute: list[str]) -> dict:
     unet = mdm.build_nested_unet(phase.levels, **condition)
     rng = np.random.default_rng(0)
     encoder = None
-    if levels is not None:  # FLAN-T5 XL has this width; its states stand for themselves
+    if levels is not None:  # random states of FLAN-T5 XL's width
         encoder = mdm.text.FunctionEncoder(
             lambda texts: (
                 rng.normal(size=(len(texts), 128, 2048)).astype("float32"),

@@ -4,10 +4,10 @@
     python benchmarks/parity.py --cases DIR
     python benchmarks/parity.py --spiece flan-t5-xl/spiece.model
 
-Checks every case of a folder: networks (outputs, the results of the parts inside, weights back),
-losses, sampling steps, samplers alone, schedules, optimizer steps and checkpoints; token ids only
-with T5's vocabulary (or with KERAS_MDM_SPIECE naming it), which no package holds. Prints a table
-and ends with exit code 1 if anything differs by more than its limit.
+Checks every case of a folder: networks (outputs, results of inner parts, weights written back),
+losses, sampling steps, samplers alone, schedules, optimizer steps and checkpoints. Token ids are
+checked only with T5's vocabulary (--spiece or KERAS_MDM_SPIECE), which no package holds. Prints a
+table and ends with exit code 1 if anything differs by more than its limit.
 """
 
 import os
@@ -47,12 +47,12 @@ CHECKS: dict[str, Callable[[Case], Iterator[Check]]] = {
 
 
 def names(folder: Path) -> list[str]:
-    """The cases of a folder: json files with a kind."""
+    """The cases of a folder: JSON files with a kind."""
     return sorted(path.stem for path in folder.glob("*.json") if '"kind"' in path.read_text()[:500])
 
 
 def run(case: Case, spiece: Path | None = None) -> list[Check]:
-    """All comparisons of a case; what stops one is a failure, and the others are still made.
+    """All comparisons of a case. An error in one counts as a failure; the others are still made.
 
     Args:
         case: the case.
@@ -65,7 +65,7 @@ def run(case: Case, spiece: Path | None = None) -> list[Check]:
         return [Check("unknown kind", case.kind, math.inf, 0.0)]
     try:
         with warnings.catch_warnings():
-            # What is left out of training has no effect here, or is done by hand.
+            # Options left out of training have no effect here, or are applied by hand.
             warnings.filterwarnings("ignore", message=".*(dropout|freeze_inner_unet)")
             for check in CHECKS[case.kind](case):
                 found.append(check)
@@ -76,7 +76,7 @@ def run(case: Case, spiece: Path | None = None) -> list[Check]:
 
 
 def rows(name: str, found: list[Check]) -> Iterator[tuple[str, list[str]]]:
-    """One row per kind of comparison, and what to say about each that failed."""
+    """One row per kind of comparison, with a line about each that failed."""
     for kind, group in itertools.groupby(sorted(found, key=_kind), key=_kind):
         group = list(group)
         failed = [check for check in group if not check.passed]

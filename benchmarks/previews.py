@@ -1,10 +1,10 @@
-"""Previews and cuts: is the low level of a model any good without the levels above it?
+"""Previews and cuts: how good is the low level of a model without the levels above it?
 
     python benchmarks/previews.py --run-dir runs/previews
 
-Trains the same two-level model of the emoji recipe with mixed resolutions and without, from one
-common first phase, and draws the low level three ways: with the whole model, with `stop_at`, and
-with the smaller model that `cut` gives. Prints the kernel inception distance (EfficientNet-Lite0
+Trains the same two-level model of the emoji recipe with and without mixed resolutions, from a
+common first phase, and draws the low level in three ways: with the whole model, with `stop_at`, and
+with the smaller model from `cut`. Prints the kernel inception distance (EfficientNet-Lite0
 features, times 1000, with its standard error) from the training drawings.
 """
 
@@ -34,7 +34,7 @@ from shared.drawings import Drawings  # noqa: E402
 
 LOW, HIGH = "16", "32"
 GUIDANCE = 3.0
-# Without that recipe's stratified times and its averages of other widths.
+# Without that recipe's stratified times and further averages.
 PROCESS = {name: SCALE.process[name] for name in ("residual", "shift_power", "threshold")}
 PROCESS["ema_decay"] = SCALE.process["ema_decay"]
 
@@ -89,11 +89,11 @@ def main() -> None:
     for name, mixed in (("with mixing", True), ("without mixing", False)):
         run_dir = args.run_dir / name.replace(" ", "-")
         other = args.run_dir / "with-mixing"
-        if not mixed and not run_dir.exists():  # both go on from the same first phase
+        if not mixed and not run_dir.exists():  # both continue from the same first phase
             shutil.copytree(other / "checkpoints/phase-1", run_dir / "checkpoints/phase-1")
         model = train(run_dir, phases(args.steps, args.first_scale, mixed), drawings, encoder)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what they warn of is measured here
+            warnings.simplefilter("ignore", UserWarning)  # their subject is measured here
             smaller = model.cut(LOW)
             conditions = {"text": text, "text_mask": mask}
             drawn = {

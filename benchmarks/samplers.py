@@ -2,15 +2,15 @@
 
     python benchmarks/samplers.py runs/emoji_three_levels
 
-Draws random training prompts with every sampler and number of steps, and prints the kernel
-inception distance (EfficientNet-Lite0 features, times 1000, with its standard error) from the
-training drawings and from what the paper's sampling (DDPM, 250 steps) draws for other prompts and
-seeds, and the seconds per picture. Writes the table as JSON, and a grid of pictures.
+Draws random training prompts with every sampler and number of steps. Prints the seconds per picture
+and the kernel inception distance (EfficientNet-Lite0 features, times 1000, with its standard error)
+from two sets: the training drawings, and pictures drawn by the paper's sampling (DDPM, 250 steps)
+for other prompts and seeds. Writes the table as JSON, and a grid of pictures.
 
-Two figures to compare with: one half of the drawings against the other, what another sample of the
-same kind of drawings would reach; and the drawings of the prompts, what a model that knows its
-training data by heart would. That one is below zero: the estimate takes the drawings for a sample,
-and here they are all there is.
+There are two figures for comparison. One half of the drawings against the other shows what another
+sample of such drawings would reach; the drawings of the prompts show what a model that knows its
+training data by heart would reach. The latter is below zero, because the estimate assumes that the
+drawings are a sample, but here they are all there is.
 """
 
 import os
@@ -54,7 +54,7 @@ def main() -> None:
     size = int(args.level)
     data = mdm.data.load_emoji((size,), concepts="simple", split="train")
     real = features(data.images[size])
-    # Independent prompts, and others for the paper's sampling, or the estimate would be biased.
+    # Independent prompts for the two, or the estimate would be biased.
     rows, other_rows = np.random.default_rng(0).integers(len(data), size=(2, args.images))
     prompts = [data.captions[row] for row in rows]
     encoder = mdm.text.MiniLM(length=16)

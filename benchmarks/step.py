@@ -4,9 +4,9 @@
     python benchmarks/step.py --width 0.25 --repeats 3
     python benchmarks/step.py --models released_64 --modes sample --dtypes mixed_bfloat16
 
-Every case runs in a process of its own, so that its peak memory is its own. Inside, every
-repetition is followed by a large matrix product in the same dtype: whatever else slows the machine
-slows both, and their ratio holds still where seconds do not. Prints a table and writes JSON.
+Every case runs in a separate process, so that its peak memory is its own. In it, every repetition
+is followed by a large matrix product in the same dtype. Other load slows both, so their ratio stays
+the same where seconds do not. Prints a table and writes JSON.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def run_case(
 
 
 def sampling_step(unet, model: str, batch: int) -> Callable[[], None]:
-    """One call of the network as `generate` makes it, conditional and without guidance."""
+    """One call of the network as in `generate`, conditional and without guidance."""
     import tensorflow as tf
 
     network = tf.function(lambda inputs: unet(inputs, training=False))
@@ -192,14 +192,14 @@ def training_step(unet, model: str, batch: int, recompute: Sequence[str]) -> Cal
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall time of one call that returns when its result is there."""
+    """Wall time of a call that waits for its result."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
+    """The machine on which the numbers were measured."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():

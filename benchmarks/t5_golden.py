@@ -1,9 +1,9 @@
-"""Write tests/golden/t5_tiny.npz: what transformers computes on tiny random T5 encoders.
+"""Write tests/golden/t5_tiny.npz: results of transformers for tiny random T5 encoders.
 
     pip install 'keras-mdm[parity]'
     python benchmarks/t5_golden.py
 
-Kept are the weights, token ids of several lengths with padding, and the states.
+The file holds the weights, token ids of several lengths with padding, and the states.
 """
 
 import json

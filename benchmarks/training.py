@@ -1,4 +1,4 @@
-"""The training engine: is it equal however it is run, and what does it cost?
+"""The training engine: does every way of running it give the same, and what does it cost?
 
     python benchmarks/training.py
     python benchmarks/training.py --only overhead --repeats 5
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps per measurement")
     args = parser.parse_args()
     if args.only is None:
-        # Every part in a process of its own: two devices would share the cores of the others.
+        # Every part in a separate process: two devices would share the cores of the others.
         for part in ("equality", "overhead", "resume", "memory"):
             subprocess.run([sys.executable, *sys.argv, "--only", part], check=True)
     elif args.only == "equality":
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_model(levels: list, **options: object) -> mdm.MatryoshkaDiffusion:
-    """A model whose every branch matters: no weight is zero at the start."""
+    """A model in which every branch matters, since no weight starts at zero."""
     unet = mdm.build_nested_unet(levels, text_width=TEXT_WIDTH)
     rng = np.random.default_rng(0)
     for variable in unet.trainable_variables:
@@ -105,7 +105,7 @@ def make_dataset(groups: dict[str, int], first_step: int = 0, records: int = 64)
 
 
 def equality() -> None:
-    """Print how far other ways of running the same steps end from one device."""
+    """Print how far other ways of running the same steps differ from one device."""
 
     def run(strategy: tf.distribute.Strategy | None = None, micro_batches: int = 1):
         with strategy.scope() if strategy else contextlib.nullcontext():
@@ -193,8 +193,8 @@ def overhead(repeats: int, steps: int) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for name in ways:
             ways[name]()  # traces, and fills caches
-        # From here on a checkpoint falls into the middle of its steps, as it does in a long run,
-        # where the steps after it hide what can be hidden of it.
+        # From here on a checkpoint falls in the middle of its steps, as in a long run, where the
+        # steps after it hide part of its cost.
         model.fit(dataset, epochs=1, steps_per_epoch=steps // 2, verbose=0)
         for _ in range(repeats):
             for name, way in ways.items():
@@ -219,7 +219,7 @@ def overhead(repeats: int, steps: int) -> None:
 
 
 def bare_step(model: mdm.MatryoshkaDiffusion):
-    """Forward, backward and optimizer of the same network on fixed noise: what nobody can avoid."""
+    """Forward, backward and optimizer of the same network on fixed noise: the least possible."""
     variables = model.unet.trainable_variables
     levels = model.unet.levels
 
@@ -243,7 +243,7 @@ def bare_step(model: mdm.MatryoshkaDiffusion):
 
 
 def memory(width: float) -> None:
-    """Print peak memory and time of a step of the 64-256-1024 network, by what is recomputed."""
+    """Print peak memory and time of a step of the 64-256-1024 network, by recomputed levels."""
     print(
         f"| 64-256-1024, width {width}, batch 1, recomputed | activations GB | estimated | s/step |"
     )
@@ -261,8 +261,8 @@ def memory(width: float) -> None:
 
 
 def memory_of(width: float, levels: list[str]) -> None:
-    """Peak beyond weights, gradients, moments and averages, measured and estimated, and the faster
-    of two steps."""
+    """Print the peak beyond weights, gradients, moments and averages, measured and estimated, and
+    the time of the faster of two steps."""
     unet = mdm.build_nested_unet([64, 256, 1024], num_classes=10, width=width)
     model = mdm.MatryoshkaDiffusion(unet)
     model.compile(optimizer=mdm.optimizers.Adam(1e-4), recompute=levels)
@@ -272,7 +272,7 @@ def memory_of(width: float, levels: list[str]) -> None:
         "label": np.zeros(1, "int32"),
     }
     dataset = tf.data.Dataset.from_tensors(batch).repeat()
-    # Traced before: what Python holds of the graph is no activation.
+    # Traced before, since Python's memory for the graph does not belong to the activations.
     model.make_train_function().get_concrete_function(iter(dataset))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
     held, seconds = resident("VmRSS"), []
@@ -286,7 +286,7 @@ def memory_of(width: float, levels: list[str]) -> None:
 
 
 def estimated(unet: mdm.NestedUNet, levels: list[str]) -> float:
-    """What `keras_mdm.describe` would say, in GB."""
+    """The estimate of `keras_mdm.describe`, in GB."""
     set_recompute(unet, levels)
     return trace_step(unet, {unet.levels[-1]: 1})[1] / 1e9
 
@@ -303,7 +303,7 @@ def resident(name: str) -> float:
 
 
 def resume() -> None:
-    """Print how long the first batch takes at the start and far inside of a run."""
+    """Print how long the first batch takes at the start of a run and far into it."""
     print("| first batch of | seconds |")
     print("|---|---|")
     for first_step in (0, 10_000_000):

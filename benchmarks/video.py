@@ -1,11 +1,11 @@
 """Reading of clips: against a bare PyAV loop over the same files, and memory over many clips.
 
     python benchmarks/video.py                     # 8 files like WebVid's: 596 x 336, 20 s, 25/s
-    python benchmarks/video.py --clips 10000       # and memory while so many clips are read
+    python benchmarks/video.py --clips 10000       # also memory while 10000 clips are read
 
-A bare loop knows from which frame to which it has to decode, seeks, decodes and resizes, in as many
-threads as there are cores, and does nothing else. The pipeline finds the frames by itself, crops,
-mirrors, batches, and gives tensors in order. Both read the same frames; repetitions alternate.
+The bare loop is told which frames to decode; it seeks, decodes and resizes, in as many threads as
+there are cores, and does nothing else. The pipeline finds the frames by itself, crops, mirrors,
+batches, and yields tensors in order. Both read the same frames; repetitions alternate.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=0, help="read so many and watch the memory")
+    parser.add_argument("--clips", type=int, default=0, help="read this many and watch the memory")
     arguments = parser.parse_args()
     from step import machine
 
@@ -51,7 +51,7 @@ def main() -> None:
         if arguments.clips:
             result["memory"] = memory(videos, ClipRule(64), arguments.clips)
     target = RESULTS / "video.json"
-    if not arguments.clips and target.is_file():  # that part is of another run
+    if not arguments.clips and target.is_file():  # keep that part from another run
         result["memory"] = json.loads(target.read_text())["memory"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "video.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def write_files(folder: Path) -> None:
-    """Videos of coarse and fine texture that moves, with grain, in the coder's usual setting."""
+    """Videos of moving coarse and fine texture, with grain, in the coder's usual setting."""
     import av
 
     for number in tqdm(range(FILES), desc="writing videos", file=sys.stderr):
@@ -101,7 +101,7 @@ def speed(videos, shards, rule, repeats: int) -> dict[str, float]:
     def pipeline(source) -> float:
         batches = iter(clip_dataset(source, rule, batch_size=batch, seed=0))
         for _ in range(3):
-            next(batches)  # until it has read ahead: as much at the start as at the end
+            next(batches)  # until it has read ahead as much as at the end
         start = time.perf_counter()
         for _ in range(count // batch):
             next(batches)
@@ -119,7 +119,7 @@ def speed(videos, shards, rule, repeats: int) -> dict[str, float]:
 
 
 def bare_clip(file: str, first: int, last: int, rule) -> list[np.ndarray]:
-    """Seek, decode, convert: what no reader can do without."""
+    """Seek, decode, convert: the steps that every reader needs."""
     import av
 
     with av.open(file) as container:
@@ -140,7 +140,7 @@ def bare_clip(file: str, first: int, last: int, rule) -> list[np.ndarray]:
 
 
 def memory(videos, rule, clips: int) -> list[dict[str, float]]:
-    """Resident memory while clips are read, ten times on the way."""
+    """Resident memory at ten points while clips are read."""
     from keras_mdm.data import clip_dataset
 
     batch, found = 16, []

@@ -16,13 +16,13 @@ from keras_mdm.interop.torch_reader import TorchFile
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One comparison: how far off, and how far off it may be.
+    """One comparison, with its error and the limit.
 
     Args:
         kind: what was compared, such as "outputs".
-        name: which one of them.
+        name: which of these.
         error: largest difference; NaN and infinity fail.
-        limit: the largest that passes.
+        limit: the largest error that passes.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Check:
 
 
 def difference(actual: Any, expected: Any, *, relative: bool = False) -> float:
-    """Largest absolute difference; infinite for other shapes.
+    """Largest absolute difference; infinite if the shapes differ.
 
     Args:
         actual: array.
@@ -63,7 +63,7 @@ class Case:
     """A stored case.
 
     Args:
-        folder: where it lies.
+        folder: where it is stored.
         name: its name.
     """
 
@@ -86,7 +86,7 @@ class Case:
         return self.arrays[self._aliases.get(key, key)]
 
     def keys(self, prefix: str) -> list[str]:
-        """Stored keys that begin so, aliases not included."""
+        """Stored keys with this beginning, without aliases."""
         return [key for key in self.arrays if key.startswith(prefix)]
 
     def group(self, name: str) -> dict[str, np.ndarray]:
@@ -100,7 +100,7 @@ class Case:
 
     @functools.cached_property
     def state(self) -> Mapping[str, np.ndarray]:
-        """The weights; those that also lie in a checkpoint may be stored only there."""
+        """The weights; those that are also in a checkpoint may be stored only there."""
         state = self.group("state")
         if not state and "state_in" in self.settings:
             return TorchFile(self.folder / self.settings["state_in"]).items()["state_dict"]
@@ -157,11 +157,11 @@ class Case:
         return self.unet.levels[::-1]
 
     def picture(self, key: str, index: int) -> np.ndarray:
-        """The stored array of a level as `(B, [T,] H, W, C)`."""
+        """A level's stored array as `(B, [T,] H, W, C)`."""
         return to_frames(self[key], self.levels[index])
 
     def pictures(self, stem: str) -> dict[str, np.ndarray]:
-        """`picture` of every level by its name, ascending; keys are `stem` and the index."""
+        """`picture` of every level by its name, ascending; a key is `stem` and the index."""
         indices = reversed(range(len(self.levels)))
         return {self.levels[i]: self.picture(f"{stem}_{i}", i) for i in indices}
 
@@ -175,7 +175,7 @@ class Case:
         return {"text": text, "text_mask": present.astype("float32")}
 
     def micros(self, prefix: str = "in/micro", levels: slice = slice(None)) -> dict:
-        """Micro-conditions below `prefix/` that a level knows, ascending levels."""
+        """Micro-conditions below `prefix/` that a level takes, by ascending level."""
         known = {name for spec in self.unet.spec.levels[levels] for name in spec.micro_conditions}
         found = {key: value.astype("float32") for key, value in self.group(prefix).items()}
         return {key: value for key, value in found.items() if key in known}
@@ -189,7 +189,7 @@ class Case:
 
 
 def to_frames(x: np.ndarray, level: str) -> np.ndarray:
-    """`(B, C, H, W)` -> `(B, [T,] H, W, C)`, a clip's frames out of their square grid."""
+    """`(B, C, H, W)` -> `(B, [T,] H, W, C)`, taking a clip's frames from their square grid."""
     x = np.moveaxis(x, 1, -1)
     if "x" not in level:
         return x

@@ -10,7 +10,7 @@ from keras_mdm.interop.torch_reader import TorchFile
 
 
 def check(case: Case) -> Iterator[Check]:
-    """Compare what a checkpoint holds: its numbers, and its weights if they lie beside it."""
+    """Compare the contents of a checkpoint: its numbers, and its weights if stored beside it."""
     items = TorchFile(case.folder / case.settings["file"]).items()
     for name, value in case.settings["items"].items():
         same = name in items and float(items[name]) == value

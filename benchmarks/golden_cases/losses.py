@@ -19,7 +19,7 @@ def check(case: Case) -> Iterator[Check]:
 
 
 def check_variant(case: Case, entry: dict) -> Iterator[Check]:
-    """Compare one variant, each level up to its loss, then the weighted sum."""
+    """Compare one variant: every level up to its loss, then the weighted sum."""
     name, config = entry["name"], entry["diffusion_config"]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="mixed_ratio")  # mixed below, by hand
@@ -49,7 +49,7 @@ def check_variant(case: Case, entry: dict) -> Iterator[Check]:
     yield Check("losses", f"{name}: per sample", error, LIMIT)
     if all(count == rows for count in kept.values()):
         mean = model.batch_loss(by_level, index)
-    else:  # shares of a batch are no feature of `batch_loss`
+    else:  # `batch_loss` does not know shares of a batch
         mean = total.mean()
     stored = np.reshape(case[f"loss/{name}/mean_loss"], ())
     error = difference(mean, stored, relative=True)
@@ -82,8 +82,8 @@ def shares(config: dict, levels: tuple[str, ...]) -> dict[str, float]:
 
 
 def stored_batch(case: Case, images: str = "loss/images", text: str = "loss") -> dict:
-    """A batch as the model takes it. The official code passes micro-conditions on only if the
-    outermost level knows them."""
+    """A batch as the model takes it. The official code passes on micro-conditions only if the
+    outermost level takes them."""
     top = case.levels[0]
     batch = {"video" if "x" in top else "image": tf.constant(case.picture(images, 0))}
     return {**batch, **case.text(text), **case.micros(levels=slice(-1, None))}

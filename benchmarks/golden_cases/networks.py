@@ -1,4 +1,4 @@
-"""Forward passes, what the parts inside return, and the way back of the weights."""
+"""Forward passes, the results of inner parts, and the weights written back."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def check(case: Case) -> Iterator[Check]:
     same_order = list(state) == list(case.model["state_dict_order"])
     yield Check("weights back", "keys in order", 0.0 if same_order else np.inf, 0.0)
     for key, value in state.items():
-        constant = key.endswith("pos_emb.freqs")  # kept by no layer of ours
+        constant = key.endswith("pos_emb.freqs")  # no layer of ours keeps it
         error = difference(value, case.state[key]) if key in case.state else np.inf
         yield Check("weights back", key, error, 1e-6 if constant else 0.0)
 
@@ -37,7 +37,7 @@ def compare_outputs(case: Case, outputs: dict) -> Iterator[Check]:
 
 
 def compare_probes(case: Case, seen: dict[str, np.ndarray]) -> Iterator[Check]:
-    """Stored are the first sample and, of pictures, the first 8 channels of frame by frame rows."""
+    """Stored are the first sample and, for pictures, the first 8 channels, frame by frame."""
     for key, expected in case.group("probe").items():
         if key not in seen:
             yield Check("probes", f"{key}: no such part", np.inf, LIMIT)
@@ -50,7 +50,7 @@ def compare_probes(case: Case, seen: dict[str, np.ndarray]) -> Iterator[Check]:
                 expected = np.moveaxis(to_frames(expected, level)[0], -1, 1)
         if key.endswith("norm_out"):  # ours is fused with the activation that follows
             expected = expected / (1.0 + np.exp(-expected))
-        # Features inside are not of the order of 1 as predictions are, and float32 is as coarse as
+        # Unlike predictions, inner features are not of the order of 1, and float32 is as coarse as
         # the largest of them.
         largest = max(1.0, float(np.max(np.abs(expected))))
         error = difference(actual[: len(expected)], expected) / largest
@@ -62,7 +62,7 @@ def _side(expected: np.ndarray, actual: np.ndarray) -> int:
 
 
 def probed_parts(unet: Any) -> dict[str, Any]:
-    """Our layer by the name of the official module whose result it returns."""
+    """Our layers by the names of the official modules with the same result."""
     found, prefix = {}, ""
     for index in reversed(range(len(unet.levels))):
         name = unet.levels[index]
@@ -96,7 +96,7 @@ def probed_parts(unet: Any) -> dict[str, Any]:
 
 
 class recording:  # noqa: N801 (a context manager, used like a function)
-    """While active, what every layer returns is kept under its name."""
+    """While active, keeps the result of every layer under its name."""
 
     def __init__(self, parts: dict[str, Any], seen: dict[str, np.ndarray]):
         self._parts, self._seen = parts, seen
@@ -107,7 +107,7 @@ class recording:  # noqa: N801 (a context manager, used like a function)
 
     def __exit__(self, *_: Any) -> None:
         for layer in self._parts.values():
-            del layer.call  # the class's own shows again
+            del layer.call  # the class's own takes effect again
 
     def _keeping(self, name: str, call: Callable) -> Callable:
         @functools.wraps(call)

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def block(channels: list[int], blocks: list[int], scale: int, **fields: Any) -> dict:
-    """One level of a released configuration, as its YAML file spells it."""
+    """One level of a released configuration, as in its YAML file."""
     return {
         "resolution_channels": channels,
         "num_resnets_per_resolution": blocks,
@@ -15,7 +15,7 @@ def block(channels: list[int], blocks: list[int], scale: int, **fields: Any) -> 
 
 
 def released_config(size: int) -> dict:
-    """Return the network's section of a released file, its fields without effect left out.
+    """Return the network's section of a released file, without fields that have no effect.
 
     Args:
         size: 64, 256 or 1024.

@@ -1,4 +1,4 @@
-"""Sampling: every stored step, with our network or with the stored outputs of one.
+"""Sampling: every stored step, with our network or with stored outputs.
 
 Each step starts from the stored previous sample, so errors do not add up.
 """
@@ -26,9 +26,9 @@ class Trajectory:
 
     Args:
         case: where it is stored.
-        settings: its entry in the json.
+        settings: its entry in the JSON file.
         levels: our level names, highest first.
-        process: the joint process, as its `sampler_config` says.
+        process: the joint process of its `sampler_config`.
     """
 
     case: Case
@@ -45,7 +45,7 @@ class Trajectory:
         return len(self.settings["timesteps"]) - 1
 
     def key(self, stem: str, index: int | None = None) -> str:
-        """Key of an array, of a level if given."""
+        """Key of an array, for a level if given."""
         return f"traj/{self.settings['name']}/{stem}" + ("" if index is None else f"_{index}")
 
     def pictures(self, stem: str) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ class Trajectory:
         }
 
     def noise(self, step: int) -> Callable:
-        """The noise that was drawn in a step; none is stored for a step that adds none."""
+        """The noise drawn in a step; nothing is stored for steps that add none."""
 
         def draw(i, level, x_t):
             key = self.key(f"noise_{step}", self.levels.index(level))
@@ -123,7 +123,7 @@ class Trajectory:
 
 
 def _listening(network: Callable, told: list) -> Callable:
-    """The network, which also keeps the time that it is told."""
+    """The network, which also keeps the time that it is given."""
 
     def call(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         told.append(float(inputs["time"][0]))
@@ -157,7 +157,7 @@ def check(case: Case) -> Iterator[Check]:
 
 
 def check_alone(case: Case) -> Iterator[Check]:
-    """Compare the trajectories of a sampler alone, which store what the network returned."""
+    """Compare the trajectories of a sampler alone, which store the network's outputs."""
     ratios = [*case.settings.get("nest_ratio", ()), 1]
     levels = tuple(str(64 * ratio) for ratio in ratios)  # any sizes of these ratios
     for settings in case.entries("trajectories"):

@@ -55,7 +55,7 @@ def _shifted(schedule, steps: int) -> dict[str, np.ndarray]:
 
 
 def _compare(name: str, actual, expected, rounding=0.0) -> Check:
-    """Largest relative difference, beyond what float32 rounding makes of the stored values."""
+    """Largest relative difference beyond the float32 rounding of the stored values."""
     ratio = np.asarray(actual, "float64") / np.asarray(expected, "float64")
     error = np.maximum(np.abs(ratio - 1.0) - rounding, 0.0)
     return Check("schedules", name, float(np.max(error)), LIMIT)

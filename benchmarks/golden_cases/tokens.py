@@ -1,4 +1,4 @@
-"""Token ids of the official tokenizer, for whoever has T5's vocabulary."""
+"""Token ids of the official tokenizer, for those who have T5's vocabulary."""
 
 from collections.abc import Iterator
 from pathlib import Path

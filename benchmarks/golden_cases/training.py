@@ -88,7 +88,7 @@ def optimizer_of(train: dict) -> Any:
 
 
 def frozen_prefixes(config: dict) -> tuple[str, ...]:
-    """Keys of weights that the official code does not train begin so."""
+    """Beginnings of the keys of weights that the official code does not train."""
     prefix = "inner_unet."
     while config.get("inner_config"):
         if config.get("freeze_inner_unet"):
@@ -138,8 +138,8 @@ def compare_gradients(case: Case, steps: Steps) -> Iterator[Check]:
 
 
 def compare_weights(case: Case, name: str, found: dict) -> Iterator[Check]:
-    """One check per tensor. Adam blows rounding noise up to full steps: elements whose gradient is
-    below the stored threshold say nothing."""
+    """One check per tensor. Adam amplifies rounding noise to full steps, so elements whose gradient
+    is below the stored threshold are left out."""
     threshold = case.settings["gradient_noise_threshold"]
     for key, value in case.group(name).items():
         if key not in found:

@@ -108,7 +108,7 @@ def test_always_dropped_conditions_are_unknown_ones():
 
 def test_an_export_says_that_it_is_not_to_be_guided(tmp_path, monkeypatch):
     monkeypatch.setattr("tensorflow.saved_model.save", lambda module, path, **_: Path(path).mkdir())
-    with pytest.warns(UserWarning, match="call what is exported with guidance_scale=1"):
+    with pytest.warns(UserWarning, match="call the export with guidance_scale=1"):
         export_saved_model(make(cond_dropout=0.0), tmp_path / "never")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
