@@ -1,4 +1,4 @@
-"""Third-party artwork and weights: a pinned table, and the one way to fetch what it names."""
+"""Third-party artwork and weights: a pinned table, and the only way to fetch its assets."""
 
 from keras_mdm.assets.cache import cache_root
 from keras_mdm.assets.fetch import fetch, is_fetched, path

@@ -11,8 +11,8 @@ def attribution_text(record: Asset, *, changes: str = "none") -> str:
 
     Args:
         record: the asset.
-        changes: what was done to the files beside the text, "none" for the files as published.
-            Both Creative Commons licences in the table ask that changes be stated.
+        changes: what was done to the files beside this text, "none" for the files as published.
+            Both Creative Commons licences in the table require that changes be stated.
 
     Returns:
         Markdown.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_mdm.files import fsync_path
 
-# The cache of users without a home: nothing can be there, and nothing can be written.
+# The cache for users without a home: it holds nothing, and nothing can be written to it.
 NOWHERE = Path(os.devnull, "keras_mdm")
 
 
@@ -17,11 +17,11 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     """Return the directory that holds fetched assets and what is computed from them.
 
     Args:
-        cache_dir: used as it is when given; otherwise `$KERAS_MDM_CACHE`, else
+        cache_dir: used as it is if given; otherwise `$KERAS_MDM_CACHE`, else
             `$XDG_CACHE_HOME/keras_mdm`, else `~/.cache/keras_mdm`.
 
     Returns:
-        The directory, which need not exist yet; one that cannot, for users without a home.
+        The directory, which need not exist yet; for users without a home, one that cannot exist.
 
     Example:
 
@@ -50,8 +50,8 @@ def sha256_file(file: Path) -> str:
 def locked(file: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes for the body of the `with` statement.
 
-    The lock belongs to the open file, so a killed process releases it. Where the platform has no
-    such locks the body runs without one: renames stay atomic, work may be done twice.
+    The lock belongs to the open file, so a killed process releases it. If the platform has no such
+    locks, the body runs without one: renames stay atomic, but work may be done twice.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -65,7 +65,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Rename the finished directory `new` to `target`, removing what stood there before."""
+    """Rename the finished directory `new` to `target`, removing any earlier one."""
     if target.exists():
         shutil.rmtree(target)
     os.rename(new, target)

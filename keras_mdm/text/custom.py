@@ -10,18 +10,18 @@ from keras_mdm.text.prompts import check_texts
 
 
 class FunctionEncoder:
-    """A text encoder made of a function, for encoders that this package does not know.
+    """A text encoder made from a function, for encoders that this package does not know.
 
     Args:
         function: maps a list of B texts to states `(B, L, D)` and mask `(B, L)` of 0/1. Tokens
             beyond the mask are set to zero.
         length: L, the most tokens that the function returns.
-        name: identifies the encoder and its weights: what was encoded is cached under it, and a
-            saved model remembers it.
+        name: identifies the encoder and its weights: states are cached under it, and a saved model
+            remembers it.
         pool: maps a list of B texts to vectors `(B, P)`, if the network takes them.
 
     Raises:
-        ValueError: if an argument does not fit, or the function returns other shapes.
+        ValueError: if an argument is invalid, or the function returns other shapes.
 
     Example:
 
@@ -53,7 +53,7 @@ class FunctionEncoder:
                 name=name,
             )
         self.name, self._function, self._pool = name, function, pool
-        self._null = self.encode([""])  # tells the width, and whether the shapes are right
+        self._null = self.encode([""])  # gives the width, and checks the shapes
         self.width = self._null[0].shape[-1]
         if pool is not None:
             self.pooled_width = self.pool([""]).shape[-1]

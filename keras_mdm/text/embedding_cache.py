@@ -18,10 +18,10 @@ from keras_mdm.text.encoders import TextEncoder
 from keras_mdm.text.prompts import check_texts
 from keras_mdm.turns import take_turn
 
-# Texts per file: what a killed run can lose, and the granularity of reading.
+# Texts per file: as many as a killed run can lose, and as are read at once.
 _TEXTS_PER_FILE = 1024
 
-# Texts per call of the encoder, and the number above which a bar is shown.
+# Texts per call of the encoder, and the number above which a progress bar is shown.
 _TEXTS_PER_CALL = 32
 _LONG = 256
 
@@ -36,25 +36,25 @@ def encode_cached(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the encoder's states of `texts`, encoding only those never seen before.
 
-    States are kept as float16, half the size, and rounded to it also when they were just computed:
-    what comes back is the same on every call. For states of unit scale the rounding is a relative
-    error of at most 0.0005, a sixth of what separates two implementations of the same encoder.
-    Of several processes with the same texts, such as the workers of a run, one encodes.
+    States are kept as float16, which halves their size, and are also rounded when they were just
+    computed: every call returns the same. For states of unit scale the rounding is a relative error
+    of at most 0.0005, a sixth of the difference between two implementations of the same encoder.
+    If several processes have the same texts, such as the workers of a run, one encodes.
 
     Args:
         encoder: its identity is part of the cache key, so a change of weights, length or scale
             starts afresh.
         texts: n strings, repetitions allowed.
         cache_dir: as in `keras_mdm.assets.cache_root`.
-        dtype: "float32" or "float16", of what is returned.
-        progress: show a bar when there is much to encode.
+        dtype: dtype of the returned states, "float32" or "float16".
+        progress: show a progress bar if there are many texts to encode.
 
     Returns:
         States (n, L, D) and their mask (n, L), float32, in the order of `texts`. L is the encoder's
         length, or the longest of the texts if the encoder does not pad.
 
     Raises:
-        ValueError: when `texts` is not a list of strings, or an encoder's result has a wrong shape.
+        ValueError: if `texts` is not a list of strings, or the encoder's result has a wrong shape.
 
     Example:
 
@@ -67,7 +67,7 @@ def encode_cached(
     rows = {_text_key(text): text for text in texts}
     found = _read(directory, rows.keys(), encoder)
     if missing := {key: text for key, text in rows.items() if key not in found}:
-        # Several workers of a run would all encode the same.
+        # Without turns, all workers of a run would encode the same texts.
         with take_turn(directory):
             found.update(_read(directory, missing.keys(), encoder))
             missing = {key: text for key, text in missing.items() if key not in found}
@@ -104,7 +104,7 @@ def _text_key(text: str) -> str:
 
 
 def _fits(states: np.ndarray, mask: np.ndarray, encoder: TextEncoder) -> bool:
-    """Whether states and mask of a call or a file have the shapes they must have."""
+    """Whether states and mask of a call or a file have the right shapes."""
     length = encoder.length if _pads(encoder) else min(encoder.length, states.shape[1])
     expected = (len(states), length, encoder.width)
     return states.shape == expected and mask.shape == expected[:2]
@@ -128,7 +128,7 @@ def _read(directory: Path, keys, encoder: TextEncoder) -> dict:
         return {key: (states[row], mask[row]) for row, key in wanted}
 
     for file in sorted(directory.glob("*.npz")):
-        if not is_temporary(file):  # another process writes it at this moment
+        if not is_temporary(file):  # another process is writing it
             found.update(kept.read(file, use) or {})
     return found
 
@@ -164,7 +164,7 @@ def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, prog
                 "states": _join(states),
                 "mask": _join(masks),
             }
-            # A name of its own: processes that encode the same texts at once do not collide.
+            # A unique name: processes that encode the same texts at once do not collide.
             target = directory / f"{uuid.uuid4().hex}.npz"
             kept.write(target, lambda file, columns=columns: np.savez(file, **columns))
             made.update(

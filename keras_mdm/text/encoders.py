@@ -1,4 +1,4 @@
-"""What a text encoder is: the interface that training, caching and generation rely on."""
+"""The interface of text encoders that training, caching and generation rely on."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,15 +10,15 @@ import numpy as np
 class TextEncoder(Protocol):
     """A frozen map from prompts to token states.
 
-    Implementations are plain objects, not layers: a model that holds one neither trains, nor
-    counts, nor saves its weights. Anything with these members will do.
+    Implementations are plain objects, not layers: a model that holds one neither trains nor counts
+    nor saves its weights. Any object with these members will do.
 
     Attributes:
         width: D, the width of a token's state.
-        length: L, the most tokens of a prompt; what a prompt is padded to as well, unless `pads` is
-            there and false.
+        length: L, the most tokens of a prompt; prompts are also padded to it, unless an attribute
+            `pads` is false.
         identity: name, sha256 of the weights, length and whatever else changes the numbers. Two
-            encoders with equal identities give equal states. It is what a saved model remembers.
+            encoders with equal identities give equal states. A saved model remembers it.
     """
 
     @property
@@ -34,7 +34,7 @@ class TextEncoder(Protocol):
         """Return states float32 (B, L, D), zero at padding, and their mask float32 (B, L).
 
         An encoder whose attribute `pads` is false returns as many tokens as the longest prompt of
-        the call has. A prompt's states do not depend on the others of the call, up to rounding.
+        the call has. Up to rounding, a prompt's states do not depend on other prompts of the call.
         """
         ...
 
@@ -45,7 +45,7 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class PooledTextEncoder(TextEncoder, Protocol):
-    """A text encoder that has one vector per prompt besides, for networks with `pooled_width`.
+    """A text encoder that also gives one vector per prompt, for networks with `pooled_width`.
 
     Attributes:
         pooled_width: P, the width of that vector.

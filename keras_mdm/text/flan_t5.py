@@ -1,4 +1,4 @@
-"""FLAN-T5 as a frozen text encoder, from a local folder: that of the released models."""
+"""FLAN-T5, the encoder of the released models, as a frozen text encoder from a local folder."""
 
 import os
 import threading
@@ -20,25 +20,25 @@ _BATCH = 32
 class FlanT5:
     """The encoder of a FLAN-T5 model, small to xxl, from a folder of Hugging Face files.
 
-    The released models take `google/flan-t5-xl` (width 2048). Needed are `config.json`,
-    `spiece.model` and the `*.safetensors` files; neither PyTorch nor transformers is. Prompts are
-    handled as in the authors' code (see `T5Tokenizer`), states are zero at padding and are never
-    padded beyond the longest prompt of a call: the released networks attend to padding.
+    The released models use `google/flan-t5-xl` (width 2048). The folder must hold `config.json`,
+    `spiece.model` and the `*.safetensors` files; neither PyTorch nor transformers is needed.
+    Prompts are handled as in the authors' code (see `T5Tokenizer`). States are zero at padding and
+    never padded beyond the longest prompt of a call, as the released networks attend to padding.
 
-    Nothing but headers is read before the first use. The folder is remembered in the cache, so that
-    a saved model finds its encoder again.
+    Only headers are read before the first use. The cache remembers the folder, so that a saved
+    model finds its encoder again.
 
     Args:
-        folder: the files.
+        folder: folder with the files.
         length: the most tokens of a prompt.
         max_characters: the most characters of a prompt.
-        dtype: what weights are kept in, `"float32"` or `"bfloat16"`: half the memory, 2.5 GB for
-            flan-t5-xl. Computed is in float32.
+        dtype: dtype in which weights are kept, `"float32"` or `"bfloat16"`: half the memory, 2.5 GB
+            for flan-t5-xl. Computation is in float32.
         cache_dir: as in `keras_mdm.assets.cache_root`.
 
     Raises:
-        ValueError: if an argument is out of range; or listing everything that is missing, cut off
-            or of another shape in the folder.
+        ValueError: if an argument is out of range, or files or tensors in the folder are missing,
+            cut off or of another shape; the error lists all of them.
 
     Example:
 
@@ -76,7 +76,7 @@ class FlanT5:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the states depend on; the folder is no part of it."""
+        """What the states depend on, without the folder."""
         return {
             "name": self.name,
             "sha256": self._fingerprint,
@@ -97,7 +97,7 @@ class FlanT5:
             longest prompt of the call.
 
         Raises:
-            ValueError: when `texts` is not a list of strings.
+            ValueError: if `texts` is not a list of strings.
         """
         from keras_mdm.text import t5_network
 
@@ -143,10 +143,10 @@ class FlanT5:
                     pieces=self._tokenizer.size,
                     vocab_size=rows,
                 )
-            with tf.init_scope():  # plain tensors, whatever the caller is in
+            with tf.init_scope():  # plain tensors, whatever graph or strategy the caller is in
                 self._weights = {
                     name: tf.reshape(
-                        # TensorFlow keeps an array beside its copy; what is joined is its own.
+                        # TensorFlow keeps an array beside its copy, but owns what it joins.
                         tf.concat([tf.cast(p, self.dtype) for p in self._files.parts(name)], 0),
                         shape,
                     )
@@ -157,7 +157,7 @@ class FlanT5:
 def from_identity(
     identity: dict[str, Any], *, cache_dir: str | os.PathLike | None = None
 ) -> FlanT5 | None:
-    """Return the encoder with an identity, or `None` if its folder is not known any more.
+    """Return the encoder with an identity, or `None` if its folder is no longer known.
 
     Args:
         identity: the `identity` of a `FlanT5`.

@@ -28,22 +28,22 @@ _CLS, _SEP, _PAD = 101, 102, 0
 class MiniLM:
     """The token states of all-MiniLM-L6-v2 (asset `minilm`), scaled to unit standard deviation.
 
-    The network is keras-hub's BERT, the tokenizer the model's own (keras-hub's does not strip
-    accents: it reads "café" as an unknown word). keras-hub's GELU is the tanh form, which changes
-    unscaled states by up to 0.003 from the original's.
+    The network is keras-hub's BERT; the tokenizer is the model's own, as keras-hub's does not strip
+    accents and reads "café" as an unknown word. keras-hub's GELU is the tanh form, by which
+    unscaled states differ from the original's by up to 0.003.
 
     Nothing is loaded before the first use. The network is deliberately kept where no model tracks
-    it: this class is not a layer, and variables are made in a thread of their own, outside of the
-    strategy and dtype policy of the caller.
+    it: this class is not a layer, and variables are made in a separate thread, outside the caller's
+    strategy and dtype policy.
 
     Args:
-        length: L, the number of tokens that prompts are padded or cut to, with the two that mark
+        length: L, number of tokens to which prompts are padded or cut, including the two that mark
             beginning and end.
         cache_dir: as in `keras_mdm.assets.cache_root`.
 
     Raises:
-        ValueError: when `length` is not in 2..512; at the first use also when the asset has not
-            been fetched (the error names the command).
+        ValueError: if `length` is not in 2..512, or, at the first use, the asset has not been
+            fetched (the error names the command).
 
     Example:
 
@@ -94,7 +94,7 @@ class MiniLM:
             States float32 (B, L, 384), zero at padding, and their mask float32 (B, L).
 
         Raises:
-            ValueError: when `texts` is not a list of strings, or the asset is missing.
+            ValueError: if `texts` is not a list of strings, or the asset is missing.
         """
         texts = check_texts(texts)
         self._load()
@@ -131,10 +131,10 @@ class MiniLM:
                     missing=missing.name,
                 ) from missing
             tokenizer = Tokenizer.from_file(os.path.join(directory, "tokenizer.json"))
-            # The file asks for padding and cutting to 128; both are done here, to any length.
+            # The file asks for padding and cutting to 128; here both are done to any length.
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            # "[PAD]" or "[SEP]" in a caption are words, not tokens that steer the network.
+            # "[PAD]" and "[SEP]" in a caption are words, not tokens that steer the network.
             tokenizer.encode_special_tokens = True
             self._tokenizer = tokenizer
             self._network = in_own_thread(
@@ -157,7 +157,7 @@ class MiniLM:
         return ids
 
     def _forward(self, ids: np.ndarray) -> np.ndarray:
-        """Return unscaled states (b, L, D) of b <= _BATCH rows of token ids."""
+        """Return unscaled states (b, L, D) for b <= _BATCH rows of token ids."""
         padded = np.full((_BATCH, self.length), _PAD, np.int32)
         padded[:, :2] = _CLS, _SEP
         padded[: len(ids)] = ids

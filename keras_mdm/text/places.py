@@ -1,4 +1,4 @@
-"""Where text encoders lie on this machine, by the digest of their weights."""
+"""Where text encoders are on this machine, by the digest of their weights."""
 
 import json
 import os
@@ -16,16 +16,16 @@ def known(cache_dir: str | os.PathLike | None = None) -> dict[str, str]:
     """
     try:
         found = json.loads(_table(cache_dir).read_text())
-    except (OSError, ValueError, RecursionError):  # none yet; a damaged one is only forgotten
+    except (OSError, ValueError, RecursionError):  # no table yet, or a damaged one
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def remember(digest: str, place: str, cache_dir: str | os.PathLike | None = None) -> None:
-    """Keep where an encoder lies. A cache that cannot be written only costs the convenience.
+    """Remember where an encoder is. A cache that cannot be written only costs the convenience.
 
     Args:
-        digest: of its weights.
+        digest: digest of its weights.
         place: a folder, or the name of a preset.
         cache_dir: as in `keras_mdm.assets.cache_root`.
     """

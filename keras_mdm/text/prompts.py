@@ -1,4 +1,4 @@
-"""Prompts on their way into an encoder: checked, encoded apart, and what is cut off said."""
+"""Prompts on their way into an encoder: checks, a separate thread, warnings about what is cut."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from keras_mdm import checks
 
 def check_texts(texts: Sequence[str]) -> list[str]:
     """Return `texts` as a list, or raise unless it is a sequence of strings."""
-    # A lone string is a sequence of strings as well, of its letters.
+    # A single string is also a sequence of strings: its letters.
     listed = None if isinstance(texts, str | bytes) else list(texts)
     if listed is None or not all(isinstance(text, str) for text in listed):
         strange = (
@@ -25,10 +25,10 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def in_own_thread(work: Callable[[], Any]) -> Any:
-    """Run `work` where none of the caller's Keras and TensorFlow context reaches.
+    """Run `work` outside the caller's Keras and TensorFlow context.
 
-    Both keep strategies, dtype policies, scopes and name counters per thread. In a fresh one the
-    encoder's variables are neither mirrored nor does building them renumber the caller's layers.
+    Both keep strategies, dtype policies, scopes and name counters per thread. In a fresh thread the
+    encoder's variables are not mirrored, and building them does not renumber the caller's layers.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(work).result()
@@ -38,7 +38,7 @@ def warn_of_cuts(lost: Sequence[tuple[str, str]], total: int, length: int) -> No
     """Warn about prompts that were too long, showing what was lost.
 
     Args:
-        lost: what was kept and what was lost of every prompt that was cut.
+        lost: the kept part and the lost part of every prompt that was cut.
         total: number of prompts.
         length: the most tokens of a prompt.
     """

@@ -1,4 +1,4 @@
-"""From an identity that a saved model remembers to the encoder itself."""
+"""From the identity that a saved model remembers to the encoder itself."""
 
 import os
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ def from_identity(
         An encoder with exactly this identity. Its weights are loaded at the first use.
 
     Raises:
-        ValueError: when no encoder of this version of the package has the identity, or where its
-            weights lie is not known on this machine.
+        ValueError: if no encoder of this version of the package has the identity, or the place of
+            its weights is unknown on this machine.
 
     Example:
 

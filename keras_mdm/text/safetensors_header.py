@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors lie where, checked as a whole."""
+"""The header of a safetensors file: where each tensor is, checked as a whole."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_mdm import checks
 
-# Bytes of an element by the name of its type. Of others only the order in the file is checked.
+# Bytes of an element by the name of its type. For others only the order in the file is checked.
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
 WIDTHS |= {"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
@@ -19,7 +19,7 @@ LARGEST = 100 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a tensor lies.
+    """Where a tensor is.
 
     Args:
         file: the file.
@@ -35,7 +35,7 @@ class Place:
 
 
 def read_header(file: Path) -> tuple[dict[str, Place], list[str]]:
-    """Read where the tensors of a file are; nothing else of it is read.
+    """Read where the tensors of a file are, and nothing else.
 
     Args:
         file: the file.
@@ -44,7 +44,7 @@ def read_header(file: Path) -> tuple[dict[str, Place], list[str]]:
         (place by name, what is wrong with the file).
 
     Reference: the format's description, github.com/huggingface/safetensors: the tensors fill the
-    file behind the header without holes.
+    file after the header without holes.
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -89,7 +89,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _span(entry: Any) -> tuple[int, int] | None:
-    """First byte and the one after the last, behind the header; `None` for what is no tensor."""
+    """First byte and the one after the last, counted after the header; `None` if not a tensor."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("dtype"), str):
         return None
     for numbers in (entry.get("shape"), entry.get("data_offsets")):
@@ -100,13 +100,13 @@ def _span(entry: Any) -> tuple[int, int] | None:
 
 
 def _gaps(file: Path, spans: list[tuple[int, int, str]], size: int) -> list[str]:
-    """What is wrong with the order of tensors in the `size` bytes behind the header."""
+    """What is wrong with the order of tensors in the `size` bytes after the header."""
     wrong, reached = [], 0
     for begin, end, name in spans:
         if begin < reached:
             wrong.append(f"tensor {name} of {file.name} overlaps another one")
         elif begin > reached:
-            wrong.append(f"{file.name} has {begin - reached:,} bytes of nothing before {name}")
+            wrong.append(f"{file.name} has {begin - reached:,} unused bytes before {name}")
         reached = max(reached, end)
     if reached > size:
         wrong.append(f"{file.name} is truncated: {size:,} of {reached:,} bytes")

@@ -33,24 +33,24 @@ from keras_mdm.turns import take_turn
 _FORMAT = 1
 # Texts per call of the encoder.
 _CALL = 32
-# Texts that are looked at before anything is written.
+# Texts that are checked before anything is written.
 _SAMPLE = 256
 
 
 class StoredStates:
-    """States that `embed` has written, in place of the encoder that made them.
+    """States written by `embed`, in place of the encoder that made them.
 
-    A text is found by its SHA-256; of each the index takes 29 bytes. The states stay on disk, and
-    are compared with their check sum when they are read for the first time.
+    A text is found by its SHA-256; the index takes 29 bytes per text. The states stay on disk, and
+    are compared with their checksums when they are first read.
 
     Attributes:
         width: D, the width of a token's state.
         length: the most tokens of a text.
-        identity: that of the encoder.
+        identity: the identity of the encoder.
         pads: false: as many tokens are returned as the longest text of a call has.
 
     Args:
-        directory: the folder that `embed` was given.
+        directory: the folder passed to `embed`.
 
     Raises:
         ValueError: if there are no states, or a file is missing.
@@ -77,7 +77,7 @@ class StoredStates:
         columns = read_columns(root / INDEX, "hash", "begin", "count", "check", "shard")
         check_index(root / INDEX, columns)
         self._hashes, self._begins, self._counts, self._checks, shards = columns
-        # Of earlier versions: these had no check sums.
+        # Earlier versions wrote no checksums.
         self._known = self._checks == 0
         self._ends = np.cumsum(shards)
         self._files = [part_of(root, number) for number in range(len(shards))]
@@ -89,7 +89,7 @@ class StoredStates:
                 missing=missing[:5],
             )
         parts = list(zip(self._files, shards.tolist(), strict=True))
-        # A map takes a descriptor each, as long as it is open.
+        # Each map takes a descriptor while it is open.
         self._states = OpenFiles(parts, lambda part: map_states(part[0], (part[1], self.width)))
         for number in range(len(parts)):
             self._states[number]
@@ -104,11 +104,11 @@ class StoredStates:
             texts: n strings.
 
         Returns:
-            States float32 (n, L, D), zero at padding, and their mask float32 (n, L); L is that of
-            the longest text.
+            States float32 (n, L, D), zero at padding, and their mask float32 (n, L); L is the
+            number of tokens of the longest text.
 
         Raises:
-            ValueError: if a text was not encoded, or its states are not those that were written.
+            ValueError: if a text was not encoded, or its states do not match their checksum.
         """
         rows = np.minimum(np.searchsorted(self._hashes, hashes_of(texts)), len(self) - 1)
         found = self._hashes[rows] == hashes_of(texts)
@@ -145,18 +145,18 @@ def embed(
 ) -> StoredStates:
     """Encode texts once and pack their states into files, in half precision, without padding.
 
-    Files are written completely or not at all; the same call again goes on with the texts that are
-    missing, and texts that come twice are encoded once. Of several processes that are given the
-    same folder, such as the workers of a run, one encodes and the others wait. The size is
-    estimated from the first texts and checked against the free space before the work starts.
+    Files are written completely or not at all. Calling again encodes the missing texts, and texts
+    that come twice are encoded once. If several processes are given the same folder, such as the
+    workers of a run, one encodes and the others wait. The size is estimated from the first texts
+    and checked against the free space before the work starts.
 
     Args:
-        encoder: its identity is kept; states of another one are refused.
+        encoder: its identity is kept; a folder with states of another encoder is refused.
         texts: read one after the other, never all in memory.
         directory: receives the files.
-        total: how many texts there are, for the estimate and the bar; counted if it is a list.
-        texts_per_file: texts that a killed run can lose.
-        progress: show the estimate and a bar.
+        total: number of texts, for the estimate and the bar; counted if `texts` is a list.
+        texts_per_file: number of texts that a killed run can lose.
+        progress: show the estimate and a progress bar.
 
     Returns:
         The states, open.
@@ -174,7 +174,7 @@ def embed(
     texts_per_file = checks.integer("texts_per_file", texts_per_file, minimum=1)
     if isinstance(texts, str):
         raise checks.error(
-            "`texts` must be several texts", fix="pass a list, also of one", texts=texts
+            "`texts` must be several texts", fix="pass a list, even for one text", texts=texts
         )
     root = Path(directory)
     if root.exists() and not root.is_dir():
@@ -186,7 +186,7 @@ def embed(
     if not all(isinstance(text, str) for text in first):
         raise checks.error("`texts` must be strings", fix="pass captions", texts=first[:3])
     if not first:
-        raise checks.error("there must be texts", fix="check the data", texts=0)
+        raise checks.error("`texts` must not be empty", fix="check the data", texts=0)
     root.mkdir(parents=True, exist_ok=True)
     remove_dead_temporaries(root)
     plan = {
@@ -216,11 +216,11 @@ def embed(
 
 def _say_waiting(root: Path, show: bool) -> None:
     if show:
-        print(f"another process encodes the texts of {root}: waiting for it", flush=True)
+        print(f"another process is encoding the texts of {root}: waiting for it", flush=True)
 
 
 def _claim(root: Path, plan: dict[str, Any]) -> None:
-    # Two that begin at once may have different encoders: what the first one wrote counts.
+    # Two calls that begin at once may have different encoders: the first plan written counts.
     if write_once(root / PLAN, json.dumps(plan, indent=1)):
         return
     known = read_plan(root)
@@ -235,7 +235,7 @@ def _claim(root: Path, plan: dict[str, Any]) -> None:
 
 
 def _new(texts: Iterator[str], known: set[int]) -> Iterator[str]:
-    """The texts that are not there yet, each once."""
+    """The texts that are not encoded yet, each once."""
     for text in texts:
         key = int(hashes_of([text])[0])
         if key not in known:
@@ -298,6 +298,6 @@ def _write(encoder: TextEncoder, texts: Sequence[str], root: Path, number: int, 
         "count": np.asarray(counts, np.uint32),
         "check": np.asarray(sums, np.uint32),
     }
-    # Last: where it is, the part is complete.
+    # Last: the keys mean that the part is complete.
     keys = part_of(root, number).with_suffix(".npz")
     write_atomically(keys, lambda file: np.savez(file, **columns))

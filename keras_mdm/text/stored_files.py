@@ -1,4 +1,4 @@
-"""The files that stored states lie in: where they are, and whether they are whole."""
+"""The files of stored states: where they are, and whether they are whole."""
 
 import hashlib
 import zlib
@@ -16,22 +16,22 @@ PLAN, INDEX = "plan.json", "index.npz"
 
 
 def part_of(root: Path, number: int) -> Path:
-    """Where the states of a group of texts lie; their hashes and counts beside them, as .npz."""
+    """The file with the states of a group of texts; hashes and counts are beside it, as .npz."""
     return root / f"states-{number:05d}.npy"
 
 
 def read_plan(root: Path) -> dict[str, Any]:
-    """The note of whose states a folder holds."""
+    """The plan of a folder: whose states it holds."""
     return read_json(
         root / PLAN,
-        what="the note of whose states a folder holds",
+        what="the plan of a folder of states",
         fix="restore it from a copy, or remove the folder and run `keras-mdm embed` again",
         keys={"encoder": dict, "width": int, "length": int},
     )
 
 
 def read_columns(file: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of the index, or of the keys of a part; check sums are 0 where there were none yet."""
+    """Arrays of the index, or of the keys of a part; checksums are 0 where none were written."""
     try:
         with np.load(file) as columns:
             return [
@@ -45,7 +45,7 @@ def read_columns(file: Path, *names: str) -> list[np.ndarray]:
 
 
 def map_states(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """States that are not read but mapped: what is used often stays in the system's cache."""
+    """States, mapped rather than read: what is used often stays in the system's cache."""
     try:
         found = np.load(file, mmap_mode="r")
         if found.shape != shape or found.dtype != np.float16:
@@ -58,7 +58,7 @@ def map_states(file: Path, shape: tuple[int, int]) -> np.ndarray:
 def written(
     root: Path, known: set[int] | None = None, shards: list[int] | None = None
 ) -> tuple[set[int], list[int]]:
-    """Hashes of the texts that are there, and tokens per file."""
+    """Hashes of the texts that were written, and tokens per file."""
     known, shards = known if known is not None else set(), shards if shards is not None else []
     while (keys := part_of(root, len(shards)).with_suffix(".npz")).is_file():
         texts, counts = read_columns(keys, "hash", "count")
@@ -68,7 +68,7 @@ def written(
 
 
 def joined(root: Path, shards: Sequence[int]) -> dict[str, np.ndarray]:
-    """Hashes, places, numbers of tokens and check sums of all texts, sorted by hash."""
+    """Hashes, places, numbers of tokens and checksums of all texts, sorted by hash."""
     parts = []
     for number in range(len(shards)):
         keys = part_of(root, number).with_suffix(".npz")
@@ -88,27 +88,27 @@ def check_index(file: Path, columns: Sequence[np.ndarray]) -> None:
     elif not len(hashes) == len(begins) == len(counts) == len(sums) or not len(hashes):
         problem = "its columns are empty, or differ in length"
     elif (begins + counts).max() > shards.sum() or (begins + counts < begins).any():
-        problem = "a text lies outside of the files"
+        problem = "the states of a text are outside the files"
     else:
         return
     raise _damaged(file, ValueError(problem))
 
 
 def hashes_of(texts: Sequence[str]) -> np.ndarray:
-    """64 bits of the SHA-256 of texts."""
+    """64 bits of the SHA-256 of each text."""
     digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     return np.frombuffer(b"".join(digest[:8] for digest in digests), "<u8").copy()
 
 
 def check_of(states: np.ndarray) -> int:
-    """The check sum of the states of one text; never 0, which stands for none."""
+    """The checksum of the states of one text; never 0, which stands for none."""
     return zlib.crc32(np.ascontiguousarray(states)) or 1
 
 
 def differs(file: Path, text: str) -> ValueError:
-    """The error that the states of a text are not those that were written with its hash: the file
-    is damaged, or of another writer."""
-    return _damaged(file, ValueError(f"the states of {text!r:.80} do not match their check sum"))
+    """The error for states of a text that differ from those written with its hash: the file is
+    damaged, or comes from another writer."""
+    return _damaged(file, ValueError(f"the states of {text!r:.80} do not match their checksum"))
 
 
 def _damaged(file: Path, problem: Exception) -> ValueError:

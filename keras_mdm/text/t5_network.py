@@ -1,4 +1,4 @@
-"""The encoder half of T5, in the form of FLAN-T5 too: a function of weights and token ids."""
+"""The encoder half of T5 and FLAN-T5: a function of weights and token ids."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 
-# Of the feed-forward part, by the name that configurations use.
+# Activations of the feed-forward part, by the names that configurations use.
 ACTIVATIONS = {
     "relu": tf.nn.relu,
     "silu": tf.nn.silu,
@@ -52,7 +52,7 @@ class T5Config:
         """Read the content of a `config.json`.
 
         Raises:
-            ValueError: listing all fields that are missing or of a kind that is not supported.
+            ValueError: if fields are missing or of an unsupported kind; lists all of them.
         """
         fields = dataclasses.fields(cls)
         wrong = {}
@@ -63,7 +63,7 @@ class T5Config:
         epsilon = content.get("layer_norm_epsilon", 1e-6)
         if not checks.is_real(epsilon) or epsilon <= 0:
             wrong["layer_norm_epsilon"] = epsilon
-        if not wrong:  # both halves need single distances, and longer ones that share
+        if not wrong:  # both halves need buckets for single distances and for ranges of longer ones
             buckets, distance = (
                 content.get(name, getattr(cls, name))
                 for name in ("relative_attention_num_buckets", "relative_attention_max_distance")
@@ -90,7 +90,7 @@ class T5Config:
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward part has a second, linear way in."""
+        """Whether the feed-forward part has a second, linear input projection."""
         return self.feed_forward_proj.startswith("gated-")
 
     @property
@@ -140,14 +140,14 @@ def _norm(index: int, layer: int) -> str:
 def encode(config: T5Config, weights: Mapping[str, tf.Tensor], ids: Any, mask: Any) -> tf.Tensor:
     """Return the states after the final normalisation.
 
-    Computed in float32 whatever the weights' type: one matrix at a time is widened, so that half
-    precision costs half the memory and no accuracy but that of the weights themselves.
+    The computation is in float32 whatever the weights' type: one matrix at a time is widened, so
+    that half precision halves the memory and costs only the accuracy of the weights themselves.
 
     Args:
         config: size and form.
         weights: tensors by the names of `tensor_shapes`.
         ids: `(B, L)` integers.
-        mask: `(B, L)` of 0/1; padding is not attended to.
+        mask: `(B, L)` of 0/1; padding gets no attention.
 
     Returns:
         `(B, L, d_model)` float32.
@@ -180,7 +180,7 @@ def encode(config: T5Config, weights: Mapping[str, tf.Tensor], ids: Any, mask: A
     for index in range(config.num_layers):
         name, y = _attention(index), norm(x, _norm(index, 0))
         q, k, v = (heads(dense(y, f"{name}.{part}")) for part in "qkv")
-        # T5 does not divide by the square root of the width: its initialisation does.
+        # T5 does not divide by the square root of the width here, but in its initialisation.
         attended = tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True) + bias), v)
         attended = tf.transpose(attended, (0, 2, 1, 3))
         x = x + dense(tf.reshape(attended, (-1, length, heads_width(config))), f"{name}.o")
@@ -200,8 +200,8 @@ def heads_width(config: T5Config) -> int:
 def relative_buckets(length: int, config: T5Config) -> np.ndarray:
     """Return the bucket of every pair of positions.
 
-    Half of the buckets are for keys after the query. Of each half, the first half are single
-    distances, the others grow logarithmically up to the largest distance.
+    Half of the buckets are for keys after the query. In each half, the first half holds single
+    distances; the others grow logarithmically up to the largest distance.
 
     Args:
         length: L, number of positions.
@@ -217,7 +217,7 @@ def relative_buckets(length: int, config: T5Config) -> np.ndarray:
     position = np.arange(length)
     relative = position[None, :] - position[:, None]
     distance = np.abs(relative)
-    # In float32, as the original: whole powers decide between two buckets.
+    # In float32, like the original: whole powers are on the border between two buckets.
     far = np.log(np.maximum(distance, 1).astype("float32") / np.float32(exact))
     far = far / np.float32(math.log(config.relative_attention_max_distance / exact))
     far = exact + (far * np.float32(half - exact)).astype("int32")

@@ -13,28 +13,28 @@ PAD, END = "<pad>", "</s>"
 # SentencePiece's kinds of pieces.
 NORMAL_TYPE, UNKNOWN_TYPE, CONTROL_TYPE, BYTE_TYPE = 1, 2, 3, 6
 _KINDS = (1, 2, 3, 4, 5, 6)
-# Its kinds of models: unigram, BPE, words, characters.
+# SentencePiece's kinds of models: unigram, BPE, words, characters.
 _MODELS = (1, 2, 3, 4)
 # Scores are logarithms of probabilities, or places in an order.
 _MAX_SCORE = 1e8
 
 
 class T5Tokenizer:
-    """Turns prompts into token ids as the released models were trained with.
+    """Turns prompts into token ids as in the training of the released models.
 
     A prompt is cut to `max_characters`, gets one space in front, and is segmented without Unicode
-    normalisation; runs of spaces are kept, characters outside of the vocabulary are dropped. The
-    end token follows; rows are padded to the longest of the call, cut to `length` tokens. For
+    normalisation; runs of spaces are kept, and characters outside the vocabulary are dropped. The
+    end token follows; rows are padded to the longest of the call and cut to `length` tokens. For
     ordinary text this equals the usual T5 tokenizer; "" gives the space and the end token.
 
     Args:
         model: the content of `spiece.model`.
-        length: the most tokens of a prompt, the end token included. What is longer loses its end
+        length: the most tokens of a prompt, including the end token. A longer prompt loses its end
             token, as in the authors' code.
         max_characters: the most characters of a prompt.
 
     Raises:
-        ValueError: if `model` is no SentencePiece model, or lacks T5's special pieces.
+        ValueError: if `model` is not a SentencePiece model, or lacks T5's special pieces.
     """
 
     def __init__(self, model: bytes, *, length: int, max_characters: int):
@@ -62,7 +62,7 @@ class T5Tokenizer:
         rules.add_dummy_prefix = False
         rules.remove_extra_whitespaces = False
         rules.escape_whitespaces = True
-        # Whatever graph or strategy the caller is in, this is no part of it.
+        # Outside whatever graph or strategy the caller is in.
         with tf.init_scope():
             self._pieces = tensorflow_text.SentencepieceTokenizer(
                 proto.SerializeToString(), out_type=tf.int32
@@ -77,9 +77,9 @@ class T5Tokenizer:
         return [[i for i in row if i != self.unknown] + [self.end] for row in found.to_list()]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return ids int32 (B, L), L the longest of the call and at most `length`.
+        """Return ids int32 (B, L), with L the longest of the call and at most `length`.
 
-        Warns about texts that are cut, with what was lost.
+        Warns about texts that are cut, showing what was lost.
         """
         rows = self.rows(texts)
         longest = min(max(map(len, rows), default=0), self.length)
@@ -101,16 +101,16 @@ class T5Tokenizer:
         return ids
 
     def _lost(self, row: list[int], text: str) -> str:
-        """What a text loses; the end token alone is no loss of words."""
+        """The part of a text that is lost; losing only the end token loses no words."""
         tokens = [token for token in row[self.length :] if token != self.end]
         lost = self._pieces.detokenize(tokens).numpy().decode() if tokens else ""
         return lost + text[self.max_characters :]
 
 
 def _parse(model: bytes) -> Any:
-    """The model as a protocol buffer, of which only the fields that are declared here are left.
+    """The model as a protocol buffer, reduced to the fields that are declared here.
 
-    SentencePiece trusts its models: what is damaged ends the process instead of raising.
+    SentencePiece trusts its models: a damaged one ends the process instead of raising.
     """
     from google.protobuf.message import DecodeError
 
@@ -132,16 +132,16 @@ def _parse(model: bytes) -> Any:
 
 
 def _damage(proto: Any) -> str | None:
-    """What of a model SentencePiece would not survive."""
+    """Damage in a model that SentencePiece would not survive."""
     if proto.trainer_spec.model_type not in _MODELS:
         return f"it is of the unknown kind {proto.trainer_spec.model_type}"
     seen, unknown, normal = set(), 0, 0
     for number, piece in enumerate(proto.pieces):
         name, score, kind = piece.piece, piece.score, piece.type
-        # Bytes are what is no UTF-8.
+        # A name that is not UTF-8 is read as bytes.
         if not name or isinstance(name, bytes) or "\0" in name or name in seen:
             return f"piece {number} is {name!r:.40}: empty, no text, or there before"
-        if kind not in _KINDS or not abs(score) <= _MAX_SCORE:  # NaN is no number either
+        if kind not in _KINDS or not abs(score) <= _MAX_SCORE:  # also refuses NaN
             return f"piece {number} is of kind {kind} and has the score {score}"
         if kind == BYTE_TYPE and not re.fullmatch("<0x[0-9A-F]{2}>", name):
             return f"piece {number} stands for a byte and is called {name!r:.40}"
@@ -152,7 +152,7 @@ def _damage(proto: Any) -> str | None:
 
 
 def _message_class() -> type:
-    """SentencePiece's ModelProto, without its tests of itself and notes on how it was trained."""
+    """SentencePiece's ModelProto, without its self-tests and notes on its training."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     kind = descriptor_pb2.FieldDescriptorProto
@@ -205,7 +205,7 @@ def _message_class() -> type:
             ("normalizer_spec", 3, kind.TYPE_MESSAGE, one, f"{inside}Rules"),
         ],
     )
-    # A pool of its own: the default one is shared by everything in the process.
+    # A separate pool: the default one is shared by everything in the process.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(

@@ -16,27 +16,27 @@ from keras_mdm.text.t5_network import T5Config, tensor_shapes
 CONFIG, VOCABULARY = "config.json", "spiece.model"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-# How the files name types, and what is read. NumPy has no bfloat16.
+# Types as the files name them, and as they are read. NumPy has no bfloat16.
 TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
-# Of every tensor, this much decides what a folder's weights are called.
+# Bytes of every tensor that go into the fingerprint of a folder's weights.
 FINGERPRINT_BYTES = 4096
 
-# Elements that are read at a time: what reading costs beside the weights themselves.
+# Elements that are read at a time: the memory that reading needs besides the weights themselves.
 PART = 2**21
 
 
 class T5Folder:
-    """The files of a T5 model, with everything that is wrong in one error.
+    """The files of a T5 model, with all their faults in one error.
 
-    Nothing but headers is read until `tensors` is asked for. PyTorch is not needed.
+    Only headers are read before `parts` is called. PyTorch is not needed.
 
     Args:
-        folder: holds config.json, spiece.model and model.safetensors, or the shards that
+        folder: folder with config.json, spiece.model and model.safetensors, or the shards that
             model.safetensors.index.json names.
 
     Raises:
-        ValueError: listing whatever is missing, cut off, or of another shape.
+        ValueError: if anything is missing, cut off, or of another shape; lists all of it.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -109,8 +109,8 @@ class T5Folder:
         self._places |= places
 
     def _wrong_tensors(self) -> Iterator[str]:
-        """What is missing or has another shape. Files of an encoder alone may name its embedding
-        after the encoder."""
+        """Tensors that are missing or have another shape. Files that hold only an encoder may name
+        its embedding after the encoder."""
         layers = self.config.num_layers
         if layers > len(self._places):  # names of 10 million layers would take minutes
             yield f"{CONFIG} has {layers:,} layers, the files {len(self._places):,} tensors"
@@ -136,7 +136,7 @@ class T5Folder:
     def parts(self, name: str) -> Iterator[np.ndarray]:
         """Read a tensor piece by piece, as flat float32 arrays.
 
-        Read, not mapped: pages of a mapping would count as memory until they are dropped.
+        It is read, not mapped: pages of a mapping would count as memory until they are dropped.
 
         Raises:
             ValueError: if a number is not finite.
@@ -161,10 +161,10 @@ class T5Folder:
             yield value
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over vocabulary, configuration, and the beginning of every tensor.
+        """Return a SHA-256 of the vocabulary, the configuration, and the beginning of every tensor.
 
-        Hashing all of the 5 GB of flan-t5-xl would take longer than encoding a prompt; two
-        trainings of one architecture differ in every tensor.
+        Hashing all 5 GB of flan-t5-xl would take longer than encoding a prompt, and two trainings
+        of one architecture differ in every tensor.
         """
         found = hashlib.sha256(self.vocabulary)
         found.update(repr(self.config).encode())
