@@ -64,7 +64,7 @@ def test_the_size_is_told_before(tmp_path, capsys):
     [
         (lambda p: stored(Letters(length=3), ["a"], p), r"same encoder.*'length': \(4, 3\)"),
         (lambda p: StoredStates(p).encode(["new"]), r"have been encoded.*text='new'"),
-        (lambda p: stored(Letters(), [], p), "must be texts"),
+        (lambda p: stored(Letters(), [], p), "must not be empty"),
         (lambda p: stored(Letters(scale=1e6), ["a"], p / "b"), "fit into float16"),
         (lambda p: stored(Letters(), ["a"], p / "c", total=10**16), "fit onto the disk"),
         (lambda p: stored(Letters(), ["a"], p, texts_per_file=0), "texts_per_file=0"),
