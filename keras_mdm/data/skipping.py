@@ -119,7 +119,7 @@ class Skipping:
         raise NotImplementedError
 
     def name(self, row: int) -> str:
-        """What a record is called in lists of what was skipped."""
+        """What a record is called in lists of skipped records."""
         return f"record {row}"
 
     @property

@@ -57,8 +57,8 @@ def clip_dataset(
 
     The order is that of `ordered_dataset`. Mirroring and random places depend on the position in it
     only, so a run that resumes sees what it would have seen. A record that gives no clip is listed
-    in the source's `skipped` and always replaced by the same one, the next that gives a clip; more
-    than `max_skipped` of them end the run.
+    in the source's `skipped` and replaced by the next one that does, always the same. If more than
+    its `max_skipped` of the records give none, the run ends.
 
     Args:
         source: where the clips come from.

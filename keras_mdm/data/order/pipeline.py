@@ -107,7 +107,7 @@ def ordered_dataset(
         A dataset of pairs of int64 (batch_size,).
 
     Raises:
-        ValueError: when an argument is out of range.
+        ValueError: if an argument is out of range.
 
     Example:
 

@@ -49,8 +49,8 @@ def image_dataset(
     permutation of all records, batches straddle epochs, and a run that resumes at a step sees what
     it would have seen, at no cost. Sources that have to be read in shards are permuted within
     `window` shards at a time. Mirroring, random crops and the choice among captions also depend on
-    the position only. A record that cannot be used is listed in `source.skipped` and always
-    replaced by the same one, the next that can be used.
+    the position only. A record that cannot be used is listed in `source.skipped` and replaced by
+    the next one that can, always the same.
 
     If the rule has buckets, every batch holds pictures of one bucket. Each bucket has its own
     permutations and share of the steps; pictures that do not fill a batch at the end of an epoch

@@ -74,7 +74,7 @@ def load_folder(
         The pictures, sorted by path.
 
     Raises:
-        ValueError: when there is no such folder, it holds no pictures, or none can be read.
+        ValueError: if there is no such folder, it holds no pictures, or none can be read.
 
     Example:
 

@@ -19,8 +19,7 @@ MAX_BYTES = 2 << 30
 
 
 def is_table(name: str) -> bool:
-    """Whether a file is a table by its name; a .json or .parquet file is one if it is called
-    metadata."""
+    """Whether a file is a table by its name; of .json files, only `metadata.json` is one."""
     lowered = name.lower()
     if lowered.endswith((*kinds.TABLES, *PACKED)):
         return True

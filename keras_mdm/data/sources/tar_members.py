@@ -63,7 +63,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
         total: its size.
 
     Returns:
-        The members and the damaged places, in order. Zeros at the end are no damage.
+        The members and the damaged places, in order. Zeros at the end are not damage.
 
     Raises:
         OSError: if the file cannot be read.
