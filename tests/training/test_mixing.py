@@ -311,7 +311,7 @@ def test_groups_are_joined_and_their_positions_never_meet():
     seen = [int(p) for b in dataset.take(6) for group in b.values() for p in group["sample"]]
     assert len(set(seen)) == 6 * 5
     assert mixed_dataset({"8": groups["8"]}) is groups["8"]
-    with pytest.raises(ValueError, match="a group"):
+    with pytest.raises(ValueError, match="`groups` must not be empty"):
         mixed_dataset({})
 
 
