@@ -69,12 +69,12 @@ __all__ = [
 
 follow_moved()
 
-# What runs on every backend of Keras, and what needs none. All else needs TensorFlow.
+# These run on every Keras backend; "assets" needs none. Everything else needs TensorFlow.
 _NETWORK = {"LevelSpec", "NestedUNet", "build_nested_unet", "cut", "grow", "layers", "presets"}
 _NETWORK |= {"diffusion"}
 _ANYWHERE = _NETWORK | {"assets"}
 
-# Where the public names live; a name that is not here is a module of its own.
+# Modules of the public names; a name that is missing here is itself a module.
 _HOMES = {
     "LevelSpec": "keras_mdm.models",
     "MatryoshkaDiffusion": "keras_mdm.training",
@@ -103,16 +103,16 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         return importlib.import_module(f"keras_mdm.{name}")
     home = importlib.import_module(_HOMES[name])
-    if name in MOVED:  # a module of that name, which must not take the place of the function
+    if name in MOVED:  # a module of that name must not replace the function
         sys.modules.setdefault(f"keras_mdm.{name}", home)
     value = getattr(home, name)
-    globals()[name] = value  # over the module of the same name, and without coming here again
+    globals()[name] = value  # replaces the module of that name, and skips this function next time
     return value
 
 
 def _is_command_line() -> bool:
     """Whether this import belongs to `keras-mdm` or to `python -m keras_mdm`."""
-    # While Python looks for the module of `-m`, that is what the program is called.
+    # While Python looks up the module for `-m`, sys.argv[0] is "-m".
     return Path(sys.argv[0] if sys.argv else "").name in ("-m", "keras-mdm")
 
 

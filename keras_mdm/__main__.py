@@ -1,4 +1,4 @@
-"""`python -m keras_mdm`, the same as the command `keras-mdm`."""
+"""`python -m keras_mdm`: the same as the command `keras-mdm`."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Which parts of the package need TensorFlow, and the one error that says so.
 
 The network (`layers`, `models`) and the mathematics (`diffusion`) are written in `keras.ops` and
-run wherever Keras does. Training, sampling, data and files are TensorFlow's.
+run wherever Keras does. Training, sampling, data and files need TensorFlow.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ from keras_mdm import checks
 
 
 def runs_on_tensorflow() -> bool:
-    """Whether Keras computes with TensorFlow, here and now."""
+    """Whether Keras computes with TensorFlow in this process."""
     return keras.backend.backend() == "tensorflow"
 
 
@@ -20,10 +20,10 @@ def require_tensorflow(what: str) -> None:
     """Raise unless Keras computes with TensorFlow.
 
     Args:
-        what: the name that was asked for.
+        what: the requested name.
 
     Raises:
-        ImportError: if it computes with something else; TensorFlow may be installed or not.
+        ImportError: if Keras uses another backend, whether or not TensorFlow is installed.
 
     Example, with the environment variable KERAS_BACKEND=jax:
 
@@ -38,7 +38,7 @@ def require_tensorflow(what: str) -> None:
         fix = f'install it with `pip install "tensorflow>=2.21,<2.22"`, and {fix}'
     error = checks.error(
         f"`{what}` needs TensorFlow",
-        fix=f"{fix}; networks (build_nested_unet, layers, presets) and diffusion run without",
+        fix=f"{fix}; networks (build_nested_unet, layers, presets) and diffusion run without it",
         backend=keras.backend.backend(),
     )
     raise ImportError(str(error))

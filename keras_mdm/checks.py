@@ -1,6 +1,6 @@
-"""Argument checks: the one place that words errors.
+"""Argument checks: the one place where errors are worded.
 
-Every error has three parts: what must hold, what arrived (`name=value`), and what to do about it.
+Every error has three parts: what must hold, what was received (`name=value`), and how to fix it.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def error(must: str, *, fix: str, **received: Any) -> ValueError:
-    """Build the `ValueError` that all of the package raises.
+    """Build the `ValueError` that the whole package raises.
 
     Args:
         must: what has to hold, a clause without its final full stop.
@@ -18,7 +18,7 @@ def error(must: str, *, fix: str, **received: Any) -> ValueError:
         **received: the offending arguments under the names the caller used.
 
     Returns:
-        The exception, to be raised by the caller so that the traceback ends there.
+        The exception; the caller raises it, so that the traceback ends there.
 
     Example:
 
@@ -83,7 +83,7 @@ def one_of(name: str, value: Any, allowed: Collection[Any]) -> Any:
 
 
 def known_keys(name: str, keys: Iterable[str], allowed: Collection[str]) -> None:
-    """Raise if `keys` holds anything that is not in `allowed`, naming all the strangers."""
+    """Raise if `keys` has any that `allowed` lacks, naming all of them."""
     strangers = sorted(set(keys) - set(allowed))
     if strangers:
         raise error(

@@ -1,4 +1,4 @@
-"""Which distribution strategy a process should train under."""
+"""The distribution strategy that a process should train under."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from keras_mdm import checks
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Return the strategy for the devices and workers at hand.
+    """Return the strategy for the available devices and workers.
 
-    With several workers in `TF_CONFIG` (`keras-mdm launch` sets it) all their devices train one
-    model; else all GPUs of the machine do, or all logical CPU devices if there is no GPU and they
-    are several; else the default strategy.
+    With several workers in `TF_CONFIG` (`keras-mdm launch` sets it), all their devices train one
+    model. Otherwise all GPUs of the machine do, or, without a GPU, all logical CPU devices. A
+    single device gets the default strategy.
 
-    Call it before anything else touches TensorFlow: several workers connect when it is called.
+    Call it before anything else uses TensorFlow: with several workers, this call connects them.
 
     Returns:
         A `MultiWorkerMirroredStrategy`, a `MirroredStrategy`, or the default strategy.
@@ -58,14 +58,14 @@ def workers() -> int:
 
 
 def worker(*batch_sizes: int) -> tuple[int, int]:
-    """Return which of how many workers this process is, for pipelines that read only their part.
+    """Return this worker's index and the number of workers, so that a pipeline reads only its part.
 
     Args:
-        *batch_sizes: global batch sizes of the groups; unless all are multiples of the number of
-            replicas, each worker has to read whole batches, and the answer is (0, 1).
+        *batch_sizes: global batch sizes of the groups. Unless all are multiples of the number of
+            replicas, each worker has to read whole batches, and the result is (0, 1).
 
     Returns:
-        (index, number) of the workers that `TF_CONFIG` names; (0, 1) without it.
+        (index, number of workers) from `TF_CONFIG`; (0, 1) without it.
 
     Example:
 
@@ -75,7 +75,7 @@ def worker(*batch_sizes: int) -> tuple[int, int]:
     count = workers()
     if count == 1:
         return 0, 1
-    # What `MultiWorkerMirroredStrategy` uses of a machine: all GPUs, or one CPU.
+    # `MultiWorkerMirroredStrategy` uses all GPUs of a machine, or one CPU device.
     replicas = count * max(1, len(tf.config.list_physical_devices("GPU")))
     if any(batch_size % replicas for batch_size in batch_sizes):
         return 0, 1
@@ -87,10 +87,10 @@ def worker(*batch_sizes: int) -> tuple[int, int]:
 
 
 def is_chief(chosen: tf.distribute.Strategy | None = None) -> bool:
-    """Whether this process is the one that writes: worker 0, or the only one.
+    """Whether this process writes the files: worker 0, or the only one.
 
     Args:
-        chosen: the strategy that is trained under; what `TF_CONFIG` says unless given.
+        chosen: the training's strategy; unless given, `TF_CONFIG` decides.
 
     Returns:
         `True` without several workers.
@@ -106,7 +106,7 @@ def is_chief(chosen: tf.distribute.Strategy | None = None) -> bool:
 
 
 def barrier(chosen: tf.distribute.Strategy) -> None:
-    """Wait until all workers have come here; nothing to wait for with a single one.
+    """Wait until all workers get here; a single worker does not wait.
 
     Args:
         chosen: the strategy that is trained under.
@@ -122,7 +122,7 @@ def barrier(chosen: tf.distribute.Strategy) -> None:
 
 
 def agreement(chosen: tf.distribute.Strategy) -> Callable[[bool], bool] | None:
-    """A function that tells each worker whether any has said yes; `None` with a single one.
+    """Return a function that tells each worker whether any said yes; `None` for a single worker.
 
     Args:
         chosen: the strategy that is trained under. All workers must call the function at the same
@@ -134,7 +134,7 @@ def agreement(chosen: tf.distribute.Strategy) -> Callable[[bool], bool] | None:
     @tf.function(autograph=False)
     def total(mine: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
-        # An operation has a device to send from, an argument has none.
+        # An operation has a device to send from; an argument has none.
         return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(mine))
 
     def ask(mine: bool) -> bool:

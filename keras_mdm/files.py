@@ -21,15 +21,15 @@ from typing import Any
 from keras_mdm import checks
 
 TEMPORARY_PREFIX = ".tmp-"
-# What reading a damaged archive of arrays can raise; an empty one is an EOFError. A flipped bit
-# makes an archive encrypted (RuntimeError) or packed in another way, or an array one of 2^60
-# entries; the header of an array is read as Python.
+# What reading a damaged archive of arrays can raise. An empty one raises EOFError. A flipped bit
+# can make it look encrypted (RuntimeError) or compressed in another way, or give an array 2^60
+# entries. An array's header is parsed as Python.
 DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error),
     *(RuntimeError, MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError),
 )
 
-# When what belongs to nobody known is taken for left behind.
+# Seconds after which a file with no known owner counts as abandoned.
 _DAY = 24 * 3600.0
 _OWNED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{12}})-(\d+)-(\d+)-[0-9a-f]{{12}}-.+")
 _UNOWNED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}-.+")  # of earlier versions
@@ -51,37 +51,37 @@ def fsync_path(path: str | Path) -> None:
 
 
 def temporary_path(path: str | Path) -> Path:
-    """A name beside `path`, with its suffix, that tells which process it belongs to.
+    """A name beside `path`, with the same suffix, that says which process owns it.
 
     Args:
-        path: what will be there in the end.
+        path: the final path.
 
     Returns:
-        A new name for each call; nothing is made.
+        A new name for each call; nothing is created.
     """
     path = Path(path)
     owner = f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}"
-    # Threads share the number of their process, and machines may share a directory.
+    # Threads share a process number, and machines may share a directory.
     return path.with_name(f"{TEMPORARY_PREFIX}{owner}-{uuid.uuid4().hex[:12]}-{path.name}")
 
 
 def is_temporary(path: str | Path) -> bool:
-    """Whether a name is one that `temporary_path` makes, or made in an earlier version."""
+    """Whether `temporary_path` makes such a name, or made it in an earlier version."""
     name = Path(path).name
     return bool(_OWNED.fullmatch(name) or _UNOWNED.fullmatch(name))
 
 
 def remove_dead_temporaries(directory: str | Path, *, recursive: bool = False) -> list[Path]:
-    """Delete what processes left behind that were killed while they wrote.
+    """Delete the files left by processes that were killed while writing.
 
-    Those of a process that lives on this machine stay, however old they are; those of one that is
-    dead go at once. Of other machines, of this one before it was started anew, and of earlier
-    versions of this package, nobody can say: theirs go when nothing was written to them for a day.
-    What cannot be deleted stays, in silence: it is only in the way.
+    Files of a process that is alive on this machine stay, however old they are; those of a dead one
+    are deleted at once. For other machines, for this one before its last restart, and for earlier
+    versions of this package, the owner's state is unknown: their files are deleted when nothing was
+    written to them for a day. What cannot be deleted stays, without a message: it does no harm.
 
     Args:
         directory: where to look; need not exist.
-        recursive: look in its sub-directories, too; links are not followed.
+        recursive: also look in its sub-directories; links are not followed.
 
     Returns:
         What was deleted.
@@ -105,15 +105,15 @@ def write_atomically(
     *,
     make_directory: bool = True,
 ) -> Path:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one.
+    """Write a file so that a reader sees either the old or the new one, even after a crash.
 
-    The first call of a process in a directory removes what killed ones left there.
+    A process's first call in a directory removes what killed processes left there.
 
     Args:
         path: the file.
-        content: the bytes, a text, or a function that writes to the path it is given. That path
-            has the same suffix, which `keras.Model.save` and Pillow look at.
-        make_directory: make the directory of the file if need be.
+        content: bytes, text, or a function that writes to the path it is given. That path has the
+            same suffix, which `keras.Model.save` and Pillow depend on.
+        make_directory: create the file's directory if needed.
 
     Returns:
         The path.
@@ -145,7 +145,7 @@ def write_atomically(
 
 
 def write_once(path: str | Path, content: str) -> bool:
-    """Write a file unless it is there; of several that try at once, one does.
+    """Write a file unless it exists; of several concurrent calls, one writes it.
 
     Args:
         path: the file; its directory must exist.
@@ -162,7 +162,7 @@ def write_once(path: str | Path, content: str) -> bool:
         temporary.write_text(content)
         fsync_path(temporary)
         try:
-            os.link(temporary, path)  # which fails where a rename would replace
+            os.link(temporary, path)  # fails if the path exists; a rename would replace it
         except FileExistsError:
             return False
         except OSError:  # a file system without links
@@ -178,7 +178,7 @@ def temporary_directory(path: str | Path) -> Iterator[Path]:
     """A directory beside `path` for the body of the `with` statement.
 
     Args:
-        path: what is made by way of it; its directory must exist.
+        path: what is being made; its directory must exist.
     """
     remove_dead_temporaries(Path(path).parent)
     scratch = temporary_path(path)
@@ -194,16 +194,16 @@ def read_json(path: str | Path, *, what: str, fix: str, keys: Any = dict) -> Any
 
     Args:
         path: the file.
-        what: what it is called in the error, such as "the manifest of prepared pictures".
-        fix: what to do about a damaged one.
-        keys: what it must hold: a type, a tuple of types, `{name: of its value}` of an object that
-            may hold more, or `[of each]` of a list.
+        what: the file's name in errors, such as "the manifest of prepared pictures".
+        fix: what to do about a damaged file.
+        keys: what it must hold: a type, a tuple of types, `{name: keys of its value}` for an
+            object, which may hold more, or `[keys of each entry]` for a list.
 
     Returns:
         Its content.
 
     Raises:
-        ValueError: if it is no JSON, or does not hold that; names the file.
+        ValueError: if it is not JSON or does not match `keys`; names the file.
         OSError: if it cannot be read.
 
     Example:
@@ -215,7 +215,7 @@ def read_json(path: str | Path, *, what: str, fix: str, keys: Any = dict) -> Any
 
 
 def parse_json(content: bytes, path: str | Path, *, what: str, fix: str, keys: Any = dict) -> Any:
-    """As `read_json`, of a file whose bytes were read already."""
+    """As `read_json`, for a file whose bytes have been read already."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as problem:
@@ -228,7 +228,7 @@ def parse_json(content: bytes, path: str | Path, *, what: str, fix: str, keys: A
 
 
 def _difference(found: Any, keys: Any, place: str) -> str | None:
-    """What of `keys` does not hold; see `read_json`."""
+    """The first mismatch with `keys`, see `read_json`, or `None`."""
     where = place or "it"
     if isinstance(keys, dict):
         if not isinstance(found, dict):
@@ -251,14 +251,14 @@ def _difference(found: Any, keys: Any, place: str) -> str | None:
 
 def _left_behind(path: Path) -> bool:
     owned = _OWNED.fullmatch(path.name)
-    # Elsewhere `os.kill` would not ask.
+    # Elsewhere `os.kill(pid, 0)` does more than ask.
     if owned is not None and owned[1] == _machine() and os.name == "posix":
         return not _lives(int(owned[2]), int(owned[3]))
     return time.time() - path.lstat().st_mtime > _DAY
 
 
 def _lives(pid: int, started: int) -> bool:
-    """Whether the process that started then is still there, and no other one of its number."""
+    """Whether the process that started then is still alive, and not another with its number."""
     now = _started(pid)
     if now is not None and started:
         return now == started
@@ -266,28 +266,28 @@ def _lives(pid: int, started: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # another user's process
         return True
-    # Without /proc, the number alone; with it, the process is gone or waits to be reaped.
+    # Without /proc the number alone decides; with it, the process is gone or about to be reaped.
     return not os.path.exists("/proc/self/stat")
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; `None` if it is not running, or the
-    system does not say."""
+    """When a process started, in ticks since boot; `None` if it is not running or the system does
+    not say."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name stands in brackets and may hold anything; fields count from the state behind it.
+    # The name is in brackets and may hold anything; fields count from the state after it.
     fields = stat[stat.rindex(b")") + 2 :].split()
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 @functools.cache
 def _machine() -> str:
-    """What tells this machine, since it was started, and its numbering of processes (containers
-    have their own) from others."""
+    """Identifies this machine since its last boot, and its process numbers; containers have their
+    own."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())

@@ -1,4 +1,4 @@
-"""NaN and infinities: said where they come in, before they become black pictures."""
+"""NaN and infinities: reported where they enter, before they become black pictures."""
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ def check_finite(values: Mapping[str, Any], *, may_be_nan: Collection[str] = ())
 
     Args:
         values: arrays by the name that the caller used.
-        may_be_nan: names of those in which NaN stands for "not given".
+        may_be_nan: names of arrays in which NaN means "not given".
     """
     for name, value in values.items():
         value = np.asarray(value)
@@ -27,7 +27,7 @@ def check_finite(values: Mapping[str, Any], *, may_be_nan: Collection[str] = ())
         if wrong.any():
             raise checks.error(
                 f"`{name}` must hold finite numbers",
-                fix="look for what makes NaN or infinities of it",
+                fix="find out where the NaN or infinities come from",
                 **{name: f"{int(wrong.sum())} of {wrong.size} values are not"},
             )
 
@@ -67,17 +67,17 @@ def check_weights(model: Any, weights: str) -> None:
 
 
 def warn_of_weights(model: Any, variables: Iterable[Any]) -> None:
-    """Warn that weights which were loaded are not finite: one may look at them, not draw.
+    """Warn that loaded weights are not finite: they can be inspected, but not drawn with.
 
     Args:
         model: a `MatryoshkaDiffusion`.
-        variables: those to look at.
+        variables: the variables to check.
     """
-    measured = {id(value) for value in model.residual_std.values()}  # NaN until it was measured
+    measured = {id(value) for value in model.residual_std.values()}  # NaN until measured
     wrong = not_finite(value for value in variables if id(value) not in measured)
     if wrong:
         warnings.warn(
-            f"weights that were loaded are not finite: {_listed(wrong)}. `generate` and the export "
+            f"loaded weights are not finite: {_listed(wrong)}. `generate` and the export "
             "refuse them; load an earlier checkpoint of the training",
             stacklevel=3,
         )

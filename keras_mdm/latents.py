@@ -3,8 +3,8 @@
 A level's pictures may be codes: `build_nested_unet([8, 16], in_channels=48, out_channels=48)` is a
 network over 16 x 16 codes of 48 channels and their 8 x 8 averages. Everything else stays the same:
 batches hold codes as `image` (float32), and `generate(..., threshold="none", output="float32")`
-returns them. `to_codes` makes such batches of those with pictures, `SampleGrid(codec=)` shows what
-is drawn, and `keras-mdm sample` writes codes as .npy files.
+returns them. `to_codes` turns batches of pictures into batches of codes, `SampleGrid(codec=)` shows
+samples as pictures, and `keras-mdm sample` writes codes as .npy files.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ class Codec(Protocol):
     """A frozen map from pictures to codes and back.
 
     Attributes:
-        factor: how many times smaller codes are than pictures, in height and width.
+        factor: how many times smaller codes are than pictures, in height and in width.
         channels: channels of the codes.
     """
 
@@ -29,8 +29,8 @@ class Codec(Protocol):
     channels: int
 
     def encode(self, images: Any) -> tf.Tensor:
-        """Return codes (B, H / factor, W / factor, channels) float32 of pictures (B, H, W, 3) in
-        [-1, 1], of about unit scale."""
+        """Return codes (B, H / factor, W / factor, channels) float32, of about unit scale, of
+        pictures (B, H, W, 3) in [-1, 1]."""
         ...
 
     def decode(self, codes: Any) -> tf.Tensor:
@@ -39,10 +39,10 @@ class Codec(Protocol):
 
 
 class SpaceToDepth:
-    """A codec without loss and without weights: blocks of pixels become channels.
+    """A lossless codec without weights: blocks of pixels become channels.
 
-    Codes of neighbouring pixels are as alike as the pixels, so a pyramid of them means what a
-    pyramid of pictures means; a trained autoencoder compresses besides.
+    Codes of neighbouring blocks are as alike as the blocks, so a pyramid of codes means what a
+    pyramid of pictures means. A trained autoencoder also compresses.
 
     Args:
         factor: side of the blocks.
@@ -90,15 +90,15 @@ class SpaceToDepth:
 
 
 def to_codes(dataset: tf.data.Dataset, codec: Codec) -> tf.data.Dataset:
-    """A dataset of pictures as one of their codes, for a model of codes.
+    """Turn a dataset of pictures into one of codes, for a model of codes.
 
     Args:
-        dataset: of batches with "image" (B, H, W, C), uint8 or in [-1, 1], as those of
+        dataset: batches with "image" (B, H, W, C), uint8 or in [-1, 1], as from
             `keras_mdm.data.image_dataset`.
         codec: the codec.
 
     Returns:
-        The dataset with the codes in place of the pictures, float32; all else is as it was.
+        The dataset with float32 codes in place of the pictures; everything else is unchanged.
 
     Example:
 

@@ -1,8 +1,8 @@
-"""Levels: how large what one of them sees is, and how it is called.
+"""Levels: their frames, sizes and names.
 
-The one place where levels are read and named. A square picture is written `64` or `"64"`, a clip
-of 16 of them `(16, 64)` or `"16x64"`. A picture of 48 rows and 80 columns is `"h48w80"`, a clip of
-it `(16, (48, 80))` or `"16xh48w80"`: a pair of numbers always means frames and size.
+The one place where levels are read and named. A square picture is written `64` or `"64"`, a clip of
+16 frames `(16, 64)` or `"16x64"`. A picture of 48 rows and 80 columns is `"h48w80"`, a clip of that
+size `(16, (48, 80))` or `"16xh48w80"`: a pair of numbers always means frames and size.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_mdm import checks
 
-# Height and width of a picture; one number for both where it is square.
+# Height and width of a picture, or one number if it is square.
 Size = int | tuple[int, int]
 _NAME = re.compile(r"(?:(\d+)x)?(?:(\d+)|h(\d+)w(\d+))")
 
@@ -23,7 +23,7 @@ class LevelShape:
 
     Args:
         frames: number of frames of a clip, or `None` for an image.
-        size: of one frame in pixels: a number for a square, `(height, width)` for all others.
+        size: of one frame in pixels: a number for a square, else `(height, width)`.
 
     Example:
 
@@ -73,7 +73,7 @@ class LevelShape:
             level: for example `"64"`, `"16x64"`, `64`, `(16, 64)`, `"h48w80"` or `(16, (48, 80))`.
 
         Returns:
-            The record; a `LevelShape` is returned as it is.
+            The record; a `LevelShape` is returned unchanged.
 
         Raises:
             ValueError: if `level` is none of these.
@@ -98,7 +98,7 @@ class LevelShape:
 
 
 def as_size(name: str, value: Any, *, minimum: int = 1) -> Size:
-    """Return a size, a number if it is square.
+    """Return a size: a number if it is square, else (height, width).
 
     Args:
         name: of the argument, for errors.
@@ -106,7 +106,7 @@ def as_size(name: str, value: Any, *, minimum: int = 1) -> Size:
         minimum: of each side.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if `value` is neither.
     """
     if not isinstance(value, tuple | list):
         return checks.integer(name, value, minimum=minimum)
@@ -126,7 +126,7 @@ def sides_of(size: Size) -> tuple[int, int]:
 
 
 def resized(shapes: Sequence[LevelShape], size: Size) -> tuple[LevelShape, ...]:
-    """Levels whose highest one has another size; the others stay the same part of it.
+    """The levels with another size for the highest; the others keep their ratio to it.
 
     Args:
         shapes: the levels, ascending.

@@ -1,10 +1,10 @@
-"""What is no file's fault: memory, descriptors or space that are used up, a disk or a network that
-is gone."""
+"""Faults of the machine, not of a file: memory, descriptors or space used up, disk or network
+gone."""
 
 import errno
 import os
 
-# What no record can help, by number: no memory, descriptors or space left ...
+# By number: no memory, descriptors or space left ...
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOBUFS)
 # ... or a disk or a network that is gone.
 _GONE = {
@@ -12,7 +12,7 @@ _GONE = {
     *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN),
     *(errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE),
 }
-# The same as TensorFlow's file systems say it; by name, as importing it here would take seconds.
+# The same from TensorFlow's file systems; by name, as importing it here would take seconds.
 _OF_TENSORFLOW = {
     *("ResourceExhaustedError", "UnavailableError", "DeadlineExceededError", "AbortedError"),
     *("CancelledError", "UnauthenticatedError"),
@@ -20,10 +20,10 @@ _OF_TENSORFLOW = {
 
 
 def of_the_machine(problem: BaseException) -> bool:
-    """Whether something that was raised while a file was read is not the file's fault.
+    """Whether an exception raised while reading a file is the machine's fault, not the file's.
 
     Args:
-        problem: what was raised.
+        problem: the exception.
 
     Example:
 
@@ -36,6 +36,6 @@ def of_the_machine(problem: BaseException) -> bool:
         return problem.errno in _GONE or problem.errno in _USED_UP
     if type(problem).__name__ in _OF_TENSORFLOW:
         return True
-    # Libraries in C++ have words only.
+    # C++ libraries report words only.
     words = (*map(os.strerror, _USED_UP), "can't start new thread")
     return isinstance(problem, RuntimeError) and any(word in str(problem) for word in words)

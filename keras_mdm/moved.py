@@ -1,4 +1,4 @@
-"""Modules by the paths that they once had: importing an old one gives what it became."""
+"""Former paths of modules: importing an old path gives the module's successor."""
 
 import importlib
 import sys
@@ -63,12 +63,12 @@ MOVED = {
     "training.starting": "sampling.starting",
 }
 
-# What did not move along with the rest of its module.
+# Names that moved elsewhere than the rest of their module.
 LEFT = {"keras_mdm.training.power_ema": {"reconstruct": "keras_mdm.runs.reconstruct"}}
 
 
 class _OldPaths:
-    """Finds and loads what `MOVED` names."""
+    """Finds and loads the modules that `MOVED` lists."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: Any = None
@@ -86,11 +86,11 @@ class _OldPaths:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has written the old path into it.
+        # The import system has put the old path into it.
         module.__spec__ = module.__spec__.loader_state
 
 
 def follow_moved() -> None:
-    """Have the import system know the old paths."""
+    """Make the old paths importable."""
     if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(_OldPaths())

@@ -9,7 +9,7 @@ from keras_mdm import checks
 
 
 def unique_names(variables: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """One name per variable: `names` after a check, or the paths of the variables."""
+    """Return one name per variable: the checked `names`, or the variables' paths."""
     names = [variable.path for variable in variables] if names is None else list(names)
     if len(names) != len(variables) or len(set(names)) != len(names):
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -29,9 +29,9 @@ def require_match(
 
     Args:
         expected: {key: variable or array}.
-        arrays: {key: array}; if it has a method `shape_of(key)`, arrays are not read.
+        arrays: {key: array}; if it has a method `shape_of(key)`, no array is read.
         what: what is being restored, for the error.
-        fix: what to do about it.
+        fix: what to do about a mismatch.
 
     Raises:
         ValueError: naming all keys that are missing or unexpected and all shapes that differ.
@@ -57,7 +57,7 @@ def require_match(
 def assign(
     variables_by_path: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str
 ) -> None:
-    """Assign arrays to variables: everything is consumed, or nothing is set and an error raised.
+    """Assign arrays to variables: either all match and are assigned, or an error is raised.
 
     Args:
         variables_by_path: {path: variable}.
@@ -71,7 +71,7 @@ def assign(
         variables_by_path,
         arrays,
         what=what,
-        fix="build it as it was when the checkpoint was written, or choose its own checkpoint",
+        fix="build it as it was when the checkpoint was written, or choose a matching checkpoint",
     )
     for path, variable in variables_by_path.items():
         variable.assign(arrays[path])

@@ -1,4 +1,4 @@
-"""Open files that are kept for the next reading, so many that others still get theirs."""
+"""Files that are kept open for the next read, few enough to leave descriptors for others."""
 
 import itertools
 import threading
@@ -9,24 +9,24 @@ from typing import Any, Generic, TypeVar
 
 Opened = TypeVar("Opened")
 
-# Where the system says nothing, and where it says that there is no bound.
+# Used where the system gives no limit, and where it says there is none.
 _FEW, _MANY = 256, 16384
-# Of the whole process, by number of the list and of the file; that was used last is last. A list
-# can be collected while this thread holds the lock, hence one that may be taken twice.
+# Open files of the whole process, by number of the list and of the file, least recently used first.
+# The lock is reentrant because a list can be collected while this thread holds it.
 _kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
 _lock = threading.RLock()
 _numbers = itertools.count()
 
 
 class OpenFiles(Generic[Opened]):
-    """A list of files that are opened when they are read, and kept open for a while.
+    """A list of files that are opened when first read and then kept open for a while.
 
-    All lists of a process together keep half of the files that it may have open. What falls out is
-    closed when the last thread that reads from it lets go of it.
+    All lists of a process together keep at most half as many files open as it may. A file that is
+    dropped is closed when the last thread has finished reading it.
 
     Args:
         paths: the files.
-        open_one: function of a path that opens it; called by several threads at once.
+        open_one: function that opens a path; several threads may call it at once.
 
     Example:
 
@@ -49,7 +49,7 @@ class OpenFiles(Generic[Opened]):
             if key in _kept:
                 _kept.move_to_end(key)
                 return _kept[key]
-        opened = self._open_one(self.paths[file])  # others may go on
+        opened = self._open_one(self.paths[file])  # outside the lock: other threads may continue
         with _lock:
             opened = _kept.setdefault(key, opened)
             while len(_kept) > most():
@@ -58,7 +58,7 @@ class OpenFiles(Generic[Opened]):
 
 
 def most() -> int:
-    """How many files are kept open."""
+    """The largest number of files kept open."""
     try:
         import resource
     except ImportError:  # on Windows

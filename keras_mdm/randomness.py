@@ -1,8 +1,8 @@
-"""Counter-based randomness: every draw is a function of what it is for.
+"""Counter-based randomness: every draw is a function of its purpose.
 
-No generator has state. A draw is keyed by the run's seed, its purpose, the step and the sample, so
-that results do not depend on how a batch is split over replicas, and a run that was interrupted
-draws what the uninterrupted one would have drawn.
+No generator has state. A draw is keyed by the run's seed, its purpose, the step and the sample. So
+results do not depend on how a batch is split over replicas, and an interrupted run draws what an
+uninterrupted one would have drawn.
 """
 
 import math
@@ -65,12 +65,12 @@ def normal_per_row(
     samples: tf.Tensor,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, tf.Tensor]:
-    """`normal_per_sample` with a seed per row: equal seeds give what it gives for that seed.
+    """`normal_per_sample` with a seed per row; each row is what it draws for that seed.
 
     Args:
         seeds: (B,) int64.
-        purpose: as in `key`, like `step`.
-        step: see `purpose`.
+        purpose: as in `key`.
+        step: as in `key`.
         samples: (B,) int64, position of the row among those of its seed.
         shapes: shape of one row by level name.
 
@@ -103,9 +103,9 @@ def uniform_per_sample(base: tf.Tensor, samples: tf.Tensor, names: tuple[str, ..
     return tf.map_fn(draw, tf.cast(samples, tf.int64), fn_output_signature=signature)
 
 
-# What XLA makes of a key is another matter: it drops the upper half of each of the two numbers, and
-# turns bits into fractions and pairs of fractions into normal draws in its own ways. So all but the
-# counter-based generator itself is written out for it, after TensorFlow's kernels.
+# XLA treats keys differently: it drops the upper half of both numbers, and has its own ways to turn
+# bits into fractions and pairs of fractions into normal draws. So everything but the counter-based
+# generator itself is written out here, after TensorFlow's kernels.
 _PHILOX = 1
 _SCRAMBLING = (0x02461E29 << 32) | 0x3EC8F720
 
@@ -127,12 +127,12 @@ def _fold_in(base: tf.Tensor, data: Any) -> tf.Tensor:
     """`tf.random.experimental.stateless_fold_in`, the same under XLA."""
     if not is_compiled():
         return tf.random.experimental.stateless_fold_in(base, data)
-    data = tf.convert_to_tensor(data)  # int32 if it fits, and so is the result
+    data = tf.convert_to_tensor(data)  # int32 if it fits; so is the result
     return tf.stack([_philox(1, *_scrambled(base), data.dtype)[0], data])
 
 
 def _normal(shape: tuple[int, ...], key: tf.Tensor) -> tf.Tensor:
-    """Standard normal draws, the same under XLA, whose own are others."""
+    """Standard normal draws, the same with and without XLA (its own draws differ)."""
     if not is_compiled():
         return tf.random.stateless_normal(shape, key)
     count = math.prod(shape)
@@ -145,19 +145,19 @@ def _normal(shape: tuple[int, ...], key: tf.Tensor) -> tf.Tensor:
 
 
 def _uniform(key: tf.Tensor) -> tf.Tensor:
-    """One number inside [0, 1), the same under XLA."""
+    """One number inside [0, 1), the same with and without XLA."""
     if not is_compiled():
         return tf.random.stateless_uniform((), key)
     return _fraction(_bits(1, key))[0]
 
 
 def _bits(count: int, key: tf.Tensor) -> tf.Tensor:
-    """Random int32, which are the same with and without XLA."""
+    """Random int32 numbers, the same with and without XLA."""
     return tf.bitcast(_philox(count, *_scrambled(key), tf.uint32), tf.int32)
 
 
 def _fraction(bits: tf.Tensor) -> tf.Tensor:
-    """Numbers inside [0, 1) with the lower 23 bits as their fraction, as in TensorFlow's kernels;
-    XLA takes the upper ones."""
+    """Numbers inside [0, 1) from the lower 23 bits, as in TensorFlow's kernels; XLA takes the upper
+    ones."""
     one = tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(bits, 0x7FFFFF), 0x3F800000)
     return tf.bitcast(one, tf.float32) - 1.0

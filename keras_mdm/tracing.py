@@ -1,12 +1,12 @@
-"""Parts of the training step that several replicas share: traced once, not once for each.
+"""Parts of the training step that all replicas share: traced once, not once per replica.
 
-`strategy.run` calls the step once per replica, and each call adds the whole network, its gradients
-included, to the graph: a minute of tracing on one device is eight minutes on eight, and as many
-times the memory. What is equal but for the variables is traced for the first replica only, as a
-function of its own; the others call that function with their copies of the variables.
+`strategy.run` calls the step once per replica, and each call adds the whole network and its
+gradients to the graph: a minute of tracing on one device becomes eight minutes on eight, with eight
+times the memory. Here, what differs only in the variables is traced for the first replica only, as
+a function of its own; the other replicas call that function with their copies of the variables.
 
-The same parts are what XLA compiles. Sums over replicas, metrics and the times that are drawn stay
-outside: XLA has no kernels for some of them.
+XLA compiles these same parts. Sums over replicas, metrics and the drawing of times stay outside:
+XLA has no kernels for some of them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from tensorflow.python.framework import ops  # nor what it registers
 
 from keras_mdm import checks
 
-# What a graph is marked with: its parts are to be compiled, or it is itself.
+# Marks on a graph: compile its parts, or it is compiled as a whole.
 _PARTS, _WHOLE = "_keras_mdm_compiles_parts", "_keras_mdm_is_compiled"
 
 
@@ -31,7 +31,7 @@ def compile_parts() -> None:
 
 
 def compiled_whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` for `tf.function(..., jit_compile=True)`, so that what it calls knows."""
+    """Wrap `function` for `tf.function(..., jit_compile=True)`, so that `is_compiled` knows."""
 
     def marked(*args: Any) -> Any:
         setattr(tf.compat.v1.get_default_graph(), _WHOLE, True)
@@ -41,7 +41,7 @@ def compiled_whole(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_compiled() -> bool:
-    """Whether what is being traced will be compiled by XLA."""
+    """Whether XLA will compile the function being traced."""
     return _marked(_WHOLE)
 
 
@@ -53,16 +53,16 @@ def _marked(name: str) -> bool:
 
 
 class SharedTrace:
-    """A function of tensors and of a model's variables, for use inside of a traced step.
+    """A function of tensors and a model's variables, for use inside a traced step.
 
-    Without several replicas on this machine it is the function itself, and so it is where nothing
-    is traced. Where `compile_parts` was called, XLA compiles it.
+    It is the plain function if this machine has a single replica or nothing is being traced. If
+    `compile_parts` was called, XLA compiles it.
 
     Args:
-        function: takes nested tensors and returns nested tensors. It must not know which replica it
-            runs on: no collective operations, no replica number, and tensors of the step only as
+        function: takes nested tensors and returns nested tensors. It must not depend on the
+            replica: no collective operations, no replica number, and tensors of the step only as
             arguments.
-        variables: function that returns the variables which `function` may read.
+        variables: function that returns the variables that `function` may read.
 
     Example:
 
@@ -85,7 +85,7 @@ class SharedTrace:
         compiled = _marked(_PARTS)
         if not compiled and _replicas_here(tf.distribute.get_strategy()) < 2:
             return self._function(*args)
-        # In the graph of the step, which it goes with: another one is another trace.
+        # Kept in the graph of the step: another graph needs another trace.
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, "_shared_traces"):
             graph._shared_traces, graph._shared_calls = {}, []
@@ -106,9 +106,9 @@ class SharedTrace:
         return outputs
 
     def _trace(self, specs: Any, compiled: bool) -> tuple[Any, dict[int, Any]]:
-        """The function, and which of its captures are whose."""
-        # Without the device of the first replica: operations run where the function is called.
-        # Left as a function: inlined, the graph would be as large as without all this.
+        """The traced function, and which variable each of its captures belongs to."""
+        # No device of the first replica: operations run where the function is called. Not inlined,
+        # or the graph would be as large as without sharing.
         with tf.device(None):
             concrete = tf.function(
                 compiled_whole(self._function) if compiled else self._function,
@@ -122,7 +122,7 @@ class SharedTrace:
         for number, tensor in enumerate(concrete.captured_inputs):
             if tf.is_symbolic_tensor(tensor):
                 raise checks.error(
-                    "what replicas share must not hold tensors of the step that traces it",
+                    "what replicas share must not use tensors of the step that traces it",
                     fix="pass them as arguments",
                     tensor=tensor,
                 )
@@ -133,11 +133,11 @@ class SharedTrace:
 
 @contextlib.contextmanager
 def forgotten_gradients() -> Iterator[None]:
-    """Forget the custom gradients of what is traced inside, when it is done.
+    """Forget, at the end, the custom gradients of what was traced inside.
 
-    TensorFlow keeps each of them by name for as long as the process runs, and with it the graph
-    that it was traced in: `GroupNorm` has one. They are needed by whoever takes a gradient, which
-    for a step of training or of sampling is the step itself, while it is traced.
+    TensorFlow keeps each custom gradient (`GroupNorm` has one) by name for as long as the process
+    runs, and with it the graph that it was traced in. They are needed only where a gradient is
+    taken: in a training or sampling step, while the step itself is traced.
     """
     known = ops.gradient_registry._registry
     before = set(known)
@@ -150,20 +150,20 @@ def forgotten_gradients() -> Iterator[None]:
 
 
 def free_what_is_gone() -> None:
-    """Free models that nothing uses any more, with all that was traced of them.
+    """Free models that nothing uses any more, together with their traces.
 
-    A model and its traced functions refer to each other, so that only the collector frees them, and
-    it would take its time. TensorFlow keeps the kernels of their graphs besides, for every replica.
+    A model and its traced functions refer to each other, so only the garbage collector frees them,
+    and that may take long. TensorFlow also keeps the kernels of their graphs, for every replica.
     """
     gc.collect()
     context.context().clear_kernel_cache()
 
 
 def local(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    """This replica's copy of a variable, which it may update by itself.
+    """Return this replica's copy of a variable, which it may update by itself.
 
-    Where all replicas make the same update from the same values their copies stay equal, and
-    nothing has to be sent or merged.
+    If all replicas make the same update from the same values, their copies stay equal, and nothing
+    has to be sent or merged.
 
     Args:
         variable: of a model or an optimizer.
@@ -173,8 +173,8 @@ def local(variable: keras.Variable | tf.Variable) -> tf.Variable:
 
 
 def _one_processor() -> bool:
-    """Whether this machine's replicas are all on its CPU: at once they would take the memory of
-    all of them and be no faster, so one waits for the other."""
+    """Whether all replicas of this machine run on its CPU: running at once would need the memory of
+    all and be no faster, so they take turns."""
     strategy = tf.distribute.get_strategy()
     if _replicas_here(strategy) < 2:
         return False

@@ -1,4 +1,4 @@
-"""One process at a time where several would do the same work."""
+"""One process at a time, where several would do the same work."""
 
 import contextlib
 import os
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 LOCK = ".lock"
-# Where a file system has no locks: the file of who is at it, touched as long as it lives.
+# Where a file system has no locks: the owner's file, touched for as long as the owner lives.
 LEASE = ".lock-owner"
-# Seconds between two signs of life, and without one after which an owner is dead.
+# Seconds between two signs of life, and seconds without one after which an owner counts as dead.
 _BEAT, _DEAD = 5.0, 60.0
 
 
@@ -22,18 +22,18 @@ def take_turn(
     *,
     lock: str = LOCK,
 ) -> Iterator[None]:
-    """Have the body of the `with` statement to oneself, among all that share a directory.
+    """Run the body of the `with` statement alone among all processes that share a directory.
 
-    Who comes second looks again at what is there, and mostly finds the work done: so do several
-    workers of one run. It needs no agreement among them, and none waits for one that was killed:
-    the system takes its lock away. Where a file system has no locks, such as Lustre mounted
-    without them, a file says who is at it; one that was killed is waited for a minute. A directory
-    that cannot be written gives no turns: nothing can be written in the body either.
+    The second process checks again what is there, and mostly finds the work done; the workers of
+    one run do this. They need no agreement, and none waits for a killed process: the system
+    releases its lock. Where a file system has no locks, such as Lustre mounted without them, a file
+    names the owner, and a killed owner counts as dead after a minute. A directory that cannot be
+    written gives no turns: the body could not write there either.
 
     Args:
-        directory: where the lock lies, a file that stays; the directory is made if it is not there.
-        waiting: called once if another process is at it.
-        lock: name of the file that is locked; its content is left alone.
+        directory: where the lock file is kept; created if missing. The file stays.
+        waiting: called once if another process has the turn.
+        lock: name of the locked file; its content is left alone.
 
     Example:
 
@@ -41,7 +41,7 @@ def take_turn(
     ...     write_what_is_missing()
     """
     with contextlib.ExitStack() as stack:
-        # Nothing of what the body raises is kept back here.
+        # Ends before the body, whose errors are not suppressed.
         with contextlib.suppress(OSError):
             Path(directory).mkdir(parents=True, exist_ok=True)
             if not _lock(Path(directory, lock), stack, waiting):
@@ -50,14 +50,14 @@ def take_turn(
 
 
 def _lock(file: Path, stack: contextlib.ExitStack, waiting: Callable[[], None]) -> bool:
-    """Whether the system has locks there; this one is then held until the stack is left."""
+    """Take the lock until the stack is left; return whether the file system has locks."""
     try:
         import fcntl
     except ImportError:  # on Windows
         return False
     try:
         lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # somebody else's file may be locked, too
+    except OSError:  # another user's file can be locked, too
         lock = os.open(file, os.O_RDONLY)
     stack.callback(os.close, lock)
     try:
@@ -72,17 +72,17 @@ def _lock(file: Path, stack: contextlib.ExitStack, waiting: Callable[[], None]) 
 
 
 def _lease(file: Path, stack: contextlib.ExitStack, waiting: Callable[[], None]) -> None:
-    """Wait until nobody alive owns the file, and own it until the stack is left."""
+    """Wait until no living process owns the file, then own it until the stack is left."""
     told, seen, since = False, None, 0.0
     while not _made(file):
         if not told:
             waiting()
             told = True
         beat = _beat(file)
-        if beat != seen:  # by this machine's clock alone: others may be set differently
+        if beat != seen:  # timed by this machine's clock only: others may differ
             seen, since = beat, time.monotonic()
         elif beat is not None and time.monotonic() - since > _DEAD:
-            # Renamed, so that of several that wait one takes it away.
+            # Renamed, so that only one of several waiting processes removes it.
             taken = file.with_name(f"{file.name}-{uuid.uuid4().hex}")
             with contextlib.suppress(OSError):
                 os.rename(file, taken)

@@ -1,15 +1,15 @@
-"""Names of what signatures speak of.
+"""Names for the types in signatures.
 
-Neither Keras nor TensorFlow tells a type checker what a tensor is: to it `Tensor` is anything. The
-name is for who reads.
+Neither Keras nor TensorFlow tells a type checker what a tensor is, so it sees `Tensor` as `Any`.
+The name is for readers.
 """
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-# Of any backend, or a NumPy array; where shapes allow it, a number.
+# A tensor of any backend, or a NumPy array; where shapes allow it, a number.
 Tensor: TypeAlias = Any
-# Sides of a tensor as Keras passes them to `build`; `None` where they are not known yet.
+# A shape as Keras passes it to `build`; `None` for unknown sizes.
 Shape: TypeAlias = tuple[Any, ...]
 # Tensors by the name of their level, as a network takes and returns them.
 Levels: TypeAlias = dict[str, Tensor]

@@ -1,17 +1,17 @@
-"""Private state of a Keras model that is no part of the model."""
+"""Private state of a Keras model that Keras must not track."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class Untracked:
-    """An attribute past Keras' tracking: no weight of the model, in no file, never wrapped.
+    """An attribute that Keras does not track: not a weight, not saved, never wrapped.
 
-    Keras looks at every value that a layer or model is given, and makes variables and layers among
-    them its own. A class with such attributes hands assignments to `set_untracked` first.
+    Keras inspects every value assigned to a layer or model, and tracks the variables and layers in
+    it. A class with untracked attributes hands assignments to `set_untracked` first.
 
     Args:
-        make: function without arguments that gives the value until one is assigned.
+        make: function without arguments that makes the value used until one is assigned.
 
     Example:
 
@@ -45,7 +45,7 @@ class Untracked:
 
 
 def set_untracked(instance: Any, name: str, value: Any) -> bool:
-    """Assign to an `Untracked` attribute; whether there is one of that name."""
+    """Assign to an `Untracked` attribute; return whether there is one of that name."""
     found = getattr(type(instance), name, None)
     if isinstance(found, Untracked):
         found.__set__(instance, value)
@@ -53,5 +53,5 @@ def set_untracked(instance: Any, name: str, value: Any) -> bool:
 
 
 def keep_untracked(instance: Any, **values: Any) -> None:
-    """Assign to attributes of Keras' own that must not be tracked."""
+    """Assign attributes without Keras tracking them."""
     instance.__dict__.update(values)

@@ -1,8 +1,8 @@
-"""Clips by conditioning in the sampler: longer ones, from a picture, between given frames.
+"""Clips by conditioning in the sampler: longer clips, clips from a picture, frames in between.
 
 A model that was trained on whole clips can be told some of their frames: at every step its estimate
-of these frames is replaced by what they are, so that the others fit to them. Nothing is trained for
-it, and the frames that are given come back as they were.
+of these frames is replaced by the given ones, so that the others fit them. This needs no training,
+and the given frames come back unchanged.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ def animate(
         **options: of `generate`.
 
     Returns:
-        As `generate`: clips by level name. Their first frames, and the pictures of image levels
-        that stand for the first frame, are the given ones.
+        As `generate`: clips by level name. Their first frames, and image levels (which show the
+        first frame), are the given pictures.
 
     Raises:
-        ValueError: if the model makes no clips, or its image level is not the first frame.
+        ValueError: if the model makes no clips, or its image level does not show the first frame.
 
     Example:
 
@@ -56,18 +56,18 @@ def extend(
     clips: Any = None,
     **options: Any,
 ) -> np.ndarray:
-    """Make clips longer than those the model was trained on, window after window.
+    """Make clips longer than those that the model was trained on, window by window.
 
-    Each window begins with the last frames of the one before, which it takes as they are.
+    Each window begins with the last frames of the one before, unchanged.
 
     Args:
         model: a model whose highest level is one of clips.
         prompts: what happens in the clips; the same in every window.
-        frames: number of frames wanted.
-        overlap: frames that a window takes from the one before; half a clip unless given.
-        clips: uint8 `(B, T, S, S, C)`, what to go on from, at least `overlap` frames of the highest
-            level's size; new clips unless given.
-        **options: of `generate`. Every window draws its noise from another seed.
+        frames: number of frames to make.
+        overlap: number of frames that a window takes from the one before; half a clip unless given.
+        clips: uint8 `(B, T, S, S, C)`, the clips to continue, at least `overlap` frames of the
+            highest level's size; new clips unless given.
+        **options: of `generate`. Every window draws its noise from a different seed.
 
     Returns:
         uint8 `(B, frames, S, S, C)` at the highest level.
@@ -118,20 +118,20 @@ def extend(
 def interpolate(
     model: MatryoshkaDiffusion, clips: Any, prompts: Sequence[str] | None = None, **options: Any
 ) -> dict[str, np.ndarray]:
-    """Fill in the frames between given ones.
+    """Fill in the frames between given frames.
 
     Args:
-        model: a model whose highest level is one of clips, of T frames.
+        model: a model whose highest level is a clip level of T frames.
         clips: uint8 or float in [-1, 1], `(B, T', H, W, C)`, T' a divisor of T: every T / T'-th
             frame of the clip, the first included.
         prompts: what happens in the clips.
         **options: of `generate`.
 
     Returns:
-        As `generate`: clips by level name. The given frames are among them.
+        As `generate`: clips by level name, which contain the given frames.
 
     Raises:
-        ValueError: if the model makes no clips, or the frames do not divide its own.
+        ValueError: if the model makes no clips, or T' does not divide T.
 
     Example:
 
@@ -144,9 +144,8 @@ def interpolate(
     stretch, rest = divmod(top.frames, clips.shape[1]) if clips.ndim == 5 else (0, 1)
     if rest or stretch < 2:
         raise checks.error(
-            f"`clips` must be (B, T, H, W, C) with fewer frames than {top.frames}, of which they "
-            "are a divisor",
-            fix="leave out frames until it is",
+            f"`clips` must be (B, T, H, W, C) with T below {top.frames} and a divisor of it",
+            fix="leave out frames until T fits",
             shape=clips.shape,
         )
     _require_first_frames(model)
@@ -159,7 +158,7 @@ def interpolate(
 def _continue(
     model: MatryoshkaDiffusion, clips: np.ndarray, given: int, prompts: Any, options: dict
 ) -> dict[str, np.ndarray]:
-    """Clips whose first `given` frames are those of `clips`."""
+    """Draw clips whose first `given` frames are those of `clips`."""
     _require_first_frames(model)
     top = LevelShape.parse(model.unet.levels[-1])
     mask = np.ones(top.of_sample(1)[:-1], "float32")
@@ -168,7 +167,7 @@ def _continue(
 
 
 def _clip_level(model: MatryoshkaDiffusion, options: dict) -> LevelShape:
-    """The highest level of a model, which must be one of clips."""
+    """Return the highest level of a model, which must be a clip level."""
     if not isinstance(model, MatryoshkaDiffusion):
         raise checks.error(
             "`model` must be a MatryoshkaDiffusion",
@@ -178,14 +177,14 @@ def _clip_level(model: MatryoshkaDiffusion, options: dict) -> LevelShape:
     for name in ("init_image", "mask", "hold", "strength", "return_steps", "stop_at"):
         if options.get(name) is not None:
             raise checks.error(
-                "this function tells the sampler what it knows of the clips",
+                "this function tells the sampler itself which frames are known",
                 fix=f"leave `{name}` out, or call model.generate",
                 option=name,
             )
     top = LevelShape.parse(model.unet.levels[-1])
     if top.frames is None or top.frames < 2:
         raise checks.error(
-            "the highest level of the model must be one of clips",
+            "the highest level of the model must be a clip level",
             fix="use a model that was trained on clips",
             levels=model.unet.levels,
         )
@@ -193,7 +192,7 @@ def _clip_level(model: MatryoshkaDiffusion, options: dict) -> LevelShape:
 
 
 def _require_first_frames(model: MatryoshkaDiffusion) -> None:
-    """Lower levels must show frames of the clip, or what is known of it says nothing of them."""
+    """Raise unless lower levels show single frames of the clip: only then can they be known."""
     if model.process.frame == "average":
         raise checks.error(
             "levels with fewer frames must show single frames of the clip",
@@ -203,7 +202,7 @@ def _require_first_frames(model: MatryoshkaDiffusion) -> None:
 
 
 def _moved_seed(seed: Any, window: int) -> Any:
-    """Seeds of a window: other noise than that of the windows before."""
+    """Seeds of a window: its noise differs from that of the windows before."""
     if isinstance(seed, Sequence | np.ndarray):
         return [(int(value) + 7919 * window) % 2**63 for value in seed]
     return (checks.seed(seed) + 7919 * window) % 2**63

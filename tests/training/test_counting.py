@@ -81,7 +81,7 @@ def test_what_replicas_share_must_not_know_the_step_that_traces_it(two_replicas)
     def step(x):
         return SharedTrace(lambda y: x + y, list)(x)
 
-    with pytest.raises(ValueError, match="must not hold tensors of the step"):
+    with pytest.raises(ValueError, match="must not use tensors of the step"):
         tf.function(lambda: two_replicas.run(step, (tf.ones(()),)), autograph=False)()
 
 

@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_draw_nothing_and_warn_when_they_are_loaded(
     assert not (tmp_path / "export").exists()
     model.generate(STATES, weights="raw", steps=1, progress=False)  # these are whole
     model.save(tmp_path / "averages.keras")
-    with pytest.warns(UserWarning, match="weights that were loaded are not finite"):
+    with pytest.warns(UserWarning, match="loaded weights are not finite"):
         keras.saving.load_model(tmp_path / "averages.keras")
     spoil(model.unet.trainable_variables)
     with pytest.raises(ValueError, match=refused.replace("ema", "raw")):
