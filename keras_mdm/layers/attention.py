@@ -34,8 +34,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor = None) -> Te
         query: `(B, heads, N, d)`.
         key: `(B, heads, M, d)`.
         value: `(B, heads, M, d)`.
-        mask: optional `(B, M)` of 0/1; keys with 0 get no weight. A row of zeros only attends
-            uniformly instead of giving NaN.
+        mask: optional `(B, M)` of 0/1; keys with 0 get no weight. A row of nothing but zeros
+            attends uniformly instead of giving NaN.
 
     Returns:
         `(B, N, heads*d)` in the dtype of `query`.
@@ -68,7 +68,7 @@ def check_heads(width: int, heads: int, *, name: str) -> None:
 class SpatialAttention(keras.layers.Layer):
     """Self-attention over the pixels of a feature map, with cross-attention to the text.
 
-    Both branches share the query; each has its own softmax and the results are added. The output
+    Both branches share the query; each has its own softmax, and their results are added. The output
     projection starts at zero, so the layer starts as the identity.
 
     Args:

@@ -1,4 +1,4 @@
-"""Embeddings of the time, the class and the micro-conditions, added up per level.
+"""Embeddings of time, class and micro-conditions, added up per level.
 
 All of them compute in float32 under any dtype policy: in bfloat16 the timestep 999 would be 1000.
 """
@@ -19,7 +19,7 @@ def sinusoid(value: Tensor, width: int) -> Tensor:
 
     Args:
         value: `(B,)` float32.
-        width: number of features; an odd width is filled up with one zero.
+        width: number of features; an odd width is padded with a zero.
 
     Returns:
         `(B, width)` float32. The frequencies are exp(-ln(10000) * i / half), i < half = width // 2.
@@ -34,7 +34,7 @@ def sinusoid(value: Tensor, width: int) -> Tensor:
 
 
 class _SinusoidMLP(keras.layers.Layer):
-    """Sinusoid, dense, SiLU, dense: what the time and the micro-conditions share."""
+    """Sinusoid, dense, SiLU, dense: shared by the time and the micro-conditions."""
 
     zero_output = False
 
@@ -93,14 +93,14 @@ class MicroConditioning(_SinusoidMLP):
 
     Args:
         width: width E of the embedding.
-        default: value used where the caller gave none (NaN).
+        default: value used where the input is NaN.
         clamp: `True` limits the value to at most `default` and feeds it raw (the size condition
             called `scale`); `False` feeds 1000 times the value.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype` (float32 unless given).
 
     Call arguments:
-        value: `(B,)` float32; NaN stands for "not given".
+        value: `(B,)` float32; NaN means "not given".
 
     Returns:
         `(B, E)` float32.
@@ -143,8 +143,8 @@ class ClassEmbedding(keras.layers.Layer):
         **kwargs: `name`, `dtype` (float32 unless given).
 
     Call arguments:
-        label: `(B,)` int32 in 0..num_classes-1; -1 stands for "no class" (the last row). A larger
-            one is TensorFlow's `InvalidArgumentError` on a CPU, and a row of zeros on a GPU.
+        label: `(B,)` int32 in 0..num_classes-1; -1 means "no class" (the last row). A larger label
+            raises TensorFlow's `InvalidArgumentError` on a CPU and gives a row of zeros on a GPU.
 
     Returns:
         `(B, E)` float32.
@@ -167,8 +167,8 @@ class ClassEmbedding(keras.layers.Layer):
         self.seed = seed
 
     def build(self, label_shape: Shape) -> None:
-        # Unit variance, as in ADM: classes are told apart from the first step on. With 0.02 as in
-        # DiT the class is far weaker than the time at first, and short runs never learn it.
+        # Unit variance, as in ADM: classes differ from the first step on. With DiT's 0.02 the class
+        # is far weaker than the time at first, and short runs never learn it.
         self.table = self.add_weight(
             name="table",
             shape=(self.num_classes + 1, self.width),
@@ -179,8 +179,8 @@ class ClassEmbedding(keras.layers.Layer):
 
     def call(self, label: Tensor) -> Tensor:
         label = ops.cast(label, "int32")
-        # One class too many, as of labels that count from 1, must not pass for no class: it is
-        # moved behind the table, where the gather refuses it.
+        # A label one too large (labels counted from 1) must not pass for "no class": it is moved
+        # past the end of the table, where the gather refuses it.
         label = ops.where(label < self.num_classes, label, label + 1)
         row = ops.where(label < 0, ops.full_like(label, self.num_classes), label)
         return ops.take(self.table, row, axis=0)
@@ -245,8 +245,8 @@ class PooledTextEmbedding(keras.layers.Layer):
 class LevelEmbedding(keras.layers.Layer):
     """The vector that conditions the blocks of one level: time, conditions and micro-conditions.
 
-    Every level owns one; the text and the class are embedded once, by the innermost level, and
-    shared by all.
+    Every level has its own; text and class are embedded once, by the innermost level, for all
+    levels.
 
     Args:
         width: width E of the embedding.

@@ -1,8 +1,8 @@
-"""Initial weights that depend on the run's seed and the layer's path only.
+"""Initial weights that depend only on the run's seed and the layer's path.
 
-A layer's first values must not depend on what was built before it: the same outer level has to
-start equally in a fresh model, after growth, and on every replica. So no generator state is used;
-each composite layer takes a `seed` and gives every part of it a seed derived from the part's name.
+A layer's initial values must not depend on what was built before it: an outer level has to start
+the same in a fresh model, after growth, and on every replica. So no generator state is used; each
+composite layer takes a `seed` and gives each part a seed derived from the part's name.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def derive_seed(seed: int, name: str) -> int:
         name: name of the part, unique in that layer.
 
     Returns:
-        An integer inside [0, 2**31), equal on every machine.
+        An integer inside [0, 2**31), the same on every machine.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF
@@ -85,7 +85,7 @@ def conv(
         strides: strides; pad explicitly and pass `padding="valid"` when they exceed 1, because
             "same" pads only one side there.
         padding: as in `keras.layers.Conv2D`.
-        zero: start at zero, weight and bias.
+        zero: start weight and bias at zero.
 
     Returns:
         An unbuilt `keras.layers.Conv2D`.

@@ -15,7 +15,7 @@ from keras_mdm.types import Shape, Tensor
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class InnermostLevel(LevelPart):
-    """A whole UNet that takes features from an outer level, if there is one.
+    """A whole UNet, which takes features from the outer level if there is one.
 
     Args:
         out_channels: channels of the prediction.

@@ -1,4 +1,4 @@
-"""What the parts of every level share: the way down, the way up, the output."""
+"""What the parts of all levels share: the way down, the way up, the output."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from keras_mdm.types import Shape, Tensor
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """Images `(B, H, W, C)` stay; clips `(B, T, H, W, C)` become rows `(B*T, H, W, C)`."""
+    """Leave images `(B, H, W, C)`; turn clips `(B, T, H, W, C)` into rows `(B*T, H, W, C)`."""
     return x if len(x.shape) == 4 else ops.reshape(x, (-1, *x.shape[2:]))
 
 
@@ -62,8 +62,8 @@ class LevelPart(keras.layers.Layer):
         attention_ffn: feed-forward part in the spatial attention.
         rotary: rotary positions in the temporal attention.
         groups: groups of the ResBlocks' and the output's normalisation.
-        resblock: own class in the place of `ResBlock`, see `LevelSpec`.
-        spatial_attention: own class in the place of `SpatialAttention`, likewise.
+        resblock: class of your own in place of `ResBlock`, see `LevelSpec`.
+        spatial_attention: class of your own in place of `SpatialAttention`, likewise.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype`.
     """
@@ -127,7 +127,7 @@ class LevelPart(keras.layers.Layer):
         return (rows, *self.sides_at(shape, index), channels)
 
     def skip_shapes(self, shape: Shape) -> list[tuple]:
-        """Row shapes of the skips that the way down leaves, in the order they are made."""
+        """Row shapes of the skips of the way down, in the order in which they are made."""
         shapes = [self.rows_shape(shape, 0, self.channels[0])]
         for index, channels in enumerate(self.channels):
             shapes += [self.rows_shape(shape, index, channels)] * self.blocks[index]
@@ -137,9 +137,9 @@ class LevelPart(keras.layers.Layer):
 
     # Parts
 
-    # No property: Keras looks at every one when it saves, and would find these layers here first.
+    # Not a property: Keras reads all properties when it saves, and would find these layers here.
     def recomputed(self) -> list[keras.layers.Layer]:
-        """Layers whose insides need not be kept for the backward pass."""
+        """Layers whose inner activations need not be kept for the backward pass."""
         found = [*getattr(self, "down_resample", ()), *getattr(self, "up_resample", ())]
         for stage in (*getattr(self, "down", ()), *getattr(self, "up", ())):
             found += [*stage.residual, *stage.spatial, *stage.temporal]
@@ -166,7 +166,7 @@ class LevelPart(keras.layers.Layer):
 
     def _make_down(self) -> None:
         count = len(self.channels)
-        self.conv_in: Any = None  # its fan-in is known in build
+        self.conv_in: Any = None  # fan-in known in `build`
         self.down = [self._resolution("down", index, 0) for index in range(count)]
         self.down_resample = [
             Downsample(
@@ -222,7 +222,7 @@ class LevelPart(keras.layers.Layer):
             self.groups, activation="silu", name="norm_out", dtype=self.dtype_policy
         )
         self.norm_out.build(x_shape)
-        # float32: a prediction rounded to bfloat16 would put grain on every sample.
+        # float32: rounding predictions to bfloat16 would make every sample grainy.
         self.conv_out = conv(
             "conv_out", x_shape[-1], out_channels, zero=True, seed=self.seed, dtype="float32"
         )
@@ -244,7 +244,8 @@ class LevelPart(keras.layers.Layer):
     def _run_up(
         self, x: Tensor, skips: list, time_embedding: Tensor, text: Tensor, text_mask: Tensor
     ) -> Tensor:
-        """State at the lowest resolution -> `(B*T, H, W, channels[0])`; last skip first."""
+        """State at the lowest resolution -> `(B*T, H, W, channels[0])`; uses the last skip
+        first."""
         skips = list(skips)
         for index in reversed(range(len(self.channels))):
             taken = [skips.pop() for _ in self.up[index].residual]

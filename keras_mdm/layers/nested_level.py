@@ -1,4 +1,4 @@
-"""The two halves of an outer level: what stands around the level inside it."""
+"""The two halves of an outer level, before and after the level inside it."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from keras_mdm.types import Shape, Tensor
 
 
 def first_rows(x: Tensor, like: Tensor) -> Tensor:
-    """The first rows of `x`, as many as `like` has: outer levels may run on fewer samples."""
+    """The first rows of `x`, as many as `like` has: an outer level may have fewer samples."""
     return x[: ops.shape(like)[0]]
 
 
@@ -31,19 +31,19 @@ def normalize_rows(x: Tensor) -> Tensor:
 
 
 def adapt(adapter: Any, x: Tensor, frames: int) -> Tensor:
-    """Run an adapter on rows, or on the square pictures that `frames` rows each make up."""
+    """Run an adapter on rows, or on square pictures made of `frames` rows each."""
     return adapter(x) if frames == 1 else untile_frames(adapter(tile_frames(x, frames)), frames)
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class NestedDown(LevelPart):
-    """First half of an outer level: input, way down, adapter into the level inside.
+    """First half of an outer level: input, way down, adapter to the level inside.
 
     Args:
-        inner_channels: channels that the level inside expects (its first channels).
+        inner_channels: number of channels that the level inside expects (its `channels[0]`).
         normalize_input: divide every picture by its standard deviation first.
         tiled_adapter: the adapter sees the frames of a clip side by side as one square picture, as
-            the official network has it, instead of one by one.
+            in the official network, instead of one by one.
         **kwargs: as in `LevelPart`.
 
     Call arguments:
@@ -150,10 +150,10 @@ class NestedDown(LevelPart):
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class NestedUp(LevelPart):
-    """Second half of an outer level: adapter out of the level inside, way up, prediction.
+    """Second half of an outer level: adapter from the level inside, way up, prediction.
 
     Args:
-        inner_channels: channels of the features of the level inside (its first channels).
+        inner_channels: number of channels of the inside level's features (its `channels[0]`).
         out_channels: channels of the prediction.
         tiled_adapter: as in `NestedDown`.
         **kwargs: as in `LevelPart`.
@@ -195,7 +195,7 @@ class NestedUp(LevelPart):
         self._make_up()
 
     def _input_shape(self, skips_shape: Any) -> tuple:
-        """Shape of the level's input, from that of the first skip (rows)."""
+        """Shape of the level's input, derived from the first skip's (rows)."""
         rows, height, width, channels = skips_shape[0]
         frames = self.frames_at(0)
         batch = None if rows is None else rows // frames

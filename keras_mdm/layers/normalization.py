@@ -1,4 +1,4 @@
-"""Group normalisation that takes the time conditioning along."""
+"""Group normalisation that also applies the time conditioning."""
 
 import math
 from typing import Any
@@ -12,21 +12,21 @@ from keras_mdm.types import Shape, Tensor
 
 
 def _pool(per_channel: Tensor, groups: int) -> Tensor:
-    """Average `(B, 1, ..., C)` over the channels of each group, the same for all of them."""
+    """Average `(B, 1, ..., C)` over the channels of each group; every channel gets its average."""
     *middle, channels = per_channel.shape[1:]
     shares = ops.reshape(per_channel, (-1, groups, channels // groups))
-    # Times one instead of `ops.repeat`, which is twenty operations of TensorFlow to trace. Not by
-    # an operator: PyTorch takes arrays of NumPy only on the CPU.
+    # Multiplied by ones, as `ops.repeat` takes twenty TensorFlow operations to trace. Not with `*`,
+    # because PyTorch multiplies by NumPy arrays only on the CPU.
     ones = np.ones((1, 1, channels // groups), np.float32)
     pooled = ops.multiply(ops.mean(shares, axis=-1, keepdims=True), ones)
     return ops.reshape(pooled, (-1, *middle, channels))
 
 
 def _zero_after(tensor: Tensor) -> Tensor:
-    """A zero that is there no sooner than `tensor`.
+    """A zero that depends on `tensor`, so that it is not computed earlier.
 
-    What a gradient computes of the input alone could run in the forward pass already, as soon as
-    the input is there, and would be kept from then on. Adding this zero puts it off.
+    The part of a gradient that depends on the input alone could run during the forward pass and
+    would be kept from then on. Adding this zero delays it.
     """
     corner = ops.slice(tensor, (0,) * len(tensor.shape), (1,) * len(tensor.shape))
     return ops.minimum(ops.abs(ops.cast(ops.reshape(corner, ()), "float32")), 0.0)
@@ -37,10 +37,10 @@ def normalize(
 ) -> Tensor:
     """Group normalisation, affine conditioning and SiLU as one operation.
 
-    Written out because on wide feature maps memory traffic costs more than arithmetic: the
-    statistics are taken per channel and pooled over the group, everything that follows is folded
-    into one multiplication and one addition per value, and the gradient is a closed form that
-    needs only `x` and sums over pixels, instead of one saved tensor for every operation.
+    Written out because on wide feature maps memory traffic costs more than arithmetic. The
+    statistics are taken per channel and pooled over the group, everything after them is folded into
+    one multiplication and one addition per value, and the gradient is a closed form that needs only
+    `x` and sums over pixels instead of one saved tensor per operation.
 
     Args:
         x: `(B, ..., C)`.
@@ -61,7 +61,7 @@ def normalize(
 
     @ops.custom_gradient
     def operation(x: Tensor, gain: Tensor, bias: Tensor) -> tuple:
-        # All that follows is (B, 1, ..., C), to be spread over the pixels.
+        # From here on (B, 1, ..., C), broadcast over the pixels.
         gain, bias = ops.reshape(gain, spread), ops.reshape(bias, spread)
         x32 = ops.cast(x, "float32")
         mean = _pool(ops.mean(x32, axis=axes, keepdims=True), groups)
@@ -79,13 +79,13 @@ def normalize(
                 y = x * ops.cast(slope + later, x.dtype) + ops.cast(offset + later, x.dtype)
                 # The sigmoid of bfloat16 is slower than two casts.
                 gate = ops.cast(ops.sigmoid(ops.cast(y, "float32")), x.dtype)
-                # In this order each product can be written over what is no longer needed.
+                # In this order each product can overwrite an operand that is no longer needed.
                 dy = (dy * gate) * (1.0 + (1.0 - gate) * y)
             dy32 = ops.cast(dy, "float32")
             d_bias = ops.sum(dy32, axis=axes, keepdims=True)
             centred = ops.cast(x, "float32") - (mean + _zero_after(dy))
             d_gain = scale * ops.sum(dy32 * centred, axis=axes, keepdims=True)
-            # d normalised = dy * gain; its mean and its projection on x leave, per group.
+            # d normalised = dy * gain; its mean and its projection on x are subtracted per group.
             along_one = _pool(d_bias * gain, groups) / pixels
             along_x = scale * scale * _pool(d_gain * gain, groups) / pixels
             dx = dy * ops.cast(slope, x.dtype) - (
@@ -104,9 +104,9 @@ def normalize(
 class GroupNorm(keras.layers.Layer):
     """Group normalisation with an optional scale and shift per sample.
 
-    Equal to `keras.layers.GroupNormalization(groups, epsilon=1e-5)` followed by
-    `x * (1 + scale) + shift` and the activation. It differs in cost, see `normalize`. Statistics
-    are computed in two passes in float32 under any dtype policy.
+    Equal to `keras.layers.GroupNormalization(groups, epsilon=1e-5)` followed by `x * (1 + scale) +
+    shift` and the activation, but cheaper (see `normalize`). Statistics are computed in two passes
+    in float32 under any dtype policy.
 
     Args:
         groups: number of groups; must divide the number of channels.
@@ -155,7 +155,7 @@ class GroupNorm(keras.layers.Layer):
                 groups=self.groups,
                 channels=channels,
             )
-        # Without autocast: statistics and affine weights meet in float32 under any policy.
+        # No autocast: statistics and affine weights are combined in float32 under any policy.
         given = {"shape": (channels,), "autocast": False}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **given)
         self.beta = self.add_weight(name="beta", initializer="zeros", **given)

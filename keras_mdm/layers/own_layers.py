@@ -1,8 +1,8 @@
-"""Layers of the user's in the places of ours: how they are written down, made and built.
+"""The user's layers in place of ours: how they are recorded, made and built.
 
-A place such as `resblock` of a level takes a layer class that is registered with Keras, or a
-`functools.partial` of one that carries options of its own. It is kept as plain values, the
-registered name and the options, so that a configuration with it goes to JSON and back.
+A place such as a level's `resblock` takes a layer class that is registered with Keras, or a
+`functools.partial` of one with its options. It is kept as plain values (the registered name and the
+options), so that a configuration goes to JSON and back.
 """
 
 import collections
@@ -20,7 +20,7 @@ from keras.src.backend.common import global_state  # private, of Keras 3.15: the
 from keras_mdm import checks
 
 REGISTER = "decorate the class with @keras.saving.register_keras_serializable()"
-# Seeds and paths of weights follow from where a layer stands.
+# These follow from a layer's place: its name gives the weights' paths, its seed their values.
 _OF_THE_PLACE = {"name", "seed"}
 _COUNTS = "object_name_uids"
 
@@ -31,12 +31,12 @@ class UnknownLayer(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A place in the network where a layer of ours stands, or one of the user's.
+    """A place in the network for a layer of ours or of the user's.
 
     Args:
-        name: of the argument that chooses the layer.
-        ours: the class that stands there by default.
-        needs: keywords that an own constructor must take, besides `name` and `dtype`.
+        name: name of the argument that chooses the layer.
+        ours: the default class.
+        needs: keywords that the user's constructor must take, besides `name` and `dtype`.
 
     Example:
 
@@ -52,18 +52,18 @@ class Place:
     needs: tuple[str, ...] = ()
 
     def described(self, layer: Any) -> dict[str, Any] | None:
-        """Write down what is to stand here.
+        """Describe a layer for this place as plain values.
 
         Args:
-            layer: a registered layer class, a `functools.partial` of one with keywords, what this
-                function returned, or `None` for the class of ours.
+            layer: a registered layer class, a `functools.partial` of one with keywords, an earlier
+                result of this function, or `None` for our class.
 
         Returns:
             `{"layer": registered name, "options": keywords as JSON values}`, or `None`.
 
         Raises:
-            ValueError: if `layer` is none of these, its class is not registered with Keras, or
-                its options cannot be written down.
+            ValueError: if `layer` is none of these, its class is not registered with Keras, or its
+                options cannot be stored as JSON.
         """
         return described(self.name, layer)
 
@@ -72,11 +72,11 @@ class Place:
 
         Args:
             own: what `described` returned.
-            **given: keywords for the class of ours. An own class gets those that its constructor,
-                or that of a class above it, names.
+            **given: keywords for our class. The user's class gets those that its constructor, or a
+                base class's, names.
 
         Raises:
-            ValueError: if the class is unknown here, or does not take what it must.
+            ValueError: if the class is unknown, or does not take a required keyword.
         """
         if own is None:
             return self.ours(**given)
@@ -84,7 +84,7 @@ class Place:
         if cls is None:
             raise UnknownLayer(
                 checks.error(
-                    f"the class of `{self.name}` must be known before the network is made",
+                    f"the class of `{self.name}` must be registered before the network is made",
                     fix=f"{REGISTER} and import its module first",
                     **{self.name: own["layer"]},
                 )
@@ -92,11 +92,11 @@ class Place:
         known = _keywords(cls)
         lacking = {"name", "dtype", *self.needs} - known
         if "frames" in lacking and given.get("frames") is None:
-            lacking.discard("frames")  # of a level of pictures
+            lacking.discard("frames")  # image levels have none
         if lacking:
             raise checks.error(
                 f"the constructor of {cls.__name__} must take {', '.join(sorted(lacking))}",
-                fix="add them; **kwargs that go on to super().__init__ take name and dtype",
+                fix="add them; **kwargs passed to super().__init__ take name and dtype",
                 takes=sorted(known),
             )
         taken = {key: value for key, value in given.items() if key in known}
@@ -108,36 +108,36 @@ class Place:
         return layer
 
     def build(self, layer: Any, own: Mapping[str, Any] | None, *shapes: Any, channels: int) -> None:
-        """Build a layer that keeps height and width.
+        """Build a layer that preserves height and width.
 
-        An own layer is called on symbols, as Keras does it in a model, so that it need not have a
-        `build` and may make its weights where it likes.
+        The user's layer is called on symbols, as Keras does in a model, so it needs no `build` and
+        may create its weights anywhere.
 
         Args:
             layer: from `make`.
             own: what `described` returned.
-            *shapes: of the call's arguments; `None` for those that are left out.
-            channels: how many the result must have.
+            *shapes: shapes of the call's arguments; `None` for omitted ones.
+            channels: number of channels that the result must have.
 
         Raises:
-            ValueError: if an own layer returns another shape.
+            ValueError: if the user's layer returns another shape.
         """
         if own is None:
             layer.build(*shapes)
             return
-        # Rows of an argument are samples or frames: none of them is a fixed number.
+        # The rows of an argument are samples or frames, so their number is never fixed.
         dtype = layer.compute_dtype
         symbols = [s and keras.KerasTensor((None, *s[1:]), dtype=dtype) for s in shapes]
         result = self.call(layer, own, *symbols)
         _check_shape(layer, "the result", result, (*shapes[0][1:-1], channels))
 
     def call(self, layer: Any, own: Mapping[str, Any] | None, *args: Any, **given: Any) -> Any:
-        """Call a layer on symbols, for the first time perhaps.
+        """Call a layer on symbols; this may be its first call.
 
         Args:
             layer: from `make`.
             own: what `described` returned.
-            *args: of the call.
+            *args: arguments of the call.
             **given: likewise.
         """
         if own is None:
@@ -148,7 +148,7 @@ class Place:
 
 
 def described(place: str, layer: Any) -> dict[str, Any] | None:
-    """`Place.described`, for a place by its name."""
+    """`Place.described` for the place of that name."""
     if layer is None:
         return None
     if isinstance(layer, Mapping) and set(layer) == {"layer", "options"}:
@@ -158,14 +158,14 @@ def described(place: str, layer: Any) -> dict[str, Any] | None:
         cls, options = layer.func, dict(layer.keywords)
     if not isinstance(cls, type) or not issubclass(cls, keras.layers.Layer):
         raise checks.error(
-            f"`{place}` must be a class of layers",
+            f"`{place}` must be a layer class",
             fix="pass the class, or functools.partial(TheClass, option=...) for its options",
             **{place: layer},
         )
     name = keras.saving.get_registered_name(cls)
     if keras.saving.get_registered_object(name) is not cls:
         raise checks.error(
-            f"the class of `{place}` must be registered with Keras, or no file could name it",
+            f"the class of `{place}` must be registered with Keras, so that files can name it",
             fix=REGISTER,
             **{place: cls.__qualname__},
         )
@@ -173,7 +173,7 @@ def described(place: str, layer: Any) -> dict[str, Any] | None:
     try:
         plain = json.loads(json.dumps(keras.saving.serialize_keras_object(options)))
         keras.saving.deserialize_keras_object(plain)
-    except Exception as problem:  # of code that is not ours
+    except Exception as problem:  # from the user's code
         raise checks.error(
             f"the options of `{place}` must be values that a file can hold",
             fix="pass numbers, text, lists, or objects that are registered with Keras",
@@ -183,7 +183,7 @@ def described(place: str, layer: Any) -> dict[str, Any] | None:
 
 
 def check_level(level: Any, z: Any, result: Any, *, out_channels: int, channels: int) -> None:
-    """Raise unless an own innermost level returned what the network needs.
+    """Raise unless the user's innermost level returned what the network needs.
 
     Args:
         level: the layer.
@@ -203,8 +203,8 @@ def check_level(level: Any, z: Any, result: Any, *, out_channels: int, channels:
     _check_shape(level, "`features`", result["features"], (*sides, channels))
     if result["output"].dtype != "float32":
         raise checks.error(
-            f"`output` of {type(level).__name__} must be float32: a rounded prediction puts grain "
-            "on every picture",
+            f"`output` of {type(level).__name__} must be float32: a rounded prediction makes "
+            "every picture grainy",
             fix='make the last layer with dtype="float32"',
             dtype=result["output"].dtype,
         )
@@ -216,13 +216,13 @@ def _check_shape(layer: Any, what: str, result: Any, expected: tuple) -> None:
         raise checks.error(
             f"{what} of {type(layer).__name__} must have the shape "
             f"(B, {', '.join(map(str, expected))})",
-            fix="keep height and width, and return as many channels as the constructor is told",
+            fix="keep height and width, and return as many channels as the constructor was given",
             returned=type(result).__name__ if shape is None else tuple(shape),
         )
 
 
 def _keywords(cls: type) -> set[str]:
-    """Keywords that a constructor takes, by itself or by handing them to a class above."""
+    """Keywords that a constructor takes itself or passes on to a base class."""
     found: set[str] = set()
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -236,10 +236,11 @@ def _keywords(cls: type) -> set[str]:
 
 @contextlib.contextmanager
 def _numbered_by(names: dict[str, int]) -> Iterator[None]:
-    """Let Keras number layers without a name by a count of their own.
+    """Have Keras number unnamed layers with separate counts.
 
-    It counts them over the whole program. Weights go by their paths, which must be the same
-    wherever the network is made: with a count per own layer they follow from that layer alone.
+    Keras counts them over the whole program. But weights are identified by their paths, which must
+    be the same wherever the network is made. With a count per user's layer, paths depend on that
+    layer alone.
     """
     before = global_state.get_global_attribute(_COUNTS)
     global_state.set_global_attribute(_COUNTS, names)

@@ -11,7 +11,7 @@ from keras_mdm.types import Shape, Tensor
 
 
 class _Resample(keras.layers.Layer):
-    """What `Downsample` and `Upsample` share: one convolution that keeps the channels.
+    """Base of `Downsample` and `Upsample`: one convolution that keeps the channels.
 
     Feature maps of a clip are rows: `(B*T, H, W, C)` with the frames of one clip adjacent. Along
     time, the pixels of a frame are one axis: `(B, T, H*W, C)`.
@@ -58,7 +58,7 @@ class _Resample(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class Downsample(_Resample):
-    """Convolution of stride 2, padded alike on both sides.
+    """Convolution of stride 2, padded equally on both sides.
 
     Args:
         factor: 2, or 1 for a level that repeats a resolution.

@@ -73,7 +73,7 @@ class ResBlock(keras.layers.Layer):
             self.skip.build(x_shape)
 
     def call(self, x: Tensor, time_embedding: Tensor, skip: Tensor = None) -> Tensor:
-        if skip is not None:  # in here, so that recomputation does not keep both together
+        if skip is not None:  # inside, so that recomputation does not keep the joined tensor
             x = ops.concatenate([x, skip], axis=-1)
         h = self.conv1(self.norm1(x))
         scale_shift = self.time_layer(ops.silu(time_embedding))

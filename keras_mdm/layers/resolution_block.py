@@ -32,8 +32,8 @@ class ResolutionBlock(keras.layers.Layer):
         attention_ffn: feed-forward part in the spatial attention.
         rotary: rotary positions in the temporal attention.
         groups: groups of the ResBlocks' normalisations (attention always uses 32).
-        resblock: own class in the place of `ResBlock`, see `LevelSpec`.
-        spatial_attention: own class in the place of `SpatialAttention`, likewise.
+        resblock: class of your own in place of `ResBlock`, see `LevelSpec`.
+        spatial_attention: class of your own in place of `SpatialAttention`, likewise.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype`.
 
@@ -42,7 +42,7 @@ class ResolutionBlock(keras.layers.Layer):
         time_embedding: `(B, E)`.
         text: optional `(B, L, D)`.
         text_mask: optional `(B, L)` of 0/1.
-        skips: on the way up, one tensor `(B*T, H, W, C_j)` per ResBlock, concatenated behind x.
+        skips: on the way up, one tensor `(B*T, H, W, C_j)` per ResBlock, concatenated after x.
 
     Returns:
         list of `blocks` tensors `(B*T, H, W, channels)`, the state after each ResBlock.

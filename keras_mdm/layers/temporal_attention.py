@@ -35,7 +35,7 @@ class TemporalAttention(keras.layers.Layer):
         `(B*T, H, W, C)` in the compute dtype.
 
     Raises:
-        ValueError: if C is no multiple of 32, or H or W is odd.
+        ValueError: if C is not a multiple of 32, or H or W is odd.
 
     Example:
 

@@ -24,8 +24,8 @@ class TextConditioning(keras.layers.Layer):
         blocks: number of `TokenAttention` blocks over the tokens.
         heads: attention heads of those blocks.
         use_mask: whether padding is left out of the attention. `False` reproduces networks that
-            were trained so; pooling then averages over all tokens if there is at least one block,
-            and over the unmasked ones if there is none.
+            were trained with padding; pooling then averages over all tokens if there is at least
+            one block, and over the unmasked ones if there is none.
         seed: seed of the initial values.
         **kwargs: `name`, `dtype`.
 
@@ -84,7 +84,7 @@ class TextConditioning(keras.layers.Layer):
             )
             block.build((None, None, width))
             self.attention.append(block)
-        # float32 like the time embedding that its result is added to.
+        # float32, like the time embedding to which it is added.
         self.pooled = dense(
             "pooled", width, self.embedding_width, seed=self.seed, dtype="float32", use_bias=False
         )

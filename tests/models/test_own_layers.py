@@ -168,7 +168,7 @@ def test_dropout_is_not_recomputed():
             self.drop = keras.layers.Dropout(0.5)
 
     unet = build_nested_unet([LevelSpec(8, channels=(24,), innermost_level=Dropping)])
-    with pytest.raises(ValueError, match="cannot be computed again" + THREE_PARTS):
+    with pytest.raises(ValueError, match="cannot be recomputed" + THREE_PARTS):
         set_recompute(unet, True)
 
 
@@ -237,9 +237,9 @@ class Rounded(own.OwnLevel):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resblock": Unregistered}, "must be registered with Keras, or no file could name it"),
-        ({"resblock": "OwnBlock"}, "`resblock` must be a class of layers"),
-        ({"resblock": own.OwnBlock(3)}, "`resblock` must be a class of layers"),
+        ({"resblock": Unregistered}, "must be registered with Keras, so that files can name it"),
+        ({"resblock": "OwnBlock"}, "`resblock` must be a layer class"),
+        ({"resblock": own.OwnBlock(3)}, "`resblock` must be a layer class"),
         ({"resblock": functools.partial(own.OwnBlock, size=3)}, "may only hold the keys"),
         ({"resblock": functools.partial(own.OwnBlock, name="x")}, "may only hold the keys"),
         ({"resblock": functools.partial(own.OwnBlock, factor=open)}, "that a file can hold"),
