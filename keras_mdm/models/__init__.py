@@ -1,4 +1,4 @@
-"""Networks: specifications, presets, the functional builder."""
+"""Networks: specifications, presets and the functional builder."""
 
 from keras_mdm.models import presets
 from keras_mdm.models.frames import with_frames

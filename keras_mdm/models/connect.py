@@ -21,7 +21,7 @@ from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
 
 def make_inputs(spec: NestedUNetSpec) -> dict[str, keras.KerasTensor]:
-    """Symbolic inputs of a network, named by their keys."""
+    """Make the symbolic inputs of a network, named by their keys."""
     inputs = {
         f"z_{level.name}": keras.Input(
             level.input_shape(spec.in_channels), dtype="float32", name=f"z_{level.name}"
@@ -47,7 +47,7 @@ def connect(
     parts: dict[str, keras.layers.Layer],
     policy: keras.DTypePolicy,
 ) -> dict[str, keras.KerasTensor]:
-    """Connect levels into a graph, making the layers that `parts` does not hold yet.
+    """Connect levels into a graph, making the layers that `parts` lacks.
 
     Args:
         spec: the network.

@@ -1,4 +1,4 @@
-"""What of a network is frozen, and whether its layers are still those that it was built of."""
+"""What is frozen in a network, and whether its layers still have their dtype policies."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,24 +9,24 @@ from keras_mdm import checks
 
 
 def layers_of(unet: keras.Model) -> Iterator[keras.layers.Layer]:
-    """All layers of a network with a path, outer ones before those inside; no inputs."""
+    """All layers of a network except inputs, outer ones before those inside them."""
     for layer in unet._flatten_layers(include_self=True):
         if not isinstance(layer, keras.layers.InputLayer):
             yield layer
 
 
 def frozen_in(unet: keras.Model) -> dict[str, list[str]] | None:
-    """Return what is frozen, as JSON values: layers, and single weights that differ from theirs.
+    """Return what is frozen, as JSON values: layers, and weights whose flag differs from theirs.
 
-    LoRA freezes the kernels that it adapts. A file holds them merged, so here they count as they
-    were before.
+    LoRA freezes the kernels that it adapts. Files hold merged kernels, so here the flags are those
+    from before LoRA.
 
     Args:
         unet: the network.
 
     Returns:
-        {"layers": paths, "weights": paths of those that are not as their layer is}, or `None` if
-        everything is trainable.
+        {"layers": paths, "weights": paths of weights whose flag differs from their layer's}, or
+        `None` if everything is trainable.
     """
     if "_frozen_before_lora" in unet.__dict__:
         return unet.__dict__["_frozen_before_lora"]
@@ -48,13 +48,13 @@ def freeze(unet: keras.Model, frozen: Mapping[str, list[str]] | None) -> None:
     """Set the flags that `frozen_in` returned.
 
     Args:
-        unet: the network, everything in it trainable.
+        unet: the network, in which everything is trainable.
         frozen: what `frozen_in` returned.
     """
     if not frozen:
         return
     layers, weights = set(frozen["layers"]), set(frozen["weights"])
-    for layer in layers_of(unet):  # outer ones first: each hands its flag down
+    for layer in layers_of(unet):  # outer ones first: each passes its flag down
         wanted = (layer.path or "") not in layers
         if layer.trainable != wanted:
             layer.trainable = wanted
@@ -65,24 +65,24 @@ def freeze(unet: keras.Model, frozen: Mapping[str, list[str]] | None) -> None:
 
 
 def is_lora(path: str) -> bool:
-    """Whether a path is that of a weight which LoRA added to a layer."""
+    """Whether a path names a weight that LoRA added to a layer."""
     return path.rsplit("/", 1)[-1].startswith("lora_")
 
 
 def lora_kernel(layer: keras.layers.Layer) -> keras.Variable | None:
-    """The weight of a layer that LoRA adapts, or `None` if it adapts none."""
+    """The weight of a layer that LoRA adapts, or `None` if there is none."""
     if not getattr(layer, "lora_enabled", False):
         return None
     return layer._kernel if hasattr(layer, "_kernel") else layer._embeddings
 
 
 def policies_of(unet: keras.Model) -> dict[str, Any]:
-    """Dtype policies of all layers, by an identity that lasts as long as they do."""
+    """Dtype policies of all layers, by an identity that is valid as long as the layer lives."""
     return {str(id(layer)): layer.dtype_policy.name for layer in layers_of(unet)}
 
 
 def check_policies(unet: keras.Model) -> None:
-    """Raise if a layer computes with other numbers than it was built for, or was quantized.
+    """Raise if a layer's dtype policy has changed since it was built, or it was quantized.
 
     Args:
         unet: a `NestedUNet`.
@@ -98,18 +98,18 @@ def check_policies(unet: keras.Model) -> None:
         raise quantization(layers=quantized)
     if changed:
         raise checks.error(
-            "the dtype policies of a network are those that it was built with: files, averages "
-            "and gradients do not know of others",
-            fix="build the network with dtype=..., and give it these weights with set_weights",
+            "the dtype policies of a network must stay those that it was built with: files, "
+            "averages and gradients rely on them",
+            fix="build a network with dtype=..., and copy the weights with set_weights",
             layers={layer.path: names[layer] for layer in changed},
         )
 
 
 def quantization(**received: Any) -> ValueError:
-    """The error of networks that are to be quantized.
+    """Return the error for networks that are, or are to be, quantized.
 
     Args:
-        **received: what arrived.
+        **received: as in `checks.error`.
     """
     return checks.error(
         "quantized networks can be neither averaged, trained nor saved here",

@@ -1,4 +1,4 @@
-"""A clip network for longer clips, of the same parts."""
+"""A clip network for longer clips, made of the same parts."""
 
 import dataclasses
 
@@ -10,23 +10,23 @@ from keras_mdm.models.specs import LevelSpec
 
 
 def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
-    """Connect the parts of a network again for clips of another length.
+    """Reconnect the parts of a network for clips of another length.
 
-    Nothing that is learned depends on the number of frames: convolutions over time see three of
-    them, attention over time all. All levels get the same multiple, so that each still stands for
-    the same stretch of time of the one above: a picture inside becomes several, the first frame of
-    each stretch. The weights are copied.
+    No learned weight depends on the number of frames: convolutions over time see three frames,
+    attention over time sees all. All levels get the same multiple of frames, so that each frame of
+    a lower level still stands for the same number of frames above it: an image level becomes a clip
+    level, each of whose frames shows the first of a stretch. The weights are copied.
 
     Args:
         unet: a network with a clip level.
-        frames: of the highest level, a multiple of those that it has.
+        frames: number of frames of the highest level, a multiple of its present number.
 
     Returns:
         A `NestedUNet`.
 
     Raises:
-        ValueError: if there is no clip level, the number is no multiple, or adapters that lay
-            frames out as a square do not get a square number of them.
+        ValueError: if there is no clip level, the number is not a multiple, or an adapter that lays
+            frames out as a square would not get a square number of them.
 
     Example:
 
@@ -41,7 +41,7 @@ def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
     top = unet.spec.levels[-1].frames
     if top is None:
         raise checks.error(
-            "the highest level must be one of clips",
+            "the highest level must be a clip level",
             fix="grow a clip level around the network first",
             levels=unet.levels,
         )
@@ -49,13 +49,12 @@ def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
     if rest or not factor:
         raise checks.error(
             f"`frames` must be a multiple of the {top} frames that the network has",
-            fix=f"pass {top * max(1, round(frames / top))}; of longer clips the first frames can "
-            "be used",
+            fix=f"pass {top * max(1, round(frames / top))}, and keep only the first frames",
             frames=frames,
         )
     if factor > 1 and any(level.tiled_adapters for level in unet.spec.levels):
         raise checks.error(
-            "adapters that lay frames out as a square picture know one number of frames",
+            "adapters that lay frames out as a square picture have a fixed number of frames",
             fix="use overlapping windows (keras_mdm.video.extend) for longer clips",
             frames=frames,
         )
@@ -64,7 +63,7 @@ def with_frames(unet: NestedUNet, frames: int) -> NestedUNet:
 
 
 def reconnect(unet: NestedUNet, levels: tuple[LevelSpec, ...]) -> NestedUNet:
-    """Make a network of other shapes with the weights of a network, which are copied.
+    """Make a network of other shapes with copies of a network's weights.
 
     Args:
         unet: the network.
@@ -83,10 +82,10 @@ def reconnect(unet: NestedUNet, levels: tuple[LevelSpec, ...]) -> NestedUNet:
 
 
 def _check_shape(old: keras.Variable, new: keras.Variable) -> None:
-    """Raise if an own layer has weights that depend on the number of frames or the size."""
+    """Raise if a user's layer has weights that depend on the number of frames or the size."""
     if old.shape != new.shape:
         raise checks.error(
-            "weights must not depend on frames or sizes that are to change",
+            "weights must not depend on the frames or the size that change",
             fix="make the layer without such weights, or train a network for these sizes",
             weight=old.path,
             here=tuple(old.shape),

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: a trained network stays as it is, and small matrices beside it learn."""
+"""Low-rank adaptation: a trained network stays unchanged, and small matrices beside it learn."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ def enable_lora(
     levels: Sequence[str] | None = None,
     alpha: float | None = None,
 ) -> list[str]:
-    """Have only low-rank additions to the kernels be trained: W + alpha / rank * A @ B.
+    """Train only low-rank additions to the kernels: W + alpha / rank * A @ B.
 
-    All dense layers and convolutions of the levels get them. B starts at zero: nothing changes
-    before the training. Everything else is frozen, until `merge_lora`.
+    All dense layers and convolutions of the levels get them. B starts at zero, so nothing changes
+    before training. Everything else is frozen until `merge_lora`.
 
     Args:
         unet: a `NestedUNet`.
         rank: rank of the additions.
-        levels: names of the levels that are adapted; all unless given.
+        levels: names of the levels to adapt; all unless given.
         alpha: the additions are multiplied by alpha / rank; `rank` unless given.
 
     Returns:
         Paths of the new weights.
 
     Raises:
-        ValueError: if a level is unknown or adapted already, or the rank is no positive integer.
+        ValueError: if a level is unknown or already adapted, or the rank is not a positive integer.
 
     Example:
 
@@ -67,11 +67,11 @@ def enable_lora(
     if known or not chosen:
         raise checks.error(
             "`levels` must name levels with kernels that LoRA does not adapt yet",
-            fix="merge what is there with merge_lora(), or choose other levels",
+            fix="merge the present LoRA with merge_lora(), or choose other levels",
             levels=list(levels),
             adapted=known,
         )
-    # What a file and `merge_lora` go back to.
+    # Files and `merge_lora` restore these flags.
     unet.__dict__.setdefault("_frozen_before_lora", frozen_in(unet))
     for layer in chosen:
         layer.enable_lora(rank, lora_alpha=alpha)
@@ -81,10 +81,10 @@ def enable_lora(
 
 
 def _use_factors(layer: keras.layers.Layer) -> None:
-    """Have a layer compute W x + alpha / rank * B (A x), as the paper writes it.
+    """Have a layer compute W x + alpha / rank * B (A x), as in the paper.
 
-    Keras adds A B to the kernel first: the sum would be kept for the backward pass, for every
-    kernel at once, which is the memory of the whole network.
+    Keras adds A B to the kernel first. All these sums would be kept for the backward pass, and take
+    as much memory as the whole network.
     """
 
     def call(inputs: Any, training: bool | None = None) -> Any:
@@ -105,24 +105,24 @@ def _use_factors(layer: keras.layers.Layer) -> None:
     if isinstance(layer, keras.layers.EinsumDense):
         kernel, _, result = layer.equation.partition(",")[2].partition("->")
         if kernel[-1] != result[-1]:
-            return  # B does not come last: Keras' way
+            return  # B is not the last factor: left to Keras
 
     layer.__dict__["call"] = call
 
 
 def _train_only_additions(unet: keras.Model) -> None:
     for layer in layers_of(unet):
-        layer._trainable = True  # that of a level would hide those of its weights
+        layer._trainable = True  # a level's flag would hide those of its weights
     for variable in unet.weights:
         variable.trainable = is_lora(variable.path)
 
 
 def adapt(unet: keras.Model, adapted: Mapping[str, Sequence[float]]) -> None:
-    """Give layers of a network the LoRA that they had.
+    """Give layers of a network the LoRA that they had before.
 
     Args:
         unet: the network.
-        adapted: (rank, alpha) by the path of the layer.
+        adapted: (rank, alpha) by path of the layer.
     """
     if not adapted:
         return
@@ -137,29 +137,29 @@ def adapt(unet: keras.Model, adapted: Mapping[str, Sequence[float]]) -> None:
 
 
 def merged(layer: keras.layers.Layer) -> np.ndarray:
-    """The kernel of a layer with what LoRA adds to it, float32.
+    """The kernel of a layer with LoRA's addition, float32.
 
-    Inside of a `StatelessScope` it is that of the values there, as of averages.
+    Inside a `StatelessScope` it uses the values there, for example averages.
     """
     a, b = (keras.ops.cast(each.value, "float32") for each in _additions(layer))
-    # As Keras computes it when it saves: rounded alike.
+    # Computed as Keras does when it saves, so that it is rounded alike.
     scale = layer.lora_alpha / layer.lora_rank
     added = keras.ops.multiply(scale, keras.ops.matmul(a, b))
     return np.asarray(keras.ops.add(keras.ops.cast(lora_kernel(layer).value, "float32"), added))
 
 
 def remove_lora(unet: keras.Model) -> None:
-    """Take the additions out of all layers, whose kernels are merged already, and give every
-    weight the flag that it had before."""
+    """Remove LoRA from all layers, whose kernels are already merged, and restore every weight's
+    earlier flag."""
     frozen = frozen_in(unet)
     unet.__dict__.pop("_frozen_before_lora", None)
     for layer in adapted_layers(unet):
         for each in _additions(layer):
             layer._untrack_variable(each)
-            # Not `delattr`, after which Keras collects all garbage, for every weight.
+            # Not `delattr`: Keras would run a garbage collection for every weight.
             layer._delete_tracking(each.name)
             del layer.__dict__[each.name]
-        layer.__dict__.pop("call", None)  # the class's own shows again
+        layer.__dict__.pop("call", None)  # uncovers the class's own
         layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
     for layer in layers_of(unet):
         layer._trainable = True
@@ -169,22 +169,22 @@ def remove_lora(unet: keras.Model) -> None:
 
 
 def _additions(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """A and B of a layer, which are its attributes of their own names."""
+    """A and B of a layer; their names are also the layer's attributes."""
     stem = "lora_kernel" if hasattr(layer, "_kernel") else "lora_embeddings"
     return [getattr(layer, f"{stem}_{each}") for each in "ab"]
 
 
 def check_without_lora(unet: keras.Model, operation: str) -> None:
-    """Raise if a network has LoRA, where weights are taken by their names.
+    """Raise if a network has LoRA, for operations that go by the names of weights.
 
     Args:
         unet: the network.
-        operation: what is to be done, for the error.
+        operation: name of the operation, for the error.
     """
     adapted = [layer.path for layer in adapted_layers(unet)]
     if adapted:
         raise checks.error(
-            f"{operation} takes networks without LoRA",
+            f"{operation} needs a network without LoRA",
             fix="call merge_lora() first",
             adapted=adapted[:3],
         )

@@ -14,19 +14,19 @@ from keras_mdm.models.policies import network_policy
 from keras_mdm.models.resolve import extend, resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
-# Parts that belong to the whole network and not to a level.
+# Parts that belong to the whole network, not to a level.
 SHARED_PARTS = ("text_conditioning", "pooled_embedding", "class_embedding")
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class NestedUNet(LevelNetwork):
-    """UNets inside of UNets, one per level. Made by `build_nested_unet`.
+    """UNets nested in UNets, one per level. Made by `build_nested_unet`.
 
-    Called as every `LevelNetwork` is; its `spec` is a `NestedUNetSpec`.
+    It is called like every `LevelNetwork`; its `spec` is a `NestedUNetSpec`.
 
     Args:
         spec: from `resolve`.
-        parts: layers by name that are there already.
+        parts: existing layers by name.
         dtype: dtype policy, as in `build_nested_unet`.
         name: name of the model.
 
@@ -51,12 +51,12 @@ class NestedUNet(LevelNetwork):
         self.parts = parts
 
     def recorded(self) -> dict[str, dict[str, Any]]:
-        """Every level's whole specification, and what all levels share but for the seed."""
+        """Every level's whole specification, and what all levels share except the seed."""
         network = self.spec.get_config()
         levels = {f"level {n}": c for n, c in zip(self.levels, network.pop("levels"), strict=True)}
         del network["seed"]  # of the initial values
         if network["pooled_width"] is None:
-            del network["pooled_width"]  # which runs of earlier versions do not know
+            del network["pooled_width"]  # runs of earlier versions do not have it
         return {**levels, "conditions": network}
 
     def get_config(self) -> dict:
@@ -74,7 +74,7 @@ class NestedUNet(LevelNetwork):
         spec = NestedUNetSpec.from_config(config["spec"])
         unet = cls(spec, dtype=policy, name=config["name"])
         unet.trained_alone = config.get("trained_alone")
-        freeze(unet, config.get("frozen"))  # which files of earlier versions do not know
+        freeze(unet, config.get("frozen"))  # files of earlier versions lack it
         return unet
 
 
@@ -99,20 +99,21 @@ def build_nested_unet(
     Args:
         levels: ascending; an int is an image size, `(frames, size)` a clip, a `LevelSpec` anything.
             From one level to the next either the size or the number of frames grows by a power of
-            two. Pictures that are not square are `LevelSpec((48, 80))` (height, width), or by name
-            "h48w80"; clips of them `(16, (48, 80))` or "16xh48w80". All levels share the aspect.
+            two. Pictures that are not square are written `LevelSpec((48, 80))` (height, width) or
+            "h48w80", clips of that size `(16, (48, 80))` or "16xh48w80". All levels share the
+            aspect.
         num_classes: classes of a class-conditional model; the label is added to the time embedding.
         text_width: width of the text encoder's states; adds cross-attention.
         text_projection: width of the tokens after a linear projection; the time width unless given,
             `None` for no projection.
         text_blocks: self-attention blocks over the tokens.
         pooled_width: width of one vector per prompt, which is embedded and added to the time
-            embedding, beside the text's tokens or instead of them.
+            embedding, in addition to the text's tokens or instead of them.
         time_width: width of the time embedding; four times the first channels unless given.
         width: factor on the default channels.
         in_channels: channels of every input.
         out_channels: channels of every prediction.
-        seed: seed of the initial values; they depend on it and on the layer's path only.
+        seed: seed of the initial values, which depend only on it and on the layer's path.
         dtype: dtype policy: `"float32"`, `"mixed_bfloat16"`, `"mixed_float16"`, or `"bfloat16"`,
             whose weights cannot be trained; the global policy unless given.
         name: name of the model.
@@ -122,7 +123,7 @@ def build_nested_unet(
 
     Raises:
         ValueError: if levels do not ascend by powers of two, an option does not fit, or the dtype
-            policy is another one.
+            policy is not one of these.
 
     Example:
 
@@ -180,8 +181,8 @@ def grow(unet: NestedUNet, levels: Any) -> NestedUNet:
 def cut(unet: NestedUNet, level: str) -> NestedUNet:
     """Take the inner levels of a network up to `level`, sharing its layers.
 
-    What is left is a model of its own if the training mixed resolutions: then the inner levels have
-    also run without the features of the levels above. After a training without, they never have,
+    The rest is a model of its own if the training mixed resolutions: then the inner levels have
+    also run without the features of the levels above. Without mixed resolutions they never have,
     and a warning says so.
 
     Args:
@@ -189,7 +190,7 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
         level: name of the level that becomes the outermost one.
 
     Returns:
-        A `NestedUNet` without the levels outside of `level`.
+        A `NestedUNet` without the levels above `level`.
 
     Raises:
         ValueError: if `unet` has no such level.
@@ -221,16 +222,16 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
 
 
 def check_nested(unet: Any, operation: str) -> None:
-    """Raise if the levels of a network cannot be taken apart and connected again.
+    """Raise if a network's levels cannot be taken apart and reconnected.
 
     Args:
         unet: the network.
-        operation: what is to be done, for the error.
+        operation: name of the operation, for the error.
     """
     if not isinstance(unet, NestedUNet):
         raise checks.error(
-            f"`{operation}` takes networks of build_nested_unet, whose levels it can connect again",
-            fix="compose the other network by hand, and give it the weights with start_from",
+            f"`{operation}` needs a network of build_nested_unet, whose levels it can reconnect",
+            fix="compose the new network by hand, and copy the weights with start_from",
             unet=type(unet).__name__,
         )
 

@@ -1,4 +1,4 @@
-"""What the rest of the package needs of a network, wherever it comes from."""
+"""The interface between networks of any origin and the rest of the package."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from keras_mdm.types import Tensor
 
 
 class NetworkFacts(Protocol):
-    """What is known of a network without its weights: a `NestedUNetSpec`, or what was read off the
+    """What is known of a network without its weights: a `NestedUNetSpec`, or facts read off the
     inputs and outputs of another network."""
 
     @property
@@ -37,7 +37,7 @@ class NetworkFacts(Protocol):
 
     @property
     def pooled_width(self) -> int | None:
-        """Width of the one vector per prompt."""
+        """Width of the pooled vector, one per prompt."""
 
     @property
     def in_channels(self) -> int:
@@ -49,11 +49,11 @@ class NetworkFacts(Protocol):
 
 
 class LevelNetwork(keras.Model):
-    """A network that denoises all levels at once: a `NestedUNet`, or any other in an `OwnNetwork`.
+    """A network that denoises all levels at once: a `NestedUNet`, or another in an `OwnNetwork`.
 
-    A functional Keras model. `levels` (names, ascending), `input_names` and `output_names` describe
-    it, `spec` says more, see `NetworkFacts`; `policy` is its dtype policy; `parts` holds layers by
-    name, of which `level_of` knows the level.
+    It is a functional Keras model. `levels` (names, ascending), `input_names` and `output_names`
+    describe it; `spec` says more, see `NetworkFacts`. `policy` is its dtype policy. `parts` holds
+    layers by name, and `level_of` gives the level of each.
 
     Args:
         inputs: symbolic inputs by key.
@@ -64,17 +64,17 @@ class LevelNetwork(keras.Model):
 
     Call arguments:
         inputs: dict with `z_<level>` `(B, [T,] H, W, C)` float32 per level, `time` `(B,)` float32
-            (the timestep 0..N-1), and, as built, `text` `(B, L, D)` with `text_mask` `(B, L)` of
-            0/1 (all ones if left out), `pooled` `(B, P)`, `label` `(B,)` int32 (-1 = no class), and
-            micro-conditions `(B,)` float32 (NaN, the level's default, if left out). Outer levels
-            may have fewer rows: they belong to the first samples.
+            (the timestep 0..N-1), and, if the network was built with them, `text` `(B, L, D)` with
+            `text_mask` `(B, L)` of 0/1 (all ones if left out), `pooled` `(B, P)`, `label` `(B,)`
+            int32 (-1 = no class), and micro-conditions `(B,)` float32 (NaN, the level's default, if
+            left out). Outer levels may have fewer rows, which belong to the first samples.
 
     Returns:
         dict of float32 predictions by level name, each of the shape of its `z` (with
         `out_channels`).
 
     Raises:
-        ValueError: if a key is missing or unknown, or weights share a path.
+        ValueError: if a key is missing or unknown, or two weights share a path.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class LevelNetwork(keras.Model):
         self.input_names = tuple(inputs)
         self.output_names = tuple(outputs)
         self.trained_alone = None
-        # Past Keras' tracking, as all that is no part of the network.
+        # Not tracked by Keras, as it is not part of the network.
         self.__dict__["_policies"] = policies_of(self)
         counts = collections.Counter(variable.path for variable in self.weights)
         shared = sorted(path for path, count in counts.items() if count > 1)
@@ -106,18 +106,18 @@ class LevelNetwork(keras.Model):
 
     @property
     def trained_alone(self) -> tuple[str, ...] | None:
-        """Levels that were the highest one of some samples when the network was last trained; the
-        training sets it, and it is saved. `None` if it is not known."""
+        """Levels that were the highest of some samples in the last training, which sets this; it is
+        saved. `None` if unknown."""
         return self.__dict__.get("_trained_alone")
 
     @trained_alone.setter
     def trained_alone(self, levels: Sequence[str] | None) -> None:
-        # Past Keras' tracking, which would wrap it.
+        # Not tracked by Keras, which would wrap it.
         known = None if levels is None else tuple(name for name in self.levels if name in levels)
         self.__dict__["_trained_alone"] = known
 
     def runs_alone(self, level: str) -> bool:
-        """Whether a level may be used without those above it, as far as is known.
+        """Whether a level may be used without those above it, as far as known.
 
         Args:
             level: name of a level.
@@ -126,8 +126,8 @@ class LevelNetwork(keras.Model):
         return known is None or level == self.levels[-1] or level in known
 
     def level_of(self, part: str) -> str:
-        """Level that a part of the network belongs to, by its name: `level_<level>`, or what begins
-        with that and an underscore. Text, class and all else belong to the innermost.
+        """Return the level of a part: that of its name `level_<level>` or `level_<level>_...`.
+        Text, class and everything else belong to the innermost level.
 
         Args:
             part: a key of `parts`.
@@ -136,16 +136,16 @@ class LevelNetwork(keras.Model):
         return level if level in self.levels else self.levels[0]
 
     def recorded(self) -> dict[str, dict[str, Any]]:
-        """What a run writes down of the network, and requires of all its phases, as JSON values:
-        "level <name>" for every level, and "conditions"."""
+        """What a run records of its network and requires in all phases, as JSON values: "level
+        <name>" for every level, and "conditions"."""
         raise NotImplementedError
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        # Before Keras sees the dict: it would reject absent keys and read unknown ones wrongly.
+        # Before Keras sees the dict: it would reject absent keys and misread unknown ones.
         return super().__call__(self._complete(inputs), **kwargs)
 
     def _complete(self, inputs: Mapping[str, Any]) -> dict:
-        """Check the keys and fill in what may be left out."""
+        """Check the keys and fill in those that may be left out."""
         if not isinstance(inputs, Mapping):
             raise checks.error(
                 "the input must be a dict of tensors",
@@ -169,7 +169,7 @@ class LevelNetwork(keras.Model):
                 )
             if "text_mask" not in full:
                 full["text_mask"] = ops.ones(ops.shape(text)[:2], "float32")
-            full["text_mask"] = ops.cast(full["text_mask"], "float32")  # any dtype is welcome
+            full["text_mask"] = ops.cast(full["text_mask"], "float32")  # any dtype is accepted
         for name in self.spec.micro_conditions:
             if name not in full:
                 full[name] = ops.full(ops.shape(full["time"]), float("nan"), "float32")
@@ -177,30 +177,30 @@ class LevelNetwork(keras.Model):
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Further sizes of the highest level that inputs may have, all levels alike; none unless
-        `MatryoshkaDiffusion(buckets=...)` sets them."""
+        """Further sizes that inputs of the highest level may have, with all levels scaled alike;
+        none unless `MatryoshkaDiffusion(buckets=...)` sets them."""
         return self.__dict__.get("_sizes", ())
 
     @sizes.setter
     def sizes(self, sizes: Sequence[Size]) -> None:
         for size in sizes:
             self.shapes_at(size)
-        self.__dict__["_sizes"] = tuple(sizes)  # past Keras' tracking, which would wrap it
+        self.__dict__["_sizes"] = tuple(sizes)  # not tracked by Keras, which would wrap it
 
     def shapes_at(self, size: Size) -> tuple[LevelShape, ...]:
-        """The levels if the highest one has another size, which the layers must be able to take.
+        """Return the levels with another size for the highest one, if the layers can take it.
 
         Args:
             size: a number, or `(height, width)`.
 
         Raises:
-            ValueError: if they cannot.
+            ValueError: if the layers cannot take it.
         """
         return shapes_at(self.spec.levels, size)
 
     @property
     def input_spec(self) -> Any:
-        """What Keras checks inputs against: it knows one size only, `_check_shapes` all."""
+        """What Keras checks inputs against: a single size; `_check_shapes` knows all."""
         return None if self.sizes else super().input_spec
 
     def _check_shapes(self, inputs: Mapping[str, Tensor]) -> None:
@@ -219,8 +219,8 @@ class LevelNetwork(keras.Model):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainable":
-            # TensorFlow drops an assignment of what is there already, and with it the flags of the
-            # layers inside: `unet.trainable = True` would leave a frozen level frozen.
+            # TensorFlow skips the assignment of an unchanged value, and with it the flags of inner
+            # layers: `unet.trainable = True` would leave a frozen level frozen.
             keras.Model.trainable.fset(self, value)
         else:
             super().__setattr__(name, value)
@@ -228,11 +228,11 @@ class LevelNetwork(keras.Model):
     def enable_lora(
         self, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
     ) -> list[str]:
-        """Have only low-rank additions to the kernels be trained; of a network alone, as for
-        `estimate_training`. Around a model call `MatryoshkaDiffusion.enable_lora`.
+        """Train only low-rank additions to the kernels, for a network without a model around it, as
+        in `estimate_training`; else call `MatryoshkaDiffusion.enable_lora`.
 
         Args:
-            rank: as in `lora.enable_lora`, like all others.
+            rank: as in `lora.enable_lora`.
             levels: likewise.
             alpha: likewise.
 
@@ -254,5 +254,5 @@ class LevelNetwork(keras.Model):
         self.__dict__["_replaced"] = True
 
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
-        """Refused: averages, training and files are about floating-point weights."""
+        """Refused: averages, training and files need floating-point weights."""
         raise quantization(mode=mode)

@@ -1,4 +1,4 @@
-"""Any Keras model as a network: what it takes and returns says what it is."""
+"""Any Keras model as a network, described by its inputs and outputs."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ TEXT, POOLED, LABEL, TIME = ("text", "text_mask"), "pooled", "label", "time"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OwnFacts:
-    """What is known of a network that was not built here, see `NetworkFacts`."""
+    """`NetworkFacts` of a network that was not built by this package."""
 
     levels: tuple[LevelSpec, ...]
     in_channels: int
@@ -36,28 +36,28 @@ class OwnFacts:
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class OwnNetwork(LevelNetwork):
-    """A Keras model of the user's, seen as a network; `MatryoshkaDiffusion` makes one by itself.
+    """The user's Keras model as a network; `MatryoshkaDiffusion` wraps models by itself.
 
-    The model is functional. Its inputs are a dict of `z_<level>` `(B, [T,] H, W, C)` for every
-    level, named by size ("64", "h48w80") or frames and size ("16x64") and larger by a power of two
-    from one to the next; `time` `(B,)`; and, if it has them, `text` `(B, L, D)` with `text_mask`
-    `(B, L)`, `pooled` `(B, P)`, `label` `(B,)`, which is -1 for no class, and extra numbers `(B,)`
-    by their names, which are NaN where a batch has none. Its outputs are a dict of float32
-    predictions by level name. With mixed batches outer levels have fewer rows, those of the first
-    samples.
+    The model must be functional. Its inputs are a dict of `z_<level>` `(B, [T,] H, W, C)` for every
+    level; `time` `(B,)`; and, optionally, `text` `(B, L, D)` with `text_mask` `(B, L)`, `pooled`
+    `(B, P)`, `label` `(B,)` (-1 for no class), and extra numbers `(B,)` by name (NaN where a batch
+    has none). Levels are named by size ("64", "h48w80") or frames and size ("16x64"), and grow by a
+    power of two from one to the next. The outputs are a dict of float32 predictions by level name.
+    In mixed batches outer levels have fewer rows, those of the first samples.
 
-    Its parts are its layers. Those named `level_<level>`, or `level_<level>_` and more, belong to
-    that level, for rates, freezing and LoRA; all others to the innermost.
+    Its parts are its layers. For learning rates, freezing and LoRA, layers named `level_<level>` or
+    `level_<level>_...` belong to that level, all others to the innermost.
 
     Args:
         network: the model.
-        num_classes: classes that `label` counts; found if a `ClassEmbedding` reads it.
-        name: name of the model around it.
-        remade: the model was just made of its configuration, which need not be tried.
+        num_classes: number of classes of `label`; found automatically if a `ClassEmbedding` reads
+            it.
+        name: name of the wrapping model.
+        remade: the model was just made from its configuration, so this need not be tried.
 
     Raises:
-        ValueError: if inputs and outputs do not fit together, or the model could not be made again
-            from its configuration with the same weights.
+        ValueError: if inputs and outputs do not fit together, or the model cannot be rebuilt from
+            its configuration with the same weights.
 
     Example:
 
@@ -93,16 +93,16 @@ class OwnNetwork(LevelNetwork):
         return {layer.name: layer for layer in self.network.layers if layer.variables}
 
     def shapes_at(self, size: Size) -> tuple[LevelShape, ...]:
-        """Refused: a model of the user's is connected for the sizes of its inputs."""
+        """Refused: the user's model is connected for the sizes of its inputs."""
         raise checks.error(
             "only networks of build_nested_unet take pictures of several sizes",
-            fix="leave the buckets out, or build the network from levels with own layers",
+            fix="leave the buckets out, or build the network from levels with your layers",
             size=size,
             network=self.network.name,
         )
 
     def recorded(self) -> dict[str, dict[str, Any]]:
-        """Sizes and conditions; the rest is in the shapes of the weights."""
+        """Sizes and conditions; the shapes of the weights say the rest."""
         names = ("num_classes", "text_width", "pooled_width", "in_channels", "out_channels")
         facts = {name: getattr(self.spec, name) for name in names}
         levels = {
@@ -132,13 +132,13 @@ class OwnNetwork(LevelNetwork):
 
 
 def as_network(model: Any) -> LevelNetwork:
-    """See a Keras model as a network; one that is one already is returned.
+    """Wrap a Keras model as a network; a `LevelNetwork` is returned unchanged.
 
     Args:
-        model: a `NestedUNet` or any Keras model with its inputs and outputs.
+        model: a `NestedUNet`, or a Keras model with the inputs and outputs of an `OwnNetwork`.
 
     Raises:
-        ValueError: if it is no such model.
+        ValueError: if it is neither.
     """
     return model if isinstance(model, LevelNetwork) else OwnNetwork(model)
 
@@ -160,7 +160,7 @@ def _structures(network: Any) -> tuple[dict, dict]:
 
 
 def _facts(taken: Mapping, given: Mapping, num_classes: int | None) -> OwnFacts:
-    """Read off inputs and outputs what a network is."""
+    """Describe a network by its inputs and outputs."""
     levels = _levels(taken, given)
     ranks = {TIME: 0, "text": 2, "text_mask": 1, POOLED: 1, LABEL: 0}
     strange = {
@@ -177,7 +177,7 @@ def _facts(taken: Mapping, given: Mapping, num_classes: int | None) -> OwnFacts:
         )
     if LABEL in taken and num_classes is None:
         raise checks.error(
-            "a network with labels must say how many classes there are",
+            "the number of classes of a network with labels must be known",
             fix="read them with keras_mdm.layers.ClassEmbedding, or pass "
             "keras_mdm.models.OwnNetwork(network, num_classes=...)",
             num_classes=None,
@@ -258,7 +258,7 @@ def _classes_of(network: keras.Model) -> int | None:
 
 
 def _policy_of(network: keras.Model) -> keras.DTypePolicy:
-    """The one of our policies that says how a model computes and what its weights are."""
+    """The policy of ours with the dtypes in which a model computes and keeps its weights."""
     layers = [layer for layer in layers_of(network) if layer._trainable_variables]
     kept = {variable.dtype for variable in network.trainable_variables}
     computed = {layer.compute_dtype for layer in layers}
@@ -269,7 +269,7 @@ def _policy_of(network: keras.Model) -> keras.DTypePolicy:
     if kept == {"bfloat16"}:
         return keras.DTypePolicy("bfloat16")
     raise checks.error(
-        "the weights of a network must be float32, and computed with in one type",
+        "the weights of a network must be float32, and it must compute in a single dtype",
         fix='make its layers with dtype="float32" or "mixed_bfloat16"',
         weights=sorted(kept),
         computes=sorted(computed),
@@ -277,19 +277,18 @@ def _policy_of(network: keras.Model) -> keras.DTypePolicy:
 
 
 def _check_remade(network: keras.Model) -> None:
-    """Raise unless a file could bring back the model, with the same paths of weights.
+    """Raise unless the model can be rebuilt from a file, with the same paths of weights.
 
-    It is found out before the training instead of after it: averages, moments and checkpoints go by
-    these paths.
+    Averages, moments and checkpoints go by these paths, so this is checked before training.
     """
     try:
         written = json.loads(json.dumps(keras.saving.serialize_keras_object(network)))
         again = keras.saving.deserialize_keras_object(written)
         before, after = ([(v.path, v.shape) for v in each.weights] for each in (network, again))
-    except Exception as problem:  # of code that is not ours
+    except Exception as problem:  # from the user's code
         raise checks.error(
-            "a network must be one that Keras can make again from its configuration, or no file "
-            "could bring it back",
+            "Keras must be able to rebuild a network from its configuration, or files could not "
+            "restore it",
             fix="decorate its own classes with @keras.saving.register_keras_serializable(), and "
             "give them a get_config with all arguments",
             network=network.name,
@@ -300,6 +299,6 @@ def _check_remade(network: keras.Model) -> None:
         raise checks.error(
             "weights must have the same paths and shapes wherever a network is made: averages, "
             "moments and checkpoints go by them",
-            fix="name all layers inside of own layers, as in keras.layers.Dense(8, name=...)",
+            fix="name all layers inside your layers, as in keras.layers.Dense(8, name=...)",
             paths=changed[:3],
         )

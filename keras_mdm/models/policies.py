@@ -18,9 +18,9 @@ POLICIES = {
 def network_policy(dtype: Any = None) -> keras.DTypePolicy:
     """Return the policy of a network.
 
-    Float16 has too little range for weights, and float64 brings nothing that diffusion needs.
-    `"bfloat16"` stores the weights in half the memory (averages stay float32) and is for sampling:
-    the steps of a training are lost in its 8 bits.
+    Float16 has too little range for weights, and diffusion does not need float64. `"bfloat16"`
+    stores the weights in half the memory (averages stay float32) and is for sampling: training
+    steps would be lost in its 8 bits.
 
     Args:
         dtype: a policy or its name; the global policy unless given.
@@ -37,7 +37,7 @@ def network_policy(dtype: Any = None) -> keras.DTypePolicy:
     try:
         policy = keras.dtype_policies.get(given)
         known = (policy.compute_dtype, policy.variable_dtype) in POLICIES.values()
-        # Neither one that quantizes nor a map of policies by layer.
+        # Excludes policies that quantize and maps of policies by layer.
         known = known and type(policy) is keras.DTypePolicy
     except (ValueError, TypeError, AttributeError):
         known = False
@@ -61,6 +61,6 @@ def check_trainable(policy: keras.DTypePolicy) -> None:
         raise checks.error(
             "weights must be float32 to be trained: steps smaller than 1/256 of a weight are lost "
             f"in {policy.variable_dtype}",
-            fix='build the network with dtype="mixed_bfloat16", which computes in bfloat16 as well',
+            fix='build the network with dtype="mixed_bfloat16", which also computes in bfloat16',
             dtype=policy.name,
         )

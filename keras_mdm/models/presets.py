@@ -24,7 +24,7 @@ def _released(size: int, **options: Any) -> LevelSpec:
     return LevelSpec(size, micro_conditions={"scale": float(size)}, **options)
 
 
-# The released networks attend to padding, have no text blocks and a wide projection.
+# The released networks attend to padding, and have no text blocks but a wide projection.
 _RELEASED_64 = _released(64, mask_text=False)
 RELEASED = {
     "released_64": [_RELEASED_64],
@@ -48,7 +48,7 @@ def build(
     Args:
         name: one of `NAMES`.
         text_width: width of the text encoder's states; 2048 unless given or class-conditional.
-        num_classes: classes, instead of text.
+        num_classes: number of classes, for a class-conditional network without text.
         width: factor on the channels.
         seed: seed of the initial values.
         dtype: dtype policy.
@@ -57,7 +57,7 @@ def build(
         A `NestedUNet`.
 
     Raises:
-        ValueError: if the name is unknown, or a released network is asked to be class-conditional.
+        ValueError: if the name is unknown, or a released network is requested with classes.
 
     Example:
 

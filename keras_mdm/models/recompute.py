@@ -1,4 +1,4 @@
-"""Recomputation of activations: less memory in training, for another forward pass."""
+"""Recomputation of activations: less training memory for another forward pass."""
 
 import contextlib
 import contextvars
@@ -16,8 +16,8 @@ _OFF = contextvars.ContextVar("recompute_off", default=False)
 
 @contextlib.contextmanager
 def no_recompute() -> Iterator[None]:
-    """Call layers as they are, in the body of the `with` statement: where nobody asks for gradients
-    there is nothing to save, and an exported graph must not hold gradient functions."""
+    """Switch recomputation off in the body of the `with` statement: without gradients it saves
+    nothing, and an exported graph must not hold gradient functions."""
     token = _OFF.set(True)
     try:
         yield
@@ -26,13 +26,13 @@ def no_recompute() -> Iterator[None]:
 
 
 def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, ...]:
-    """Have levels compute their blocks again in the backward pass, not keep what is inside.
+    """Have levels recompute their blocks in the backward pass instead of keeping activations.
 
-    What stays in memory are the states between blocks. Results and gradients are the same. Call it
+    Only the states between blocks stay in memory. Results and gradients are the same. Call it
     before the training step is traced.
 
     Args:
-        unet: the network; levels that are not named keep everything again.
+        unet: the network; levels that are not named keep their activations again.
         levels: level names, or `True` for all and `False` for none. Outer levels hold most of the
             activations.
 
@@ -40,7 +40,7 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
         The names.
 
     Raises:
-        ValueError: if a name is no level of the network.
+        ValueError: if a name is not a level of the network.
 
     Example:
 
@@ -60,15 +60,15 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
     without = set(levels) - {unet.level_of(name) for name, found in pieces.items() if found}
     if without:
         raise checks.error(
-            "levels must have layers that say what can be computed again",
-            fix="leave these levels out of `recompute`, or give a layer of the name level_<level> "
-            "or level_<level>_... a method `recomputed` that returns a list of layers inside",
+            "levels must have layers that say what can be recomputed",
+            fix="leave these levels out of `recompute`, or give a layer named level_<level> or "
+            "level_<level>_... a method `recomputed` that returns a list of its inner layers",
             levels=sorted(without),
         )
     for name, layers in pieces.items():
         chosen = unet.level_of(name) in levels
         for layer in layers:
-            layer.__dict__.pop("call", None)  # the class's own shows again
+            layer.__dict__.pop("call", None)  # uncovers the class's own
             if chosen:
                 _check_draws_nothing(layer)
                 layer.__dict__["call"] = _recomputed(layer.call)
@@ -76,26 +76,26 @@ def set_recompute(unet: NestedUNet, levels: Sequence[str] | bool) -> tuple[str, 
 
 
 def _pieces(unet: NestedUNet, name: str, part: Any) -> Sequence[Any]:
-    """The layers of a part that are computed again, one by one: an own innermost level that does
-    not say which is one of them."""
+    """The layers of a part that are recomputed one by one. A user's innermost level that does not
+    name any is recomputed as a whole."""
     if hasattr(part, "recomputed"):
         return part.recomputed()
     return [part] if name == f"level_{unet.levels[0]}" else []
 
 
 def _check_draws_nothing(layer: Any) -> None:
-    """Raise if a layer would draw other numbers when it is computed again."""
+    """Raise if a layer would draw other random numbers when recomputed."""
     drawing = [each.path for each in layer._flatten_layers() if each._seed_generators]
     if drawing:
         raise checks.error(
-            "layers that draw random numbers, such as dropout, cannot be computed again",
+            "layers that draw random numbers, such as dropout, cannot be recomputed",
             fix="leave the level out of `recompute`, or the dropout out of its layers",
             layers=drawing[:3],
         )
 
 
 def _recomputed(call: Callable) -> Callable:
-    """The call of a layer, run again when its gradient is asked for."""
+    """Wrap a layer's call so that it runs again when its gradient is computed."""
 
     @functools.wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -107,7 +107,7 @@ def _recomputed(call: Callable) -> Callable:
         @tf.recompute_grad
         def again(*tensors: tf.Tensor) -> Any:
             rest = iter(tensors)
-            # What is no tensor, such as an absent text, is part of the function.
+            # Values that are not tensors, such as an absent text, are part of the function.
             filled = tf.nest.map_structure(
                 lambda value: next(rest) if tf.is_tensor(value) else value, given
             )

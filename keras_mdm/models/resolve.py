@@ -1,4 +1,4 @@
-"""The paper's architecture as a rule: fills in what a level leaves open."""
+"""The paper's architecture as a rule, which fills in what a level leaves open."""
 
 import dataclasses
 import math
@@ -56,7 +56,7 @@ def resolve(
     checks.integer("text_blocks", text_blocks, minimum=0)
     specs = [parse_level(level) for level in levels]
     resolved = [_innermost(specs[0], real_width)]
-    # Outer channels follow the innermost ones, which carry the width already unless given.
+    # Outer channels follow the innermost ones, which already include the width unless given.
     outer_width = 1.0 if specs[0].channels is None else real_width
     for spec in specs[1:]:
         resolved.append(_outer(spec, resolved, outer_width))
@@ -66,7 +66,7 @@ def resolve(
     own = {level.name: level.time_width for level in resolved if level.time_width is not None}
     if own and any(value is not None for value in widths.values()):
         raise checks.error(
-            "levels of a conditional network share one width of the time embedding",
+            "levels of a conditional network must share one width of the time embedding",
             fix="pass time_width to the builder instead of the levels",
             time_width=own,
         )
@@ -138,7 +138,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
     inner, innermost = inside[-1], inside[0]
     if spec.innermost_level is not None:
         raise checks.error(
-            "only the innermost level may be of an own class as a whole",
+            "only the innermost level can be replaced as a whole by a class of your own",
             fix="remove innermost_level from the outer level",
             level=spec.name,
             innermost_level=spec.innermost_level["layer"],
@@ -251,7 +251,7 @@ def _check(spec: LevelSpec, *, top: int) -> None:
             width=spec.shape.width,
         )
     if spec.innermost_level is not None:
-        return  # whose layers are its own
+        return  # a user's level has its own layers
     for channels, attention in zip(spec.channels, spec.attention, strict=True):
         if channels % spec.groups:
             raise checks.error(

@@ -1,4 +1,4 @@
-"""Which sizes a network's parts can be used at."""
+"""The sizes at which a network's parts can be used."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from keras_mdm.models.specs import LevelSpec
 
 
 def shapes_at(levels: Sequence[LevelSpec], size: Size) -> tuple[LevelShape, ...]:
-    """Levels of a network whose highest one has another size.
+    """Return the levels of a network with another size for the highest one.
 
     Args:
         levels: resolved, ascending.
-        size: of the highest level, a number or `(height, width)`.
+        size: size of the highest level, a number or `(height, width)`.
 
     Raises:
         ValueError: if a level would not have whole pixels at its lowest resolution.
@@ -30,13 +30,13 @@ def shapes_at(levels: Sequence[LevelSpec], size: Size) -> tuple[LevelShape, ...]
 
 
 def size_divisor(levels: Sequence[LevelSpec]) -> int:
-    """What the sides of the highest level must be divisible by, a power of two."""
+    """The power of two by which the sides of the highest level must be divisible."""
     top = levels[-1].shape.height
     return max(top // level.shape.height * _stride(level) for level in levels)
 
 
 def _stride(level: LevelSpec) -> int:
-    """How many pixels of a level, down and across, its lowest resolution has one for."""
+    """Number of a level's pixels, down or across, per pixel of its lowest resolution."""
     if level.changes_time or level.resolutions is None:
         return 1
     return level.resolutions[0] // level.resolutions[-1]

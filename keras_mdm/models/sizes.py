@@ -1,4 +1,4 @@
-"""A network for pictures of another size or aspect, of the same parts."""
+"""A network for pictures of another size or aspect, made of the same parts."""
 
 import dataclasses
 
@@ -10,15 +10,15 @@ from keras_mdm.models.specs import LevelSpec
 
 
 def with_size(unet: NestedUNet, size: Size) -> NestedUNet:
-    """Connect the parts of a network again for pictures of another size or aspect.
+    """Reconnect the parts of a network for pictures of another size or aspect.
 
-    Nothing that is learned depends on the size: convolutions see their neighbourhood, attention
-    over positions has no embedding of them. All levels change alike, so that each stays the same
-    part of the one above. The weights are copied.
+    No learned weight depends on the size: convolutions see a neighbourhood, and attention has no
+    position embedding. All levels change alike, so that each keeps its ratio to the one above. The
+    weights are copied.
 
     Args:
         unet: a network.
-        size: of the highest level, a number for squares or `(height, width)`.
+        size: size of the highest level, a number for squares or `(height, width)`.
 
     Returns:
         A `NestedUNet`.

@@ -19,10 +19,10 @@ PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "reso
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LevelSpec:
-    """One level of a NestedUNet. What is left `None` follows the paper's rule.
+    """One level of a NestedUNet. Fields left `None` follow the paper's rule.
 
     Args:
-        size: of the pictures, a number for squares or `(height, width)`; positional.
+        size: size of the pictures, a number for squares or `(height, width)`; positional.
         frames: frames of a clip, or `None` for an image level; positional.
         channels: channels per resolution, highest resolution first.
         blocks: ResBlocks per resolution.
@@ -37,33 +37,33 @@ class LevelSpec:
         groups: groups of the normalisations in ResBlocks and before the output.
         normalize_input: divide the input by its standard deviation; outer levels only.
         tiled_adapters: the adapters between this clip level and a clip level inside it see the
-            frames side by side as one square picture, as the official network has it; networks of
-            our own keep the frames apart.
+            frames side by side as one square picture, as in the official network; ours keep the
+            frames apart.
         micro_conditions: default per extra number that conditions this level, such as
             `{"scale": 64.0}`.
         mask_text: leave padding out of the text's attention; innermost level only.
-        time_width: width of this level's time embedding, where it differs from the network's; only
+        time_width: width of this level's time embedding, if it differs from the network's; only
             without text and classes, which are added to the embedding of every level.
-        axis: what the resolutions step through, `"space"` or `"time"`; follows from the levels.
-        resblock: own class in the place of every `ResBlock` of the level.
-        spatial_attention: own class in the place of every `SpatialAttention`.
-        innermost_level: own class in the place of the whole `InnermostLevel`; innermost level only.
+        axis: what the resolutions reduce, `"space"` or `"time"`; follows from the levels.
+        resblock: class of your own in place of every `ResBlock` of the level.
+        spatial_attention: class of your own in place of every `SpatialAttention`.
+        innermost_level: class of your own in place of the whole `InnermostLevel`; innermost level
+            only.
 
-    An own class is a Keras layer that is registered with
-    `keras.saving.register_keras_serializable`, or a `functools.partial` of one with values for its
-    own options. Its constructor gets `name`, `dtype`, and those arguments of the class it replaces
-    that it names; initial values should follow from `seed`. What is called, with R rows that are
-    pictures or single frames:
+    A class of your own is a Keras layer registered with `keras.saving.register_keras_serializable`,
+    or a `functools.partial` of one that sets its options. Its constructor gets `name`, `dtype`, and
+    those arguments of the replaced class that it names; initial values should follow from `seed`.
+    The calls, with R rows that are pictures or single frames:
 
     - `resblock(channels, groups, seed)`: x `(R, H, W, C)`, time_embedding `(R, E)` and, on the way
       up, skip `(R, H, W, S)`, to `(R, H, W, channels)`.
     - `spatial_attention(heads, feed_forward, seed)`: x `(R, H, W, C)` and, with text, text
       `(R, L, D)` and text_mask `(R, L)`, to `(R, H, W, C)`.
-    - `innermost_level`: constructor, call and result of `InnermostLevel`. Its features have
-      `channels[0]` of the level, and `output` is float32. To be recomputed piece by piece it may
-      have a method `recomputed` that returns a list of the layers inside that are.
+    - `innermost_level`: constructor, call and result of `InnermostLevel`. Its `features` have the
+      level's `channels[0]`, and `output` is float32. To be recomputed piece by piece, it may have
+      a method `recomputed` that returns a list of the inner layers to recompute.
 
-    Layers inside of an own class need no names: they are numbered for themselves.
+    Layers inside your class need no names: they are numbered separately.
 
     Raises:
         ValueError: if a field has the wrong type or range, or lengths per resolution differ.
@@ -154,19 +154,19 @@ class LevelSpec:
 
     @property
     def name(self) -> str:
-        """`"64"` for an image level, `"16x64"` for a clip level of 16 frames; of pictures that are
-        not square `"h48w80"` and `"16xh48w80"`."""
+        """`"64"` for an image level, `"16x64"` for a clip level of 16 frames; if not square,
+        `"h48w80"` or `"16xh48w80"`."""
         return self.shape.name
 
     @property
     def num_resolutions(self) -> int | None:
-        """Number of resolutions that the given sequences ask for, if any."""
+        """Number of resolutions of the given sequences, or `None` without any."""
         given = [getattr(self, name) for name in PER_RESOLUTION]
         return next((len(value) for value in given if value is not None), None)
 
     @property
     def changes_time(self) -> bool:
-        """Whether this resolved level steps through time instead of space."""
+        """Whether this resolved level reduces time instead of space."""
         return self.axis == "time"
 
     def input_shape(self, channels: int) -> tuple:
@@ -175,7 +175,7 @@ class LevelSpec:
 
 
 def parse_level(level: Any) -> LevelSpec:
-    """Turn what `LevelShape.parse` reads, or a `LevelSpec`, into a `LevelSpec`.
+    """Return a `LevelSpec`, given one or anything that `LevelShape.parse` reads.
 
     Raises:
         ValueError: if `level` is none of these.
@@ -190,7 +190,7 @@ def parse_level(level: Any) -> LevelSpec:
 class NestedUNetSpec:
     """A whole network: resolved levels, ascending, and what they share.
 
-    Built by `resolve`; all fields are plain values, so that the record goes to JSON and back.
+    Made by `resolve`. All fields are plain values, so that the record goes to JSON and back.
     """
 
     levels: tuple[LevelSpec, ...]
@@ -200,7 +200,7 @@ class NestedUNetSpec:
     text_blocks: int = 2
     pooled_width: int | None = None
     time_width: int = 1024
-    outer_width: float = 1.0  # on the default channels of outer levels
+    outer_width: float = 1.0  # factor on the default channels of outer levels
     in_channels: int = 3
     out_channels: int = 3
     seed: int = 0
@@ -217,7 +217,7 @@ class NestedUNetSpec:
         for level in config["levels"]:
             for name in OWN_LAYERS:
                 if level[name] is None:
-                    del level[name]  # which files of earlier versions do not know either
+                    del level[name]  # files of earlier versions lack it, too
         return config
 
     @classmethod
@@ -228,7 +228,8 @@ class NestedUNetSpec:
 
 
 def channels_at(resolution: int, *, width: float, first_channels: int, innermost: int) -> int:
-    """Channels of an outer level at one resolution: a multiple of 32 that halves as it doubles."""
+    """Channels of an outer level at a resolution: a multiple of 32, halved as the resolution
+    doubles."""
     return max(32, 32 * round(width * first_channels * innermost / (32 * resolution)))
 
 

@@ -259,14 +259,14 @@ def test_what_cannot_be_taken_apart(model):
         lambda: with_frames(model.unet, 2),
         lambda: mdm.interop.to_ml_mdm(model.unet),
     ):
-        with pytest.raises(ValueError, match="takes networks of build_nested_unet.*" + THREE_PARTS):
+        with pytest.raises(ValueError, match="a network of build_nested_unet.*" + THREE_PARTS):
             call()
 
 
 def test_recompute_needs_layers_that_can():
     inputs = make_inputs(z_16=None, label=None)
     output = keras.layers.Conv2D(3, 3, padding="same", name="convolution")(inputs["z_8"])
-    with pytest.raises(ValueError, match="what can be computed again" + THREE_PARTS):
+    with pytest.raises(ValueError, match="what can be recomputed" + THREE_PARTS):
         set_recompute(as_network(keras.Model(inputs, {"8": output})), True)
 
 
@@ -308,7 +308,7 @@ def z(*shape, name="z_8"):
         (lambda: simple(only(time=None)), r"must take `time` \(B,\)"),
         (lambda: simple(only(score=keras.Input((2,), name="score"))), "extra numbers"),
         (lambda: simple(only(text=keras.Input((None, 4), name="text"))), "with `text_mask`"),
-        (lambda: simple(only(label=keras.Input((), name="label"))), "how many classes there are"),
+        (lambda: simple(only(label=keras.Input((), name="label"))), "number of classes"),
         (lambda: simple(only(), "16"), "must be those that it returns"),
         (lambda: simple(only(z_8=None, z_a=z(8, 8, 3, name="z_a")), "a"), "named by size"),
         (lambda: simple(only(z_8=z(16, 16, 3))), "the shape of its level's name"),
@@ -324,7 +324,7 @@ def z(*shape, name="z_8"):
             lambda: simple(only(), layer=lambda: keras.layers.Conv2D(3, 1, dtype="mixed_bfloat16")),
             "must be float32",
         ),
-        (lambda: simple(only(), layer=Unnamed), "make again from its configuration"),
+        (lambda: simple(only(), layer=Unnamed), "rebuild a network from its configuration"),
         (
             lambda: simple(only(), layer=keras.saving.register_keras_serializable("x")(Unnamed)),
             "must have the same paths",
