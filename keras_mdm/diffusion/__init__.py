@@ -1,7 +1,8 @@
-"""Diffusion mathematics: pure functions and frozen records, without weights or randomness.
+"""Diffusion mathematics: pure functions and frozen records, with neither weights nor randomness.
 
 Vocabulary: `t` in [0, 1] from clean to noise; x_t = alpha * x0 + sigma * eps; log-SNR is
-log(alpha^2 / sigma^2); v = alpha * eps - sigma * x0. Levels ascend and go by name ("64", "16x64").
+log(alpha^2 / sigma^2); v = alpha * eps - sigma * x0. Levels ascend and are identified by name
+("64", "16x64").
 """
 
 from keras_mdm.diffusion import (

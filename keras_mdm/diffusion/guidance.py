@@ -12,9 +12,9 @@ from keras_mdm.types import Tensor
 def classifier_free(unconditional: Tensor, conditional: Tensor, scale: Tensor) -> Tensor:
     """Return u + scale * (c - u).
 
-    Scale 0 is the unconditional prediction, 1 the conditional one, larger values go beyond it. As
-    in the release it is applied to the raw output of the network (v or eps) with the same scale at
-    every level, before the output becomes an x0 and before thresholding.
+    Scale 0 is the unconditional prediction, 1 the conditional one; larger values go beyond it. As
+    in the release, guidance is applied to the raw output of the network (v or eps), with the same
+    scale at every level, before the output becomes an x0 and before thresholding.
 
     Args:
         unconditional: (B, ...) or level name -> (B, ...).
@@ -47,7 +47,7 @@ def classifier_free(unconditional: Tensor, conditional: Tensor, scale: Tensor) -
 
 
 def rescale(guided: Tensor, conditional: Tensor, amount: Tensor) -> Tensor:
-    """Give a guided prediction (part of) the standard deviation of the conditional one.
+    """Give a guided prediction the standard deviation of the conditional one, or part of it.
 
     Guidance widens the prediction, which overexposes pictures. Per sample, over all other axes:
     amount * (std of conditional / std of guided) * guided + (1 - amount) * guided.

@@ -19,8 +19,8 @@ from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.levels import LevelShape, Size, resized, sides_of
 from keras_mdm.types import Levels, Tensor
 
-# Amplitude of the pictures that may be left where sampling starts from pure noise: the release's
-# cosine in log-SNR leaves 0.082.
+# Largest amplitude of the pictures that may remain at the end where sampling starts from pure
+# noise: the release's cosine in log-SNR leaves 0.082.
 MOST_LEFT = 0.1
 
 
@@ -30,21 +30,21 @@ class LevelProcess:
 
     Args:
         shapes: frames and size per level, ascending.
-        schedules: noise schedule by level name; all of one number of steps.
+        schedules: noise schedule by level name; all with the same number of steps.
         prediction: what the network returns, `"v"`, `"eps"` or `"x0"`.
         use_residual: outer levels add their output to a Wiener estimate around the picture of the
             level below.
-        signal_scale: what the data of a level is divided by inside of the process, by level name; 1
+        signal_scale: number by which a level's data is divided inside the process, by level name; 1
             unless given.
-        divide_targets: compare predictions with the divided data. Without it a v target is that of
-            the undivided data, which only reproduces the official loss of a plain network.
+        divide_targets: compare predictions with the divided data. If false, a v target is that of
+            the undivided data, which serves only to reproduce the official loss of a plain network.
         downsample: D^r in space, how a level sees the pictures of the levels above: `"area"`,
             `"bilinear"`, or a function (x, from_shape, to_shape) -> x.
         frame: D^r in time, which frame of a group stands for it at a level with fewer: `"first"`,
             `"middle"` or `"average"`.
-        sizes: further sizes of the highest level that data may have, all levels alike. The
-            schedules stay those of the levels: what matters to them is the area, which is about
-            equal, and so pictures of all sizes are noised and weighed alike.
+        sizes: further sizes that data of the highest level may have, with all levels scaled alike.
+            The schedules stay those of the levels: they depend on the area, which is about equal,
+            so pictures of all sizes are noised and weighted alike.
 
     Raises:
         ValueError: if `downsample` or `frame` is unknown.
@@ -69,9 +69,9 @@ class LevelProcess:
         steps = {name: schedule.num_steps for name, schedule in self.schedules.items()}
         if len(set(steps.values())) > 1:
             raise checks.error(
-                "the schedules of all levels must have the same number of steps: levels are noised "
+                "the schedules of all levels must have the same number of steps: all are noised "
                 "at one time",
-                fix="pass num_steps together with names, or records of one number of steps",
+                fix="pass num_steps together with names, or records with equal numbers of steps",
                 num_steps=steps,
             )
 
@@ -90,8 +90,8 @@ class LevelProcess:
         frame: str = "first",
         sizes: tuple[Size, ...] = (),
     ) -> "LevelProcess":
-        """Shift `schedule` for every level by its ratio to the innermost one, unless there is one
-        for every level."""
+        """Shift `schedule` for every level by the level's ratio to the innermost one; a schedule
+        per level is not shifted."""
         shapes = tuple(LevelShape.parse(level) for level in levels)
         return cls(
             shapes,
@@ -111,12 +111,12 @@ class LevelProcess:
 
     @property
     def is_shifted(self) -> bool:
-        """Whether the schedules of all levels are shifts of one another."""
+        """Whether the levels' schedules are shifts of one another."""
         innermost, *others = self.schedules.values()
         return all(schedule.is_shift_of(innermost) for schedule in others)
 
     def up_to(self, level: str) -> "LevelProcess":
-        """The process of the levels up to `level` alone; it does not depend on those above."""
+        """The process of the levels up to `level`, which does not depend on those above."""
         shapes = self.shapes[: self.levels.index(level) + 1]
         names = [shape.name for shape in shapes]
         return dataclasses.replace(
@@ -128,7 +128,7 @@ class LevelProcess:
         )
 
     def shapes_of(self, x: Tensor) -> tuple[LevelShape, ...]:
-        """The levels in the size of some data: their own, or one of `sizes`.
+        """The levels at the size of the given data: their own size, or one of `sizes`.
 
         Args:
             x: data of the highest level, `(B, [T,] H, W, C)`.
@@ -138,9 +138,9 @@ class LevelProcess:
         return resized(self.shapes, sides) if other else self.shapes
 
     def pyramid(self, x: Tensor) -> Levels:
-        """What the levels see of pictures or clips of the highest one: D^r of them, by level name.
+        """What each level sees of pictures or clips of the highest one: D^r of them, by level name.
 
-        The one place where lower levels are made of data; the files of a lower level are reduced by
+        The one place where lower levels are made from data; files of a lower level are reduced by
         the same operators, see `keras_mdm.data.ImageRule`.
 
         Args:
@@ -150,9 +150,9 @@ class LevelProcess:
         return dict(zip(self.levels, found.values(), strict=True))
 
     def enlarged(self, x: Tensor, below: LevelShape, shape: LevelShape) -> Tensor:
-        """A picture or clip of the level below in the size of a level, as its detail is added to
-        it."""
-        if self.sizes:  # then in that of the data
+        """A picture or clip of the level below, enlarged to a level so that its detail can be
+        added."""
+        if self.sizes:  # then to the size of the data
             height, width = x.shape[-3:-1]
             ratio = shape.height // below.height
             below = LevelShape(below.frames, (height, width))
@@ -165,7 +165,7 @@ class LevelProcess:
         return {name: value / scale[name] if name in scale else value for name, value in x.items()}
 
     def multiplied(self, x: Mapping[str, Tensor]) -> Levels:
-        """Data as users see it; undoes `divided`."""
+        """Data as users see it: undoes `divided`."""
         scale = self.signal_scale
         return {name: value * scale[name] if name in scale else value for name, value in x.items()}
 
@@ -174,9 +174,9 @@ class LevelProcess:
         return self.schedules[name].alpha_sigma(t)
 
     def signal_left(self, t: float = 1.0) -> tuple[str, float]:
-        """The level that keeps most of its pictures at a time, and the amplitude that it keeps.
+        """The level that keeps most of its pictures at a time, and their remaining amplitude.
 
-        Sampling starts from pure noise: what training left there is missing in what is drawn.
+        Sampling starts from pure noise, so samples lack whatever training left there.
 
         Args:
             t: in (0, 1].
@@ -197,8 +197,8 @@ class LevelProcess:
         """Turn network outputs into predictions and estimates of the clean data.
 
         Args:
-            outputs: what the network returned, `(B', [T,] H, W, C)` by level name.
-            z: its noisy inputs, likewise.
+            outputs: outputs of the network, `(B', [T,] H, W, C)` by level name.
+            z: the noisy inputs, likewise.
             t: scalar or `(B,)` in (0, 1].
             residual_std: standard deviation of the detail x - u, by name of the outer levels; only
                 used with `use_residual`.

@@ -1,4 +1,4 @@
-"""The multi-resolution loss: means per level, their weights, their sum."""
+"""The multi-resolution loss: means per level, their weights and their sum."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from keras_mdm import checks
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.types import Tensor
 
-# A name, a dict of the name and options, or a function (schedule, t, target) -> weights.
+# A name, a dict of a name and its options, or a function (schedule, t, target) -> weights.
 Weighting = str | Mapping[str, Any] | Callable[[Schedule, Tensor, str], Tensor]
 # Options of every weighting, with their defaults.
 WEIGHTINGS: dict[str, dict[str, float]] = {
@@ -48,8 +48,8 @@ def level_loss(prediction: Tensor, target: Tensor) -> Tensor:
 def vdm_table(schedule: Schedule) -> np.ndarray:
     """Return SNR_(k-1) / SNR_k - 1 for k = 0..N, the weights of the variational bound on the noise.
 
-    Entries 0 and 1, for which the ratio is infinite or not defined, repeat entry 2, as in the
-    release. A constant shift of log-SNR cancels in the ratio: all levels have the same weights.
+    Entries 0 and 1, for which the ratio is infinite or undefined, repeat entry 2, as in the
+    release. A constant shift of log-SNR cancels in the ratio, so all levels have the same weights.
 
     Args:
         schedule: the schedule of any level.
@@ -69,9 +69,9 @@ def weighting(kind: Weighting, schedule: Schedule, t: Any, *, target: str = "eps
     """Return the weight of every sample's loss at its time.
 
     Published weights belong to the loss on one quantity. Here they are given for the loss on eps
-    and turned into those of `target`, so that the same `kind` trains the same objective whatever
-    the loss compares: with SNR = alpha^2 / sigma^2 the squared errors are related by
-    eps : v : x0 = SNR : SNR + 1 : 1.
+    and converted to those for `target`, so that a `kind` trains the same objective whatever the
+    loss compares: with SNR = alpha^2 / sigma^2 the squared errors are related by eps : v : x0 = SNR
+    : SNR + 1 : 1.
 
     | kind | weight on the eps loss | options | from |
     |---|---|---|---|
@@ -79,14 +79,14 @@ def weighting(kind: Weighting, schedule: Schedule, t: Any, *, target: str = "eps
     | `"p2"` | 1 / (k + SNR)^gamma | k = 1, gamma = 1 | Choi et al. 2204.00227, equation 8 |
     | `"sigmoid"` | sigmoid(bias - log SNR) | bias = 2 | Kingma and Gao 2303.00848 |
 
-    `"none"` is 1 and `"vdm"` is `vdm_table`, both on the loss as it is: the former is the paper's,
-    the latter the release's. The sigmoid weighting is meant for times that are uniform in log-SNR;
-    here they are uniform in t, and the factor between the two is left out.
+    `"none"` is 1 and `"vdm"` is `vdm_table`, both applied to the loss on `target` itself: the
+    former is the paper's, the latter the release's. The sigmoid weighting is meant for times that
+    are uniform in log-SNR; here times are uniform in t, and the factor between the two is left out.
 
     Args:
-        kind: the name, or a dict of the name under "kind" and the options; or a function
-            (schedule, t, target) -> weights `(B,)` of the loss on the target itself.
-        schedule: the schedule of the level: weights follow the SNR of its own noise.
+        kind: a name, a dict of the name as "kind" and its options, or a function (schedule, t,
+            target) -> weights `(B,)` of the loss on the target itself.
+        schedule: the schedule of the level, whose own SNR determines the weights.
         t: (B,), time in [0, 1].
         target: what the loss compares: `"eps"`, `"v"` or `"x0"`.
 
@@ -139,8 +139,7 @@ def _own_weighting(
 
 
 def check_weighting(kind: Any) -> tuple[str, dict[str, float]]:
-    """Return name and options of a weighting, those that were not given filled in; a function is
-    `"own"` and has none.
+    """Return the name and all options of a weighting; a function is named `"own"` and has none.
 
     Args:
         kind: as in `weighting`.
@@ -171,22 +170,22 @@ def multi_resolution(
 ) -> Tensor:
     """Sum the losses of all levels, sample by sample.
 
-    Weights are 1 unless given. On means over pixels that is the paper's default
-    omega_r / omega_R = N_R / N_r, which it states for sums over pixels.
+    Weights are 1 unless given. For means over pixels that is the paper's default omega_r / omega_R
+    = N_R / N_r, which the paper states for sums over pixels.
 
-    In mixed-resolution batches an outer level holds the first B' of the B samples. Its losses are
-    scaled by B / B' and the other samples count 0 there, so that the mean over the batch is the sum
+    In mixed-resolution batches an outer level holds the first B' of B samples. Its losses are
+    scaled by B / B', and the other samples contribute 0, so that the mean over the batch is the sum
     of the levels' means.
 
     Args:
         losses: level name -> (B',).
-        weights: level name -> weight; levels that are missing weigh 1.
+        weights: level name -> weight; missing levels have weight 1.
 
     Returns:
         (B,), B the largest batch.
 
     Raises:
-        ValueError: if there is no level, or a weight names none.
+        ValueError: if there is no level, or a weight names an unknown one.
 
     Example:
 

@@ -1,9 +1,9 @@
-"""What a network predicts, and how one kind of prediction becomes another.
+"""The kinds of prediction, and conversions between them.
 
 Three kinds, for x_t = alpha * x0 + sigma * eps with alpha^2 + sigma^2 = 1: the clean data `"x0"`,
 the noise `"eps"`, and the velocity `"v"` = alpha * eps - sigma * x0. The pair (x_t, v) is the pair
-(x0, eps) turned by an angle, so everything follows from v without a division. What follows from eps
-divides by alpha, what follows from x0 by sigma, and fails where these are 0.
+(x0, eps) rotated by an angle, so everything follows from v without a division. Conversions from eps
+divide by alpha, those from x0 by sigma; they fail where these are 0.
 
 Reference: Salimans and Ho, arXiv 2202.00512, section 4 and appendix D; Gu et al., arXiv 2310.15111,
 appendix C (v-prediction).
@@ -94,7 +94,7 @@ def to_v(kind: str, prediction: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tenso
     if kind == "v":
         return prediction
     alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
-    # v = alpha * eps - sigma * x0 with the other of the two eliminated by alpha^2 + sigma^2 = 1.
+    # v = alpha * eps - sigma * x0, with x0 or eps eliminated by alpha^2 + sigma^2 = 1.
     if kind == "eps":
         return (prediction - sigma * x_t) / alpha
     return (alpha * x_t - prediction) / sigma
@@ -127,7 +127,7 @@ def convert(
 
 
 def from_x0_eps(kind: str, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Return what a perfect network of this kind would predict: the target of the loss.
+    """Return the prediction of a perfect network of this kind: the target of the loss.
 
     Args:
         kind: `"eps"`, `"x0"` or `"v"`.

@@ -1,6 +1,6 @@
 """The forward process q(z_t | x): noise is added to every level independently.
 
-Randomness is an argument everywhere; it is drawn by the caller.
+Randomness is always an argument; the caller draws it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def expand(a: Tensor, x: Tensor) -> Tensor:
     """Shape a coefficient so that it multiplies `x` sample by sample.
 
     Args:
-        a: a number or scalar tensor, the same for all samples, or (B,), one per sample.
+        a: a number or scalar tensor for all samples, or (B,), one per sample.
         x: (B, ...).
 
     Returns:
@@ -44,7 +44,7 @@ def expand(a: Tensor, x: Tensor) -> Tensor:
 def first_rows(a: Tensor, x: Tensor) -> Tensor:
     """Cut per-sample values to the batch of `x`.
 
-    In mixed-resolution batches the outer levels hold the first samples only, while times are drawn
+    In mixed-resolution batches the outer levels hold only the first samples, while times are drawn
     for all.
 
     Args:

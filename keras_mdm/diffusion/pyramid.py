@@ -1,6 +1,6 @@
-"""The resolution pyramid: what each level of the extended space sees of an image or a clip.
+"""The resolution pyramid: what each level of the extended space sees of an image or clip.
 
-The downsampling operators D^r of the paper's equation 2, and their counterparts upwards. Images
+The downsampling operators D^r of the paper's equation 2, and the corresponding upsampling. Images
 are (B, H, W, C), clips are (B, T, H, W, C). Sizes and frame counts are static, so everything runs
 inside `tf.function` with an unknown batch size.
 """
@@ -15,11 +15,11 @@ from keras_mdm import checks
 from keras_mdm.levels import LevelShape
 from keras_mdm.types import Levels, Tensor
 
-# How a level is reduced: a name, or a function (x, from_shape, to_shape) -> x.
+# How a level is reduced: a name or a function (x, from_shape, to_shape) -> x.
 Downsampling = str | Callable[[Tensor, LevelShape, LevelShape], Tensor]
 DOWNSAMPLING = ("area", "bilinear")
 UPSAMPLING = ("nearest", "bilinear")
-# Which frame of a group of frames stands for it at a level with fewer.
+# Which frame represents a group of frames at a level with fewer frames.
 FRAMES = ("first", "middle", "average")
 
 
@@ -30,30 +30,30 @@ def downsample(
     kind: Downsampling = "area",
     frame: str = "first",
 ) -> Tensor:
-    """Reduce an image or a clip to a lower level, in one shot.
+    """Reduce an image or a clip to a lower level in one go.
 
-    In space, `"area"` averages blocks of pixels, the only choice for which a unit-variance noise
-    loses exactly the variance that the schedule's shift assumes; `"bilinear"` interpolates at the
-    centres of the low pixels without antialiasing (at an even ratio the mean of the four central
-    pixels of a block, at an odd ratio its central pixel). In time, T frames become T' by taking one
-    of every T / T', the first of them unless `frame` says otherwise; an image over a clip is a
-    single such frame.
+    In space, `"area"` averages blocks of pixels, the only choice for which unit-variance noise
+    loses exactly the variance that the schedule's shift assumes. `"bilinear"` interpolates at the
+    centres of the low pixels without antialiasing (at an even ratio the mean of a block's four
+    central pixels, at an odd ratio its central pixel). In time, T frames become T' by taking one of
+    every T / T', the first unless `frame` says otherwise; an image level below a clip is a single
+    such frame.
 
     Args:
         x: (B, H, W, C) or (B, T, H, W, C), floating point.
         from_shape: the level of `x`.
-        to_shape: the level wanted; sizes and frames must divide those of `from_shape`.
-        kind: `"area"`, `"bilinear"`, or a function (x, from_shape, to_shape) -> x that reduces
-            frames too.
-        frame: what stands for a group of T / T' frames: its `"first"`, its `"middle"` (of an even
-            number the later one of the two), or their `"average"`.
+        to_shape: the level to make; its sizes and frames must divide those of `from_shape`.
+        kind: `"area"`, `"bilinear"`, or a function (x, from_shape, to_shape) -> x that also reduces
+            frames.
+        frame: what represents a group of T / T' frames: the `"first"`, the `"middle"` one (the
+            later of the two if their number is even), or the `"average"`.
 
     Returns:
         (B, h, w, C) or (B, T', h, w, C) in the dtype of `x`.
 
     Raises:
         ValueError: if the levels do not divide, `x` is not of `from_shape`, or a function returns
-            what is not of `to_shape`.
+            something that is not of `to_shape`.
 
     Example:
 
@@ -71,7 +71,7 @@ def downsample(
     x = _as_level(x, from_shape)
     if callable(kind):
         return _reduced(kind, x, from_shape, to_shape)
-    # Time first: the frames dropped need no spatial work.
+    # Time first: dropped frames need no spatial work.
     if from_shape.frames is not None:
         x = _fewer_frames(x, from_shape.frames // (to_shape.frames or 1), frame)  # B T' H W C
         x = x[:, 0] if to_shape.frames is None else x
@@ -92,9 +92,9 @@ def build_pyramid(
 ) -> Levels:
     """Downsample to all levels at once.
 
-    `"area"` goes from level to level, which equals the one shot from the top because means of
-    means over equal blocks are means; `"bilinear"` samples every level from the top, because there
-    the two differ, and so do the `"middle"` frames of groups. So does a function.
+    `"area"` goes from level to level, which equals one reduction from the top because means of
+    means over equal blocks are means. `"bilinear"`, `"middle"` frames and functions start from the
+    top for every level, because there the two differ.
 
     Args:
         x: data of the highest level, (B, H, W, C) or (B, T, H, W, C).
@@ -141,14 +141,13 @@ def upsample(
 
     In space, `"nearest"` repeats pixels and `"bilinear"` interpolates between pixel centres
     (half-pixel convention, edges held). In time, `"nearest"` holds each frame for its group and
-    `"bilinear"` interpolates linearly between the places that the frames were taken from, holding
-    the ends: frames that were kept return unchanged. An image is repeated over all frames of a
-    clip.
+    `"bilinear"` interpolates linearly between the frames' original positions, holding the ends, so
+    that frames that were kept return unchanged. An image is repeated for all frames of a clip.
 
     Args:
         x: (B, h, w, C) or (B, T', h, w, C), floating point.
         from_shape: the level of `x`.
-        to_shape: the level wanted; its size and frames must be multiples of those of `from_shape`.
+        to_shape: the level to make; its size and frames must be multiples of those of `from_shape`.
         kind: `"nearest"` or `"bilinear"`.
         frame: how the level below was made, see `downsample`.
 
@@ -170,12 +169,12 @@ def upsample(
     _check_order(from_shape, to_shape)
     x = _as_level(x, from_shape)
     channels = x.shape[-1]
-    # Space first: on the way up the frames are few before time is stretched.
+    # Space first, while there are still few frames.
     ratio = to_shape.height // from_shape.height
     if ratio > 1:
         enlarged = LevelShape(from_shape.frames, to_shape.size)
         x = ops.reshape(x, (-1, from_shape.height, from_shape.width, channels))
-        # Phase p of `ratio` lies at (p + 1/2) / ratio - 1/2 from its pixel's centre.
+        # Phase p of `ratio` is (p + 1/2) / ratio - 1/2 away from its pixel's centre.
         offsets = (np.arange(ratio) + 0.5) / ratio - 0.5 if kind == "bilinear" else np.zeros(ratio)
         x = _interpolate(_interpolate(x, offsets, axis=1), offsets, axis=2)
         x = ops.reshape(x, _batched_shape(enlarged, channels))
@@ -190,17 +189,17 @@ def upsample(
 
 
 def check_downsampling(name: str, kind: Any) -> Any:
-    """Return a way of downsampling, or raise unless it is a function or one of `DOWNSAMPLING`."""
+    """Return `kind`, or raise unless it is a function or one of `DOWNSAMPLING`."""
     return kind if callable(kind) else checks.one_of(name, kind, DOWNSAMPLING)
 
 
 def _reduced(reduce: Callable, x: Tensor, from_shape: LevelShape, to_shape: LevelShape) -> Tensor:
-    """What a user's own function makes of a level, checked."""
+    """Reduce a level with the user's function, and check the result."""
     reduced = ops.cast(reduce(x, from_shape, to_shape), x.dtype)
     expected = _batched_shape(to_shape, x.shape[-1])[1:]
     if tuple(reduced.shape[1:]) != expected:
         raise checks.error(
-            f"a function for `downsample` must return the level {to_shape.name!r}, of the static "
+            f"a function for `downsample` must return the level {to_shape.name!r}, with the static "
             f"shape (batch, {', '.join(map(str, expected))})",
             fix="reduce x by the sizes and frames of from_shape and to_shape",
             shape=tuple(reduced.shape),
@@ -218,9 +217,9 @@ def _fewer_frames(x: Tensor, group: int, frame: str) -> Tensor:
 
 
 def _interpolate(x: Tensor, offsets: np.ndarray, axis: int) -> Tensor:
-    """Replace each entry along `axis` by its values at `offsets` in (-1, 1), linearly, edges held.
+    """Replace each entry along `axis` by linear interpolations at `offsets` in (-1, 1), edges held.
 
-    Written with shifted copies rather than `ops.image.resize`, which works in float32 only.
+    Uses shifted copies rather than `ops.image.resize`, which only works in float32.
     """
     size, phases = x.shape[axis], len(offsets)
     index = np.arange(size)
@@ -280,7 +279,7 @@ def _check_order(lower: LevelShape, upper: LevelShape) -> None:
         )
     if lower.frames is not None and upper.frames is None:
         raise checks.error(
-            "A clip cannot lie below an image",
+            "A clip cannot be below an image",
             fix="give the upper level at least as many frames",
             lower=lower.name,
             upper=upper.name,

@@ -1,8 +1,8 @@
 """Samplers, and the one loop that runs them over all levels together.
 
-A step goes from t to s < t, given the estimate of the clean data. The loop asks a `denoise`
-function for the estimates of all levels, which is where the network, guidance and thresholds live;
-levels meet nowhere else (Gu et al., arXiv 2310.15111, section 3.1).
+A step goes from t to s < t, given the estimate of the clean data. The loop gets the estimates of
+all levels from a `denoise` function, which contains the network, guidance and thresholds; levels
+interact nowhere else (Gu et al., arXiv 2310.15111, section 3.1).
 """
 
 import dataclasses
@@ -20,24 +20,23 @@ from keras_mdm.diffusion.sampling_steps import ddpm_step as ddpm_step
 from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.types import Denoiser, Levels, Tensor
 
-# What sampling continues from: see `begin`.
+# The state from which sampling continues, see `begin`.
 State = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """One method: its step function, what it remembers, and whether it draws noise.
+    """One method: its step function, its memory, and whether it draws noise.
 
     Args:
         name: for messages.
-        step: function of one level, (x_t, x0, memory, moment, noise) -> (x_s, memory), where the
+        step: function for one level, (x_t, x0, memory, moment, noise) -> (x_s, memory), where the
             memory is a tuple of tensors like x_t and `moment` a `sampling_steps.Moment`. Without a
-            memory x_s alone will do.
+            memory it may return x_s alone.
         needs_noise: whether `step` uses noise; if not, it gets `None` and none is drawn.
-        memory: number of tensors that a step leaves to the next one.
-        evaluations: evaluations of the network in one step: after the first one the step returns
-            the point where the second one is made, at the time entered. The second one is left out
-            of a step to the time 0.
+        memory: number of tensors that a step passes to the next one.
+        evaluations: evaluations of the network per step, 1 or 2. The first returns the point, at
+            the time entered, where the second is made; a step to time 0 has no second one.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Sampler:
 _SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("ddim", sampling_steps.follow_noise, needs_noise=False),
     "ddpm": Sampler("ddpm", sampling_steps.draw_posterior, needs_noise=True),
-    # The same two methods by the names they have for x / alpha as a function of sigma / alpha.
+    # The same two methods under their names for x / alpha as a function of sigma / alpha.
     "euler": Sampler("euler", sampling_steps.follow_noise, needs_noise=False),
     "euler_ancestral": Sampler("euler_ancestral", sampling_steps.draw_posterior, needs_noise=True),
     "heun": Sampler("heun", sampling_steps.heun_step, needs_noise=False, memory=2, evaluations=2),
@@ -64,26 +63,26 @@ NAMES = tuple(_SAMPLERS)
 
 
 def get(sampler: str | Sampler, *, eta: Tensor = 0.0) -> Sampler:
-    """Return a sampler from its name; a `Sampler` is returned as it is.
+    """Return a sampler by name; a `Sampler` is returned unchanged.
 
     Args:
         sampler: one of `NAMES`, or a record. `"euler"` is `"ddim"` and `"euler_ancestral"` is
-            `"ddpm"`, under the names of those who think in sigma / alpha.
-        eta: share of fresh noise of DDIM, in [0, 1]; 0 for all others, which have none to choose. A
-            scalar tensor makes a sampler that draws noise, whatever its value.
+            `"ddpm"`, under the names used with sigma / alpha.
+        eta: DDIM's share of fresh noise, in [0, 1]; must be 0 for all others. With a scalar tensor
+            the sampler draws noise, whatever the value.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: if the name is unknown, `eta` is outside its range, or the sampler has none.
+        ValueError: if the name is unknown, `eta` is outside its range, or the sampler has no `eta`.
 
     Example:
 
     >>> get("ddim").needs_noise, get("ddim", eta=1.0).needs_noise, get("ddpm").needs_noise
     (False, True, True)
     """
-    given = ops.is_tensor(eta)  # a value that is not known yet
+    given = ops.is_tensor(eta)  # its value is not known yet
     eta = eta if given else checks.real("eta", eta, minimum=0.0, maximum=1.0)
     if isinstance(sampler, Sampler):
         found = sampler
@@ -104,15 +103,15 @@ def get(sampler: str | Sampler, *, eta: Tensor = 0.0) -> Sampler:
 
 
 def begin(sampler: Sampler, x: Mapping[str, Tensor]) -> State:
-    """Return what sampling starts from: the noisy data and an empty memory.
+    """Return the initial state of sampling: the noisy data and an empty memory.
 
     Args:
         sampler: the method.
-        x: level name -> (B, ...), noisy data at the first time of the grid that will be visited.
+        x: level name -> (B, ...), noisy data at the first time that will be visited.
 
     Returns:
-        dict of `x`, `x0` (the estimates that x was made from; zeros), `memory` (a tuple of zeros
-        like x) and `filled`, the number of steps in the memory.
+        dict of `x`, `x0` (the estimates from which x was made; here zeros), `memory` (a tuple of
+        zeros like x) and `filled`, the number of steps in the memory.
     """
     x = {name: ops.convert_to_tensor(level) for name, level in x.items()}
 
@@ -135,9 +134,9 @@ def advance(
 ) -> State:
     """Take the steps `start` to `stop` of a grid, all levels together.
 
-    Step i depends on i and the state, not on where a call began: advancing over [0, a) and then
-    [a, K) gives the same bits as over [0, K). Works eagerly and inside `tf.function`, with any
-    batch size.
+    Step i depends on i and the state, not on where a call began: advancing over [0, a) and then [a,
+    K) gives the same bits as advancing over [0, K). It works eagerly and inside `tf.function`, with
+    any batch size.
 
     Args:
         sampler: the method, see `get`.
@@ -146,10 +145,10 @@ def advance(
         schedules: level name -> schedule.
         grid: (K + 1,), descending times, usually to 0, see `time_grid`.
         state: from `begin`, or from an earlier call that stopped at `start`.
-        noise: function (step index, level name, x_t) -> standard normal tensor like x_t; may be
-            left out if the sampler needs none. The index is an int32 scalar tensor.
+        noise: function (step index, level name, x_t) -> standard normal tensor like x_t, with an
+            int32 scalar tensor as index; not needed for samplers without noise.
         start: first step, a number or a scalar int32 tensor.
-        stop: the step to stop before, likewise; K by default.
+        stop: the step before which to stop, likewise; K by default.
 
     Returns:
         The state after the last step.
@@ -201,7 +200,7 @@ def advance(
 
     first, last = start * sampler.evaluations, stop * sampler.evaluations
     if sampler.evaluations > 1:
-        # Nothing can be evaluated at the clean end; the steps after it do not exist.
+        # The network cannot be evaluated at the clean end, and no step follows.
         clean = ops.logical_and(ops.equal(stop, steps), ops.take(grid, steps) <= 0)
         last = last - ops.cast(clean, "int32") * (sampler.evaluations - 1)
     _, state = ops.while_loop(lambda j, state: j < last, body, (first, state))
@@ -223,8 +222,8 @@ def run(
     Arguments and errors as there.
 
     Returns:
-        (x, x0), level name -> tensor each: the sample after the last step and the estimate it was
-        made from. Without any step, x0 is zero.
+        (x, x0), level name -> tensor each: the sample after the last step and the estimate from
+        which it was made. Without any step, x0 is zero.
 
     Example:
 
@@ -243,16 +242,16 @@ def run(
 
 
 def _amplitudes(schedule: Schedule, grid: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at all times at once: the table lookups stay out of the loop."""
-    # Never in half precision, nor in float32 for a float64 state.
+    """alpha and sigma at all times at once, so that table lookups stay out of the loop."""
+    # Never in half precision, and in float64 for a float64 state.
     return schedule.alpha_sigma(grid, "float64" if ops.dtype(x) == "float64" else "float32")
 
 
 def _growth(schedules: Mapping[str, Schedule], grid: Tensor) -> Levels:
-    """Growth of log(alpha / sigma) on every step, (K,) float64 by level name.
+    """Growth of log(alpha / sigma) in every step, (K,) float64 by level name.
 
-    In float64, because higher orders divide small differences by each other. A shift changes
-    nothing: levels whose schedules are shifts of one another have the same numbers, to the bit.
+    In float64, because higher orders divide small differences by each other. Levels whose schedules
+    are shifts of one another have bit-identical numbers.
     """
     found: Levels = {}
     for name, schedule in schedules.items():
@@ -289,7 +288,7 @@ def _moment(
 
 
 def _shaped_like(value: Tensor, x: Tensor) -> Tensor:
-    """Give `value` the dtype and the static shape of `x`: a loop's variables must keep theirs."""
+    """Give `value` the dtype and static shape of `x`, as loop variables must keep theirs."""
     value = ops.cast(value, ops.dtype(x))
     return value if value.shape == x.shape else ops.reshape(value, ops.shape(x))
 

@@ -1,8 +1,8 @@
 """One step from t to s < t, for every family of samplers.
 
 Most methods are written with q = (alpha_t sigma_s) / (alpha_s sigma_t) = exp(-h), h the growth of
-log(alpha / sigma): q^2 is SNR_t / SNR_s. In this form nothing cancels badly, and the step to the
-clean end, where h is infinite, has q = 0 and returns the estimate of the clean data.
+log(alpha / sigma): q^2 is SNR_t / SNR_s. This form avoids cancellation, and the step to the clean
+end, where h is infinite, has q = 0 and returns the estimate of the clean data.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from keras_mdm.types import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """What a step is told about the times around it. All are scalar tensors.
+    """What a step knows about the times around it. All are scalar tensors.
 
     Args:
         alpha_t: amplitudes at the time left, `sigma_t` likewise.
@@ -23,13 +23,13 @@ class Moment:
         alpha_s: amplitudes at the time entered, `sigma_s` likewise.
         sigma_s: see `alpha_t`.
         q: (alpha_t sigma_s) / (alpha_s sigma_t).
-        h: growth of log(alpha / sigma) on this step; on the step to 0, where it is infinite, that
-            to the first entry of the schedule.
-        sigma_before: sigma where the step before began.
-        h_before: growth on the step before; `h_earlier` on the one before that.
+        h: growth of log(alpha / sigma) in this step; in the step to 0, where it is infinite, the
+            growth up to the first entry of the schedule.
+        sigma_before: sigma at the start of the previous step.
+        h_before: growth in the previous step; `h_earlier` in the one before that.
         h_earlier: see `h_before`.
-        filled: number of steps taken before this one since the memory was empty, int32.
-        evaluation: which evaluation of the network in this step, int32.
+        filled: number of earlier steps since the memory was empty, int32.
+        evaluation: index of the network evaluation in this step, int32.
     """
 
     alpha_t: Tensor
@@ -50,10 +50,9 @@ class Moment:
         return self.alpha_t, self.sigma_t, self.alpha_s, self.sigma_s
 
     def like(self, x: Tensor) -> "Moment":
-        """The same in the dtype of `x`, to be multiplied with it.
+        """Return the moment in the dtype of `x`, for products with it.
 
-        Differences of what lies close together, as higher orders need them, are better taken
-        before.
+        Differences of nearly equal values, which higher orders need, are better computed before.
         """
         kept = ("filled", "evaluation")
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -73,8 +72,8 @@ def ddpm_step(
     """Draw from q(x_s | x_t, x0), the posterior of the forward process.
 
     The mean is alpha_s (1 - q^2) x0 + q sigma_s / sigma_t x_t and the variance sigma_s^2 (1 - q^2).
-    It is the ancestral form of Euler's method as well: a step down to a lower noise level than
-    wanted, and noise added back.
+    It is also the ancestral form of Euler's method: a step to a lower noise level than wanted, then
+    noise added back.
 
     Args:
         x_t: (B, ...).
@@ -115,7 +114,7 @@ def ddim_step(
     *,
     eta: Tensor = 0.0,
 ) -> Tensor:
-    """Move to s along the noise that the estimate implies, renewing a part of it.
+    """Move to s along the noise that the estimate implies, renewing part of that noise.
 
     The noise is eps = (x_t - alpha_t x0) / sigma_t, from the estimate after thresholding. Of the
     variance sigma_s^2, the share eta^2 (1 - q^2) is drawn afresh. Eta 0 is deterministic: Euler's
@@ -130,7 +129,8 @@ def ddim_step(
         alpha_s: see `alpha_t`.
         sigma_s: see `alpha_t`.
         noise: (B, ...), standard normal; not used if `eta` is the number 0.
-        eta: in [0, 1], a number or a scalar tensor; float64 for the bits of the number.
+        eta: in [0, 1], a number or a scalar tensor; a float64 tensor gives the same bits as the
+            number.
 
     Returns:
         x_s, (B, ...).
@@ -148,7 +148,7 @@ def ddim_step(
 
 
 def draw_posterior(x_t: Tensor, x0: Tensor, memory: tuple, moment: Moment, noise: Tensor) -> tuple:
-    """`ddpm_step` in the form of all samplers."""
+    """`ddpm_step` with the signature of all samplers."""
     return ddpm_step(x_t, x0, *moment.amplitudes, noise), ()
 
 
@@ -161,7 +161,7 @@ def follow_noise(
     *,
     eta: Tensor = 0.0,
 ) -> tuple:
-    """`ddim_step` in the form of all samplers."""
+    """`ddim_step` with the signature of all samplers."""
     return ddim_step(x_t, x0, *moment.amplitudes, noise, eta=eta), ()
 
 
@@ -172,8 +172,8 @@ def heun_step(
 
     The estimate is taken to be linear in log(alpha / sigma) between the two and integrated exactly:
     the explicit trapezoidal rule for the exponential form of the sampling equation. EDM's form of
-    Heun's method agrees with it in second order, but weighs the two estimates by sigma / alpha,
-    which spans 20000 to 16 in the first of 25 uniform steps of a cosine schedule.
+    Heun's method agrees with it to second order, but weights the two estimates by sigma / alpha,
+    which falls from 20000 to 16 in the first of 25 uniform steps of a cosine schedule.
 
     Args:
         x_t: (B, ...): x at t when predicting, the predicted x_s when correcting.
@@ -202,7 +202,7 @@ def heun_step(
 def dpmpp_2m_step(
     x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor = None
 ) -> tuple:
-    """Take a second-order step with the estimate of the step before.
+    """Take a second-order step with the help of the previous step's estimate.
 
     Args:
         x_t: (B, ...).
@@ -222,7 +222,7 @@ def dpmpp_2m_step(
 def dpmpp_2m_sde_step(
     x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor
 ) -> tuple:
-    """Take a second-order step of the diffusion with noise: its first order is `ddpm_step`.
+    """Take a second-order step of the stochastic diffusion; its first order is `ddpm_step`.
 
     Args:
         x_t: (B, ...).
@@ -243,14 +243,14 @@ def dpmpp_2m_sde_step(
 def unipc_step(
     x_t: Tensor, x0: Tensor, memory: tuple, moment: Tensor, noise: Tensor = None
 ) -> tuple:
-    """Correct the step before with the estimate it led to, then take a second-order step.
+    """Correct the previous step with the estimate it led to, then take a second-order step.
 
-    Costs one evaluation per step, as the estimate at the predicted x_t serves both.
+    It costs one evaluation per step, as the estimate at the predicted x_t serves both.
 
     Args:
-        x_t: (B, ...), as predicted by the step before.
+        x_t: (B, ...), as predicted by the previous step.
         x0: (B, ...), estimate of the clean data made from `x_t`.
-        memory: (corrected x of the step before, its x0, the x0 one step earlier).
+        memory: (corrected x of the previous step, its x0, the x0 one step earlier).
         moment: see `Moment`.
         noise: not used.
 
@@ -270,7 +270,7 @@ def unipc_step(
 def _unipc_correct(
     before: Tensor, x0: Tensor, x0_before: Tensor, x0_earlier: Tensor, moment: Tensor
 ) -> Tensor:
-    """x at t from the step before it, whose end's estimate `x0` is known now."""
+    """x at t from the previous step, now that the estimate `x0` at its end is known."""
     h = ops.maximum(moment.h_before, 1e-12)
     ratio = h / ops.maximum(moment.h_earlier, 1e-12)  # = -1 / r of the paper
     phi = ops.expm1(-h)
@@ -286,7 +286,7 @@ def _unipc_correct(
 
 
 def _toward(x_t: Tensor, estimate: Tensor, moment: Tensor) -> Tensor:
-    """x_s if the estimate of the clean data stayed the same on the way: DDIM."""
+    """x_s if the estimate of the clean data stays constant during the step: DDIM."""
     kept = moment.sigma_s / moment.sigma_t
     gained = moment.alpha_s * (1.0 - moment.q)
     return expand(kept, x_t) * x_t + expand(gained, x_t) * estimate
@@ -295,17 +295,17 @@ def _toward(x_t: Tensor, estimate: Tensor, moment: Tensor) -> Tensor:
 def _extrapolate(x0: Tensor, x0_before: Tensor, moment: Tensor) -> Tensor:
     """The estimate half a step ahead, on the line through the last two.
 
-    Without a step before, and on the step to the clean end, which has no half, it is `x0`.
+    Without a previous step, and in the step to the clean end, which has no half, it is `x0`.
     """
     usable = ops.logical_and(moment.filled >= 1, moment.sigma_s > 0.0)
     half = 0.5 * moment.h / ops.maximum(moment.h_before, 1e-12)
     weight = expand(ops.where(usable, half, ops.zeros_like(half)), x0)
-    # Where it is not usable, the memory is zeros, which the weight 0 leaves out.
+    # An unusable memory is all zeros, and gets weight 0.
     return x0 + weight * (x0 - x0_before)
 
 
 def _linear_weight(h: Tensor) -> Tensor:
-    """(h - 1 + exp(-h)) / h, the weight of the end of a step on which the estimate is linear."""
+    """(h - 1 + exp(-h)) / h, the weight of a step's end if the estimate is linear in the step."""
     safe = ops.maximum(h, 1e-12)
     return (safe + ops.expm1(-safe)) / safe
 

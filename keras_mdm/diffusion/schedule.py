@@ -1,8 +1,8 @@
-"""The noise schedule: how much signal and noise a sample holds at time t.
+"""The noise schedule: how much signal and noise a sample has at time t.
 
-It is a table of N + 1 signal variances alpha-bar_0 = 1 > alpha-bar_1 > ... > alpha-bar_N,
-entry k belonging to t = k / N, plus a constant log-SNR offset for the level's resolution. Between
-the entries log-SNR is linear. Variance-preserving: alpha^2 + sigma^2 = 1.
+It is a table of N + 1 signal variances alpha-bar_0 = 1 > alpha-bar_1 > ... > alpha-bar_N, entry k
+belonging to t = k / N, plus a constant log-SNR offset for the level's resolution. Log-SNR is linear
+between entries. Variance-preserving: alpha^2 + sigma^2 = 1.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from keras import ops
 from keras_mdm import checks
 from keras_mdm.types import Tensor
 
-# The named schedules; `schedules` fills it in.
+# The named schedules; filled in by `schedules`.
 FACTORIES: dict[str, Callable[..., "Schedule"]] = {}
 
 
@@ -25,17 +25,17 @@ FACTORIES: dict[str, Callable[..., "Schedule"]] = {}
 class Schedule:
     """A noise schedule over t in [0, 1]: 0 is clean, 1 is noise.
 
-    Usually made by one of the factories in `schedules`; built directly from a table it is a
-    schedule of your own.
+    Usually made by a factory in `schedules`. Build one directly from a table for a schedule of your
+    own.
 
     Args:
-        name: what to call it, such as "cosine".
+        name: its name, such as "cosine".
         num_steps: N, the number of training steps.
-        alpha_bar: (N + 1,) signal variances before the offset; the first is exactly 1 and they
+        alpha_bar: (N + 1,) signal variances before the offset; the first is exactly 1, the others
             fall strictly within (0, 1).
         logsnr_offset: constant added to log-SNR everywhere, see `shifted`.
-        options: arguments of the factory of that name, from which the table can be made again;
-            `None` for a table of your own.
+        options: arguments with which the factory of that name makes the table; `None` for a table
+            of your own.
         single: keep the table in float32, as the release does, see `rounded`.
 
     Raises:
@@ -90,8 +90,8 @@ class Schedule:
 
     @functools.cached_property
     def _logsnr(self) -> np.ndarray:
-        """(N,) float64 log-SNR at k = 1..N, offset included. NumPy only: a cached tensor would
-        belong to the first graph that asked for it."""
+        """(N,) float64 log-SNR at k = 1..N, offset included. NumPy, because a cached tensor would
+        belong to the first graph that used it."""
         alpha_bar = self.alpha_bar[1:]
         return np.log(alpha_bar) - np.log1p(-alpha_bar) + self.logsnr_offset
 
@@ -104,8 +104,8 @@ class Schedule:
     def position(self, t: Tensor) -> Tensor:
         """Return N * t, the (fractional) table index of a time.
 
-        A value within rounding of a whole number is that number: in float32 1000 * (k / 1000)
-        misses k for some k, and the table's last step is so steep that this would show.
+        A value within rounding of a whole number counts as that number: in float32, 1000 * (k /
+        1000) misses some k, and the table's last step is so steep that this would show.
 
         Args:
             t: scalar or (B,), time in [0, 1].
@@ -121,7 +121,7 @@ class Schedule:
         return ops.where(ops.abs(position - nearest) <= rounding, nearest, position)
 
     def time(self, t: Tensor) -> Tensor:
-        """Return N * t - 1, what the network is told: the release's raw timestep 0..N-1.
+        """Return N * t - 1, the network's time input: the release's raw timestep 0..N-1.
 
         Args:
             t: scalar or (B,), time in (0, 1].
@@ -135,8 +135,8 @@ class Schedule:
         """Return log(alpha^2 / sigma^2), linear between table entries.
 
         Args:
-            t: scalar or (B,), time in [0, 1]. Times before the first step count as the first step:
-                at t = 0 the ratio is infinite.
+            t: scalar or (B,), time in [0, 1]. Times before the first step count as the first step,
+                as the ratio is infinite at t = 0.
             dtype: dtype of the result; that of `position` by default.
 
         Returns:
@@ -149,14 +149,14 @@ class Schedule:
         fraction = ops.cast(position - lower, dtype)
         index = ops.cast(lower, "int32") - 1  # the table starts at k = 1
         table = ops.convert_to_tensor(self._logsnr, dtype=dtype)
-        # Written so that both ends of an interval give the entries themselves, bit for bit.
+        # In this form both ends of an interval give the entries themselves, bit for bit.
         return (1.0 - fraction) * ops.take(table, index) + fraction * ops.take(table, index + 1)
 
     def alpha_sigma(self, t: Tensor, dtype: str | None = None) -> tuple[Tensor, Tensor]:
         """Return the amplitudes of signal and noise.
 
-        Both come from log-SNR, so neither loses digits where it is small. At t = 0 they are exactly
-        1 and 0, which makes the sampler's last step return its estimate unchanged.
+        Both are computed from log-SNR, so neither loses digits where it is small. At t = 0 they are
+        exactly 1 and 0, so the sampler's last step returns its estimate unchanged.
 
         Args:
             t: scalar or (B,), time in [0, 1].
@@ -200,13 +200,13 @@ class Schedule:
     def shifted(self, scale: float, power: float = 2.0) -> "Schedule":
         """Return the schedule with its SNR divided by scale ** power everywhere.
 
-        Averaging blocks of scale x scale pixels divides the noise variance by scale^2: with power 2
-        an image level, pooled to the size of the level below, has the SNR of that level. Shifts
+        Averaging blocks of scale x scale pixels divides the noise variance by scale^2: with power
+        2, an image level pooled to the size of the level below has that level's SNR. Shifts
         compose: `s.shifted(2).shifted(2)` is `s.shifted(4)`.
 
         Args:
-            scale: size over the size of the level that is not shifted, see `level_shift`.
-            power: 2 is the rule above; the release's 256 model uses 1.
+            scale: size relative to the level that is not shifted, see `level_shift`.
+            power: 2 gives the rule above; the release's 256 model uses 1.
 
         Returns:
             A new schedule.
@@ -225,19 +225,21 @@ class Schedule:
         return dataclasses.replace(self, logsnr_offset=self.logsnr_offset - power * math.log(scale))
 
     def is_shift_of(self, other: "Schedule") -> bool:
-        """Whether the two differ by a constant log-SNR at most: log(alpha / sigma) grows alike."""
+        """Whether the two differ at most by a constant log-SNR, so that log(alpha / sigma) grows
+        alike."""
         return np.array_equal(self.alpha_bar, other.alpha_bar)
 
     def rounded(self) -> "Schedule":
         """Return the schedule with its table rounded to float32, before the offset.
 
-        The release keeps it so, which moves the noise of the first step by 3e-4 of itself:
-        1 - alpha-bar_1 is only 4e-5. Imported models need the same table to give the same numbers.
+        The release keeps its table in float32, which changes the first step's noise by a relative
+        3e-4, as 1 - alpha-bar_1 is only 4e-5. Imported models need the same table to give the same
+        numbers.
         """
         return dataclasses.replace(self, single=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what `from_config` needs, in types that JSON keeps exactly."""
+        """Return the input of `from_config`, in types that JSON keeps exactly."""
         config = {
             "name": self.name,
             "num_steps": int(self.num_steps),

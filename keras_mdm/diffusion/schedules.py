@@ -1,4 +1,4 @@
-"""Named noise schedules, and how far each level's is shifted."""
+"""Named noise schedules, and the shift of each level's schedule."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,16 @@ from keras_mdm import checks
 from keras_mdm.diffusion.schedule import FACTORIES, Schedule
 from keras_mdm.levels import LevelShape
 
-# Of one step: at 1 it would remove all signal.
+# Largest beta of one step: 1 would remove all signal.
 _MAX_BETA = 0.999
-# Between the name of a schedule and the scale by which it is shifted, as in the paper's appendix A.
+# Separates the name of a schedule from its shift, as in the paper's appendix A.
 _SHIFT = "-shift"
-# Of SNR / s^p, for a level s times larger than the innermost.
+# The p of SNR / s^p, for a level s times larger than the innermost.
 SHIFT_POWER = 2.0
 
 
 def cosine(num_steps: int = 1000, *, max_beta: float = _MAX_BETA) -> Schedule:
-    """Squared cosine with capped steps: the paper's schedule, and that of the released models.
+    """Squared cosine with capped steps: the schedule of the paper and the released models.
 
     Args:
         num_steps: N.
@@ -31,7 +31,7 @@ def cosine(num_steps: int = 1000, *, max_beta: float = _MAX_BETA) -> Schedule:
     Reference: Nichol and Dhariwal, arXiv 2102.09672, section 3.2; Gu et al., arXiv 2310.15111,
     appendix A.
     """
-    # At 1 the last step would remove all signal, and log-SNR would end at minus infinity.
+    # With 1 the last step would remove all signal, and log-SNR would end at minus infinity.
     max_beta = checks.real("max_beta", max_beta, minimum=0.0, maximum=1.0 - 1e-9)
     u = np.arange(checks.integer("num_steps", num_steps, minimum=2) + 1) / num_steps
     alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -64,8 +64,8 @@ def linear_beta(
 
     Args:
         num_steps: N.
-        beta_start: variance that the first step adds; 0.1 / N unless given, DDPM's 1e-4 for 1000
-            steps: other numbers of steps leave as little signal.
+        beta_start: variance that the first step adds; 0.1 / N unless given. This is DDPM's 1e-4 for
+            1000 steps, and leaves as little signal with any other number.
         beta_end: variance that the last step adds; 20 / N unless given, at most 0.999.
 
     Returns:
@@ -89,7 +89,7 @@ def linear_beta(
 def sigmoid(
     num_steps: int = 1000, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
 ) -> Schedule:
-    """A piece of a falling sigmoid, stretched to go from 1 to (almost) 0.
+    """A piece of a falling sigmoid, stretched to fall from 1 to almost 0.
 
     Args:
         num_steps: N.
@@ -110,7 +110,7 @@ def sigmoid(
     u = np.arange(checks.integer("num_steps", num_steps, minimum=2) + 1) / num_steps
     value = 0.5 * (1.0 + np.tanh(0.5 * (start + (end - start) * u) / tau))  # cannot overflow
     alpha_bar = (value[-1] - value) / (value[-1] - value[0])
-    # The formula ends at exactly 0, where log-SNR is not defined; Chen's code clips here too.
+    # The formula ends at exactly 0, where log-SNR is undefined; Chen's code clips here, too.
     alpha_bar[-1] = min(1e-9, 0.5 * alpha_bar[-2])
     options = (("start", start), ("end", end), ("tau", tau))
     return Schedule("sigmoid", num_steps, alpha_bar, options=options)
@@ -125,21 +125,21 @@ FACTORIES |= {
 
 
 def get(schedule: str | Schedule, num_steps: int | None = None, **options: float) -> Schedule:
-    """Return a schedule from its name; a `Schedule` is returned as it is.
+    """Return a schedule by name; a `Schedule` is returned unchanged.
 
     Args:
-        schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"`; one of these and the scale
-            of a level, as in `"cosine-shift4"` for one 4 times larger, whose SNR is divided by 4^2;
-            or a record.
-        num_steps: N, 1000 for a name and that of a record unless given.
+        schedule: `"cosine"`, `"logsnr_cosine"`, `"linear"`, `"sigmoid"`; one of these with the
+            scale of a level, such as `"cosine-shift4"` for a level 4 times larger, whose SNR is
+            divided by 4^2; or a record.
+        num_steps: N; unless given, 1000 for a name, and a record's own number.
         **options: passed to the factory of that name.
 
     Returns:
         The schedule.
 
     Raises:
-        ValueError: if the name is unknown, or a record is given together with options or with
-            another number of steps than it has.
+        ValueError: if the name is unknown, or a record is given together with options or a
+            different number of steps.
 
     Example:
 
@@ -177,18 +177,18 @@ def of_levels(
     """Return the schedule of every level.
 
     Args:
-        schedule: that of the innermost level, which is shifted for the others; or one for every
-            level by its name, none of which is shifted any further. Entries of other levels are
-            left alone, so that one dict serves models of fewer levels too.
+        schedule: the innermost level's schedule, which is shifted for the others; or a dict of one
+            schedule per level, by name, none of which is shifted any further. Entries for other
+            levels are ignored, so that one dict also serves models with fewer levels.
         shapes: the levels, ascending.
         num_steps: see `get`.
-        power: of the shift of a single schedule, see `Schedule.shifted`.
+        power: power of the shift of a single schedule, see `Schedule.shifted`.
 
     Returns:
         Schedules by level name, ascending.
 
     Raises:
-        ValueError: if a level is missing, or a schedule is none.
+        ValueError: if a level is missing, or an entry is not a schedule.
 
     Example:
 
@@ -204,7 +204,7 @@ def of_levels(
 
 
 def from_config(config: Mapping[str, Any]) -> Schedule | dict[str, Schedule]:
-    """Rebuild a schedule, or those of several levels, from what `Schedule.get_config` returned."""
+    """Rebuild one schedule, or one per level, from the results of `Schedule.get_config`."""
     if "num_steps" in config:
         return Schedule.from_config(config)
     return {level: Schedule.from_config(each) for level, each in config.items()}
@@ -213,9 +213,9 @@ def from_config(config: Mapping[str, Any]) -> Schedule | dict[str, Schedule]:
 def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
     """Return the scale by which a level's schedule is shifted.
 
-    The ratio of the sizes, of pictures that are not square that of the roots of their areas. Frames
-    count as the square root of their number, so that 16 frames weigh as much as a size four times
-    larger.
+    It is the ratio of the sizes, where the size of a picture that is not square is the root of its
+    area. Frames count by the square root of their number, so 16 frames weigh as much as a size four
+    times larger.
 
     Args:
         level_shape: the level.
@@ -234,19 +234,19 @@ def level_shift(level_shape: LevelShape, innermost_shape: LevelShape) -> float:
     frames = (level_shape.frames or 1) / (innermost_shape.frames or 1)
     height = level_shape.height / innermost_shape.height
     width = level_shape.width / innermost_shape.width
-    return math.sqrt(height * width) * math.sqrt(frames)  # of a square exactly the ratio
+    return math.sqrt(height * width) * math.sqrt(frames)  # exactly the ratio for squares
 
 
 def _scale(schedule: str, scale: str) -> float:
-    """What follows "-shift" in a name."""
+    """Parse what follows "-shift" in a name."""
     try:
         value = float(scale)
     except ValueError:
         value = 0.0
     if not checks.is_real(value) or value <= 0.0:
         raise checks.error(
-            f"the name of a schedule must have a positive number after {_SHIFT!r}: how many times "
-            "the level is larger than the innermost",
+            f"a schedule's name must have a positive number after {_SHIFT!r}: how many times "
+            "larger the level is than the innermost",
             fix='write for example "cosine-shift4"',
             schedule=schedule,
         )

@@ -1,6 +1,6 @@
 """Thresholding: keeping estimates of clean data inside the range of images, [-1, 1].
 
-Guidance pushes x0 out of the range, and the error would grow from step to step.
+Guidance pushes x0 out of this range, and the error would grow from step to step.
 
 Reference: Saharia et al., arXiv 2205.11487, section 2.3; Gu et al., arXiv 2310.15111, appendix C.
 """
@@ -18,7 +18,7 @@ Threshold = Callable[[Tensor], Tensor]
 
 
 def none(x0: Tensor) -> Tensor:
-    """Return `x0` as it is."""
+    """Return `x0` unchanged."""
     return x0
 
 
@@ -37,12 +37,12 @@ def static(x0: Tensor) -> Tensor:
 def dynamic(x0: Tensor, quantile: float = 0.995, maximum: float = 100.0) -> Tensor:
     """Scale every sample by a quantile of its magnitudes, where that exceeds 1, and clip.
 
-    With s the quantile clamped to [1, maximum], the result is clip(x0, -s, s) / s. A sample
-    inside the range is returned as it is.
+    With s the quantile clamped to [1, maximum], the result is clip(x0, -s, s) / s. A sample inside
+    the range is returned unchanged.
 
     Args:
         x0: (B, ...), all axes but the first static.
-        quantile: share of the values that is kept, interpolated linearly as `numpy.quantile` does.
+        quantile: share of the values to keep, interpolated linearly as by `numpy.quantile`.
         maximum: largest s.
 
     Returns:
@@ -85,7 +85,7 @@ NAMES = tuple(_THRESHOLDS)
 
 
 def get(threshold: str | Threshold) -> Threshold:
-    """Return a threshold from its name; a function is returned as it is.
+    """Return a threshold by name; a function is returned unchanged.
 
     Args:
         threshold: `"none"`, `"static"`, `"dynamic"`, `"dynamic_if"` or a function of x0.

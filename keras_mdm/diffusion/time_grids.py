@@ -10,7 +10,7 @@ from keras_mdm.diffusion.schedule import Schedule
 from keras_mdm.types import Tensor
 
 GRIDS = ("uniform", "release", "logsnr", "karras")
-# sigma / alpha where the grids that are made of noise levels start, and Karras' exponent.
+# sigma / alpha at which the grids by noise level start, and Karras' exponent.
 SIGMA_MAX = 80.0
 RHO = 7.0
 
@@ -20,22 +20,20 @@ def time_grid(
 ) -> Tensor:
     """Return the times that a sampler visits, descending to 0.
 
-    `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries
-    round(j * ((N + 1) / (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of
-    1000 steps) although sampling starts from pure noise. With K = N the two are the same.
-    `"logsnr"` takes equal steps of log-SNR and `"karras"` equal steps of (sigma / alpha)^(1 / 7),
-    both from sigma / alpha = 80, where 1.25 % of the signal's amplitude are left, to the first step
-    of the schedule, and then 0. They put more steps where little noise is left.
+    `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries round(j * ((N + 1) /
+    (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of 1000 steps) although
+    sampling starts from pure noise. With K = N the two are the same. `"logsnr"` takes equal steps
+    of log-SNR and `"karras"` equal steps of (sigma / alpha)^(1 / 7), both from sigma / alpha = 80,
+    where 1.25 % of the signal's amplitude remains, to the first step of the schedule, and then to
+    0. They put more steps where little noise is left.
 
-    All levels of a model share the times; those that follow from noise levels follow from the
-    innermost level's.
+    All levels of a model share the times; grids by noise level follow the innermost level.
 
     Args:
         kind: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`.
         steps: K, a number or a scalar int32 tensor; at most `num_steps`.
         num_steps: N of the schedule.
-        schedule: of the innermost level, for the grids that are made of noise levels; the cosine
-            unless given.
+        schedule: the innermost level's schedule, for grids by noise level; the cosine unless given.
 
     Returns:
         (K + 1,) float32.
@@ -61,19 +59,18 @@ def time_grid(
                 steps=steps,
                 num_steps=num_steps,
             )
-    # In float64: the release rounds so.
+    # In float64, to round as the release does.
     count = ops.cast(steps, "float64")
     j = ops.cast(ops.arange(ops.cast(steps, "int32"), -1, -1), "float64")
     if kind == "uniform":
         return ops.cast(j / count, "float32")
     if kind == "release":
-        # Divided first, as the release does: 50 * 2.51 lies below the half that 50 * 251 / 100
-        # hits.
+        # Divided first, as in the release: 50 * 2.51 is below the half that 50 * 251 / 100 hits.
         index = ops.round(j * ((num_steps + 1.0) / (count + 1.0)))
         return ops.cast(index / num_steps, "float32")
     schedule = schedules.cosine(num_steps) if schedule is None else schedule
-    # K times between the two ends; the last step goes from the lower one to 0. A single step
-    # starts at the noisy end.
+    # K times between the two ends; the last step goes from the lower end to 0. A single step starts
+    # at the noisy end.
     left = ops.maximum((j - 1.0) / ops.maximum(count - 1.0, 1.0), 0.0)
     left = ops.where(count > 1.0, left, ops.ones_like(left))
     high, low = _noise_ends(schedule)
@@ -87,7 +84,7 @@ def time_grid(
 
 
 def _noise_ends(schedule: Schedule) -> tuple[float, float]:
-    """sigma / alpha at both ends of the grids that are made of noise levels."""
+    """sigma / alpha at both ends of the grids by noise level."""
     table = schedule.table()
     first, last = (math.sqrt((1.0 - a) / a) for a in (table[1], table[-1]))
     return min(SIGMA_MAX, last), first
