@@ -1,1 +1,1 @@
-"""What a network is conditioned on, and what it gets where a condition is left out."""
+"""What a network is conditioned on, and what replaces a condition that is left out."""

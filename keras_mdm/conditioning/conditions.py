@@ -1,4 +1,4 @@
-"""The conditions of a batch: what a network needs, what it gets when a condition is dropped."""
+"""The conditions of a batch: what a network needs, and what replaces a dropped condition."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _LARGE = ("text", "text_mask", "pooled", "label")
 
 
 def condition_names(spec: NetworkFacts) -> tuple[str, ...]:
-    """Keys of a batch that condition the network, micro-conditions last."""
+    """Keys of a batch on which the network is conditioned, micro-conditions last."""
     names = []
     if spec.text_width:
         names += ["text", "text_mask"]
@@ -43,14 +43,14 @@ def unconditional(
     """Replace prompts and classes by "none"; micro-conditions stay unless named.
 
     Args:
-        conditions: `text` `(B, L, D)` and `text_mask` `(B, L)`, or `label` `(B,)`, and others.
-        null: `text` `(L0, D)` and `text_mask` `(L0,)`, if the network has text, and `pooled`
-            `(P,)`, if it has that.
-        micro: micro-conditions that become the level's default as well, or `low_res`.
+        conditions: `text` `(B, L, D)` and `text_mask` `(B, L)`, `label` `(B,)`, and others.
+        null: `text` `(L0, D)` and `text_mask` `(L0,)` if the network has text, and `pooled` `(P,)`
+            if it has pooled text.
+        micro: micro-conditions that are also replaced by the level's default, or `low_res`.
 
     Returns:
-        A dict with the same keys. Text may have more tokens than before: pad the other with
-        `pad_tokens` to combine the two.
+        A dict with the same keys. Text may have more tokens than before: to combine the two, pad
+        the given one with `pad_tokens`.
     """
     dropped = dict(conditions)
     if "text" in dropped:
@@ -64,7 +64,7 @@ def unconditional(
     if "label" in dropped:
         dropped["label"] = tf.fill(tf.shape(dropped["label"]), NO_CLASS)
     for name in micro:
-        # The level's default; of a picture mid-grey.
+        # NaN stands for the level's default; a picture becomes mid-grey.
         none = 0.0 if name == LOW_RES else float("nan")
         dropped[name] = tf.fill(tf.shape(dropped[name]), none)
     return dropped
@@ -83,19 +83,19 @@ def match_tokens(first: Mapping[str, tf.Tensor], second: Mapping[str, tf.Tensor]
 
 
 def dropped_with(name: str) -> str:
-    """The condition whose dropout a condition of the network follows: a mask that of its text."""
+    """The condition with which a condition is dropped: a mask with its text."""
     return {"text_mask": "text"}.get(name, name)
 
 
 def check_dropout(rates: Any, spec: NetworkFacts) -> float | dict[str, float]:
-    """Return the share of samples that lose their conditions, checked.
+    """Check and return the share of samples that lose their conditions.
 
     Args:
-        rates: a number for prompt and class together, or numbers by the name of a condition.
+        rates: a number for prompt and class together, or numbers by name of condition.
         spec: the network.
 
     Raises:
-        ValueError: if a rate is outside of [0, 1] or a name is not a condition of the network.
+        ValueError: if a rate is outside [0, 1] or a name is not a condition of the network.
     """
     if not isinstance(rates, Mapping):
         return checks.real("cond_dropout", rates, minimum=0.0, maximum=1.0)
@@ -112,13 +112,13 @@ def drop(
     null: Mapping[str, Any],
     dropped: tf.Tensor | Mapping[str, tf.Tensor],
 ) -> dict:
-    """Drop the conditions of some samples, which teaches the model to work without.
+    """Drop the conditions of some samples, so that the model learns to work without them.
 
     Args:
         conditions: see `unconditional`.
         null: see `unconditional`.
-        dropped: `(B,)` bool for prompt and class together; or by condition, where those without an
-            entry are kept.
+        dropped: `(B,)` bool for prompt and class together, or by name of condition; those without
+            an entry are kept.
 
     Returns:
         A dict with the same keys.
@@ -126,7 +126,7 @@ def drop(
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), algorithm 1.
     """
     each = isinstance(dropped, Mapping)
-    # One for all concerns prompt and class: micro-conditions are dropped only by their own.
+    # A common flag concerns prompt and class; micro-conditions are dropped only by their own flags.
     micro = [k for k in conditions if each and k in dropped and k not in _LARGE]
     kept, none = match_tokens(conditions, unconditional(conditions, null, micro))
     mixed = {}
@@ -143,16 +143,16 @@ def drop(
 def cast_conditions(
     batch: Mapping[str, Any], spec: NetworkFacts, top: LevelShape | None = None
 ) -> dict[str, tf.Tensor]:
-    """Take the conditions out of a batch, each in the dtype that the network expects.
+    """Take the conditions from a batch, each in the dtype that the network expects.
 
     Args:
-        batch: tensors by name, others than conditions too.
+        batch: tensors by name, not only conditions.
         spec: the network.
         top: see `as_low_res`.
 
     Raises:
-        ValueError: if one is missing (micro-conditions may be), the text has another width, or
-            classes are no integers.
+        ValueError: if a condition is missing (micro-conditions may be), the text has another width,
+            or classes are not integers.
     """
     conditions = {}
     if "label" in batch and spec.num_classes:
@@ -160,7 +160,7 @@ def cast_conditions(
         if not dtype.is_integer:  # 1.7 would become class 1
             raise checks.error(
                 "`label` must hold integers, the numbers of classes",
-                fix="cast whole numbers in the pipeline; of one-hot rows take the argmax",
+                fix="cast whole numbers in the pipeline; take the argmax of one-hot rows",
                 dtype=dtype.name,
             )
     for name in condition_names(spec):
@@ -183,7 +183,7 @@ def cast_conditions(
             (None,),
         }:
             raise checks.error(
-                "`text_mask` must be (B, L) for `text` of the shape (B, L, D)",
+                "`text_mask` must be (B, L) for `text` of shape (B, L, D)",
                 fix="pass the mask that belongs to the states",
                 text_shape=tuple(conditions["text"].shape),
                 text_mask_shape=tuple(conditions["text_mask"].shape),

@@ -1,4 +1,4 @@
-"""The picture that a network sees beside the noisy one: of an upsampler the one to enlarge."""
+"""A picture that a network sees beside the noisy one, such as the one an upsampler enlarges."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ LOW_RES = "low_res"
 
 
 def low_res_channels(spec: NetworkFacts) -> int:
-    """Channels of that picture: what a network's inputs have beyond its outputs; 0 for none.
+    """Channels of that picture: the number by which inputs exceed outputs; 0 for none.
 
     Args:
         spec: the network.
@@ -25,7 +25,8 @@ def low_res_channels(spec: NetworkFacts) -> int:
 
 
 def check_channels(spec: NetworkFacts) -> None:
-    """Raise unless a network's inputs hold its outputs, and the rest has a name of its own.
+    """Raise unless a network has inputs for all outputs, and no micro-condition is called
+    `low_res`.
 
     Args:
         spec: the network.
@@ -40,30 +41,30 @@ def check_channels(spec: NetworkFacts) -> None:
         )
     if low_res_channels(spec) and LOW_RES in spec.micro_conditions:
         raise checks.error(
-            f"`{LOW_RES}` is what a network with more in_channels than out_channels sees",
+            f"`{LOW_RES}` is the name of the picture in the in_channels beyond out_channels",
             fix="give the micro-condition another name",
             micro_conditions=spec.micro_conditions,
         )
 
 
 def as_low_res(value: Any, spec: NetworkFacts, top: LevelShape | None = None) -> tf.Tensor:
-    """The picture of every row in the size of the highest level, bilinear where it has another.
+    """Return every row's picture at the size of the highest level, resized bilinearly if needed.
 
     Args:
-        value: `(B, h, w, C)` of the network's aspect, or `(B, t, h, w, C)` for clips, t a divisor
-            of their frames: each is held for as long as it stands for, one picture throughout.
-            uint8, or floats in [-1, 1].
+        value: `(B, h, w, C)` of the network's aspect, or `(B, t, h, w, C)` for clips, with t a
+            divisor of their frames: each picture is held for its share of the frames. uint8, or
+            floats in [-1, 1].
         spec: the network.
-        top: its highest level in the size of the batch; as it was built unless given.
+        top: the highest level at the batch's size; at the size it was built for unless given.
 
     Returns:
         `(B, [T,] H, W, C)` float32.
 
     Raises:
-        ValueError: if it has another form.
+        ValueError: if `value` has another form.
 
-    Reference: Ho et al. 2021 (arXiv 2106.15282), section 3, where the low resolution is enlarged
-    bilinearly and joined with the noisy picture.
+    Reference: Ho et al. 2021 (arXiv 2106.15282), section 3, where the low-resolution picture is
+    enlarged bilinearly and joined with the noisy one.
     """
     value = tf.convert_to_tensor(value)
     top, channels = top or spec.levels[-1].shape, low_res_channels(spec)
@@ -102,7 +103,7 @@ def as_low_res(value: Any, spec: NetworkFacts, top: LevelShape | None = None) ->
 
 
 def has_aspect(sides: Any, top: LevelShape) -> Any:
-    """Whether height and width, numbers or tensors, are in the proportion of a level."""
+    """Whether height and width, numbers or tensors, have the aspect of a level."""
     height, width = sides
     return height == width if top.height == top.width else height * top.width == width * top.height
 
@@ -111,7 +112,7 @@ def _resized(value: tf.Tensor, top: LevelShape) -> tf.Tensor:
     clip = value.shape[1:-3]
     flat = tf.reshape(value, tf.concat([[-1], tf.shape(value)[-3:]], axis=0))
     flat.set_shape((None, *value.shape[-3:]))
-    # Where it is enlarged antialiasing does nothing, but XLA cannot compile it.
+    # Antialiasing has no effect on enlarging, but XLA cannot compile it.
     enlarged = value.shape[-2] is not None and value.shape[-2] <= top.width
     flat = tf.image.resize(flat, (top.height, top.width), "bilinear", antialias=not enlarged)
     return tf.reshape(flat, (-1, *clip, top.height, top.width, value.shape[-1]))
@@ -122,13 +123,13 @@ def network_inputs(
     x: Mapping[str, tf.Tensor],
     conditions: Mapping[str, tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """What a network is called with, but for the time: every level sees D^r of the picture.
+    """The inputs of a network except the time; every level sees D^r of the picture.
 
     Args:
         process: the joint process of the levels.
-        x: noisy pictures `(B', [T,] H, W, C)` by level name; outer levels may hold the first rows
-            only.
-        conditions: of every row, the picture as `as_low_res` returns it.
+        x: noisy pictures `(B', [T,] H, W, C)` by level name; outer levels may hold only the first
+            rows.
+        conditions: conditions of every row, with the picture as returned by `as_low_res`.
 
     Returns:
         dict of inputs by name.
@@ -137,7 +138,7 @@ def network_inputs(
     if LOW_RES not in conditions:
         return inputs | {f"z_{name}": value for name, value in x.items()}
     picture = conditions[LOW_RES]
-    if picture.shape[1:-1] != x[process.levels[-1]].shape[1:-1]:  # more levels than are drawn
+    if picture.shape[1:-1] != x[process.levels[-1]].shape[1:-1]:  # a level above those drawn
         frames = picture.shape[1] if len(picture.shape) == 5 else None
         top = LevelShape(frames, tuple(picture.shape[-3:-1]))
         process = dataclasses.replace(process, shapes=(*process.shapes, top), sizes=())

@@ -1,4 +1,4 @@
-"""What stands for "no prompt"."""
+"""The values that mean "no prompt"."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from keras_mdm.models.network import NetworkFacts
 def null_values(
     spec: NetworkFacts, encoder: Any, text: Any, mask: Any, pooled: Any
 ) -> dict[str, np.ndarray]:
-    """States, mask and pooled vector of "no prompt", as far as a network has them.
+    """States, mask and pooled vector of "no prompt", as far as the network takes them.
 
     Args:
         spec: the network.
-        encoder: a text encoder, whose empty prompt stands for none unless something is given.
-        text: see `check_null`, as for `mask`.
-        mask: see `text`.
+        encoder: a text encoder, whose empty prompt means "no prompt" unless values are given.
+        text: see `check_null`.
+        mask: see `check_null`.
         pooled: `(P,)`.
     """
     if not spec.text_width and not spec.pooled_width:
@@ -43,7 +43,7 @@ def null_values(
 
 
 def check_null(spec: NetworkFacts, text: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the states and the mask that stand for "no prompt", checked.
+    """Check and return the states and the mask that mean "no prompt".
 
     Args:
         spec: a network with text.
@@ -65,7 +65,7 @@ def check_null(spec: NetworkFacts, text: Any, mask: Any) -> tuple[np.ndarray, np
     if not mask.any():
         raise checks.error(
             "`null_mask` must mark at least one token",
-            fix="pass the mask of the empty prompt; attention over no token is not defined",
+            fix="pass the mask of the empty prompt; attention over no token is undefined",
             null_mask=mask.tolist(),
         )
     check_finite({"null_text": text, "null_mask": mask})
@@ -73,7 +73,7 @@ def check_null(spec: NetworkFacts, text: Any, mask: Any) -> tuple[np.ndarray, np
 
 
 def check_null_pooled(spec: NetworkFacts, pooled: Any) -> np.ndarray:
-    """Return the pooled vector of "no prompt", zeros if it is `None`, checked."""
+    """Check and return the pooled vector of "no prompt"; `None` gives zeros."""
     pooled = np.zeros(spec.pooled_width) if pooled is None else np.asarray(pooled)
     if pooled.shape != (spec.pooled_width,):
         raise checks.error(

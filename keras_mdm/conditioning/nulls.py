@@ -1,4 +1,4 @@
-"""Which conditions were left out in training, and so may be when pictures are drawn."""
+"""Which conditions training left out, so that sampling may leave them out, too."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,17 +8,17 @@ import numpy as np
 
 from keras_mdm.conditioning.conditions import NO_CLASS, condition_names
 
-# Conditions that have a "none", in the order in which they are named.
+# Conditions that can be "none", in the order in which messages name them.
 LARGE = ("text", "pooled", "label")
-# Prompts that are encoded in other batches differ from the stored null by rounding.
+# Prompts encoded in other batches differ from the stored null by rounding.
 _ROUNDING = 1e-4
 
 
 def large_conditions(spec: Any) -> tuple[str, ...]:
-    """Conditions of a network that classifier-free guidance drops.
+    """The conditions of a network that classifier-free guidance drops.
 
     Args:
-        spec: of the network.
+        spec: the network.
     """
     names = condition_names(spec)
     return tuple(name for name in LARGE if name in names)
@@ -32,13 +32,13 @@ def was_trained(model: Any, missing: Iterable[str]) -> bool:
         missing: names of the conditions that are left out.
 
     Returns:
-        True if `cond_dropout` makes such samples, or the data is said to hold some.
+        True if `cond_dropout` makes such samples, or the data is declared to hold some.
     """
     rates, missing = model.cond_dropout, set(missing)
     names = large_conditions(model.unet.spec)
     if not names or model.null_in_data:
         return True
-    if isinstance(rates, Mapping):  # each is drawn by itself, and 0 unless it is named
+    if isinstance(rates, Mapping):  # each is dropped independently; at rate 0 unless named
         dropped, kept = missing & set(names), set(names) - missing
         return all(rates.get(n, 0.0) > 0.0 for n in dropped) and all(
             rates.get(n, 0.0) < 1.0 for n in kept
@@ -49,7 +49,7 @@ def was_trained(model: Any, missing: Iterable[str]) -> bool:
 
 
 def trained_null(model: Any) -> bool:
-    """Whether training had samples without any condition, from which guidance leads away.
+    """Whether training had samples without conditions, which guidance leads away from.
 
     Args:
         model: a `MatryoshkaDiffusion`.
@@ -58,11 +58,11 @@ def trained_null(model: Any) -> bool:
 
 
 def missing_sets(model: Any, conditions: Mapping[str, np.ndarray]) -> set[frozenset[str]]:
-    """The large conditions that rows lack, one set for every kind of row.
+    """The sets of large conditions that rows lack.
 
     Args:
         model: a `MatryoshkaDiffusion`.
-        conditions: of all rows, as `conditions_for` returns them.
+        conditions: conditions of all rows, as returned by `conditions_for`.
     """
     lacking = {}
     null = {name: np.asarray(value) for name, value in model.null_condition.items()}
@@ -89,12 +89,12 @@ def warn_of_untrained(
     conditions: Mapping[str, np.ndarray],
     away: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Warn about conditions that the network has never seen together.
+    """Warn of combinations of conditions that the network has never seen.
 
     Args:
         model: a `MatryoshkaDiffusion`.
-        scale: of guidance; 1 for none.
-        conditions: of all rows.
+        scale: guidance scale; 1 for none.
+        conditions: conditions of all rows.
         away: what classifier-free guidance leads away from; empty for "no prompt", `None` if it
             leads away from something else.
     """
