@@ -1,1 +1,1 @@
-"""Drawing pictures: what is asked for, the graph that draws it, and its parts."""
+"""Drawing pictures: the request, the graph that draws it, and its parts."""

@@ -1,8 +1,8 @@
-"""The denoiser: from noisy data of all levels to estimates of the clean data.
+"""The denoiser: from noisy data at all levels to estimates of the clean data.
 
-It is put together of small functions, in the order in which they act: the network under one
-condition or guided by two, reconstruction, threshold, known pixels. Each of the latter takes a
-denoiser and returns one.
+It is composed of small functions, in the order in which they act: the network under one condition
+or guided by two, reconstruction, threshold, known pixels. The last three take a denoiser and return
+one.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Network = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 # (noisy data by level name, scalar time) -> outputs of the network, or clean data.
 Outputs = Callable[[Levels, tf.Tensor], Levels]
 Denoiser = Callable[[Levels, tf.Tensor], Levels]
-# Of pictures in [-1, 1], and masks: 1 where they are not known.
+# Pictures in [-1, 1] and masks by level name; masks are 1 where the picture is unknown.
 Known = Mapping[str, tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -40,19 +40,19 @@ def make_denoiser(
     residual_std: Mapping[str, Any] | None = None,
     known: Known | None = None,
 ) -> Denoiser:
-    """Make the function that the sampler's loop calls: estimates of the clean data at time t.
+    """Make the function that the sampler's loop calls to estimate the clean data at time t.
 
     Args:
         network: function (inputs) -> outputs by level name.
         process: the joint process.
         plan: the static choices.
-        amounts: the continuous ones, see `amounts_of`.
+        amounts: the continuous choices, see `amounts_of`.
         conditions: conditions of every row.
-        away: conditions to be guided away from; needed by a plan with guidance, unless it has
-            `weaker`.
-        weaker: a weaker network to be guided away from, under the same conditions.
+        away: conditions to guide away from; required for a plan with guidance unless there is a
+            `weaker` network.
+        weaker: a weaker network to guide away from, under the same conditions.
         residual_std: see `LevelProcess.predictions`.
-        known: pictures and masks by level name: what is known replaces the estimate.
+        known: pictures and masks by level name; known pixels replace the estimate.
 
     Returns:
         function (x_t by level name, scalar t) -> x0 by level name.
@@ -73,7 +73,7 @@ def make_denoiser(
         denoise = guided(pair, process, plan, amounts, deviations)
     if plan.reconstruction and known:
         denoise = reconstructed(denoise, process, known, amounts["reconstruction"])
-    # Thresholds are about pictures, not about what the process divided them by.
+    # Thresholds apply to pictures, not to the process's divided data.
     draw = as_pictures(denoise, process)
     draw = thresholded(draw, thresholding.get(plan.threshold))
     draw = with_known(draw, known)
@@ -94,13 +94,13 @@ def outputs_under(network: Network, process: LevelProcess, conditions: Condition
 
 
 def _told(process: LevelProcess, x: Levels, t: tf.Tensor) -> tf.Tensor:
-    """What the network is told of the time, for every row."""
+    """The network's time input for every row."""
     schedule = process.schedules[process.levels[0]]
     rows = tf.shape(x[process.levels[0]])[0]
     return tf.fill([rows], tf.cast(schedule.time(t), tf.float32))
 
 
-# Pairs: functions (x, t) -> (outputs of the condition, outputs to be guided away from).
+# Pairs: functions (x, t) -> (conditional outputs, outputs to guide away from).
 
 
 def in_one_batch(
@@ -124,13 +124,13 @@ def in_one_batch(
 def in_turn(
     network: Network, process: LevelProcess, conditions: Conditions, away: Conditions
 ) -> Callable[[Levels, tf.Tensor], tuple[Levels, Levels]]:
-    """The halves one after the other, in half the memory."""
+    """Both halves one after the other, in half the memory."""
     first = outputs_under(network, process, conditions)
     second = outputs_under(network, process, away)
 
     def pair(x: Levels, t: tf.Tensor) -> tuple[Levels, Levels]:
         outputs = first(x, t)
-        # Without order both would be in memory at once after all.
+        # Without this order both could be in memory at once.
         with tf.control_dependencies(list(outputs.values())):
             x = {name: tf.identity(value) for name, value in x.items()}
         return outputs, second(x, t)
@@ -141,7 +141,7 @@ def in_turn(
 def one_by_one(
     first: Outputs, second: Outputs
 ) -> Callable[[Levels, tf.Tensor], tuple[Levels, Levels]]:
-    """Outputs of two networks."""
+    """The outputs of two networks."""
     return lambda x, t: (first(x, t), second(x, t))
 
 
@@ -160,7 +160,7 @@ def guided(
     amounts: Amounts,
     residual_std: Mapping[str, Any],
 ) -> Denoiser:
-    """Estimates that a guidance makes of two."""
+    """Estimates that a guidance combines from two."""
     combine = guidances.get(plan.guidance)
     scales = {
         name: 1.0 + amounts["shares"].get(name, 1.0) * (amounts["guidance_scale"] - 1.0)
@@ -179,8 +179,8 @@ def guided(
 def reconstructed(
     denoise: Denoiser, process: LevelProcess, known: Known, weight: tf.Tensor
 ) -> Denoiser:
-    """Move estimates along the slope of how badly what is known is found, so that the rest follows
-    from it.
+    """Move estimates down the gradient of the error in the known pixels, so that the rest fits
+    them.
 
     Reference: Ho et al. 2022 (arXiv 2204.03458), equation 7.
     """
@@ -211,7 +211,7 @@ def as_pictures(denoise: Denoiser, process: LevelProcess) -> Denoiser:
 
 
 def as_data(draw: Denoiser, process: LevelProcess) -> Denoiser:
-    """Estimates as the process sees them; undoes `as_pictures`."""
+    """Estimates as the process sees them: undoes `as_pictures`."""
     return lambda x, t: process.divided(draw(x, t))
 
 
@@ -221,7 +221,7 @@ def thresholded(draw: Denoiser, limit: Callable[[tf.Tensor], tf.Tensor]) -> Deno
 
 
 def with_known(draw: Denoiser, known: Known) -> Denoiser:
-    """Put what is known in the place of its estimate."""
+    """Replace the estimate by the known pixels."""
 
     def denoise(x: Levels, t: tf.Tensor) -> Levels:
         pictures = draw(x, t)

@@ -57,82 +57,82 @@ def generate(
     """Draw pictures or clips at all levels together.
 
     Args:
-        prompts: texts, one picture each; or a dict of tensors with the conditions of the
-            network (`text`, `text_mask`, `pooled`, `label`, micro-conditions), where `prompts`
-            stands for texts to encode.
-        labels: classes, one picture each; -1 for none. May go with prompts.
-        num_images: how many pictures to draw without any condition.
-        num_images_per_prompt: pictures drawn of every prompt, label or row, one after the other
-            in the result.
-        micro: micro-conditions by name, a number or one per prompt; the network's default
-            unless given.
-        low_res: pictures that a network with more in_channels than out_channels sees beside
-            what it draws, one each: an upsampler those that it enlarges. `(B, h, w, C)`, or
-            `(B, t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
-        sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic
-            threshold): what holds for `steps`, `sampler` and `threshold` unless given.
-        steps: number of steps, at most that of the training schedule.
+        prompts: texts, one picture each; or a dict of tensors with the network's conditions
+            (`text`, `text_mask`, `pooled`, `label`, micro-conditions), in which the key `prompts`
+            holds texts to encode.
+        labels: classes, one picture each; -1 for none. May be combined with prompts.
+        num_images: number of pictures to draw without any condition.
+        num_images_per_prompt: number of pictures per prompt, label or row; they are adjacent in the
+            result.
+        micro: micro-conditions by name, one number or one per prompt; the network's default unless
+            given.
+        low_res: pictures that a network with more in_channels than out_channels sees beside those
+            it draws, one each, such as the pictures an upsampler enlarges. `(B, h, w, C)`, or `(B,
+            t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
+        sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic threshold):
+            the defaults of `steps`, `sampler` and `threshold`.
+        steps: number of steps, at most as many as the training schedule has.
         sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
-            `"dpmpp_2m_sde"` or `"unipc"`; Heun evaluates the network twice per step. Or a
-            `diffusion.Sampler` of your own.
-        eta: share of fresh noise of DDIM.
+            `"dpmpp_2m_sde"` or `"unipc"`, or a `diffusion.Sampler` of your own. Heun evaluates the
+            network twice per step.
+        eta: DDIM's share of fresh noise.
         grid: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
-        threshold: `"dynamic"`, `"dynamic_if"`, `"static"` or `"none"`, or a function of the
-            estimates of one level; the model's own unless given. To be given where `sampling`
-            names another one than the model's.
-        guidance: how the two halves of guidance become one estimate: `"classifier_free"`, or a
-            function (conditional, away, at) -> clean data by level name, see
-            `sampling.guidances`.
+        threshold: `"dynamic"`, `"dynamic_if"`, `"static"`, `"none"`, or a function of the estimates
+            of one level; the model's own unless given. Required if `sampling` names a different
+            one.
+        guidance: how the two halves of guidance are combined into one estimate:
+            `"classifier_free"`, or a function (conditional, away, at) -> clean data by level name,
+            see `sampling.guidances`.
         guidance_scale: w of classifier-free guidance; 1 is the conditional model, 0 the
             unconditional one. 4 unless given (2 with `autoguidance`, and 1 for a model that was
-            trained without dropping its conditions, for which more is warned of). A dict gives
-            every level its own, 1 for levels that are missing; a number is spread by the
-            model's `guidance_shares`.
-        negative_prompts: what to guide away from instead of "no prompt": one text for all
-            pictures, one per prompt, or a dict as for `prompts`.
-        guidance_interval: (lowest, highest) time, 0 clean and 1 noise: only steps that begin
-            inside are guided; the others cost half.
-        guidance_rescale: share in [0, 1] of the conditional output's standard deviation that
-            the guided one gets back.
-        autoguidance: guide away from a weaker network under the same conditions: other weights
+            trained without dropping its conditions, where more gives a warning). A dict gives every
+            level its own scale, 1 for missing levels; a number is distributed over the levels by
+            the model's `guidance_shares`.
+        negative_prompts: what to guide away from instead of "no prompt": one text for all pictures,
+            one per prompt, or a dict as in `prompts`.
+        guidance_interval: (lowest, highest) time, where 0 is clean and 1 is noise: only steps that
+            begin inside are guided; the others cost half.
+        guidance_rescale: how far, in [0, 1], the guided output is scaled back to the conditional
+            output's standard deviation.
+        autoguidance: a weaker network to guide away from under the same conditions: other weights
             of this model, such as `"raw"` or `"ema_0.05"`, a weaker `MatryoshkaDiffusion`, or a
-            pair of it and the name of its weights.
+            pair of such a model and the name of its weights.
         split_guidance: compute the two halves of guidance one after the other, in half the
             memory.
-        reconstruction: weight of reconstruction guidance, with a mask or `hold`: moves what is
-            drawn to where the network itself finds what is known, so that it follows from it.
-            0 is off. It takes a gradient through the network at every step.
+        reconstruction: weight of reconstruction guidance, with a mask or `hold`: moves the unknown
+            pixels to where the network's own estimate agrees with the known ones, so that they fit
+            together. 0 is off. Each step takes a gradient through the network.
         seed: a number: equal seeds give equal pictures, and picture i does not depend on the
-            others. Or one per picture: each gives the first picture of that seed.
-        noise: what to start from instead of the seed's noise, `(B, [T,] H, W, C)` by level
-            name, see `noise_for` and `noise_between`.
-        init_image: pictures of the highest level to be changed, one or one per picture; uint8
-            or float in [-1, 1], resized to the level (by D^r from the size of one above).
-        strength: how far back to noise an `init_image` is taken, in [0, 1]: share of the steps
-            that is done. 0.7 unless given, 1 with a mask.
-        mask: where `init_image` is drawn anew (not 0) and kept (0), in the size of the highest
-            level. Put the picture on a larger canvas to draw what is around it.
-        hold: pictures by level name that lower levels are held to, while the higher ones are
-            drawn: super-resolution.
-        stop_at: the highest level that is drawn; those above are not computed. Only for models
-            trained with mixed resolutions, see `cut`.
+            others; or one number per picture, each of which gives the first picture of that seed.
+        noise: noise to start from instead of the seed's, `(B, [T,] H, W, C)` by level name, see
+            `noise_for` and `noise_between`.
+        init_image: pictures of the highest level to change, one for all or one each; uint8 or float
+            in [-1, 1], resized to the level (by D^r from the size of a level above).
+        strength: how far `init_image` is taken back to noise, in [0, 1]: the share of the steps
+            that are taken. 0.7 unless given, 1 with a mask.
+        mask: where `init_image` is redrawn (not 0) and kept (0), at the size of the highest level.
+            To draw the picture's surroundings, put it on a larger canvas.
+        hold: fixed pictures for lower levels, by level name, while the higher ones are drawn:
+            super-resolution.
+        stop_at: the highest level to draw; those above are not computed. Only for models trained
+            with mixed resolutions, see `cut`.
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-        batch_size: pictures drawn at a time. Fewer are filled up to one of a few sizes, at
-            least two, so that a picture comes from the same kernels in any batch.
-        jit_compile: compile the steps with XLA, anew for every number of rows, of text tokens
-            and of steps.
-        output: `"uint8"`, or `"float32"` as the sampler left them, not clipped.
-        return_steps: this many estimates on the way are returned as well.
+        batch_size: number of pictures drawn at a time. Smaller batches are padded to one of a few
+            sizes, at least two, so that a picture comes from the same kernels in any batch.
+        jit_compile: compile the steps with XLA, again for every number of rows, of text tokens and
+            of steps.
+        output: `"uint8"`, or `"float32"` for the sampler's values without clipping.
+        return_steps: number of intermediate estimates to return as well.
         callback: function (steps done, steps, estimates) called after every step of every
             batch; the estimates are uint8 `(B, [T,] H, W, C)` by level name.
         progress: show a progress bar.
-        dry_run: check all arguments and draw nothing. The weights need no values: what a
-            training draws on its way can be checked before it begins.
+        dry_run: check all arguments and draw nothing. The weights need no values, so samples that
+            training will draw can be checked before it begins.
 
     Returns:
         dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips; empty with
-        `dry_run`. With `return_steps` S a pair of it and the estimates,
-        `(S, B, [T,] H, W, C)` by level name, the last one being the picture.
+        `dry_run`. With `return_steps` S, a pair of this dict and the estimates, `(S, B, [T,] H, W,
+        C)` by level name, the last of which is the picture.
 
     Raises:
         ValueError: if an argument is out of range, a condition is missing or does not fit, or
@@ -153,7 +153,7 @@ def generate(
 
 
 def _draw(model: Any, asked: Request) -> Any:
-    """The pictures of a request, batch by batch, and the estimates on the way if it wants them."""
+    """Draw the pictures of a request batch by batch, with intermediate estimates if requested."""
     options, multiplied = asked.options, asked.process.multiplied
     pieces, kept = [], []
     batches = list(_batches(asked.count, options.batch_size))
@@ -180,7 +180,7 @@ def _draw(model: Any, asked: Request) -> Any:
                 if options.callback:
                     options.callback(done, asked.steps, seen)
             x = multiplied(state["x"])
-            if options.return_steps and not estimates:  # strength 0: there was no step
+            if options.return_steps and not estimates:  # strength 0: no step was taken
                 estimates = [_rows(to_uint8(x), end - begin)] * options.return_steps
             x = to_uint8(x) if options.output == "uint8" else x
             pieces.append(_rows(x, end - begin))
@@ -190,7 +190,7 @@ def _draw(model: Any, asked: Request) -> Any:
 
 
 def noise_for(model: Any, seed: int | Sequence[int], num_images: int) -> dict[str, np.ndarray]:
-    """The noise that `generate` starts from, to be changed and passed as `noise`.
+    """Return the noise from which `generate` starts, to be changed and passed as `noise`.
 
     Args:
         seed: as in `generate`.
@@ -208,7 +208,7 @@ def noise_for(model: Any, seed: int | Sequence[int], num_images: int) -> dict[st
 def noise_between(
     model: Any, first_seed: int, second_seed: int, num_images: int
 ) -> dict[str, np.ndarray]:
-    """Noise on the way from one seed to another, ends included: pictures that blend.
+    """Return noise on the path from one seed to another, ends included: pictures that blend.
 
     Args:
         first_seed: seed of the first picture.
@@ -233,14 +233,14 @@ def noise_between(
 
 
 def _batches(count: int, batch_size: int) -> Iterator[tuple[int, int, int]]:
-    """(first row, row after the last, rows computed) of every batch."""
+    """(first row, row after the last, number of rows computed) of every batch."""
     for begin in range(0, count, batch_size):
         end = min(begin + batch_size, count)
         yield begin, end, min(_bucket(end - begin), max(batch_size, 2))
 
 
 def _bucket(rows: int) -> int:
-    """The next of 2, 3, 4, 6, 8, 12, 16, 24, ... Never one: a single row takes other kernels."""
+    """Round up to 2, 3, 4, 6, 8, 12, 16, 24, ... Never to 1: a single row uses other kernels."""
     size = 2
     while size < rows:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3

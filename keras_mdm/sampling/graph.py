@@ -1,4 +1,4 @@
-"""The network as a sampler sees it, and the traced steps; one graph per plan."""
+"""The network as a sampler sees it, and its traced steps: one graph per plan."""
 
 import functools
 import warnings
@@ -20,7 +20,7 @@ from keras_mdm.sampling.stepping import noisy_start, run_steps, start_noise
 if TYPE_CHECKING:
     from keras_mdm.sampling.request import Request
 
-# The steps between two updates of the progress bar are at most this share of all steps.
+# Number of stretches of steps, or slightly more, each of which updates the progress bar.
 STRETCHES = 25
 
 
@@ -29,11 +29,11 @@ def network(
 ) -> Callable[[Mapping[str, Any]], dict]:
     """Return the network as a function, with averaged or raw weights.
 
-    Nothing is swapped: the averages are used for the time of the call.
+    No weights are swapped: the averages are used for the duration of the call.
 
     Args:
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
-        stop_at: the highest level that is computed; all unless given.
+        stop_at: the highest level to compute; all levels unless given.
 
     Returns:
         function (inputs) -> outputs by level name, without training behaviour.
@@ -60,19 +60,19 @@ def network(
 
 
 def inner_unet(model: Any, stop_at: str | None) -> Any:
-    """The network without the levels above `stop_at`; kept, past Keras' tracking."""
+    """The network without the levels above `stop_at`; cached, not tracked by Keras."""
     if stop_at is None or stop_at == model.unet.levels[-1]:
         return model.unet
     known = model._inner_unets
     if stop_at not in known:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `generate` warns in its own words
+            warnings.simplefilter("ignore")  # `generate` has its own warning
             known[stop_at] = cut(model.unet, stop_at)
     return known[stop_at]
 
 
 def bounded(model: Any, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Bound the network's outputs smoothly to +-`output_limit`, if there is one."""
+    """Smoothly bound the network's outputs to +-`output_limit`, if there is one."""
     limit = model.output_limit
     if not limit:
         return outputs
@@ -87,7 +87,7 @@ def process_of(model: Any, plan: SamplingPlan) -> LevelProcess:
 
 
 def begin(model: Any, asked: "Request", rows: Mapping[str, Any]) -> samplers.State:
-    """State of some rows before the first step."""
+    """The state of some rows before the first step."""
     time = asked.plan.times(asked.process, asked.steps)[asked.first]
     given = {name: rows[name] for name in ("seeds", "samples", "noise", "init")}
     start = functools.partial(_start, model)
@@ -97,7 +97,7 @@ def begin(model: Any, asked: "Request", rows: Mapping[str, Any]) -> samplers.Sta
 def stretches(
     model: Any, asked: "Request", rows: Mapping[str, Any], state: samplers.State
 ) -> Iterator[tuple[int, int, samplers.State]]:
-    """Take the steps of some rows; yields (first step, step after the last, state)."""
+    """Take the steps of some rows; yield (first step, step after the last, state)."""
     plan, steps, first = asked.plan, asked.steps, asked.first
     stretch = 1 if asked.options.callback else max(1, steps // STRETCHES)
     guided = asked.guidance.steps(plan.times(asked.process, steps).numpy())
@@ -107,10 +107,10 @@ def stretches(
     run = functools.partial(sample_stretch, model)
     begin = first
     for end in sorted(mark for mark in ends if first < mark <= steps):
-        # Steps outside of the interval run in a graph without the other half of guidance.
+        # Steps outside the interval run in a graph without the other half of guidance.
         inside = guided[0] <= begin < guided[1]
         active = plan if inside else plan.unguided()
-        # Another model, to be guided away from, may change as well.
+        # A weaker model to guide away from may change as well.
         version = active.autoguidance[0].network_version if active.autoguidance else ""
         state = model._graphs.call(
             f"run{version}",
@@ -151,8 +151,8 @@ def sample_stretch(
         model: a `MatryoshkaDiffusion`.
         plan: the static choices.
         state: from `samplers.begin`, or from the steps before.
-        rows: `conditions` of every row, `seeds` and `samples` `(B,)` int64; and `away`, conditions
-            to be guided away from, the dropped condition unless given, and what is `known`, see
+        rows: `conditions` of every row, `seeds` and `samples` `(B,)` int64; optionally `away`,
+            conditions to guide away from (the dropped condition unless given), and `known`, see
             `make_denoiser`.
         amounts: the continuous choices, see `amounts_of`.
         steps: scalar int32, of the whole grid.
@@ -201,14 +201,14 @@ def sample_stretch(
 
 
 def _takes(model: Any, plan: SamplingPlan, condition: str) -> bool:
-    """Whether the network of a plan has an input of that name: micro-conditions belong to
-    levels."""
-    # A picture is a part of every level's input.
+    """Whether the network of a plan has an input of that name, as micro-conditions vary by
+    level."""
+    # The low-resolution picture is part of every level's input.
     return condition == LOW_RES or condition in inner_unet(model, plan.stop_at).input_names
 
 
 def comparable(model: Any) -> dict[str, Any]:
-    """What two models must share for their outputs to be compared, as plain values."""
+    """What must be equal in two models for their outputs to be comparable, as plain values."""
     spec, process = model.unet.spec, model.process
     return {
         "levels": model.unet.levels,

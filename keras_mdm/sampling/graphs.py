@@ -1,4 +1,4 @@
-"""Traced functions by what they were traced for; the last ones that were used are kept."""
+"""Traced functions by what they were traced for; the most recently used are kept."""
 
 import collections
 import functools
@@ -9,16 +9,16 @@ import tensorflow as tf
 
 from keras_mdm.tracing import compiled_whole, forgotten_gradients
 
-# A graph of a large network is hundreds of megabytes and tens of seconds of tracing: enough for
-# what a program takes turns with, and an end to what one collects that tries many options.
+# The graph of a large network takes hundreds of megabytes and tens of seconds of tracing. The limit
+# suffices for programs that alternate between options, and bounds those that try many.
 LIMIT = 16
 
 
 class Graphs:
-    """Traced functions, at most `limit` of them: the one that was not used for longest is given up.
+    """At most `limit` traced functions; the least recently used is dropped first.
 
     Args:
-        limit: how many are kept.
+        limit: number of functions to keep.
 
     Example:
 
@@ -36,7 +36,7 @@ class Graphs:
         return len(self._known)
 
     def tracings(self) -> list[int]:
-        """How often each of the functions was traced, the one used last at the end."""
+        """How often each function was traced; the most recently used comes last."""
         return [function.experimental_get_tracing_count() for function in self._known.values()]
 
     def call(
@@ -47,7 +47,7 @@ class Graphs:
         *args: Any,
         jit_compile: bool = False,
     ) -> Any:
-        """Return `function(plan, *args)`, traced for any number of rows and of text tokens.
+        """Return `function(plan, *args)`, traced once for any number of rows and text tokens.
 
         Args:
             name: tells functions apart.
@@ -69,14 +69,14 @@ class Graphs:
             )
             with forgotten_gradients():
                 traced.get_concrete_function(*specs)
-        self._known[key] = traced  # behind all others
+        self._known[key] = traced  # moved to the end
         while len(self._known) > self._limit:
             self._known.popitem(last=False)
         return traced(*args)
 
 
 def _relaxed(args: Any) -> Any:
-    """Specs of tensors whose rows are open, and whose tokens are."""
+    """Tensor specs with unknown numbers of rows and of text tokens."""
 
     def spec(path: tuple, value: tf.Tensor) -> tf.TensorSpec:
         shape = value.shape.as_list()

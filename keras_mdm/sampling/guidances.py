@@ -1,8 +1,8 @@
-"""Guidance: from what the network finds under two conditions to one estimate.
+"""Guidance: one estimate from what the network finds under two conditions.
 
 A guidance is a function (conditional, away, at) -> estimates of the clean data by level name. The
-first two are `Found`: the network's `outputs` and the clean data `x0` that they stand for, by level
-name; one under the condition, the other what guidance leads away from. `at` is the `Point` at which
+first two arguments are `Found`: the network's `outputs` and the clean data `x0` that they imply, by
+level name, under the condition and for what guidance leads away from. `at` is the `Point` at which
 both were found: noisy data, time, scales by level.
 """
 
@@ -24,10 +24,10 @@ class Point:
 
     Args:
         x: noisy data `(B, [T,] H, W, C)` by level name.
-        t: scalar, from 1, noise, to 0.
+        t: scalar, from 1 (noise) to 0.
         scales: guidance scale by level name; 1 is the conditional estimate.
-        rescale: share of the conditional output's deviation that the guided one gets, a scalar;
-            `None` for none.
+        rescale: how much of the conditional output's deviation the guided one gets, a scalar;
+            `None` for no rescaling.
         process: the joint process of the levels.
         residual_std: see `LevelProcess.predictions`.
     """
@@ -40,7 +40,7 @@ class Point:
     residual_std: Levels
 
     def clean(self, outputs: Levels) -> dict[str, Any]:
-        """The clean data that outputs of the network stand for, before thresholds."""
+        """The clean data that outputs of the network imply, before thresholds."""
         return self.process.predictions(outputs, self.x, self.t, self.residual_std)[1]
 
 
@@ -66,8 +66,7 @@ Guidance = Callable[[Found, Found, Point], Mapping[str, Any]]
 
 
 def classifier_free(conditional: Found, away: Found, at: Point) -> dict[str, Any]:
-    """Lead the network's outputs away from what it finds without the condition, or with weaker
-    weights.
+    """Lead the network's outputs away from those without the condition or of a weaker network.
 
     Reference: Ho and Salimans 2022 (arXiv 2207.12598), equation 6, on the network's output at every
     level; Karras et al. 2024 (arXiv 2406.02507), equation 3, for a weaker network.
@@ -86,7 +85,7 @@ NAMES = tuple(_GUIDANCES)
 
 
 def get(given: str | Guidance) -> Guidance:
-    """Return a guidance from its name; a function is returned as it is.
+    """Return a guidance by name; a function is returned unchanged.
 
     Raises:
         ValueError: if the name is unknown.

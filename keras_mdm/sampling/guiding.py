@@ -1,4 +1,4 @@
-"""What `generate` is guided by: scales by level, the times it applies to, a weaker network."""
+"""The guidance of `generate`: scales by level, the times at which it applies, a weaker network."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ GUIDANCE_SCALE = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """How strongly, where and by what sampling is guided, checked.
+    """Checked options: how strongly, when and by what sampling is guided.
 
     Args:
         scale: w; 1 for no guidance.
-        shares: how much of it a level gets, by its name; 1 unless given.
-        interval: (lowest, highest) time at which it applies.
-        rescale: share of the conditional output's deviation that the guided one gets.
-        autoguidance: (model, weights) to be guided away from, or `None` for the dropped condition.
+        shares: share of the guidance that a level gets, by level name; 1 unless given.
+        interval: (lowest, highest) time at which guidance applies.
+        rescale: how much of the conditional output's deviation the guided one gets.
+        autoguidance: (model, weights) to guide away from, or `None` for the dropped condition.
         split: compute the halves one after the other.
         reconstruction: weight of reconstruction guidance; 0 for none.
     """
@@ -38,7 +38,7 @@ class Guidance:
     reconstruction: float = 0.0
 
     def steps(self, times: np.ndarray) -> tuple[int, int]:
-        """First step that is guided, and the one after the last: those that begin inside of the
+        """First guided step, and the one after the last; steps are guided if they begin in the
         interval.
 
         Args:
@@ -47,19 +47,19 @@ class Guidance:
         if self.scale == 1.0:
             return 0, 0
         lowest, highest = self.interval
-        # The grid is float32; a bound that is written like one of its times includes it.
+        # The grid is float32; a bound written like one of its times includes that time.
         inside = np.flatnonzero((times[:-1] >= lowest - 1e-6) & (times[:-1] <= highest + 1e-6))
         return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
 def resolve(model: Any, options: Options) -> Guidance:
-    """Check the guidance that `generate` was asked for."""
+    """Check the guidance options of `generate`."""
     scale, weaker = options.guidance_scale, None
     if options.autoguidance is not None:
         weaker = _weaker(model, options.autoguidance)
     conditional = any(name != LOW_RES for name in condition_names(model.unet.spec))
     if scale is None:
-        # Without samples that lost their conditions there is nothing to be guided away from.
+        # Without training samples that lost their conditions there is nothing to guide away from.
         negative = options.negative_prompts is not None
         trained = conditional and (negative or nulls.trained_null(model))
         scale = GUIDANCE_SCALE if trained else 1.0
@@ -88,7 +88,7 @@ def resolve(model: Any, options: Options) -> Guidance:
 
 
 def spread(scales: Mapping[str, float], levels: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """Turn scales by level into one scale and every level's share of it."""
+    """Turn scales by level into one scale and every level's share."""
     checks.known_keys("guidance_scale", scales, levels)
     scales = {
         level: checks.real(f"guidance_scale[{level!r}]", scales.get(level, 1.0), minimum=0.0)
@@ -116,7 +116,7 @@ def _interval(interval: Sequence[float]) -> tuple[float, float]:
     if not pair or not all(map(checks.is_real, interval)) or interval[0] > interval[1]:
         raise checks.error(
             "`guidance_interval` must be (lowest, highest) time",
-            fix="pass for example (0.2, 0.8), 0 being clean and 1 noise",
+            fix="pass for example (0.2, 0.8), where 0 is clean and 1 is noise",
             guidance_interval=interval,
         )
     low, high = (checks.real("guidance_interval", t, minimum=0.0, maximum=1.0) for t in interval)

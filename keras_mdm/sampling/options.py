@@ -10,7 +10,7 @@ from keras_mdm.sampling import guidances
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `generate` was called with, by the names that they have there."""
+    """The arguments of `generate`, under their names there."""
 
     prompts: Sequence[str] | Mapping[str, Any] | None
     labels: Sequence[int] | None

@@ -1,4 +1,4 @@
-"""What sampling is asked to do: choices that make a graph, and amounts that do not."""
+"""The choices of sampling that determine a graph, and the amounts that do not."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +17,22 @@ Amounts = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class SamplingPlan:
-    """The static choices of sampling: one plan, one traced graph. What is continuous is no part of
-    it, see `amounts_of`.
+    """The static choices of sampling: one plan, one traced graph. Continuous choices are separate,
+    see `amounts_of`.
 
     Args:
         sampler: name of the sampler, or a `Sampler`.
         renewed: whether DDIM draws a share of fresh noise.
         grid: kind of the time grid.
         threshold: name of the threshold of x0, or a function.
-        guidance: name of the guidance, or a function, see `guidances`; `None` for no guidance, for
-            which one half is computed.
-        rescaled: whether the guided output gets (part of) the conditional one's deviation.
+        guidance: name of the guidance, or a function, see `guidances`; `None` for no guidance,
+            which computes only one half.
+        rescaled: whether the guided output gets the conditional one's deviation, or part of it.
         split: compute the halves of guidance one after the other instead of in one batch.
-        autoguidance: (model, weights) to be guided away from, or `None` for the dropped condition.
+        autoguidance: (model, weights) to guide away from, or `None` for the dropped condition.
         weights: `"ema"`, `"raw"` or a power-function average.
-        stop_at: the highest level that is computed; all of them unless given.
-        reconstruction: whether estimates are moved to where what is known would be found.
+        stop_at: the highest level to compute; all levels unless given.
+        reconstruction: whether reconstruction guidance moves the estimates.
     """
 
     sampler: str | Sampler = "ddim"
@@ -59,28 +59,28 @@ class SamplingPlan:
         return self
 
     def unguided(self) -> "SamplingPlan":
-        """The plan without guidance; what only matters to it makes no other graph."""
+        """The plan without guidance and its options, which would only make further graphs."""
         return dataclasses.replace(
             self, guidance=None, rescaled=False, split=False, autoguidance=None
         )
 
     def start(self) -> "SamplingPlan":
-        """The plan of what sampling starts from, which most choices do not matter to."""
+        """The plan of the start of sampling, which does not depend on most choices."""
         return SamplingPlan(sampler=self.sampler, stop_at=self.stop_at)
 
     def times(self, process: LevelProcess, steps: Any) -> tf.Tensor:
-        """Times that are visited, `(K + 1,)` float32 descending to 0."""
+        """The times to visit, `(K + 1,)` float32, descending to 0."""
         schedule = process.schedules[process.levels[0]]
         return time_grid(self.grid, steps, schedule.num_steps, schedule=schedule)
 
 
 def _check_hashable(name: str, value: Any) -> None:
-    """Raise for what cannot tell one traced graph from another."""
+    """Raise unless a value can identify a traced graph."""
     try:
         hash(value)
     except TypeError as problem:
         raise checks.error(
-            f"`{name}` must be hashable: graphs are kept by it",
+            f"`{name}` must be hashable: graphs are identified by it",
             fix="pass a function, or make its class @dataclasses.dataclass(frozen=True)",
             **{name: type(value).__name__},
         ) from problem
@@ -95,19 +95,19 @@ def amounts_of(
     reconstruction: float = 0.0,
     eta: float = 0.0,
 ) -> Amounts:
-    """The continuous choices of sampling as tensors: no value of theirs makes another graph.
+    """The continuous choices of sampling as tensors, whose values never need another graph.
 
     Args:
         levels: names of all levels.
         guidance_scale: scalar.
-        shares: how much of the guidance a level gets, by its name: its scale is
-            1 + share * (guidance_scale - 1). 1 unless given.
-        rescale: share of the conditional output's deviation, used if the plan says so.
+        shares: share of the guidance that a level gets, by level name: its scale is 1 + share *
+            (guidance_scale - 1). 1 unless given.
+        rescale: how much of the conditional output's deviation to take, used if the plan says so.
         reconstruction: weight of reconstruction guidance, used if the plan says so.
-        eta: share of fresh noise of DDIM, used if the plan says so.
+        eta: DDIM's share of fresh noise, used if the plan says so.
 
     Returns:
-        dict of scalars, of which "shares" is a dict by level name; float32, and "eta" float64.
+        dict of float32 scalars, except that "shares" is a dict by level name and "eta" is float64.
     """
     shares = shares or {}
     return {

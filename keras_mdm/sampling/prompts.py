@@ -16,19 +16,19 @@ Arrays = dict[str, np.ndarray]
 
 
 def text_encoder(model: Any) -> Any:
-    """The text encoder, or `None`; assign one to use prompts after loading a model."""
+    """The text encoder or `None`; assign one to use prompts after loading a model."""
     return model._encoder
 
 
 def attach_text_encoder(model: Any, encoder: Any) -> None:
-    """Take an encoder that fits the network."""
+    """Attach an encoder whose widths fit the network."""
     spec = model.unet.spec
     wanted = {"width": spec.text_width, "pooled_width": spec.pooled_width}
     wanted = {name: value for name, value in wanted.items() if value}
     found = {name: getattr(encoder, name, None) for name in wanted}
     if encoder is not None and found != wanted:
         raise checks.error(
-            "the text encoder must have the widths of the network's text, "
+            "the text encoder must have the widths that the network expects, "
             + ", ".join(f"{name} {value}" for name, value in wanted.items()),
             fix="use the encoder that the network was built for",
             **found,
@@ -45,7 +45,7 @@ def attach_text_encoder(model: Any, encoder: Any) -> None:
 
 
 def text_encoder_identity(model: Any) -> dict[str, Any] | None:
-    """Identity of the encoder that the model was made with, or was given first."""
+    """Identity of the first encoder that the model had."""
     return model._encoder_identity
 
 
@@ -57,12 +57,12 @@ def conditions_for(
     micro: Mapping[str, Any] | None = None,
     low_res: Any = None,
 ) -> tuple[int, Arrays]:
-    """Number of pictures, and the conditions of all of them as arrays.
+    """Return the number of pictures, and the conditions of all of them as arrays.
 
     Arguments as in `generate`.
 
     Raises:
-        ValueError: if they do not fit each other or the network.
+        ValueError: if the conditions do not fit each other or the network.
     """
     names = condition_names(model.unet.spec)
     given = {"prompts": prompts, "labels": labels, "num_images": num_images}
@@ -93,7 +93,7 @@ def conditions_for(
                 row = np.asarray(model.null_condition[null])
                 conditions[null] = np.repeat(row[None], count, axis=0)
     given = {k: tf.convert_to_tensor(v) for k, v in conditions.items()}
-    # Always in the dtypes of the network: others would trace another graph.
+    # Always in the dtypes of the network: others would need another trace.
     cast = cast_conditions(given, model.unet.spec)
     found = {name: value.numpy() for name, value in cast.items()}
     check_finite(found, may_be_nan=model.unet.spec.micro_conditions)
@@ -104,9 +104,9 @@ def negative_conditions(model: Any, negative: Any, count: int, conditions: Array
     """Conditions that guidance leads away from, for every picture.
 
     Args:
-        negative: a text for all pictures, one per picture, or a dict as for `prompts`.
+        negative: one text for all pictures, one per picture, or a dict as for `prompts`.
         count: number of pictures.
-        conditions: their own conditions; what `negative` leaves out becomes "none", but
+        conditions: the pictures' conditions; those that `negative` leaves out become "none", but
             micro-conditions stay.
     """
     if isinstance(negative, str):
@@ -122,14 +122,14 @@ def negative_conditions(model: Any, negative: Any, count: int, conditions: Array
             fix=f"pass {count} of them, or a single string",
             negative_prompts=rows,
         )
-    # It sees the same picture.
+    # Both halves of guidance see the same low-resolution picture.
     found = {k: v for k, v in conditions.items() if k == LOW_RES} | found
     _, found = model.conditions_for(found, num_images=count)
     return {name: found.get(name, value) for name, value in conditions.items()} | found
 
 
 def _given_conditions(model: Any, prompts: Any, argument: str = "prompts") -> Arrays:
-    """What the caller gave, texts encoded."""
+    """The caller's conditions, with texts encoded."""
     names = condition_names(model.unet.spec)
     if isinstance(prompts, str):
         raise checks.error(
@@ -156,7 +156,7 @@ def _given_low_res(model: Any, conditions: Arrays, low_res: Any) -> Arrays:
     given = [v for v in (low_res, conditions.get(LOW_RES)) if v is not None]
     if len(given) != 1:
         raise checks.error(
-            "the network is conditioned on a picture, which must be given once",
+            "the network is conditioned on a picture, which must be passed exactly once",
             fix="pass low_res, one picture each",
             low_res=len(given),
         )
@@ -231,7 +231,7 @@ def _check_labels(model: Any, labels: Any) -> np.ndarray:
 
 
 def _restore_encoder(model: Any) -> Any:
-    """The encoder whose identity the model was saved with, if it is cached."""
+    """Restore the encoder with the identity that the model was saved with, if it is cached."""
     from keras_mdm import text  # only prompts need it
 
     if model._encoder_identity is None:

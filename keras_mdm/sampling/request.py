@@ -1,4 +1,4 @@
-"""From the options of `generate` to what is drawn, checked before any work starts."""
+"""From the options of `generate` to a request, checked before any work starts."""
 
 import dataclasses
 import warnings
@@ -18,7 +18,7 @@ from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.plan import Amounts, SamplingPlan, amounts_of
 from keras_mdm.sampling.stepping import level_shapes
 
-# Keyword defaults by name of a way of sampling.
+# Keyword defaults by value of `sampling`.
 SAMPLING = {
     "default": {"steps": 50, "sampler": "ddim"},
     # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
@@ -32,17 +32,17 @@ class Request:
     """Pictures to draw.
 
     Args:
-        options: what was asked for.
+        options: the options of `generate`.
         plan: the static choices.
-        amounts: the continuous ones.
-        guidance: how strongly and where sampling is guided.
-        process: the process of the levels that are drawn.
-        steps: of the whole grid.
-        first: the first step that is taken.
-        marks: steps after which the estimates are kept.
+        amounts: the continuous choices.
+        guidance: how strongly and when sampling is guided.
+        process: the process of the levels to draw.
+        steps: number of steps of the whole grid.
+        first: the first step to take.
+        marks: steps after which estimates are kept.
         count: number of pictures.
-        rows: what belongs to every picture, by name: `conditions` and conditions to be guided
-            `away` from, `seeds`, `samples`, `noise`, `init` and `known`; nested dicts of arrays.
+        rows: data of every picture, by name: `conditions`, conditions to guide `away` from,
+            `seeds`, `samples`, `noise`, `init` and `known`; nested dicts of arrays.
     """
 
     options: Options
@@ -58,7 +58,7 @@ class Request:
 
 
 def resolve(model: Any, options: Options) -> Request:
-    """Check what `generate` was asked for, and say it in the terms of the sampler.
+    """Check the options of `generate`, and translate them for the sampler.
 
     Raises:
         ValueError: as `generate`.
@@ -119,7 +119,7 @@ def _check_output(options: Options) -> None:
 
 
 def _plan(model: Any, options: Options, guidance: guiding.Guidance, sampler: Any) -> SamplingPlan:
-    samplers.get(sampler, eta=options.eta)  # raises for what is out of range
+    samplers.get(sampler, eta=options.eta)  # raises if out of range
     plan = SamplingPlan(
         sampler=sampler,
         renewed=options.eta > 0.0,
@@ -155,7 +155,7 @@ def _check_steps(model: Any, steps: Any) -> int:
 
 
 def _threshold_of(model: Any, sampling: str) -> Any:
-    """The threshold where none is given: the model's, which a way of sampling may name too."""
+    """The threshold if none is given: the model's, unless `sampling` names a different one."""
     named = SAMPLING[sampling].get("threshold", model.threshold)
     if named != model.threshold:
         raise checks.error(
@@ -187,7 +187,7 @@ def _check_stop_at(model: Any, stop_at: str | None) -> str | None:
 def _away(
     model: Any, options: Options, guidance: guiding.Guidance, count: int, conditions: dict
 ) -> dict[str, np.ndarray]:
-    """Conditions to be guided away from; empty for "no prompt"."""
+    """Conditions to guide away from; empty for "no prompt"."""
     if options.negative_prompts is None:
         return {}
     if guidance.autoguidance or guidance.scale == 1.0:
@@ -203,7 +203,7 @@ def _away(
 def _start_rows(
     model: Any, process: LevelProcess, options: Options, count: int, steps: int
 ) -> tuple[int, dict[str, Any]]:
-    """First step to take, and what the rows start from and are held to."""
+    """The first step to take, what the rows start from, and their known pixels."""
     channels, noise, hold = model.unet.spec.out_channels, options.noise, options.hold
     init_image, strength, mask = options.init_image, options.strength, options.mask
     rows: dict[str, Any] = {"noise": {}, "init": {}, "known": {}}
@@ -219,7 +219,7 @@ def _start_rows(
         )
     if init_image is not None and hold is not None:
         raise checks.error(
-            "init_image and hold exclude each other",
+            "`init_image` and `hold` exclude each other",
             fix="leave init_image or hold out",
             hold=sorted(hold),
         )
@@ -240,10 +240,10 @@ def _start_rows(
 
 
 def _check_start(process: LevelProcess, plan: SamplingPlan, steps: int) -> None:
-    """Warn of grids that start from pure noise where it should not be pure."""
+    """Warn of grids that start from pure noise at a time when some signal should remain."""
     start = float(plan.times(process, steps)[0])
     level, left = process.signal_left(start)
-    # What the schedule leaves at its end was said when the model was made.
+    # When the model was made, it already warned of the signal left at the schedule's end.
     if left > max(MOST_LEFT, 1.01 * process.signal_left()[1]):
         warnings.warn(
             f"{steps} steps of the grid {plan.grid!r} start at time {start:.3f}, where "

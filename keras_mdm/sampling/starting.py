@@ -1,4 +1,4 @@
-"""What `generate` starts from: seeds, noise, pictures to change, masks, levels that are held."""
+"""What `generate` starts from: seeds, noise, pictures to change, masks, fixed levels."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,25 +13,25 @@ from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.finite import check_finite
 from keras_mdm.pictures import pixels
 
-# How much of the way is gone again when a picture is changed without a mask.
+# Share of the steps repeated when a picture is changed without a mask.
 STRENGTH = 0.7
-# Of floats with these channels the range is checked. Others may be codes, four channels too.
+# Numbers of channels for which the range of floats is checked. Others, even four, may be codes.
 RANGED = (1, 3)
 
 
 def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seed of every picture, and its place among the pictures of that seed.
+    """The seed of every picture, and the picture's index among those of that seed.
 
     Args:
         seed: one number, under which the pictures are counted; or one per picture, each of which
-            gives what that number alone gives for a single picture. Arrays and tensors as well.
+            gives what that number gives for a single picture. Arrays and tensors are accepted.
         count: number of pictures.
 
     Returns:
         Two arrays (count,) int64.
 
     Raises:
-        ValueError: if a seed is not an integer >= 0, or there are not as many as pictures.
+        ValueError: if a seed is not an integer >= 0, or there is not one per picture.
     """
     if hasattr(seed, "shape"):  # an array or a tensor, which may hold a single number
         seed = np.asarray(seed).tolist()
@@ -40,7 +40,7 @@ def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndar
     seeds = [checks.seed(value) for value in seed]
     if len(seeds) != count:
         raise checks.error(
-            f"`seed` must be a number or one number for each of the {count} pictures",
+            f"`seed` must be one number, or one for each of the {count} pictures",
             fix=f"pass {count} seeds",
             seed=seeds,
         )
@@ -48,10 +48,10 @@ def seeds_of(seed: int | Sequence[int], count: int) -> tuple[np.ndarray, np.ndar
 
 
 def check_by_level(name: str, value: Any, levels: Sequence[str]) -> None:
-    """Raise unless `value` maps names of levels to arrays."""
+    """Raise unless `value` maps level names to arrays."""
     if not isinstance(value, Mapping):
         raise checks.error(
-            f"`{name}` must map names of levels to arrays",
+            f"`{name}` must map level names to arrays",
             fix=f"pass a dict with keys of {list(levels)}",
             **{name: type(value).__name__},
         )
@@ -61,14 +61,14 @@ def check_by_level(name: str, value: Any, levels: Sequence[str]) -> None:
 def check_noise(
     noise: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], count: int
 ) -> dict[str, np.ndarray]:
-    """Return the noise to start from, checked against the levels and the number of pictures."""
+    """Check the initial noise against the levels and the number of pictures, and return it."""
     checks.required_keys("noise", noise, shapes)
     found = {name: np.asarray(noise[name], "float32") for name in shapes}
     for name, value in found.items():
         if value.shape != (count, *shapes[name]):
             raise checks.error(
                 f"`noise[{name!r}]` must have the shape {(count, *shapes[name])}",
-                fix="use noise_for or noise_between of the model",
+                fix="use the model's noise_for or noise_between",
                 shape=value.shape,
             )
         check_finite({f"noise[{name!r}]": value})
@@ -76,7 +76,7 @@ def check_noise(
 
 
 def spherical(first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Points on the arc between two tensors of noise, which have the length of noise throughout.
+    """Points on the arc between two noise tensors, all of which have the length of noise.
 
     Args:
         first: (...), at weight 0.
@@ -91,7 +91,7 @@ def spherical(first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor) -> tf.Tens
     cosine = tf.reduce_sum(first * second) / (tf.norm(first) * tf.norm(second))
     angle = tf.acos(tf.clip_by_value(cosine, -1.0, 1.0))
     weight = tf.reshape(weight, (-1, *(1 for _ in first.shape)))
-    # For (anti)parallel tensors, which noise never is, the arc is not defined: the chord.
+    # For (anti)parallel tensors, which noise never is, the arc is undefined: use the chord.
     sine = tf.sin(angle)
     near = sine < 1e-6
     safe = tf.where(near, 1.0, sine)
@@ -101,7 +101,7 @@ def spherical(first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor) -> tf.Tens
 
 
 def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count: int) -> tf.Tensor:
-    """Pictures or clips of one level in [-1, 1], one per row.
+    """Return pictures or clips of one level in [-1, 1], one per row.
 
     Args:
         name: name of the argument, for errors.
@@ -127,7 +127,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
         form = ", ".join(map(str, (*frames, "H", "W", channels)))
         raise checks.error(
             f"`{name}` must have the shape ({form}), or ({count}, {form})",
-            fix="pass one for all pictures or one for each",
+            fix="pass one for all pictures, or one for each",
             shape=images.shape,
         )
     check_finite({name: images})
@@ -165,10 +165,10 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
 def init_levels(
     name: str, images: Any, process: LevelProcess, channels: int, count: int, whole: LevelProcess
 ) -> dict[str, tf.Tensor]:
-    """Pictures of the highest level of a process, in [-1, 1], with those of all levels below.
+    """Return pictures of a process's highest level in [-1, 1], and those of all levels below.
 
-    Those of the size of a level above it are of that level: all are reduced from them, as in
-    training.
+    Pictures with the size of a level above it count as that level's, and are reduced from there, as
+    in training.
 
     Args:
         name: name of the argument, for errors.
@@ -190,9 +190,9 @@ def init_levels(
 
 
 def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Tensor]:
-    """Masks of all levels, 1 where a pixel is drawn anew.
+    """Return masks of all levels, 1 where a pixel is redrawn.
 
-    A pixel of a lower level is drawn anew if any of the pixels that D^r makes it of is; else it is
+    A pixel of a lower level is redrawn if D^r makes it from any redrawn pixel; otherwise it is
     known.
 
     Args:
@@ -215,7 +215,7 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
     if whole.shape[1:] != form or len(whole) not in (1, count):
         raise checks.error(
             f"`mask` must have the shape {form}, or {(count, *form)}",
-            fix="give it the size of the highest level drawn",
+            fix="give it the size of the highest level that is drawn",
             shape=given.shape,
         )
     check_finite({"mask": whole})
@@ -227,7 +227,7 @@ def mask_levels(mask: Any, process: LevelProcess, count: int) -> dict[str, tf.Te
             share=float(whole.mean()),
         )
     levels = process.pyramid(tf.repeat(tf.constant(whole[..., None]), count // len(whole), axis=0))
-    # A mean is 0 only where all its parts are; a user's own reduction may be negative.
+    # A mean is 0 only where all its parts are; the user's own reduction may be negative.
     return {name: tf.cast(level != 0.0, tf.float32) for name, level in levels.items()}
 
 
@@ -238,11 +238,11 @@ def held_levels(
     count: int,
     whole: LevelProcess,
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-    """Pictures that lower levels are held to, with masks of zeros.
+    """Return fixed pictures for lower levels, with masks of zeros.
 
     Args:
-        hold: pictures by level name; levels below the highest of them follow from it.
-        process: the joint process of what is drawn.
+        hold: pictures by level name; levels below the highest one given follow from it.
+        process: the joint process of the levels to draw.
         channels: C.
         count: number of pictures.
         whole: the process of all levels.

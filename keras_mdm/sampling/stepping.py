@@ -1,4 +1,4 @@
-"""What sampling starts from, and its steps."""
+"""The start of sampling, and its steps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from keras_mdm.sampling.plan import SamplingPlan
 def start_noise(
     process: LevelProcess, channels: int, seeds: tf.Tensor, samples: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Draw standard normal noise, `(B, [T,] H, W, C)` float32 by level name, row i from sample i of
-    seed i."""
+    """Draw standard normal noise, `(B, [T,] H, W, C)` float32 by level name; row i from seed i and
+    sample i."""
     return randomness.normal_per_row(seeds, "start", 0, samples, level_shapes(process, channels))
 
 
@@ -27,7 +27,7 @@ def noisy_start(
     eps: Mapping[str, tf.Tensor],
     t: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """Pictures with the noise of time `t`, from where sampling changes them.
+    """Add the noise of time `t` to pictures, from where sampling changes them.
 
     Args:
         process: the joint process.
@@ -70,14 +70,14 @@ def run_steps(
         denoise: from `make_denoiser`.
         state: from `samplers.begin`, or from the steps before.
         seeds: `(B,)` int64.
-        samples: `(B,)` int64, keys the noise of every row together with its seed.
+        samples: `(B,)` int64; seed and sample are the key of a row's noise.
         steps: number of steps of the whole grid.
         start: first step.
         stop: the step to stop before.
-        eta: share of fresh noise of DDIM, used if the plan says so.
+        eta: DDIM's share of fresh noise, used if the plan says so.
 
     Returns:
-        The state after the last step. Equal whether taken at once or in stretches.
+        The state after the last step, the same whether steps are taken at once or in stretches.
     """
 
     def noise(index, name, x_like):
