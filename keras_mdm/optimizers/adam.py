@@ -13,7 +13,7 @@ from keras_mdm.types import Tensor
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class Adam(Optimizer):
-    """Adam as the paper writes it: w <- w - lr * m_hat / (sqrt(v_hat) + epsilon).
+    """Adam as in the paper: w <- w - lr * m_hat / (sqrt(v_hat) + epsilon).
 
     With g the clipped gradient and t the number of updates of this variable, this one included:
 
@@ -21,7 +21,7 @@ class Adam(Optimizer):
         v <- v + (1 - beta_2) (g^2 - v)      v_hat = v / (1 - beta_2^t)
 
     `keras.optimizers.Adam` adds epsilon to sqrt(v) instead of sqrt(v_hat). The two differ where
-    gradients are small, most of all in the first steps.
+    gradients are small, above all in the first steps.
 
     Args:
         learning_rate: a number or a schedule. The paper trains with 1e-4.
@@ -68,15 +68,15 @@ class Adam(Optimizer):
 
     def coefficients(self, learning_rate: Tensor, updates: Tensor, finite: Tensor) -> tuple:
         t = updates + 1.0
-        # The fused kernel works with float32 betas: the correction must use the same numbers.
+        # The fused kernel uses float32 betas, so the correction must use the same numbers.
         beta_1, beta_2 = (
             tf.constant(np.float32(b), tf.float64) for b in (self.beta_1, self.beta_2)
         )
         correction_1 = 1.0 - tf.pow(beta_1, t)
         correction_2 = tf.sqrt(1.0 - tf.pow(beta_2, t))
         # m_hat / (sqrt(v_hat) + eps) = (c2 / c1) m / (sqrt(v) + c2 eps): all corrections are
-        # scalars, so that TensorFlow's kernel makes one pass over the memory of w, m and v.
-        # With decays of 1 and a gradient of 0 the moments of a skipped step stay as they are.
+        # scalars, so that TensorFlow's kernel makes one pass over the memory of w, m and v. In a
+        # skipped step, decays of 1 and a gradient of 0 leave the moments unchanged.
         decays = tf.where(finite, tf.stack([beta_1, beta_2]), 1.0)
         keep_1, keep_2 = (tf.fill(tf.shape(t), decay) for decay in tf.unstack(decays))
         step_size = learning_rate * correction_2 / correction_1
@@ -91,7 +91,7 @@ class Adam(Optimizer):
             var=variable.handle,
             m=self.slot("momentum", row).handle,
             v=self.slot("velocity", row).handle,
-            # Powers of zero switch the kernel's own correction off.
+            # Powers of zero switch off the kernel's own correction.
             beta1_power=zero,
             beta2_power=zero,
             lr=step_size,
@@ -109,10 +109,11 @@ class Adam(Optimizer):
 
 @keras.saving.register_keras_serializable("keras_mdm")
 class AdamW(Adam):
-    """Adam with decoupled weight decay: w <- (1 - lr * weight_decay) w before the step of Adam.
+    """Adam with decoupled weight decay: w <- (1 - lr * weight_decay) w before Adam's step.
 
-    All variables decay, biases and norms too, as in PyTorch; `exclude_from_weight_decay` of Keras
-    leaves some out. The decay uses the variable's own learning rate, factors and warm-up included.
+    All variables decay, including biases and norms, as in PyTorch; Keras'
+    `exclude_from_weight_decay` leaves some out. The decay uses the variable's own learning rate,
+    including factors and warm-up.
 
     Args:
         learning_rate: as in `Adam`.

@@ -1,4 +1,4 @@
-"""What the optimizers share: clipping, learning-rate factors, update counts, named state."""
+"""The optimizers' common base: clipping, learning-rate factors, update counts, named state."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from keras_mdm.optimizers.packing import pack, unpack
 from keras_mdm.tracing import SharedTrace, local
 from keras_mdm.untracked import Untracked, keep_untracked, set_untracked
 
-# The official code adds this to the norm before it divides, so that a zero gradient stays zero.
+# The official code adds this to the norm before dividing, so that a zero gradient stays zero.
 CLIP_EPSILON = 1e-6
 
 FIRST_LOSS_SCALE, LARGEST_LOSS_SCALE = 2.0**15, 2.0**31
@@ -22,26 +22,26 @@ LOSS_SCALE_GROWS_AFTER = 2000  # finite steps
 
 
 class Optimizer(keras.optimizers.Optimizer):
-    """Base of the package's optimizers; subclasses write the update of one variable.
+    """Base of the package's optimizers; subclasses implement the update of one variable.
 
     It differs from the stock Keras optimizers in five ways:
 
-    - The gradients are clipped by their global norm *after* the sum over replicas. Keras clips
-      before it, so that the step depends on how many devices share the batch.
-    - `gradient_norm` holds the global norm before clipping, of the last step.
-    - A step whose gradients are not finite changes nothing but the counts `skipped` and
-      `skipped_in_a_row`. With `loss_scale="dynamic"` such a step also halves the loss scale.
-    - Every variable counts its own updates. A variable that joins at a later phase starts its bias
+    - Gradients are clipped by their global norm *after* the sum over replicas. Keras clips before
+      it, so that a step depends on how many devices share the batch.
+    - `gradient_norm` holds the global norm of the last step, before clipping.
+    - A step whose gradients are not finite changes only the counts `skipped` and
+      `skipped_in_a_row`. With `loss_scale="dynamic"` it also halves the loss scale.
+    - Every variable counts its own updates. A variable that joins in a later phase starts its bias
       correction and its warm-up at zero; a frozen one does not count.
-    - `state` and `set_state` name everything by the path of the variable it belongs to, so that a
-      grown network finds what it had. (Keras numbers its variables instead.)
+    - `state` and `set_state` name everything by the path of its variable, so that a grown network
+      finds its earlier state. (Keras numbers the variables instead.)
 
     Args:
-        learning_rate: a number, or a `keras.optimizers.schedules.LearningRateSchedule`. If it has
-            a method `per_variable(step, updates)`, that decides about each variable by itself.
+        learning_rate: a number, or a `keras.optimizers.schedules.LearningRateSchedule`. If it has a
+            method `per_variable(step, updates)`, that gives each variable its own rate.
         clip_norm: largest global norm of the gradients; `None` for no clipping.
-        loss_scale: `"dynamic"` for training in float16, whose gradients would be rounded to zero:
-            `scale_loss` multiplies the loss by a power of two, and gradients are divided by it.
+        loss_scale: `"dynamic"` for training in float16, where gradients could be rounded to zero:
+            `scale_loss` multiplies the loss by a power of two, and the gradients are divided by it.
         name: name of the optimizer.
 
     Reference: Gu et al., Matryoshka Diffusion Models, appendix B (clipping at 2.0).
@@ -49,8 +49,8 @@ class Optimizer(keras.optimizers.Optimizer):
 
     slot_names: tuple[str, ...] = ()
 
-    # Pairs of (variable or its path, factor), and the places of the variables that the last step
-    # moves: variables of the network, which Keras would take for the optimizer's.
+    # Pairs of (variable or its path, factor), and the rows of the variables that the last step
+    # moves. Untracked: Keras would take the network's variables for the optimizer's.
     _factors = Untracked(list)
     _moving_rows = Untracked(list)
 
@@ -91,12 +91,12 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @property
     def skipped(self) -> tf.Tensor:
-        """How many steps were skipped because their gradients were not finite, int64."""
+        """Number of steps skipped because their gradients were not finite, int64."""
         return tf.convert_to_tensor(self._skips)[0]
 
     @property
     def skipped_in_a_row(self) -> tf.Tensor:
-        """How many of the last steps were skipped without one between that was not, int64."""
+        """Number of consecutive steps skipped up to and including the last one, int64."""
         return tf.convert_to_tensor(self._skips)[1]
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
@@ -107,11 +107,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @property
     def gradient_norm(self) -> keras.Variable:
-        """Global norm of the last step's gradients before clipping, a float32 variable."""
+        """Global norm of the last step's gradients before clipping; a float32 variable."""
         return self._gradient_norm
 
     def _var_key(self, variable):
-        # Networks without memory have variables without a value to know them by.
+        # Networks without memory have variables without a value, so these need another key.
         if isinstance(variable, keras.Variable) and variable._value is None:
             return id(variable)
         return super()._var_key(variable)
@@ -128,11 +128,12 @@ class Optimizer(keras.optimizers.Optimizer):
         self._resolve_factors()
 
     def follow(self, variables: Sequence[keras.Variable]) -> None:
-        """Hold the state of other variables: those that stay keep theirs, new ones begin with
-        zeros and count their updates from now, and those that are left out are forgotten.
+        """Switch to other variables: those that stay keep their state, new ones begin with zeros
+        and count their updates from now, and those left out are forgotten.
 
         Args:
-            variables: what is moved from now on; call it between two steps, and trace the next.
+            variables: the variables to update from now on. Call it between two steps, and retrace
+                the next one.
         """
         if not self.built:
             self.build(variables)
@@ -154,7 +155,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self._updates.assign([0 if row is None else counts[row] for row in rows])
         self._untrack_variable(old)
         self._slots = slots
-        # Past the tracking of Keras, as in its `build`: they are the network's.
+        # Not tracked by Keras, as in its `build`: they belong to the network.
         keep_untracked(
             self,
             _trainable_variables=list(variables),
@@ -175,13 +176,13 @@ class Optimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Multiply the learning rate of some variables by a constant.
 
-        The factors are part of the traced step and of nothing that is saved: set them before the
-        first step. A variable with factor 0 is left out altogether, as if it were not trainable:
-        its moments, its update count and the gradient norm do not see it.
+        The factors are part of the traced step but are not saved: set them before the first step. A
+        variable with factor 0 is left out as if it were not trainable: it has no effect on moments,
+        update count or gradient norm.
 
         Args:
-            factors: {variable path: factor}, or pairs (variable or its path, factor). It replaces
-                earlier factors; variables that are not named have factor 1.
+            factors: {variable path: factor}, or pairs (variable or its path, factor). They replace
+                earlier factors; other variables have factor 1.
 
         Example:
 
@@ -198,7 +199,7 @@ class Optimizer(keras.optimizers.Optimizer):
             self._resolve_factors()
 
     def moving(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
-        """The variables whose factor is not 0, in their order: only they need gradients."""
+        """The variables whose factor is not 0, in their order; only these need gradients."""
         return [v for v in variables if self._factor_by_row[self._get_variable_index(v)] > 0.0]
 
     def _resolve_factors(self) -> None:
@@ -229,14 +230,13 @@ class Optimizer(keras.optimizers.Optimizer):
     def coefficients(
         self, learning_rate: tf.Tensor, updates: tf.Tensor, finite: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Turn (n,) float64 learning rates and earlier updates into (n,) vectors of coefficients.
+        """Turn (n,) float64 learning rates and update counts into (n,) vectors of coefficients.
 
-        In a step that is skipped `finite` is false, rates and gradients are zero, and the
-        coefficients must be such that slots keep their values: a branch around every update would
-        cost more.
+        In a skipped step `finite` is false, rates and gradients are zero, and the coefficients must
+        leave the slots unchanged; a branch around every update would cost more.
 
         They are computed for all variables at once: a few vector operations instead of a dozen
-        scalar ones for each variable.
+        scalar ones per variable.
         """
         raise NotImplementedError
 
@@ -247,7 +247,7 @@ class Optimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def slot(self, name: str, row: int) -> tf.Variable:
-        """This replica's copy of the slot called `name` of variable number `row`."""
+        """This replica's copy of the slot `name` of variable number `row`."""
         return local(self._slots[self.slot_names.index(name)][row])
 
     @tf.autograph.experimental.do_not_convert
@@ -258,11 +258,11 @@ class Optimizer(keras.optimizers.Optimizer):
             row = self._get_variable_index(variable)
             if self._factor_by_row[row] > 0.0:
                 rows.append(row)
-                # Embeddings give slices; repeated rows would be counted wrongly in the norm.
+                # Embeddings give slices, whose repeated rows would count wrongly in the norm.
                 gradients.append(tf.convert_to_tensor(gradient))
         if not rows:
             return
-        # Not tensors, so past the trace that replicas share.
+        # Not tensors, so not passed through the trace that replicas share.
         self._moving_rows = rows
         rate = tf.cast(tf.convert_to_tensor(learning_rate), tf.float64)
         context = tf.distribute.get_replica_context()
@@ -277,12 +277,12 @@ class Optimizer(keras.optimizers.Optimizer):
 
     @functools.cached_property
     def _shared_update(self) -> SharedTrace:
-        # Every replica moves its own copies: the sums they start from are the same.
+        # Every replica updates its own copies, as all have the same summed gradients.
         return SharedTrace(self._update, lambda: [*self.variables, *self._trainable_variables])
 
     def _update(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor) -> tf.Tensor:
-        """Update this replica's copies from the summed gradients, packed if there are several
-        replicas; returns whether it was done."""
+        """Update this replica's copies from the summed gradients, which are packed if there are
+        several replicas; return whether the step was taken."""
         rows = self._moving_rows
         shapes = [self._trainable_variables[row].shape for row in rows]
         if self._distribution_strategy.num_replicas_in_sync > 1:
@@ -296,7 +296,7 @@ class Optimizer(keras.optimizers.Optimizer):
             tf.where(finite, rates, 0.0), tf.cast(updates, tf.float64), finite
         )
         if all(variable.dtype == tf.float32 for variable in variables):
-            table = [tf.cast(column, tf.float32) for column in table]  # at once, not one by one
+            table = [tf.cast(column, tf.float32) for column in table]  # all at once
         table = [tf.unstack(tf.gather(column, rows)) for column in table]
         counted = np.zeros(len(self._trainable_variables), "int64")
         counted[rows] = 1
@@ -309,7 +309,8 @@ class Optimizer(keras.optimizers.Optimizer):
         return finite
 
     def _clip(self, gradients: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of the true loss, clipped, and whether they are finite; zeros if not."""
+        """Return clipped gradients of the unscaled loss, and whether they are finite; if not,
+        zeros."""
         squares = [tf.cast(tf.nn.l2_loss(gradient), tf.float32) for gradient in gradients]
         norm = tf.sqrt(2.0 * tf.add_n(squares))
         factor = tf.ones(())
@@ -321,8 +322,8 @@ class Optimizer(keras.optimizers.Optimizer):
         self._count(finite)
         if self.clip_norm is not None:
             factor = factor * tf.minimum(1.0, self.clip_norm / (norm + CLIP_EPSILON))
-        # Unlike a product with zero this one does not keep NaN; and a branch around all gradients
-        # would be six operations for each to trace.
+        # Unlike a product with zero, `multiply_no_nan` drops NaN. A branch around all gradients
+        # would take six operations per gradient to trace.
         factor = tf.where(finite, factor, 0.0)
         return [
             tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
@@ -339,7 +340,7 @@ class Optimizer(keras.optimizers.Optimizer):
         scale, good = tf.unstack(local(self._scaling).read_value())
         good = tf.where(finite, good + 1.0, 0.0)
         grow = good >= LOSS_SCALE_GROWS_AFTER
-        # A scale that overflows itself would never come back.
+        # A scale that itself overflows would never recover.
         larger = tf.where(grow, tf.minimum(2.0 * scale, LARGEST_LOSS_SCALE), scale)
         scale = tf.where(finite, larger, tf.maximum(scale / 2.0, 1.0))
         local(self._scaling).assign(tf.stack([scale, tf.where(grow, 0.0, good)]))
@@ -352,10 +353,10 @@ class Optimizer(keras.optimizers.Optimizer):
         return rates * self._factor_by_row.astype("float64")
 
     def _apply_weight_decay(self, variables):
-        # Keras would decay with the common learning rate; AdamW does it with each variable's own.
+        # Keras would decay with the common learning rate; AdamW uses each variable's own.
         pass
 
-    # What is saved: keras_mdm/optimizers/saved_state.py
+    # Saving and loading: keras_mdm/optimizers/saved_state.py
 
     state = saved_state.state
     set_state = saved_state.set_state

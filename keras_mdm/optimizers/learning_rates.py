@@ -1,4 +1,4 @@
-"""Learning-rate schedules: linear warm-up, and warm-up followed by a cosine."""
+"""Learning-rate schedules: linear warm-up, alone or followed by a cosine."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ _LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 def warmup_factor(step: Any, warmup_steps: int) -> Any:
     """max(1, k) / warmup while k < warmup, else 1, for a float32 tensor or number k.
 
-    The first two steps are equal: that is how the official code counts.
+    The first two steps are equal, as the official code counts this way.
 
     Example:
 
@@ -28,9 +28,9 @@ def warmup_factor(step: Any, warmup_steps: int) -> Any:
 class Warmup(_LearningRateSchedule):
     """Linear warm-up to `peak`, then constant: the schedule of the official code.
 
-    The optimizers of this package ask for each variable by itself (`per_variable`): a variable that
+    The optimizers of this package get a rate for each variable (`per_variable`): a variable that
     joins later warms up by its own count of updates while the others keep their rate. With `start`
-    at the beginning of a phase all of them warm up again.
+    at the beginning of a phase, all variables warm up again.
 
     Args:
         peak: the rate after the warm-up.
@@ -53,7 +53,7 @@ class Warmup(_LearningRateSchedule):
         self.start = checks.integer("start", start, minimum=0)
 
     def decay(self, step: Any) -> Any:
-        """Factor that follows the common clock, for steps counted from `start`."""
+        """Factor that depends on the common step, counted from `start`."""
         return ops.ones_like(ops.cast(step, "float32"))
 
     def __call__(self, step: Any) -> Any:
@@ -61,7 +61,7 @@ class Warmup(_LearningRateSchedule):
         return self.peak * warmup_factor(k, self.warmup_steps) * self.decay(k)
 
     def per_variable(self, step: Any, updates: Any) -> Any:
-        """Rates of variables that have been updated `updates` times, at `step`.
+        """Return the rates at `step` of variables that have been updated `updates` times.
 
         Args:
             step: the number of steps taken before this one.
@@ -91,7 +91,7 @@ class WarmupCosine(Warmup):
         peak: the rate at the end of the warm-up.
         warmup_steps: its length; 0 for none.
         total_steps: where the cosine ends, counted from `start`.
-        final_fraction: what remains of the peak.
+        final_fraction: final rate as a fraction of the peak.
         start: the step from which steps are counted.
 
     Example:
@@ -124,7 +124,7 @@ class WarmupCosine(Warmup):
         )
 
     def decay(self, step: Any) -> Any:
-        """Factor that follows the common clock, for steps counted from `start`."""
+        """Factor that depends on the common step, counted from `start`."""
         length = self.total_steps - self.warmup_steps
         progress = ops.clip((ops.cast(step, "float32") - self.warmup_steps) / length, 0.0, 1.0)
         cosine = 0.5 + 0.5 * ops.cos(math.pi * progress)

@@ -1,11 +1,11 @@
-"""Small gradients travel together between replicas."""
+"""Packs small gradients together for the sum over replicas."""
 
 import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-# Gradients of fewer elements are packed: a sum over replicas costs more than so few numbers.
+# Gradients with fewer elements are packed, as each sum over replicas has a fixed cost.
 SMALL_GRADIENT = 2**16
 
 
@@ -13,7 +13,7 @@ def pack(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Put the small gradients into one tensor, in front of the others.
 
     Args:
-        gradients: of known shapes and one type.
+        gradients: gradients with known shapes and one dtype.
     """
     small = [gradient for gradient in gradients if _is_small(gradient.shape)]
     flat = [tf.reshape(gradient, [-1]) for gradient in small]
@@ -26,7 +26,7 @@ def unpack(packed: Sequence[tf.Tensor], shapes: Sequence[Sequence[int]]) -> list
 
     Args:
         packed: what `pack` returned.
-        shapes: of the gradients, in their order.
+        shapes: shapes of the gradients, in order.
     """
     sizes = [math.prod(shape) for shape in shapes if _is_small(shape)]
     large = iter(packed[1:] if sizes else packed)

@@ -1,4 +1,4 @@
-"""The state of an optimizer by the paths of its variables, in checkpoints and files."""
+"""The state of an optimizer by paths of variables, in checkpoints and files."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,12 @@ from keras_mdm.named_arrays import require_match, unique_names
 
 
 def state(optimizer: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Name everything that a later step depends on.
+    """Return everything that later steps depend on, by name.
 
-    The learning rate is an argument of the run and is not part of it.
+    The learning rate is an argument of the run and not part of the state.
 
     Args:
-        names: names of the variables the optimizer was built with, in that order; their paths
-            by default.
+        names: names of the optimizer's variables, in the order of `build`; their paths by default.
 
     Returns:
         {"iterations": ..., "updates/<name>": ..., "<slot>/<name>": ...}; the values are
@@ -44,13 +43,13 @@ def set_state(
     *,
     allow_new: bool = False,
 ) -> list[str]:
-    """Restore what `state` gave: everything is consumed, or nothing is set and an error raised.
+    """Restore the result of `state`: either all of it is used, or nothing is set and it raises.
 
     Args:
         arrays: {key: array} with the keys of `state`.
         names: as in `state`.
-        allow_new: growth; variables of which nothing was saved keep zero slots and start to
-            count their updates now.
+        allow_new: for growth: variables without saved state keep zero slots and count their updates
+            from now.
 
     Returns:
         Names of the new variables.
@@ -62,7 +61,7 @@ def set_state(
     names = _names(optimizer, names)
     new = [name for name in names if f"updates/{name}" not in arrays] if allow_new else []
     skipped = {f"{kind}/{name}" for kind in ("updates", *optimizer.slot_names) for name in new}
-    # A half-saved variable is not a new one: its stray keys count as unexpected.
+    # A half-saved variable is not new: its stray keys count as unexpected.
     expected = {key: value for key, value in state.items() if key not in skipped}
     require_match(
         expected,
@@ -83,8 +82,7 @@ def set_state(
 
 
 def save_own_variables(optimizer: Any, store: Any) -> None:
-    """Write `state` into a `.keras` file, which has the kernels that LoRA adapts merged, and
-    so nothing of what LoRA added."""
+    """Write `state` into a `.keras` file, without LoRA's variables, as its kernels are merged."""
     if not optimizer.built:
         keras.optimizers.Optimizer.save_own_variables(optimizer, store)
         return
@@ -94,7 +92,7 @@ def save_own_variables(optimizer: Any, store: Any) -> None:
 
 
 def load_own_variables(optimizer: Any, store: Any) -> None:
-    """Read `state` back; files of earlier versions number the variables."""
+    """Read `state` back, also from earlier versions' files, which number the variables."""
     keys = list(store.keys())
     if all(key.isdigit() for key in keys):
         keras.optimizers.Optimizer.load_own_variables(optimizer, store)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, with and without momentum."""
+"""Stochastic gradient descent with or without momentum."""
 
 from typing import Any
 
@@ -14,8 +14,7 @@ from keras_mdm.types import Tensor
 class SGD(Optimizer):
     """Gradient descent: b <- momentum * b + g; w <- w - lr * b (PyTorch's form).
 
-    Unlike Adam it shows every scale factor of the gradient, which makes it the optimizer of
-    equality tests.
+    Unlike Adam it reveals every scale factor of the gradient, so equality tests use it.
 
     Args:
         learning_rate: a number or a schedule.
@@ -49,7 +48,7 @@ class SGD(Optimizer):
         self.slot_names = ("momentum",) if self.momentum else ()
 
     def coefficients(self, learning_rate: Tensor, updates: Tensor, finite: Tensor) -> tuple:
-        # b <- 1 b + 0 in a step that is skipped.
+        # A skipped step does b <- 1 b + 0.
         momentum = tf.where(finite, tf.constant(self.momentum, tf.float64), 1.0)
         return learning_rate, tf.fill(tf.shape(updates), momentum)
 
