@@ -1,1 +1,1 @@
-"""Averages of the weights, and which weights a name stands for."""
+"""Averages of the weights, and the names for sets of weights."""

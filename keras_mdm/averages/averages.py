@@ -1,4 +1,4 @@
-"""All averages of a network, and the one owner of "which weights"."""
+"""All averages of a network, and the one place that resolves names of weights."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from keras_mdm.models.lora import adapted_layers, merged
 
 
 class Averages:
-    """The averages of all weights of a network, frozen ones included, and what they have seen.
+    """The averages of all weights of a network, frozen ones included, and their age.
 
     `"ema"`, `"raw"` or a power-function average such as `"ema_0.05"` mean the same everywhere,
-    because everything asks here.
+    because all code resolves them here.
 
     Args:
-        unet: the network. Build under the strategy it was built under.
+        unet: the network. Make the averages under the network's strategy.
         create: function (weight, prefix) -> its average.
         widths: relative widths of the power-function averages.
         decay: as in `ExponentialMovingAverage`.
@@ -47,45 +47,44 @@ class Averages:
             self.power[group] = PowerEMA(
                 weights, lambda v, g=group: create(v, g.replace(".", "_")), width=width
             )
-        # Steps that the averages have followed; an optimizer may come and go meanwhile.
+        # Number of steps that the averages have followed, perhaps under several optimizers.
         self._age = keras.Variable(
             "zeros", shape=(), dtype="int64", trainable=False, name="ema_age"
         )
-        # Digests of every weight and its average by their identities, and the age at which they
-        # were taken.
+        # Digests of every weight and average by identity, and the age at which they were taken.
         self._seen: tuple[dict[int, bytes], int] | None = None
 
     # Which weights
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that `weights` may name."""
+        """All names that `weights` may have."""
         return ("ema", "raw", *self.power)
 
     @property
     def by_name(self) -> dict[str, ExponentialMovingAverage]:
-        """The averages by their names, which are also those of their groups in checkpoints."""
+        """The averages by name, which is also the name of their group in checkpoints."""
         return {"ema": self.ema, **self.power}
 
     def check(self, name: Any) -> str:
-        """Return `name`, or raise unless it names weights of this model."""
+        """Return `name`, or raise unless the model has weights of that name."""
         return checks.one_of("weights", name, self.names)
 
     def replacing(self, name: Any) -> list[tuple[keras.Variable, keras.Variable]]:
-        """Pairs of a weight and the average that stands for it; none for the raw weights."""
+        """Pairs of a weight and the average that replaces it; none for the raw weights."""
         if self.check(name) == "raw":
             return []
         ema = self.by_name[name]
         return list(zip(ema.variables, ema.averages, strict=True))
 
     def held(self, name: Any) -> list[keras.Variable]:
-        """The variables with the values of the weights of that name."""
+        """The variables that hold the weights of that name."""
         pairs = self.replacing(name)
         return [average for _, average in pairs] if pairs else list(self.ema.variables)
 
     def substituted(self, name: Any) -> keras.StatelessScope:
-        """Context in which the network computes with the weights of that name; nothing is swapped
-        and nothing may be made in it."""
+        """Context in which the network computes with the weights of that name. Nothing is swapped,
+        and no variables may be created in it."""
         mapping = [(variable, average.value) for variable, average in self.replacing(name)]
         return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
@@ -102,14 +101,14 @@ class Averages:
 
     @property
     def age_variable(self) -> keras.Variable:
-        """`age`, for the training step to count."""
+        """The variable of `age`, which the training step increments."""
         return self._age
 
     def follow(self, weights: Sequence[keras.Variable]) -> list[keras.Variable]:
-        """Have new weights join all averages and old ones leave; returns averages left over."""
+        """Add new weights to all averages and remove old ones; return the removed averages."""
         age = self.age
         if self._seen is not None:
-            # Joined, they are known as they are.
+            # New weights are taken as unchanged.
             known = {id(variable) for variable in self.ema.variables}
             new = [variable for variable in weights if id(variable) not in known]
             self._seen[0].update(digests(new))
@@ -119,11 +118,10 @@ class Averages:
         return left_over
 
     def mark(self, contents: Mapping[str, bytes] | None = None) -> None:
-        """Remember what the weights are now: what differs later without a step was changed by
-        hand.
+        """Remember the present weights, to tell later whether they changed without a step.
 
         Args:
-            contents: digests of the weights by path, where they are known.
+            contents: digests of the weights by path, if known.
         """
         weights = self.ema.variables
         if any(variable._value is None for variable in weights):  # a network without memory
@@ -135,20 +133,20 @@ class Averages:
         self._seen = (found | digests(self.ema.averages), self.age)
 
     def forget(self) -> None:
-        """Take the next look at the weights for the first one."""
+        """Forget the remembered weights."""
         self._seen = None
 
     def restart_changed(self, *, replaced: bool = False) -> list[str]:
-        """Let the averages of weights that were changed without a step begin anew from them.
+        """Restart the averages of weights that were changed without a step.
 
         Args:
-            replaced: all weights were, whatever steps were made before.
+            replaced: all weights were changed, whatever steps were taken before.
 
         Returns:
-            Paths of these weights.
+            Paths of the changed weights.
         """
         if not replaced and (self._seen is None or self._seen[1] != self.age):
-            self.mark()  # after steps the averages follow by themselves
+            self.mark()  # after steps, the averages have followed
             return []
         age, now = self.age, digests([*self.ema.variables, *self.ema.averages])
         rows = list(range(len(self.ema.variables)))
@@ -158,7 +156,7 @@ class Averages:
             def changed(variable: keras.Variable) -> bool:
                 return seen.get(id(variable), now[id(variable)]) != now[id(variable)]
 
-            # Who changes a weight and its average knows what the average is.
+            # If both a weight and its average were changed, the average is intended.
             pairs = zip(self.ema.variables, self.ema.averages, strict=True)
             rows = [row for row, (v, a) in enumerate(pairs) if changed(v) and not changed(a)]
         for ema in self.by_name.values():
@@ -171,7 +169,7 @@ class Averages:
     # Files
 
     def merged(self, name: str, unet: keras.Model) -> Iterator[tuple[str, Any]]:
-        """(path, value) of all weights of that name as a file holds them: LoRA in the kernels."""
+        """Yield (path, value) of all weights of that name as in files, with LoRA merged."""
         with self.substituted(name):
             kernels = {id(lora_kernel(e)): merged(e) for e in adapted_layers(unet)}
         values = self.held(name)
@@ -180,7 +178,7 @@ class Averages:
                 yield variable.path, kernels.get(id(variable), value)
 
     def merge(self, unet: keras.Model) -> None:
-        """Put what LoRA adds into the kernels, of the weights and of all averages."""
+        """Merge LoRA into the kernels, in the weights and in all averages."""
         paths = [variable.path for variable in self.ema.variables]
         for name in self.names:
             targets = dict(zip(paths, self.held(name), strict=True))
@@ -190,14 +188,14 @@ class Averages:
 
 
 def digests(variables: Sequence[Any]) -> dict[int, bytes]:
-    """64 bits of every variable's content by its identity, at the speed of the memory."""
+    """64-bit digests of all variables by identity, at the speed of memory."""
     return {id(variable): digest(variable) for variable in variables}
 
 
 def digest(value: Any) -> bytes:
-    """64 bits of the content of an array or variable.
+    """Return a 64-bit digest of an array or variable.
 
-    It tells apart what was changed from what was not; it is no protection against anybody.
+    It detects changes, but is not cryptographically secure.
     """
     with tf.device("CPU:0"):
         flat = tf.reshape(tf.convert_to_tensor(value), (1, -1))
@@ -205,11 +203,11 @@ def digest(value: Any) -> bytes:
 
 
 def set_average(model: Any, arrays: Mapping[str, Any]) -> None:
-    """Replace the averaged weights, for example by what `runs.reconstruct` returned.
+    """Replace the averaged weights, for example with the result of `runs.reconstruct`.
 
     Args:
-        arrays: {variable path: array} of all weights of the network; those that are frozen may
-            be left out and keep their average.
+        arrays: {variable path: array} of all weights of the network; frozen ones may be left out
+            and keep their average.
 
     Raises:
         ValueError: naming all paths that are missing or unexpected and all shapes that differ.

@@ -14,14 +14,14 @@ from keras_mdm.tracing import SharedTrace, local
 
 
 def float32_copy(variable: keras.Variable) -> keras.Variable:
-    """A new, not trainable float32 variable with the value of `variable`."""
+    """Return a new non-trainable float32 variable with the value of `variable`."""
     return keras.Variable(
         _value_of(variable), dtype="float32", trainable=False, name=f"{variable.name}_ema"
     )
 
 
 def _value_of(variable: keras.Variable) -> np.ndarray:
-    # A real copy: on the CPU an array, and the variable made from it, may share the weight's memory
+    # A real copy: on the CPU an array, and a variable made from it, may share the weight's memory,
     # and the average is updated in place.
     return np.asarray(variable).astype("float32", copy=True)
 
@@ -29,21 +29,21 @@ def _value_of(variable: keras.Variable) -> np.ndarray:
 class ExponentialMovingAverage:
     """Average of weights: e <- d e + (1 - d) w, once per optimizer step.
 
-    With n the number of updates this variable has had before, the decay is
+    With n earlier updates of this variable, the decay is
 
-    - 0 while n < `copy_steps` (the release calls these its warm-up steps),
+    - 0 while n < `copy_steps` (called warm-up steps in the release),
     - else min(decay, (1 + n) / (10 + n)) with `warmup`, so that the average forgets its start,
     - else the constant `decay`.
 
-    Each variable counts n from its own first step: those that join in a later phase start afresh.
-    It is a plain object: nothing is tracked by a layer and nothing is ever swapped.
+    Each variable counts n from its own first step, so one that joins in a later phase starts at 0.
+    It is a plain object: no layer tracks it, and weights are never swapped.
 
     Args:
-        variables: the weights to follow. Build under the strategy they were built under.
-        create: function from a weight to its average; `float32_copy` by default.
-        decay: the decay that is reached in the end.
-        warmup: whether the decay rises to it.
-        copy_steps: for how many updates the average just copies the weight.
+        variables: the weights to follow. Make the average under their strategy.
+        create: function that makes a weight's average; `float32_copy` by default.
+        decay: the final decay.
+        warmup: whether the decay rises to this value gradually.
+        copy_steps: number of first updates that just copy the weight.
 
     Example:
 
@@ -76,7 +76,7 @@ class ExponentialMovingAverage:
         self.starts = [0] * len(self.variables)
 
     def decay_at(self, n: Any) -> tf.Tensor:
-        """Decay of the update that follows `n` earlier ones, float32, for any shape of `n`."""
+        """Decay of the update after `n` earlier ones, float32, for any shape of `n`."""
         n = tf.cast(n, tf.float32)
         d = tf.fill(tf.shape(n), tf.constant(self.decay, tf.float32))
         if self.warmup:
@@ -88,13 +88,13 @@ class ExponentialMovingAverage:
         """Update all averages from the current weights.
 
         Call it once after each optimizer step, in replica context (inside `train_step`) or outside
-        of any strategy. Every replica updates its own copy from its own copy of the weights, which
-        are equal: nothing is sent.
+        any strategy. Every replica updates its own copy from its own copy of the weights, which are
+        equal, so nothing is sent.
 
         Args:
-            step: how many steps of the average came before the one just made, an int64 scalar; it
-                goes on where a new optimizer begins again.
-            applied: 0 if that step was skipped, which leaves the averages as they are; else 1.
+            step: number of the average's steps before the one just taken, an int64 scalar; it keeps
+                counting when a new optimizer restarts.
+            applied: 0 if that step was skipped, which leaves the averages unchanged; else 1.
         """
         step = tf.cast(tf.convert_to_tensor(step), tf.int64)
         self._shared_update(step, tf.cast(applied, tf.float32))
@@ -112,14 +112,14 @@ class ExponentialMovingAverage:
             self.averages, self.variables, self.starts, strict=True
         ):
             _move(local(average), local(variable), rates[start])
-        return applied  # a function has to return something
+        return applied  # a traced function must return something
 
     def traced_with(self) -> tuple:
-        """What a traced update was made of, besides values."""
+        """What a traced update depends on besides values."""
         return self.decay, self.warmup, self.copy_steps, tuple(self.starts)
 
     def state(self, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Name the averages and their first steps: "average/<name>" and "start/<name>".
+        """Return the averages and their first steps as "average/<name>" and "start/<name>".
 
         Args:
             names: names of the weights, in order; their paths by default.
@@ -140,14 +140,14 @@ class ExponentialMovingAverage:
         new_start: int | None = None,
         left_out: Collection[str] = (),
     ) -> list[str]:
-        """Restore what `state` gave; call it before the training step is traced.
+        """Restore the result of `state`; call it before the training step is traced.
 
         Args:
             arrays: {key: array} with the keys of `state`.
             names: as in `state`.
-            new_start: growth; weights of which nothing was saved are copied and count from this
-                step. `None` makes them an error.
-            left_out: names of weights that need not be there; they are copied and count from 0.
+            new_start: for growth: weights without a saved average are copied and count from this
+                step. With `None` they are an error.
+            left_out: names of weights that may be missing; they are copied and count from 0.
 
         Returns:
             Names of the new weights.
@@ -176,14 +176,14 @@ class ExponentialMovingAverage:
         return new
 
     def follow(self, variables: Sequence[keras.Variable], age: int) -> list[keras.Variable]:
-        """Follow other weights: those that are new are copied and count from now.
+        """Follow other weights; new ones are copied and count from now.
 
         Args:
             variables: the weights, in their new order.
             age: steps of the average so far.
 
         Returns:
-            The averages of weights that are gone.
+            The averages of the removed weights.
         """
         known = {
             id(variable): (average, start)
@@ -198,10 +198,10 @@ class ExponentialMovingAverage:
         return [average for average, _ in known.values()]
 
     def restart(self, rows: Sequence[int], age: int) -> None:
-        """Let the averages of some weights begin anew, from what the weights are now.
+        """Restart the averages of some weights from the weights' present values.
 
         Args:
-            rows: their places among `variables`.
+            rows: indices of the weights in `variables`.
             age: steps of the average so far.
         """
         for row in rows:
@@ -209,20 +209,20 @@ class ExponentialMovingAverage:
             self.starts[row] = int(age)
 
     def by_path(self) -> dict[str, keras.Variable]:
-        """The averages by the path of their weight."""
+        """The averages by path of their weight."""
         return {v.path: a for v, a in zip(self.variables, self.averages, strict=True)}
 
     def reset(self) -> None:
-        """Set the averages to the current weights, as after loading weights from elsewhere."""
+        """Set the averages to the current weights, for example after loading weights."""
         for average, variable in zip(self.averages, self.variables, strict=True):
             average.assign(_value_of(variable))
 
 
 def _move(average: tf.Variable, variable: tf.Variable, rate: tf.Tensor) -> None:
-    # e - (1 - d)(e - w): the fused kernel reads and writes each array once, and the form is more
-    # accurate than d e + (1 - d) w when d is close to 1.
-    # After the rate, which the end of a step tells: differences of frozen weights could be taken at
-    # its beginning, and all of them, as large as the network, would be kept until then.
+    # e - (1 - d)(e - w): the fused kernel reads and writes each array once, and this form is more
+    # accurate than d e + (1 - d) w when d is close to 1. It waits for the rate, which is known at
+    # the end of a step: otherwise the differences of frozen weights, together as large as the
+    # network, could be computed at its beginning and be kept until then.
     with tf.control_dependencies([rate]):
         difference = average - tf.cast(variable, tf.float32)
     tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rate, delta=difference)

@@ -1,4 +1,4 @@
-"""What a `.keras` file holds of the model itself: averages of every weight, by name."""
+"""The model's own part of a `.keras` file: averages of every weight, by name."""
 
 from typing import Any
 
@@ -11,22 +11,22 @@ from keras_mdm.averages.averages import digest
 from keras_mdm.models.flags import is_lora, lora_kernel
 from keras_mdm.models.lora import adapted_layers
 
-# H5 takes a slash for a folder.
+# H5 treats a slash as a folder separator.
 _SLASH = "|"
-# An average that has seen so many steps goes on with its largest decay.
+# An average of this age continues with its largest decay.
 _OLD = 100_000
 
 
 def _fixed(model: Any) -> dict[str, keras.Variable]:
-    """Weights of the model that are neither the network's nor averages, by name."""
+    """The model's weights that are neither the network's nor averages, by name."""
     found = {f"residual_std|{name}": value for name, value in model.residual_std.items()}
     return found | {f"null|{name}": value for name, value in model.null_condition.items()}
 
 
 def save_own_variables(model: Any, store: Any) -> None:
-    """Write averages, their age, the null condition and what was measured.
+    """Write the averages, their age, the null condition and measured values.
 
-    LoRA is merged, as Keras does it in the weights of the layers.
+    LoRA is merged, as Keras does with the weights of layers.
     """
     model.refresh()
     for name, variable in _fixed(model).items():
@@ -38,8 +38,8 @@ def save_own_variables(model: Any, store: Any) -> None:
         store[f"starts|{name}"] = np.array([ema.starts[row] for row in rows], "int64")
         for path, value in averages.merged(name, model.unet):
             store[_key(name, path)] = np.asarray(value)
-    # What the weights are now, for whoever changes them before the first picture. Merged
-    # kernels are rounded by Keras as it likes: nothing is said of them.
+    # Digests of the weights, to detect changes before the first picture. Merged kernels are left
+    # out, as Keras rounds them in its own way.
     adapted = {id(lora_kernel(layer)) for layer in adapted_layers(model.unet)}
     seen = [averages.ema.variables[row] for row in rows]
     found = [b"" if id(variable) in adapted else digest(variable) for variable in seen]
@@ -48,8 +48,7 @@ def save_own_variables(model: Any, store: Any) -> None:
 
 
 def load_own_variables(model: Any, store: Any) -> None:
-    """Read what `save_own_variables` of this or an earlier version wrote; everything is
-    consumed or it fails."""
+    """Read a file of this or an earlier version; raise unless everything in it is used."""
     if "age" not in store.keys():
         _load_earlier(model, store)
         return
@@ -65,7 +64,7 @@ def load_own_variables(model: Any, store: Any) -> None:
     _require_same({*fixed, *targets, *notes}, set(store.keys()))
     for name, variable in (fixed | targets).items():
         variable.assign(store[name])
-    for variable in added.values():  # as Keras does it with the weights
+    for variable in added.values():  # as Keras does with weights
         variable.assign(tf.zeros(variable.shape))
     averages.age = int(np.asarray(store["age"]))
     for name, ema in averages.by_name.items():
@@ -77,7 +76,7 @@ def load_own_variables(model: Any, store: Any) -> None:
     averages.mark({path: word for path, word in pairs if word != bytes(8)})
 
 
-# Files of earlier versions number their variables, and average what was trainable.
+# Files of earlier versions number their variables, and only average trainable ones.
 
 
 def _load_earlier(model: Any, store: Any) -> None:
@@ -97,13 +96,13 @@ def _load_earlier(model: Any, store: Any) -> None:
     saved = {name: arrays[i * count : (i + 1) * count] for i, name in enumerate(emas)}
     starts = model._earlier_starts or [0] * count
     del model._earlier_starts
-    # Placed beside the weights, which Keras loads after this.
+    # Assigned later, when Keras has loaded the weights.
     model._earlier = (saved, starts, _iterations(store))
     model.averages.forget()
 
 
 def place_earlier_averages(model: Any) -> None:
-    """Give averages of a file of an earlier version to the weights that they are of."""
+    """Assign the averages of an earlier version's file to their weights."""
     if model._earlier is None:
         return
     saved, starts, age = model._earlier
@@ -118,7 +117,7 @@ def place_earlier_averages(model: Any) -> None:
             ema.averages[row].assign(array)
             ema.starts[row] = start
     if age is None:
-        # The optimizer knew it; without one, averages that have moved go on as old ones do.
+        # Only the optimizer knew it; without one, averages that have moved count as old.
         age = _OLD if moved else 0
     model.averages.age = age
     model.averages.mark()
@@ -129,26 +128,26 @@ def _key(name: str, path: str) -> str:
 
 
 def _iterations(store: Any) -> int | None:
-    """Steps of the optimizer in the same file, if it has one."""
+    """Number of steps of the optimizer in the same file, if there is one."""
     file = getattr(store, "h5_file", None)  # private, of Keras 3.15
     where = "optimizer/vars/0"
     return int(np.asarray(file[where])) if file is not None and where in file else None
 
 
 def _places(arrays: list, weights: list) -> list[int]:
-    """Which weights some averages are of: in their order, of their shapes, nearest in value.
+    """Match averages to weights: in order, with equal shapes, nearest in value.
 
     Args:
-        arrays: averages of some of the weights, in their order.
+        arrays: averages of some of the weights, in the weights' order.
         weights: all weights.
     """
     if len(arrays) == len(weights):
         return list(range(len(weights)))
     first = lambda value: np.ravel(np.asarray(value, "float32"))[:64]  # noqa: E731
     heads = [(tuple(w.shape), first(w)) for w in weights]
-    best = {0: (0.0, None)}  # by the number of arrays that have found their place
+    best = {0: (0.0, None)}  # by number of arrays matched so far
     for row, (shape, head) in enumerate(heads):
-        found = dict(best)  # the weight was frozen
+        found = dict(best)  # if the weight was frozen
         for number, (cost, rows) in best.items():
             if number < len(arrays) and arrays[number].shape == shape:
                 more = cost + float(np.sum((first(arrays[number]) - head) ** 2))
@@ -157,7 +156,7 @@ def _places(arrays: list, weights: list) -> list[int]:
         best = found
     if len(arrays) not in best:
         raise checks.error(
-            "the averages in the file must be those of weights of the model",
+            "the averages in the file must belong to weights of the model",
             fix="build the model as it was when the file was written",
             averages=len(arrays),
             weights=len(weights),

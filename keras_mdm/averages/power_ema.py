@@ -1,4 +1,4 @@
-"""Averages of the weights with a power-function profile, and any of them after the training."""
+"""Averages of the weights with a power-function profile, and any such average afterwards."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,15 +11,15 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.averages.ema import ExponentialMovingAverage, float32_copy
 
-# No profile is wider: that of gamma = 0, the plain mean of all weights.
+# The widest profile: gamma = 0, the plain mean of all weights.
 WIDEST = 1 / math.sqrt(12)
 
 
 def exponent_of(width: float) -> float:
-    """Return gamma of the profile t^gamma whose standard deviation is `width` of the training.
+    """Return the gamma for which the profile t^gamma has a standard deviation of `width`.
 
     Args:
-        width: relative width, inside (0, 0.28].
+        width: standard deviation as a share of the training, inside (0, 0.28].
 
     Raises:
         ValueError: if the width is out of range.
@@ -46,8 +46,8 @@ def exponent_of(width: float) -> float:
 class PowerEMA(ExponentialMovingAverage):
     """Average e <- d e + (1 - d) w with d = (1 - 1 / n)^(gamma + 1) at the n-th update.
 
-    The width of its profile grows with the training, in a fixed proportion; the first update copies
-    the weights. Snapshots of two such averages are enough to make any other one, see `reconstruct`.
+    The width of its profile is a fixed share of the training so far; the first update copies the
+    weights. Snapshots of two such averages are enough to make any other one, see `reconstruct`.
 
     Args:
         variables: the weights to follow.
@@ -75,7 +75,7 @@ class PowerEMA(ExponentialMovingAverage):
         self.exponent = exponent_of(width)
 
     def decay_at(self, n: Any) -> tf.Tensor:
-        """Decay of the update that follows `n` earlier ones, float32."""
+        """Decay of the update after `n` earlier ones, float32."""
         n = tf.cast(n, tf.float64)
         return tf.cast(tf.pow(n / (n + 1.0), self.exponent + 1.0), tf.float32)
 
@@ -84,9 +84,9 @@ def inner_product(t_a: Any, gamma_a: Any, t_b: Any, gamma_b: Any) -> np.ndarray:
     """Return the integral of the product of two profiles (gamma + 1) tau^gamma / t^(gamma + 1).
 
     Args:
-        t_a: updates that the first average has seen.
+        t_a: number of updates of the first average.
         gamma_a: its exponent.
-        t_b: updates that the second has seen.
+        t_b: number of updates of the second.
         gamma_b: its exponent.
 
     Returns:
@@ -106,7 +106,7 @@ def inner_product(t_a: Any, gamma_a: Any, t_b: Any, gamma_b: Any) -> np.ndarray:
 def combine(
     snapshots: Sequence[tuple[int, float]], *, step: int, width: float
 ) -> tuple[np.ndarray, float]:
-    """Return the weights of snapshots that come closest to another average.
+    """Return the weights with which snapshots come closest to another average.
 
     Args:
         snapshots: (updates, width) of every stored average.
@@ -114,7 +114,7 @@ def combine(
         width: its width.
 
     Returns:
-        (weights that sum to one, distance of the two profiles relative to that wanted).
+        (weights that sum to one, distance of the profiles relative to the wanted one).
 
     Reference: Karras et al. 2024 (arXiv 2312.02696), section 3.2.
     """
@@ -123,7 +123,7 @@ def combine(
     gamma = exponent_of(width)
     among = inner_product(times[:, None], gammas[:, None], times[None], gammas[None])
     wanted = inner_product(times, gammas, step, gamma)
-    # Least squares under the condition that constant weights stay what they are.
+    # Least squares under the condition that constant weights stay constant.
     size = len(times)
     system = np.ones((size + 1, size + 1))
     system[:size, :size], system[size, size] = among, 0.0
@@ -134,5 +134,5 @@ def combine(
 
 
 def group_name(width: float) -> str:
-    """Name of an average in checkpoints and as `weights`, such as "ema_0.05"."""
+    """Name of an average in checkpoints and in `weights`, such as "ema_0.05"."""
     return f"ema_{width:g}"
