@@ -1,4 +1,4 @@
-"""Which variable of ours is which tensor of the official state dict, in the official order."""
+"""Maps our variables to the tensors of the official state dict, in the official order."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,8 +9,7 @@ import numpy as np
 from keras_mdm.layers.temporal_attention import HEAD_WIDTH
 from keras_mdm.models.nested_unet import NestedUNet
 
-# How a tensor of the state dict is laid out, and the permutation that makes it ours.
-# The second form undoes the first.
+# Layouts of tensors in the state dict, with the permutation to our layout; `TO_OFFICIAL` undoes it.
 TO_OURS = {
     "vector": lambda x: x,
     "linear": lambda x: x.T,  # (out, in) -> (in, out)

@@ -12,7 +12,7 @@ from keras_mdm import checks
 from keras_mdm.models.resolve import resolve
 from keras_mdm.models.specs import LevelSpec, NestedUNetSpec
 
-# The official defaults; a field that is absent from a configuration has this value.
+# The official defaults, for fields that are absent from a configuration.
 DEFAULTS = {
     "resolution_channels": (128, 256, 256, 512, 1024),
     "num_resnets_per_resolution": 2,
@@ -41,7 +41,7 @@ BLOCK_DEFAULTS = {"num_groups_norm": 32, "dropout": 0.0, "use_attention_ffn": Fa
 def spec_from_config(
     config: Mapping[str, Any], *, size: int, in_channels: int = 3, out_channels: int = 3
 ) -> NestedUNetSpec:
-    """Translate an official network configuration.
+    """Translate the official configuration of a network.
 
     Args:
         config: mapping with the official field names; `inner_config` holds the next level.
@@ -84,7 +84,7 @@ def spec_from_config(
     if len(set(widths)) > 1 and text_width is not None:
         raise checks.error(
             "all levels of a network with text must have the same `temporal_dim`",
-            fix="set temporal_dim alike in every nested configuration",
+            fix="set temporal_dim to the same value in every nested configuration",
             temporal_dim=sorted(set(widths)),
         )
     levels = [
@@ -103,21 +103,21 @@ def spec_from_config(
 
 
 def require_nests(network: Any) -> None:
-    """Raise unless the networks inside of each other come to an end.
+    """Raise unless the nesting of networks ends.
 
     Args:
         network: the network's section.
 
     Raises:
-        ValueError: if there are more than any model has; references of YAML may be endless.
+        ValueError: if there are more networks than any model has; YAML references may be endless.
     """
     depth = 0
     while isinstance(network, Mapping):
         depth += 1
         if depth > _MAX_NESTS:
             raise checks.error(
-                f"there may be at most {_MAX_NESTS} networks inside of each other",
-                fix="remove an `inner_config`; one may not hold itself",
+                f"at most {_MAX_NESTS} networks may be nested",
+                fix="remove an `inner_config`; it must not contain itself",
                 networks=f"{depth} or more",
             )
         network = network.get("inner_config")
@@ -127,7 +127,7 @@ def with_text_width(whole: Mapping[str, Any], weights: Mapping[str, Any]) -> dic
     """Return the network's section with the width of the text states filled in.
 
     The official programs overwrite the field with the width of the text encoder that the file
-    names; which width that was shows in the weights.
+    names; the weights show which width that was.
 
     Args:
         whole: from `read_config`.
@@ -146,7 +146,7 @@ def with_text_width(whole: Mapping[str, Any], weights: Mapping[str, Any]) -> dic
 
 
 def idle_prefixes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Keys that the official code makes and never uses begin with these.
+    """Prefixes of the keys that the official code makes and never uses.
 
     Args:
         config: the network's section.
@@ -176,13 +176,13 @@ def _nets(config: Mapping[str, Any]) -> list[dict]:
         net.update({name: blocks[name] for name in BLOCK_DEFAULTS})
         if net["dropout"]:
             warnings.warn(
-                f"the configuration asks for dropout={net['dropout']}; it is left out, which only "
-                "matters when training",
+                f"the configuration has dropout={net['dropout']}; it is ignored, which only "
+                "matters in training",
                 stacklevel=4,
             )
         if net["freeze_inner_unet"]:
             warnings.warn(
-                "freeze_inner_unet is left out, which only matters when training; freeze levels by "
+                "freeze_inner_unet is ignored, which only matters in training; freeze levels with "
                 "Phase(freeze=[...])",
                 stacklevel=4,
             )
@@ -199,7 +199,7 @@ def _nets(config: Mapping[str, Any]) -> list[dict]:
 
 
 def _text_width(nets: list[dict]) -> int | None:
-    """Width of the text states: every outer level hands its own (projected) width on."""
+    """Width of the text states; every outer level passes on its own (projected) width."""
     width = nets[0]["conditioning_feature_dim"]
     if width <= 0:
         return None
@@ -210,15 +210,15 @@ def _text_width(nets: list[dict]) -> int | None:
 
 
 def _check_temporal(nets: list[dict]) -> None:
-    """Raise unless the frames that the official network unfolds are those of our frame axis."""
+    """Raise unless the official network's grid of frames matches our frame axis."""
     if nets[-1]["temporal_mode"]:
         raise checks.error(
-            "the innermost network must not be temporal: the official one cannot run so",
+            "the innermost network must not be temporal: the official code cannot run this",
             fix="set temporal_mode on outer networks only",
             temporal_mode=True,
         )
     side, counts = 1, []
-    for net in reversed(nets[:-1]):  # how the official code counts: sides of its grid of frames
+    for net in reversed(nets[:-1]):  # the official code counts sides of its grid of frames
         ratio = 2 ** (len(_numbers(net["resolution_channels"])) - 1)
         along_time = net["temporal_mode"] and not net["temporal_spatial_ds"]
         inside = side
@@ -229,7 +229,7 @@ def _check_temporal(nets: list[dict]) -> None:
         if net["temporal_spatial_ds"] and any(layers):
             raise checks.error(
                 "a level that steps through space cannot have temporal attention: the official "
-                "network cannot run so",
+                "code cannot run this",
                 fix="leave num_temporal_attention_layers out",
                 num_temporal_attention_layers=layers,
             )
@@ -240,7 +240,7 @@ def _check_temporal(nets: list[dict]) -> None:
     ]
     if counts != expected:
         raise checks.error(
-            "temporal levels must have an odd number of resolutions and lie around the innermost "
+            "temporal levels must have an odd number of resolutions and surround the innermost "
             "network without an image level between: others mix frames with pixels, or cannot run",
             fix="order the levels image, clip, larger clip",
             frames=expected,
@@ -258,7 +258,7 @@ def _frames(nets: list[dict]) -> int | None:
 
 
 def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
-    """One level, and the size and the frames of the level inside it."""
+    """One level, and the size and number of frames of the level inside it."""
     channels = _numbers(net["resolution_channels"])
     count = len(channels)
     temporal = bool(net["temporal_mode"]) and frames is not None
@@ -301,7 +301,7 @@ def _level(net: dict, *, size: int, frames: int | None, innermost: bool):
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
-    """A sequence of integers, also written as "2,3" or as a single one."""
+    """Parse a sequence of integers, which may be written as "2,3" or as one number."""
     if value is None or value == "":
         return ()
     if isinstance(value, str):

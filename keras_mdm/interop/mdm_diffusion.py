@@ -52,10 +52,10 @@ def load_ml_mdm_diffusion(
     text_encoder: Any = None,
     **options: Any,
 ) -> MatryoshkaDiffusion:
-    """Build the diffusion model of an official configuration, ready to sample and to fine-tune.
+    """Build the diffusion model of an official configuration, ready to sample and fine-tune.
 
-    Schedule, shift, prediction, loss target, level weights and threshold are those of the
-    configuration's section `diffusion_config`; the averaged weights are the given ones.
+    Schedule, shift, prediction, loss target, level weights and threshold come from the
+    configuration's section `diffusion_config`; the averaged weights are the given weights.
 
     Args:
         weights: as in `load_ml_mdm`.
@@ -64,8 +64,8 @@ def load_ml_mdm_diffusion(
         in_channels: as in `load_ml_mdm`.
         out_channels: as in `load_ml_mdm`.
         dtype: as in `load_ml_mdm`.
-        text_encoder: turns prompts into states; its empty prompt becomes the null condition.
-        **options: keywords of `MatryoshkaDiffusion` that replace those of the configuration.
+        text_encoder: encodes prompts; its empty prompt becomes the null condition.
+        **options: keywords of `MatryoshkaDiffusion` that override the configuration.
 
     Returns:
         A `MatryoshkaDiffusion`. Compile it to fine-tune it.
@@ -83,8 +83,8 @@ def load_ml_mdm_diffusion(
     whole = read_config(config)
     if DIFFUSION not in whole:
         raise checks.error(
-            f"the configuration must have a section `{DIFFUSION}`: the network alone says nothing "
-            "about schedule and prediction",
+            f"the configuration must have a section `{DIFFUSION}`: the network does not determine "
+            "schedule and prediction",
             fix="pass the model's YAML file, or load the network with load_ml_mdm",
             sections=sorted(whole),
         )
@@ -102,10 +102,10 @@ def load_ml_mdm_diffusion(
     )
     keywords = {**keywords_for(settings, unet.levels), "text_encoder": text_encoder, **options}
     if isinstance(keywords["schedule"], Mapping) and "shift_power" not in options:
-        del keywords["shift_power"]  # which goes with the schedule of the configuration
+        del keywords["shift_power"]  # it belongs to the configuration's schedule
     model = MatryoshkaDiffusion(unet, **keywords)
     if not nested and model.process.signal_scale:
-        # What the official loss compares in a network without levels.
+        # As in the official loss of a network without inner levels.
         model.process = dataclasses.replace(model.process, divide_targets=False)
     return model
 
@@ -116,15 +116,15 @@ def _check_width(text_encoder: Any, network: Mapping[str, Any]) -> None:
         raise checks.error(
             f"the text encoder must have the width {width}"
             if width > 0
-            else "the network has no text, and takes no text encoder",
-            fix="use the encoder that the checkpoint was trained with; for the released ones that "
+            else "a network without text takes no text encoder",
+            fix="use the encoder that the checkpoint was trained with; for the released ones it "
             "is flan-t5-xl, width 2048",
             width=text_encoder.width,
         )
 
 
 def diffusion_settings(config: Mapping[str, Any], *, nested: bool) -> dict[str, Any]:
-    """Check a `diffusion_config` and fill in the official defaults, the sampler's beside the rest.
+    """Check a `diffusion_config` and fill in the official defaults, including the sampler's.
 
     Args:
         config: the section.
@@ -134,7 +134,7 @@ def diffusion_settings(config: Mapping[str, Any], *, nested: bool) -> dict[str, 
         dict with the keys of `DIFFUSION_DEFAULTS` and `SAMPLER_DEFAULTS`.
 
     Raises:
-        ValueError: if the official code cannot run it.
+        ValueError: if the official code cannot run the configuration.
     """
     sampler = config.get("sampler_config") or {}
     found = {name: config.get(name, default) for name, default in DIFFUSION_DEFAULTS.items()}
@@ -165,8 +165,8 @@ def diffusion_settings(config: Mapping[str, Any], *, nested: bool) -> dict[str, 
         )
     if nested and not found["no_use_residual"]:
         raise checks.error(
-            "a nested model needs `no_use_residual`: the official code cannot run without",
-            fix="add no_use_residual: true to diffusion_config, as every released file has it",
+            "a nested model needs `no_use_residual`: the official code cannot run without it",
+            fix="add no_use_residual: true to diffusion_config, as in every released file",
             no_use_residual=found["no_use_residual"],
         )
     if nested and found["multi_res_weights"] and not found["use_double_loss"]:
@@ -202,7 +202,7 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
     elif nested and not settings["use_double_loss"]:
         weights = dict.fromkeys(levels[:-1], 0.0)
     scale = {}
-    if nested and not shifted:  # instead of a shift the official code divides the pictures
+    if nested and not shifted:  # the official code then divides the pictures
         innermost = LevelShape.parse(levels[0])
         scale = {
             level: level_shift(LevelShape.parse(level), innermost)
@@ -213,8 +213,8 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
         scale = {levels[0]: float(settings["rescale_signal"])}
     if nested and settings["mixed_ratio"]:
         warnings.warn(
-            f"mixed_ratio={settings['mixed_ratio']!r} is left out: it is a matter of the batches; "
-            "mix them by Phase(mixed=...)",
+            f"mixed_ratio={settings['mixed_ratio']!r} is ignored, as it concerns the batches; "
+            "mix them with Phase(mixed=...)",
             stacklevel=3,
         )
     return {
@@ -230,5 +230,5 @@ def keywords_for(settings: Mapping[str, Any], levels: tuple[str, ...]) -> dict[s
         "output_limit": 0.0 if nested else abs(float(settings["model_output_scale"] or 0.0)),
         "ema_warmup": False,
         "cond_dropout": 0.0,
-        "null_in_data": True,  # their captions were left out while the data was read
+        "null_in_data": True,  # captions were dropped when the data was read
     }

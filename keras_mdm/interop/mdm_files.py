@@ -13,9 +13,9 @@ from keras_mdm.interop.torch_reader import TorchFile
 
 NETWORK, DIFFUSION = "unet_config", "diffusion_config"
 
-# Of a configuration file; the released ones have some hundred values in 3 kB.
+# Limits of a configuration file; the released ones have some hundred values in 3 kB.
 _MAX_BYTES, _MAX_VALUES = 2**20, 10_000
-# How many networks each architecture has around the innermost one.
+# Number of networks around the innermost one, by architecture.
 NESTS = {"unet": 0, "nested_unet": 1, "nested2_unet": 2, "nested3_unet": 3, "nested4_unet": 4}
 
 
@@ -23,15 +23,15 @@ def read_config(config: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]
     """Read a configuration as the official parser does.
 
     Args:
-        config: path of a YAML file, or a mapping: a whole file's, or that of a network alone.
+        config: path of a YAML file, or a mapping: the whole file's, or only the network's section.
 
     Returns:
-        dict with `unet_config` and, if given, `diffusion_config` and all other keys of the file. Of
-        a section that occurs twice the last one counts, as a whole. Other top-level keys, such as
-        `multi_res_weights`, have no effect on the network or its diffusion.
+        dict with `unet_config` and, if given, `diffusion_config` and all other keys of the file. If
+        a section occurs twice, the last one replaces the first as a whole. Other top-level keys,
+        such as `multi_res_weights`, have no effect on the network or its diffusion.
 
     Raises:
-        ValueError: if there is no such file, it is no YAML mapping, or has no network.
+        ValueError: if the file does not exist, is not a YAML mapping, or has no network.
 
     Example:
 
@@ -68,7 +68,7 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
             "the configuration must be a file", fix="check the path", config=str(path)
         )
     try:
-        import yaml  # noqa: F401 (whether it is there)
+        import yaml  # noqa: F401 (only checks that it is installed)
     except ImportError:
         raise checks.error(
             "reading YAML needs the package pyyaml",
@@ -77,7 +77,7 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
         ) from None
     try:
         found = _load_yaml(Path(path))
-    # The parser raises what it comes across: of dates that are none, of texts nested too deeply ...
+    # The parser raises errors of all kinds: for invalid dates, for deep nesting ...
     except MemoryError:
         raise
     except Exception as problem:
@@ -112,9 +112,9 @@ def _load_yaml(path: Path) -> Any:
 
 
 def _count_nodes(node: Any, counts: dict[int, int]) -> int:
-    """Number of values below a node, what is referred to counted each time."""
+    """Number of values below a node; referenced values count each time."""
     if id(node) not in counts:
-        counts[id(node)] = _MAX_VALUES + 1  # until it is known: one inside of itself is endless
+        counts[id(node)] = _MAX_VALUES + 1  # until known; a node inside itself is endless
         inside = getattr(node, "value", ())
         pairs = inside if isinstance(inside, list) else ()
         children = [
@@ -122,12 +122,12 @@ def _count_nodes(node: Any, counts: dict[int, int]) -> int:
         ]
         counts[id(node)] = 1 + sum(_count_nodes(child, counts) for child in children)
     if counts[id(node)] > _MAX_VALUES:
-        raise ValueError(f"its references (&, *) make more than {_MAX_VALUES} values of it")
+        raise ValueError(f"its references (&, *) expand it to more than {_MAX_VALUES} values")
     return counts[id(node)]
 
 
 def _with_nests(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's section, with default networks inside if the architecture has more nests."""
+    """The network's section, with default inner networks if the architecture has more of them."""
     network = dict(config[NETWORK] or {})
     name = config.get("vision_model", config.get("model"))
     if name is None:
@@ -152,13 +152,13 @@ def _with_nests(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_weights(
     weights: str | os.PathLike | Mapping[str, Any],
 ) -> tuple[Mapping[str, Any], TorchFile | None]:
-    """Return `{official key: array}`, and the file that the arrays are views of.
+    """Return `{official key: array}`, and the file of which the arrays are views.
 
     Args:
         weights: a `.pth` path, or the mapping itself.
 
     Raises:
-        ValueError: if there is no such file, or it holds no state dict.
+        ValueError: if the file does not exist or has no state dict.
     """
     if isinstance(weights, Mapping):
         return weights, None

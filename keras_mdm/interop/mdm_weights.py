@@ -1,4 +1,4 @@
-"""Weights of the official networks, in and out, strict both ways."""
+"""Import and export of official weights, strict in both directions."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -28,10 +28,10 @@ def load_ml_mdm(
     """Build the network of an official configuration and fill it with official weights.
 
     Args:
-        weights: path of a checkpoint (`vis_model_*.pth`), or `{official key: array}`. Neither
-            PyTorch nor trust in the file is needed.
-        config: path of the model's YAML file, or a mapping with the official field names: all
-            sections of such a file, or those of its network.
+        weights: path of a checkpoint (`vis_model_*.pth`), or `{official key: array}`. PyTorch is
+            not needed, and the file need not be trusted.
+        config: path of the model's YAML file, or a mapping with the official field names: the whole
+            file's, or only the network's section.
         size: height of one frame at the highest level; the number of frames follows from the
             temporal resamplings.
         in_channels: channels of the inputs.
@@ -39,12 +39,12 @@ def load_ml_mdm(
         dtype: dtype policy of the network.
 
     Returns:
-        A `NestedUNet` that computes what the official network computes, levels ascending, channels
-        last, clips as `(B, T, H, W, C)` instead of a grid of frames.
+        A `NestedUNet` that computes the same as the official network, but with ascending levels,
+        channels last, and clips as `(B, T, H, W, C)` instead of a grid of frames.
 
     Raises:
         ValueError: if a file cannot be read, if the official code could not run this configuration,
-            or if a key is missing, left over, of another shape or holds a NaN; all of them are
+            or if keys are missing, left over, of another shape or hold a NaN; all such keys are
             listed.
 
     Example:
@@ -76,10 +76,10 @@ def assign_ml_mdm(
     Args:
         unet: the network.
         weights: `{official key: array}`, exactly the keys of `to_ml_mdm(unet)`.
-        after_each: called after every tensor that was read, to free what reading it took.
+        after_each: called after each tensor, to free the memory that reading it took.
 
     Raises:
-        ValueError: listing all missing keys, keys left over, and differing shapes at once; or all
+        ValueError: listing all missing keys, surplus keys and differing shapes at once, or all
             tensors with a NaN or an infinity.
     """
     table = entries(unet)
@@ -141,8 +141,8 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
         `{official key: float32 array}`, bit-identical to what was loaded.
 
     Raises:
-        ValueError: if the network is class-conditional or has own layers, which the official code
-            cannot hold.
+        ValueError: if the network is class-conditional or has layers of the user's, which the
+            official code cannot represent.
 
     Example:
 
@@ -153,8 +153,8 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
     check_nested(unet, "to_ml_mdm")
     if unet.spec.num_classes or unet.spec.pooled_width:
         raise checks.error(
-            "the official layout has no place for classes or for a pooled text",
-            fix="export networks with text tokens, or unconditional ones, only",
+            "the official layout has no place for classes or pooled text",
+            fix="export only networks with text tokens, or unconditional ones",
             num_classes=unet.spec.num_classes,
             pooled_width=unet.spec.pooled_width,
         )
@@ -166,8 +166,8 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
     }
     if own:
         raise checks.error(
-            "the official layout has no place for own layers",
-            fix="export networks of the layers of this package only",
+            "the official layout has no place for layers of your own",
+            fix="export only networks made of this package's layers",
             levels=own,
         )
     state = {}
@@ -185,7 +185,8 @@ def save_ml_mdm(unet: NestedUNet, path: str | os.PathLike) -> Path:
 
     Args:
         unet: any `NestedUNet` without classes.
-        path: the file, by custom `vis_model_*.pth`; replaced only once the new one is whole.
+        path: the file, usually named `vis_model_*.pth`; it is replaced only when the new one is
+            complete.
 
     Returns:
         The path.

@@ -1,4 +1,4 @@
-"""Reads files of PyTorch before 1.6: pickles one after the other, then the bytes of tensors."""
+"""Reads files of PyTorch before 1.6: several pickles, then the bytes of the tensors."""
 
 import io
 import os
@@ -17,13 +17,13 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_legacy(path: str | os.PathLike) -> Any:
-    """Return what an old `torch.save` file holds; tensors are arrays. Nothing in it is run.
+    """Return the contents of an old `torch.save` file, tensors as arrays. Nothing in it is run.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: if the file is not whole, of another kind, or its pickles name anything but
+        ValueError: if the file is incomplete or of another kind, or its pickles name anything but
             tensors and plain values.
 
     Example:
@@ -48,7 +48,7 @@ def read_legacy(path: str | os.PathLike) -> Any:
     def tensor(held: tuple[str, str], offset: int, size: Any, stride: Any, *_: Any) -> Any:
         key, code = held
         data = storages[key]
-        if data is None:  # the first time through: the bytes come after the pickles
+        if data is None:  # in the first pass: the bytes come after the pickles
             return None
         values, size, stride = data.view(code), tuple(size), tuple(stride)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -69,9 +69,9 @@ def read_legacy(path: str | os.PathLike) -> Any:
     try:
         if load() != _MAGIC:
             raise _broken(path, "another number at its start")
-        load(), load()  # version of the format, sizes of the writer's numbers
+        load(), load()  # format version, sizes of the writer's number types
         begin = file.tell()
-        load()  # to find out where the pickle ends, and which storages there are
+        load()  # to find the end of the pickle, and the storages
         keys = [str(key) for key in load()]
         codes = _codes(content[begin:])
         for key in keys:

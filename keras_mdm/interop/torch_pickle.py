@@ -1,7 +1,7 @@
-"""Unpickles the contents of a PyTorch checkpoint without PyTorch and without running anything.
+"""Unpickles a PyTorch checkpoint without PyTorch and without running anything.
 
-A pickle is a program: it may name any function of any module and call it. Here names are looked up
-in a table of a few harmless stand-ins, and nowhere else.
+A pickle is a program that may name and call any function of any module. Here names are looked up
+only in a small table of harmless stand-ins.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 
 from keras_mdm import checks
 
-# Element types by the name of a storage class or of a dtype. "bfloat16" has no NumPy type: its bits
-# are the upper half of a float32's.
+# Element types by name of a storage class or dtype. "bfloat16" has no NumPy type; its bits are the
+# upper half of a float32's.
 STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -45,8 +45,8 @@ DTYPES = {
     "bool": "?",
 }
 
-# Where the official code's own classes live, in its old and in its new layout. Objects of them hold
-# the arguments of a training run; they become `Record`s.
+# Modules of the official code's classes, in its old and new layout. Their objects hold the
+# arguments of a training run, and become `Record`s.
 OFFICIAL_MODULES = (
     "ml_mdm",
     "reader",
@@ -66,10 +66,10 @@ OFFICIAL_MODULES = (
 )
 
 
-# A tuple that holds the same one twice, which does so again, is small in the file and endless to
-# compare or print; a deep one overflows the stack.
+# A tuple that holds one tuple twice, which again holds one twice, and so on, is small in the file
+# but takes forever to compare or print; a deep one overflows the stack.
 _MAX_NESTED, _MAX_DEPTH = 100_000, 64
-# A tensor may show the values of its storage more than once, such as one that was expanded.
+# A tensor, such as an expanded one, may show values of its storage more than once.
 _MORE_VALUES = 2**20
 
 
@@ -84,7 +84,7 @@ def too_large(size: tuple[int, ...], values: int) -> bool:
 
 
 class Record:
-    """A stand-in for an object of a class that is not at hand: keeps its state, does nothing."""
+    """A stand-in for an object of an unavailable class: keeps its state and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Record":
         record = super().__new__(cls)
@@ -115,12 +115,12 @@ class Record:
         self.__dict__.setdefault("entries", {})[key] = value
 
     def __repr__(self) -> str:
-        # Names only: what they hold may hold this one.
+        # Names only, as a value may contain this object.
         return f"{type(self).__name__}({', '.join(self.__dict__)})"
 
 
 class _Mapping(dict):
-    """Stands in for an ordered dict; that of a state dict has a state: versions of modules."""
+    """Stands in for an ordered dict; a state dict's has a state, the versions of modules."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -149,12 +149,12 @@ def _scalar(kind: _ScalarType, content: bytes | str = b"") -> Any:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    # Protocol 2 writes bytes as text; there is no other use of an encoder in a checkpoint.
+    # Protocol 2 writes bytes as text; checkpoints do not use encoders otherwise.
     return text.encode("latin1" if encoding != "utf-8" else "utf-8")
 
 
 def _rebuild(make_tensor):
-    """Functions by which tensors are pickled, as functions of (storage, offset, size, stride)."""
+    """PyTorch's functions that rebuild tensors, with `make_tensor` in their place."""
 
     def version_2(storage, offset, size, stride, *_):
         return make_tensor(storage, offset, size, stride)
@@ -197,7 +197,7 @@ def _harmless() -> dict[tuple[str, str], Any]:
 def _refused(name: str) -> ValueError:
     return checks.error(
         "a checkpoint may only name tensors, plain values and the official code's own classes",
-        fix="do not use this file unless you trust who made it; nothing in it was run",
+        fix="do not use this file unless you trust its author; nothing in it was run",
         name=name,
     )
 
@@ -205,13 +205,13 @@ def _refused(name: str) -> ValueError:
 class SafeUnpickler(pickle._Unpickler):
     """Unpickles with stand-ins only.
 
-    The pure-Python class: its lookup cannot be bypassed through the extension registry, and a
-    checkpoint's pickle is small, the tensors are not in it.
+    It uses the pure-Python class, whose lookup cannot be bypassed through the extension registry. A
+    checkpoint's pickle is small, as it does not contain the tensors.
 
     Args:
         file: the pickle.
         make_tensor: function (storage, offset, size, stride[, dtype]) -> tensor.
-        make_storage: function (what a persistent id names) -> storage.
+        make_storage: function (persistent id) -> storage.
     """
 
     def __init__(self, file: BinaryIO, make_tensor: Any, make_storage: Any):
@@ -220,12 +220,12 @@ class SafeUnpickler(pickle._Unpickler):
         for names in (("builtins", "tuple"), ("__builtin__", "tuple"), ("torch", "Size")):
             self._table[names] = lambda items=(): self._weighed(tuple(items))
         self._make_storage = make_storage
-        # Of tuples in tuples: the tuple itself, so that its address stays its own, how many things
-        # it holds at any depth, and how deep it is.
+        # By address of a tuple with tuples inside: the tuple itself, so that its address is not
+        # reused, how many things it holds at any depth, and how deep it is.
         self._tuples: dict[int, tuple[tuple, int, int]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a name up in the table; official classes become `Record`s, all else is refused."""
+        """Look up a name in the table; official classes become `Record`s, others are refused."""
         if (module, name) in self._table:
             return self._table[module, name]
         if module.split(".")[0] in OFFICIAL_MODULES and name.isidentifier():
@@ -239,7 +239,7 @@ class SafeUnpickler(pickle._Unpickler):
         if count > _MAX_NESTED or depth > _MAX_DEPTH:
             raise checks.error(
                 "tuples of a checkpoint must be small",
-                fix="do not use this file unless you trust who made it; nothing in it was run",
+                fix="do not use this file unless you trust its author; nothing in it was run",
                 entries=count,
                 depth=depth,
             )
@@ -250,7 +250,7 @@ class SafeUnpickler(pickle._Unpickler):
         load(self)
         self._weighed(self.stack[-1])
 
-    # What makes tuples is followed by a look at what was made.
+    # Opcodes that make tuples are followed by a check of the result.
     dispatch = dict(pickle._Unpickler.dispatch)
     for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
         dispatch[_code[0]] = lambda self, load=dispatch[_code[0]]: self._weigh_last(load)
@@ -261,5 +261,5 @@ class SafeUnpickler(pickle._Unpickler):
         raise _refused(f"extension {code}")
 
     def persistent_load(self, pid: Any) -> Any:
-        """Turn the name of a storage into the storage."""
+        """Return the storage that a persistent id names."""
         return self._make_storage(pid)

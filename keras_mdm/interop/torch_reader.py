@@ -16,7 +16,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.interop.torch_pickle import SafeUnpickler, too_large
 
-_PART = 2**26  # bytes that are read at a time for the checksum
+_PART = 2**26  # bytes read at a time for the checksum
 _MAX_PICKLE = 2**29
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name and of the extra field
 
@@ -24,15 +24,15 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name and o
 class TorchFile:
     """The contents of a `torch.save` file.
 
-    Tensors are views of the mapped file until they are copied: opening a file costs no memory, and
-    `release` gives back what reading touched.
+    Tensors are views of the mapped file until they are copied. Opening a file takes no memory, and
+    `release` frees the memory that reading took.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: if the file does not exist, is no zip archive (PyTorch before 1.6 wrote others),
-            is cut off, does not have the checksums that it names, or its pickle names anything but
+        ValueError: if the file does not exist, is not a zip archive (PyTorch before 1.6 wrote other
+            files), is cut off, does not match its checksums, or its pickle names anything but
             tensors, plain values and the official code's own classes. Nothing in the file is run.
 
     Example:
@@ -65,9 +65,9 @@ class TorchFile:
         self._storages: dict[str, np.ndarray] = {}
 
     def items(self) -> Any:
-        """Return what was saved; tensors are read-only float or integer arrays."""
+        """Return the saved object; tensors are read-only float or integer arrays."""
         try:
-            # Read whole: only then its checksum is compared.
+            # Read completely, or its checksum would not be compared.
             name = f"{self._prefix}data.pkl"
             if self._archive.getinfo(name).file_size > _MAX_PICKLE:
                 raise self._broken("has a pickle of gigabytes", "tensors are not part of it")
@@ -85,13 +85,13 @@ class TorchFile:
             struct.error,
             OverflowError,
             RecursionError,
-            RuntimeError,  # a flipped bit makes an entry encrypted
+            RuntimeError,  # a flipped bit can make an entry look encrypted
             zlib.error,
         ) as problem:
             raise self._broken("cannot be read", f"{type(problem).__name__}: {problem}") from None
 
     def release(self) -> None:
-        """Tell the operating system that the pages read so far are not needed any more."""
+        """Tell the operating system that the pages read so far are no longer needed."""
         if hasattr(self._map, "madvise"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -106,7 +106,8 @@ class TorchFile:
     def _storage(self, pid: Any) -> tuple[np.ndarray, str]:
         """(bytes, element type) of the storage that a persistent id names.
 
-        The id also names the device it lived on; here all of them are read into main memory.
+        The id also names the storage's original device; here all storages are read into main
+        memory.
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise self._broken("names an object that is not a storage", reprlib.repr(pid))

@@ -276,5 +276,5 @@ def test_a_class_that_is_not_known_where_a_file_is_loaded(tmp_path, monkeypatch)
 
 
 def test_the_official_layout_has_no_place_for_them():
-    with pytest.raises(ValueError, match="no place for own layers" + THREE_PARTS):
+    with pytest.raises(ValueError, match="no place for layers of your own" + THREE_PARTS):
         to_ml_mdm(build_nested_unet([own.BLOCKS]))
