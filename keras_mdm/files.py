@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are either complete or absent, whatever happens while they are written."""
 
 import contextlib
 import functools
@@ -178,7 +178,7 @@ def temporary_directory(path: str | Path) -> Iterator[Path]:
     """A directory beside `path` for the body of the `with` statement.
 
     Args:
-        path: what is being made; its directory must exist.
+        path: the final path; its directory must exist.
     """
     remove_dead_temporaries(Path(path).parent)
     scratch = temporary_path(path)

@@ -95,7 +95,7 @@ def to_codes(dataset: tf.data.Dataset, codec: Codec) -> tf.data.Dataset:
     Args:
         dataset: batches with "image" (B, H, W, C), uint8 or in [-1, 1], as from
             `keras_mdm.data.image_dataset`.
-        codec: the codec.
+        codec: makes the codes.
 
     Returns:
         The dataset with float32 codes in place of the pictures; everything else is unchanged.
@@ -117,7 +117,7 @@ def to_pictures(codec: Codec, codes: Any) -> np.ndarray:
     """Decode codes to uint8 pictures.
 
     Args:
-        codec: the codec.
+        codec: the codec that made the codes.
         codes: (B, h, w, channels).
 
     Returns:

@@ -23,7 +23,7 @@ class LevelShape:
 
     Args:
         frames: number of frames of a clip, or `None` for an image.
-        size: of one frame in pixels: a number for a square, else `(height, width)`.
+        size: size of one frame in pixels: a number for a square, else `(height, width)`.
 
     Example:
 
@@ -67,7 +67,7 @@ class LevelShape:
 
     @classmethod
     def parse(cls, level: "LevelShape | str | int | tuple[int | None, Size]") -> "LevelShape":
-        """Read a level written as a name, an image size, or a (frames, size) pair.
+        """Read a level given as a name, an image size, or a pair (frames, size).
 
         Args:
             level: for example `"64"`, `"16x64"`, `64`, `(16, 64)`, `"h48w80"` or `(16, (48, 80))`.
@@ -101,9 +101,9 @@ def as_size(name: str, value: Any, *, minimum: int = 1) -> Size:
     """Return a size: a number if it is square, else (height, width).
 
     Args:
-        name: of the argument, for errors.
+        name: name of the argument, for errors.
         value: a number, or (height, width).
-        minimum: of each side.
+        minimum: smallest value of each side.
 
     Raises:
         ValueError: if `value` is neither.
@@ -130,7 +130,7 @@ def resized(shapes: Sequence[LevelShape], size: Size) -> tuple[LevelShape, ...]:
 
     Args:
         shapes: the levels, ascending.
-        size: of the highest one.
+        size: size of the highest level.
 
     Raises:
         ValueError: if a lower level would not have whole pixels.

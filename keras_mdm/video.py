@@ -21,7 +21,7 @@ def animate(
     """Make clips that begin with given pictures.
 
     Args:
-        model: a model whose highest level is one of clips.
+        model: a model whose highest level is a clip level.
         images: uint8 or float in [-1, 1], `(B, H, W, C)` or one `(H, W, C)` for all clips; other
             sizes than the model's are resized.
         prompts: what happens in the clips.
@@ -61,7 +61,7 @@ def extend(
     Each window begins with the last frames of the one before, unchanged.
 
     Args:
-        model: a model whose highest level is one of clips.
+        model: a model whose highest level is a clip level.
         prompts: what happens in the clips; the same in every window.
         frames: number of frames to make.
         overlap: number of frames that a window takes from the one before; half a clip unless given.

@@ -25,7 +25,7 @@ class Averages:
         create: function (weight, prefix) -> its average.
         widths: relative widths of the power-function averages.
         decay: as in `ExponentialMovingAverage`.
-        warmup: likewise.
+        warmup: as in `ExponentialMovingAverage`.
     """
 
     def __init__(

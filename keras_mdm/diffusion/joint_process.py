@@ -40,7 +40,7 @@ class LevelProcess:
             the undivided data, which serves only to reproduce the official loss of a plain network.
         downsample: D^r in space, how a level sees the pictures of the levels above: `"area"`,
             `"bilinear"`, or a function (x, from_shape, to_shape) -> x.
-        frame: D^r in time, which frame of a group stands for it at a level with fewer: `"first"`,
+        frame: D^r in time, which frame represents a group at a level with fewer frames: `"first"`,
             `"middle"` or `"average"`.
         sizes: further sizes that data of the highest level may have, with all levels scaled alike.
             The schedules stay those of the levels: they depend on the area, which is about equal,

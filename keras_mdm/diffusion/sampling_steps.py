@@ -18,16 +18,16 @@ class Moment:
     """What a step knows about the times around it. All are scalar tensors.
 
     Args:
-        alpha_t: amplitudes at the time left, `sigma_t` likewise.
-        sigma_t: see `alpha_t`.
-        alpha_s: amplitudes at the time entered, `sigma_s` likewise.
-        sigma_s: see `alpha_t`.
+        alpha_t: amplitude of the signal at the time left.
+        sigma_t: amplitude of the noise at the time left.
+        alpha_s: amplitude of the signal at the time entered.
+        sigma_s: amplitude of the noise at the time entered.
         q: (alpha_t sigma_s) / (alpha_s sigma_t).
         h: growth of log(alpha / sigma) in this step; in the step to 0, where it is infinite, the
             growth up to the first entry of the schedule.
         sigma_before: sigma at the start of the previous step.
-        h_before: growth in the previous step; `h_earlier` in the one before that.
-        h_earlier: see `h_before`.
+        h_before: growth in the previous step.
+        h_earlier: growth in the step before that.
         filled: number of earlier steps since the memory was empty, int32.
         evaluation: index of the network evaluation in this step, int32.
     """
@@ -78,11 +78,10 @@ def ddpm_step(
     Args:
         x_t: (B, ...).
         x0: (B, ...), estimate of the clean data.
-        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
-            the time entered.
-        sigma_t: see `alpha_t`.
-        alpha_s: see `alpha_t`.
-        sigma_s: see `alpha_t`.
+        alpha_t: scalar or (B,), at the time left.
+        sigma_t: scalar or (B,), above 0, at the time left.
+        alpha_s: scalar or (B,), at the time entered.
+        sigma_s: scalar or (B,), at the time entered.
         noise: (B, ...), standard normal.
 
     Returns:
@@ -123,11 +122,10 @@ def ddim_step(
     Args:
         x_t: (B, ...).
         x0: (B, ...), estimate of the clean data.
-        alpha_t: scalar or (B,), at the time left; as are `sigma_t` > 0, and `alpha_s`, `sigma_s` at
-            the time entered.
-        sigma_t: see `alpha_t`.
-        alpha_s: see `alpha_t`.
-        sigma_s: see `alpha_t`.
+        alpha_t: scalar or (B,), at the time left.
+        sigma_t: scalar or (B,), above 0, at the time left.
+        alpha_s: scalar or (B,), at the time entered.
+        sigma_s: scalar or (B,), at the time entered.
         noise: (B, ...), standard normal; not used if `eta` is the number 0.
         eta: in [0, 1], a number or a scalar tensor; a float64 tensor gives the same bits as the
             number.

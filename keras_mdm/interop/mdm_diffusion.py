@@ -55,15 +55,11 @@ def load_ml_mdm_diffusion(
     """Build the diffusion model of an official configuration, ready to sample and fine-tune.
 
     Schedule, shift, prediction, loss target, level weights and threshold come from the
-    configuration's section `diffusion_config`; the averaged weights are the given weights.
+    configuration's section `diffusion_config`; the averaged weights are the given weights. Other
+    arguments are those of `load_ml_mdm`.
 
     Args:
-        weights: as in `load_ml_mdm`.
         config: as in `load_ml_mdm`, with a section `diffusion_config`.
-        size: as in `load_ml_mdm`.
-        in_channels: as in `load_ml_mdm`.
-        out_channels: as in `load_ml_mdm`.
-        dtype: as in `load_ml_mdm`.
         text_encoder: encodes prompts; its empty prompt becomes the null condition.
         **options: keywords of `MatryoshkaDiffusion` that override the configuration.
 

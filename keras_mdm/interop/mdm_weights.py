@@ -141,7 +141,7 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
         `{official key: float32 array}`, bit-identical to what was loaded.
 
     Raises:
-        ValueError: if the network is class-conditional or has layers of the user's, which the
+        ValueError: if the network is class-conditional or has the user's own layers, which the
             official code cannot represent.
 
     Example:

@@ -31,7 +31,7 @@ class UnknownLayer(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A place in the network for a layer of ours or of the user's.
+    """A place in the network for a layer of ours or the user's own.
 
     Args:
         name: name of the argument that chooses the layer.
@@ -137,8 +137,8 @@ class Place:
         Args:
             layer: from `make`.
             own: what `described` returned.
-            *args: arguments of the call.
-            **given: likewise.
+            *args: positional arguments of the call.
+            **given: its keyword arguments.
         """
         if own is None:
             return layer(*args, **given)

@@ -126,7 +126,7 @@ class LevelNetwork(keras.Model):
         return known is None or level == self.levels[-1] or level in known
 
     def level_of(self, part: str) -> str:
-        """Return the level of a part: that of its name `level_<level>` or `level_<level>_...`.
+        """Return the level of a part, which its name gives: `level_<level>` or `level_<level>_...`.
         Text, class and everything else belong to the innermost level.
 
         Args:
@@ -229,12 +229,8 @@ class LevelNetwork(keras.Model):
         self, rank: int, *, levels: Sequence[str] | None = None, alpha: float | None = None
     ) -> list[str]:
         """Train only low-rank additions to the kernels, for a network without a model around it, as
-        in `estimate_training`; else call `MatryoshkaDiffusion.enable_lora`.
-
-        Args:
-            rank: as in `lora.enable_lora`.
-            levels: likewise.
-            alpha: likewise.
+        in `estimate_training`; else call `MatryoshkaDiffusion.enable_lora`. Arguments as in
+        `lora.enable_lora`.
 
         Returns:
             Paths of the new weights.
@@ -244,12 +240,12 @@ class LevelNetwork(keras.Model):
         return enable_lora(self, rank, levels=levels, alpha=alpha)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
-        """As in Keras; averages of a model around this network begin anew."""
+        """As in Keras; a surrounding model's averages restart."""
         super().set_weights(weights)
         self.__dict__["_replaced"] = True
 
     def load_weights(self, filepath: Any, **kwargs: Any) -> None:
-        """As in Keras; averages of a model around this network begin anew."""
+        """As in Keras; a surrounding model's averages restart."""
         super().load_weights(filepath, **kwargs)
         self.__dict__["_replaced"] = True
 

@@ -55,7 +55,7 @@ def check_trainable(policy: keras.DTypePolicy) -> None:
     """Raise unless the weights of a network can be trained.
 
     Args:
-        policy: of the network.
+        policy: the network's policy.
     """
     if policy.variable_dtype != "float32":
         raise checks.error(

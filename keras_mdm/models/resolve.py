@@ -206,7 +206,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
     _check(filled, top=top)
     if filled.resolutions[-1] != bottom:
         raise checks.error(
-            "the lowest resolution of an outer level must be that of the level inside",
+            "the lowest resolution of an outer level must equal that of the level inside",
             fix=f"use {ratio + 1} resolutions, from {top} down to {bottom}",
             level=filled.name,
             resolutions=filled.resolutions,
