@@ -24,7 +24,7 @@ def _released(size: int, **options: Any) -> LevelSpec:
     return LevelSpec(size, micro_conditions={"scale": float(size)}, **options)
 
 
-# The released networks attend to padding, and have no text blocks but a wide projection.
+# The released networks attend to padding, have no text blocks, and use a wide projection.
 _RELEASED_64 = _released(64, mask_text=False)
 RELEASED = {
     "released_64": [_RELEASED_64],
