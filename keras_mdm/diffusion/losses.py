@@ -70,8 +70,8 @@ def weighting(kind: Weighting, schedule: Schedule, t: Any, *, target: str = "eps
 
     Published weights belong to the loss on one quantity. Here they are given for the loss on eps
     and converted to those for `target`, so that a `kind` trains the same objective whatever the
-    loss compares: with SNR = alpha^2 / sigma^2 the squared errors are related by eps : v : x0 = SNR
-    : SNR + 1 : 1.
+    loss compares: with SNR = alpha^2 / sigma^2 the squared errors are related by
+    eps : v : x0 = SNR : SNR + 1 : 1.
 
     | kind | weight on the eps loss | options | from |
     |---|---|---|---|
@@ -170,8 +170,8 @@ def multi_resolution(
 ) -> Tensor:
     """Sum the losses of all levels, sample by sample.
 
-    Weights are 1 unless given. For means over pixels that is the paper's default omega_r / omega_R
-    = N_R / N_r, which the paper states for sums over pixels.
+    Weights are 1 unless given. For means over pixels that is the paper's default
+    omega_r / omega_R = N_R / N_r, which the paper states for sums over pixels.
 
     In mixed-resolution batches an outer level holds the first B' of B samples. Its losses are
     scaled by B / B', and the other samples contribute 0, so that the mean over the batch is the sum

@@ -10,9 +10,9 @@ so E[x | z, u] = u + E[d | z, u]. Put into v = (alpha z - x) / sigma, the divisi
 
     v = -sigma u + alpha sigma (1 - s^2) / (alpha^2 s^2 + sigma^2) * (z - alpha u).
 
-Both forms are finite at the clean end (alpha = 1, sigma = 0) and at the noisy end (alpha = 0, sigma
-= 1). The network's output is added to this v: so a level added by growth starts as a Wiener filter
-around the picture below rather than as a prediction of zero.
+Both forms are finite at the clean end (alpha = 1, sigma = 0) and at the noisy end (alpha = 0,
+sigma = 1). The network's output is added to this v, so a level added by growth starts as a Wiener
+filter around the picture below rather than as a prediction of zero.
 
 Reference: Gu et al., arXiv 2310.15111, section 3.3 (progressive training, which this serves); the
 output itself is ours. Ho et al., arXiv 2006.11239, equation 7, is the same product of Gaussians.

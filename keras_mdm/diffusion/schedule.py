@@ -104,8 +104,8 @@ class Schedule:
     def position(self, t: Tensor) -> Tensor:
         """Return N * t, the (fractional) table index of a time.
 
-        A value within rounding of a whole number counts as that number: in float32, 1000 * (k /
-        1000) misses some k, and the table's last step is so steep that this would show.
+        A value within rounding of a whole number counts as that number: in float32,
+        1000 * (k / 1000) misses some k, and the table's last step is so steep that this would show.
 
         Args:
             t: scalar or (B,), time in [0, 1].

@@ -65,7 +65,7 @@ def linear_beta(
     Args:
         num_steps: N.
         beta_start: variance that the first step adds; 0.1 / N unless given. This is DDPM's 1e-4 for
-            1000 steps, and leaves as little signal with any other number.
+            1000 steps, and leaves as little signal for other numbers of steps.
         beta_end: variance that the last step adds; 20 / N unless given, at most 0.999.
 
     Returns:

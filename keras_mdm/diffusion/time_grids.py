@@ -20,12 +20,12 @@ def time_grid(
 ) -> Tensor:
     """Return the times that a sampler visits, descending to 0.
 
-    `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries round(j * ((N + 1) /
-    (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of 1000 steps) although
-    sampling starts from pure noise. With K = N the two are the same. `"logsnr"` takes equal steps
-    of log-SNR and `"karras"` equal steps of (sigma / alpha)^(1 / 7), both from sigma / alpha = 80,
-    where 1.25 % of the signal's amplitude remains, to the first step of the schedule, and then to
-    0. They put more steps where little noise is left.
+    `"uniform"` goes from 1 in equal steps. `"release"` takes the table entries
+    round(j * ((N + 1) / (K + 1))), halves to even, and so starts a little below 1 (0.981 for 50 of
+    1000 steps) although sampling starts from pure noise. With K = N the two are the same.
+    `"logsnr"` takes equal steps of log-SNR and `"karras"` equal steps of (sigma / alpha)^(1 / 7),
+    both from sigma / alpha = 80, where 1.25 % of the signal's amplitude remains, to the first step
+    of the schedule, and then to 0. They put more steps where little noise is left.
 
     All levels of a model share the times; grids by noise level follow the innermost level.
 

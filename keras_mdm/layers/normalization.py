@@ -104,9 +104,9 @@ def normalize(
 class GroupNorm(keras.layers.Layer):
     """Group normalisation with an optional scale and shift per sample.
 
-    Equal to `keras.layers.GroupNormalization(groups, epsilon=1e-5)` followed by `x * (1 + scale) +
-    shift` and the activation, but cheaper (see `normalize`). Statistics are computed in two passes
-    in float32 under any dtype policy.
+    Equal to `keras.layers.GroupNormalization(groups, epsilon=1e-5)` followed by
+    `x * (1 + scale) + shift` and the activation, but cheaper (see `normalize`). Statistics are
+    computed in two passes in float32 under any dtype policy.
 
     Args:
         groups: number of groups; must divide the number of channels.

@@ -67,8 +67,8 @@ def generate(
         micro: micro-conditions by name, one number or one per prompt; the network's default unless
             given.
         low_res: pictures that a network with more in_channels than out_channels sees beside those
-            it draws, one each, such as the pictures an upsampler enlarges. `(B, h, w, C)`, or `(B,
-            t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
+            it draws, one each, such as the pictures an upsampler enlarges. `(B, h, w, C)`, or
+            `(B, t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
         sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic threshold):
             the defaults of `steps`, `sampler` and `threshold`.
         steps: number of steps, at most as many as the training schedule has.
@@ -131,8 +131,8 @@ def generate(
 
     Returns:
         dict by level name of uint8 `(B, H, W, C)`, or `(B, T, H, W, C)` for clips; empty with
-        `dry_run`. With `return_steps` S, a pair of this dict and the estimates, `(S, B, [T,] H, W,
-        C)` by level name, the last of which is the picture.
+        `dry_run`. With `return_steps` S, a pair of this dict and the estimates,
+        `(S, B, [T,] H, W, C)` by level name, the last of which is the picture.
 
     Raises:
         ValueError: if an argument is out of range, a condition is missing or does not fit, or
