@@ -75,7 +75,7 @@ def export_saved_model(
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise checks.error(
-            "`directory` must not exist or be an empty directory",
+            "`directory` must be empty or not exist",
             fix="choose another one, or remove it",
             directory=str(directory),
         )

@@ -79,7 +79,7 @@ def fit_progressively(
             beginning with the batch of step `first_step` of the phase, in the groups of
             `phase.groups` (`keras_mdm.data.mixed_dataset` joins them).
         run_dir: directory of the run; made if it does not exist.
-        fresh: begin anew; an earlier run in the directory is moved aside, to `run_dir.1`.
+        fresh: start over; an earlier run in the directory is moved aside, to `run_dir.1`.
         extend: let the phase that began last change in steps, batch, groups, rate, weights or
             frozen levels; noted in `run.json` with the step. The data continues where it was.
         restart_phase: train this phase again from its beginning.

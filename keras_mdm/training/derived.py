@@ -37,7 +37,7 @@ def cut(model: Any, level: str) -> Any:
 
 
 def with_frames(model: Any, frames: int) -> Any:
-    """Make a model of longer clips out of the same parts, without training.
+    """Make a model of longer clips from the same parts, without training.
 
     The levels are connected again for a multiple of the frames, see `models.with_frames`. No frame
     count is built into the convolutions and the attention over time, so they run over more
@@ -66,7 +66,7 @@ def with_frames(model: Any, frames: int) -> Any:
 
 
 def with_size(model: Any, size: Size) -> Any:
-    """Make a model of pictures of another size or aspect out of the same parts, without training.
+    """Make a model of pictures of another size or aspect from the same parts, without training.
 
     The levels are connected again, see `models.with_size`, all changed by the same factors.
     Weights and averages are copied, and each level keeps its schedule. At sizes that it was not

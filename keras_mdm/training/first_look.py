@@ -21,7 +21,7 @@ LARGEST_CODE = 64.0
 def look_at(model: Any, batch: Any) -> None:
     """Raise if pictures are out of range or classes do not exist.
 
-    Pictures that are not finite pass, since a step skips them by itself.
+    Pictures that are not finite pass, since non-finite steps are skipped anyway.
 
     Args:
         model: a `MatryoshkaDiffusion`.
@@ -48,7 +48,7 @@ def _are_codes(model: Any) -> bool:
 
 
 def check_range(key: str, values: Any, *, codes: bool = False) -> None:
-    """Raise unless pictures lie in [-1, 1], and warn if they seem to lie in [0, 1].
+    """Raise unless pictures are in [-1, 1], and warn if they seem to be in [0, 1].
 
     Args:
         key: name of the pictures, for the message.

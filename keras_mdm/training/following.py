@@ -65,7 +65,7 @@ def refresh(model: Any, *, contents: bool = True) -> None:
     if changed:
         some = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
         print(
-            f"{len(changed)} weights were changed outside of training ({some}): their "
+            f"{len(changed)} weights were changed outside training ({some}): their "
             "averages restart from them",
             file=sys.stderr,
             flush=True,

@@ -98,7 +98,7 @@ class Naming:
             given[SAMPLE_WEIGHT] = weight
         twice = sorted(given.keys() & batch.keys())
         if twice:
-            raise checks.error("a name must be given once", fix="leave one out", names=twice)
+            raise checks.error("each name must be given once", fix="leave one out", names=twice)
         if given and batch and all(isinstance(value, Mapping) for value in batch.values()):
             raise checks.error(
                 "a mixed batch holds the conditions and weights of every group",

@@ -55,7 +55,7 @@ def make_process(
     shift_power = checks.real("shift_power", shift_power, minimum=0.0)
     if isinstance(schedule, Mapping) and shift_power != schedules.SHIFT_POWER:
         raise checks.error(
-            "`shift_power` is about a single schedule; those by level are not shifted any further",
+            "`shift_power` applies to a single schedule; those by level are not shifted further",
             fix='leave shift_power out, and write the shift into a name, as in "cosine-shift4", '
             "or into a record by Schedule.shifted(scale, power)",
             shift_power=shift_power,
@@ -126,7 +126,7 @@ def check_weighting(weighting: Any, process: LevelProcess) -> Any:
     name, _ = losses.check_weighting(weighting)
     if name == "vdm" and not process.is_shifted:
         raise checks.error(
-            'the weights "vdm" are the same at all levels, which holds for schedules that are '
+            'the weights "vdm" are the same at all levels, so schedules must be '
             "shifts of one another",
             fix="choose another loss_weighting, or pass a function (schedule, t, target) -> "
             "weights, which is called with the schedule of every level",

@@ -83,7 +83,7 @@ def draw_noise(
 def _strata(model: Any, step: tf.Tensor, groups: Mapping[str, Mapping[str, Any]]) -> dict:
     """Strata of every group's rows: the global batch takes one time from each of B intervals.
 
-    The intervals are dealt out anew at every step, however the batch is split.
+    The intervals are dealt out again at every step, however the batch is split.
     """
     if model.times == "uniform":
         return dict.fromkeys(groups)

@@ -346,7 +346,7 @@ def test_weights_changed_after_loading_are_noticed(tmp_path, capsys):
     others = {p: np.asarray(a).copy() for p, a in model.ema.by_path().items() if p != kernel.path}
     assign(model)
     draw(model)
-    assert f"1 weights were changed outside of training ({kernel.path})" in capsys.readouterr().err
+    assert f"1 weights were changed outside training ({kernel.path})" in capsys.readouterr().err
     for path, average in others.items():  # of exactly those that were changed
         np.testing.assert_array_equal(model.ema.by_path()[path], average)
     draw(model)
