@@ -136,7 +136,7 @@ def test_what_schedules_by_level_must_be():
     wrong = {
         "must hold the keys": {"schedule": {"8": "cosine"}},
         "`schedule` must be one of": {"schedule": {"8": "cosine", "16": "cosines"}},
-        "about a single schedule": {"schedule": PAPER, "shift_power": 1.0},
+        "applies to a single schedule": {"schedule": PAPER, "shift_power": 1.0},
         "same number of steps": {"schedule": {"8": "cosine", "16": schedules.cosine(500)}},
         "own number of steps": {"schedule": UNLIKE, "num_steps": 500},
         "shifts of one another": {"schedule": UNLIKE, "loss_weighting": "vdm"},
