@@ -55,11 +55,15 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def what_a_file_traced_goes_with_it():
+def what_a_file_traced_goes_with_it(request):
     """Free the models and graphs of a file before the next one: gigabytes otherwise."""
-    yield
-    from keras_mdm.tracing import free_what_is_gone
+    from keras_mdm.tracing import forgotten_gradients, free_what_is_gone
 
+    with forgotten_gradients():
+        yield
+    for value in vars(request.module).values():
+        if getattr(value, "__module__", None) == request.module.__name__:
+            getattr(value, "cache_clear", lambda: None)()  # models that tests of one file share
     free_what_is_gone()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # the allocator keeps what is freed in small pieces
@@ -74,6 +78,15 @@ def eagerly():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def traced():
+    """Functions are traced in this test, in a file whose others run `eagerly`."""
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(False)
+    yield
+    tf.config.run_functions_eagerly(eager)
 
 
 # The most memory that each process of the tests held, in the summary.

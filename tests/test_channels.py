@@ -26,6 +26,8 @@ from keras_mdm.data import (
     read_clip,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 SECTIONS = {
     section.partition("\n")[0].strip(): re.findall(r"```python\n(.*?)```", section, re.DOTALL)

@@ -29,6 +29,8 @@ from keras_mdm import (
 from keras_mdm.data import CaptionedImages, ClipRule, image_text_dataset
 from keras_mdm.models.resolve import resolve
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 ROOT = Path(__file__).parents[1]
 PAPER = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text())
 

@@ -9,6 +9,8 @@ import keras_mdm as mdm
 from keras_mdm import LevelSpec, MatryoshkaDiffusion, export_saved_model
 from keras_mdm.models import with_size
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 PROMPTS = ["a red ball", "two cats"]
 QUICK = {"steps": 3, "guidance_scale": 2.0, "seed": 5}
 WIDE_INNER = LevelSpec(
@@ -41,6 +43,7 @@ def wide():
 # Pictures that are not square
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_wide_model_trains_saves_and_loads(tmp_path):
     model = model_of([WIDE_INNER, outer((16, 24))], network={"text_width": None, "num_classes": 3})
     model.compile(optimizer=mdm.optimizers.Adam(1e-3))

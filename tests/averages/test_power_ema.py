@@ -12,6 +12,8 @@ from keras_mdm.runs import checkpoints
 from keras_mdm.runs.reconstruct import reconstruct
 from keras_mdm.runs.snapshot import restore_snapshot, save_snapshot
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.mark.parametrize("width", [0.02, 0.05, 0.1, 0.25])
 def test_the_exponent_gives_the_width(width):

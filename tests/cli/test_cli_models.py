@@ -15,6 +15,8 @@ from keras_mdm.callbacks import StepCallback
 from keras_mdm.cli import main as cli
 from keras_mdm.optimizers import SGD
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LEVELS = [PLAIN_INNER, outer(16)]
 DRAW = ["--label", "1", "--steps", "2", "--seed", "3"]
 

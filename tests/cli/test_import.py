@@ -16,6 +16,8 @@ from keras_mdm.interop.mdm_config import spec_from_config
 from keras_mdm.models import NestedUNet
 from keras_mdm.text import FlanT5
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 NETWORK = {

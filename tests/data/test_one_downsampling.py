@@ -31,6 +31,8 @@ from keras_mdm.optimizers import Adam
 
 from .conftest import svg, write_emoji_asset
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 # Height and width of the files: larger than the levels, smaller, upright and lying.
 FORMS = ((300, 420), (420, 300), (512, 512), (397, 641), (180, 200), (256, 256))
 COUNT = len(FORMS)

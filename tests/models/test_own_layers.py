@@ -18,6 +18,8 @@ from keras_mdm.models.recompute import set_recompute
 from . import own
 from .networks import TEXT, make_inputs, randomize
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 OUTER = LevelSpec(16, channels=(32, 32), blocks=(1, 1), groups=16, resblock=own.OwnBlock)
 NETWORKS = {
     "blocks": [own.BLOCKS, OUTER],

@@ -26,6 +26,8 @@ from runs.test_progressive import (
     phases,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def sgd(phase):
     return make_model(phase, lambda rate: SGD(rate, clip_norm=None))

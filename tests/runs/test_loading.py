@@ -24,6 +24,8 @@ from keras_mdm.runs import checkpoints, loading
 from keras_mdm.runs.finding import FoundModel, find_model
 from keras_mdm.runs.snapshot import save_snapshot
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def make(levels=(PLAIN_INNER,), *, kind=MatryoshkaDiffusion, seed=0, network=None, **options):
     network = {"num_classes": 2, "seed": seed, **(network or {})}

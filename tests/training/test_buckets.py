@@ -12,6 +12,8 @@ import keras_mdm as mdm
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.models import with_size
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 BUCKETS = [(16, 16), (12, 20), (20, 12)]
 ORDER = [1, 0, 2, 1, 1, 2]
 
@@ -79,6 +81,7 @@ def test_the_loss_of_a_bucket_is_that_of_a_model_of_its_size(options):
         np.testing.assert_array_equal(value, losses[False][name])
 
 
+@pytest.mark.usefixtures("traced")
 def test_each_size_is_traced_once_and_steps_share_their_state():
     model, traced = fitted()
     assert sorted(traced) == sorted(BUCKETS)
@@ -91,6 +94,7 @@ def test_each_size_is_traced_once_and_steps_share_their_state():
         np.testing.assert_allclose(theirs, mine, atol=1e-6)
 
 
+@pytest.mark.usefixtures("traced")
 def test_on_two_devices_the_steps_are_the_same():
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     if len(devices) < 2:

@@ -18,6 +18,8 @@ from tiny_models import (
 from keras_mdm import MatryoshkaDiffusion, data, optimizers
 from keras_mdm.training.inputs import Inputs
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 ROWS, CLASSES = 6, 3
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (ROWS, 8, 8, 3)).astype("uint8")
@@ -116,6 +118,7 @@ def test_captions_that_are_not_utf8(wrong):
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.usefixtures("traced")
 def test_one_batch_is_one_step():
     one, two = make_model(num_classes=CLASSES), make_model(num_classes=CLASSES)
     for rows in (slice(0, 4), slice(4, 6)):
@@ -291,6 +294,7 @@ def test_the_third_batch_is_looked_at_too(plain):
         plain.fit(images, batch_size=4, shuffle=False, verbose=0)
 
 
+@pytest.mark.usefixtures("traced")
 def test_floats_in_0_to_1_are_warned_about(plain):
     with pytest.warns(UserWarning, match="darker than mid-grey"):
         plain.fit(IMAGES / 255.0, verbose=0)

@@ -8,6 +8,8 @@ from tiny_models import PLAIN_INNER, TEXT_WIDTH, Record, arrays, outer, tiny_une
 from keras_mdm import MatryoshkaDiffusion, WeightRamp
 from keras_mdm.optimizers import SGD, Adam
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LEVELS = [PLAIN_INNER, outer(16)]
 
 
@@ -30,6 +32,7 @@ def as_dataset(steps):
     return dataset.apply(tf.data.experimental.assert_cardinality(len(steps)))
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_broken_batch_leaves_weights_averages_and_metrics_alone():
     rng = np.random.default_rng(0)
     steps = [make_batch(rng) for _ in range(4)]
@@ -56,6 +59,7 @@ def test_a_broken_batch_leaves_weights_averages_and_metrics_alone():
     assert history.history["loss"][-1] == pytest.approx(np.mean(good), rel=1e-6)
 
 
+@pytest.mark.usefixtures("traced")
 def test_training_in_float16_scales_its_loss():
     """Without a scale most gradients of a mean over pixels are below the smallest float16."""
     rng = np.random.default_rng(0)
@@ -108,6 +112,7 @@ def test_only_the_highest_level():
     assert model.get_config()["level_weights"] == {"8": 0.0}
 
 
+@pytest.mark.usefixtures("traced")
 def test_weights_that_follow_the_progress():
     model = make_model(level_weights=WeightRamp({"16": 0.0}, {"16": 1.0, "8": 3.0}, until=0.5))
     assert {k: float(v) for k, v in model.weights_at(0.25).items()} == {"16": 0.5, "8": 2.0}

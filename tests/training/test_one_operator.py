@@ -14,6 +14,8 @@ from keras_mdm.diffusion.pyramid import DOWNSAMPLING
 from keras_mdm.optimizers import Adam
 from keras_mdm.sampling import starting
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 WIDE = LevelSpec(32, channels=(8, 8, 16), blocks=(1, 1, 1), attention=(0, 0, 0), groups=4)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 32, 32, 3)).astype("uint8")

@@ -15,6 +15,8 @@ from keras_mdm.models.own_network import as_network
 from keras_mdm.models.recompute import set_recompute
 from keras_mdm.runs.snapshot import load_snapshot, restore_snapshot, save_snapshot
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 THREE_PARTS = r"\. Received: .+\. To fix it: .+\.$"
 # What `build_nested_unet` makes of the same numbers.
 LEVELS = [
@@ -166,6 +168,7 @@ def test_checkpoint(model, tmp_path):
     assert_same(drawn(again), drawn(model))
 
 
+@pytest.mark.usefixtures("traced")
 def test_mixed_batches_micro_batches_and_recompute():
     batch = {"8": batch_of(4, 8), "16": batch_of(4)}
     model = mdm.MatryoshkaDiffusion(composed())

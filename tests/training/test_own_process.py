@@ -24,6 +24,8 @@ from keras_mdm.diffusion import downsample, losses, pyramid, schedules
 from keras_mdm.optimizers import Adam
 from keras_mdm.runs.snapshot import describe_model
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LEVELS = [PLAIN_INNER, outer(16)]
 PAPER = {"8": "cosine", "16": "cosine-shift2"}
 # No shift of one another.
@@ -157,6 +159,7 @@ def test_too_much_signal_is_found_at_its_level():
         )
 
 
+@pytest.mark.usefixtures("traced")
 def test_a_process_with_other_schedules_is_followed_and_saved(tmp_path):
     """It was refused by the setter, and lost by files where the setter was gone past."""
     other = MatryoshkaDiffusion(tiny_unet(LEVELS), schedule=UNLIKE).process
@@ -250,6 +253,7 @@ def test_a_run_with_schedules_by_level_goes_on_to_the_bit(tmp_path):
 # Functions of a user's own
 
 
+@pytest.mark.usefixtures("traced")
 def test_functions_act():
     model = make_model(**OWN)
     model.level_weights = {}

@@ -12,6 +12,8 @@ from tiny_models import INNER, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 def make(levels, seed=0, scramble=True, **options):
     unet = tiny_unet(levels, num_classes=2, seed=seed, scramble=scramble)
