@@ -10,6 +10,7 @@ XLA has no kernels for some of them.
 """
 
 import contextlib
+import ctypes
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -157,6 +158,9 @@ def free_what_is_gone() -> None:
     """
     gc.collect()
     context.context().clear_kernel_cache()
+    with contextlib.suppress(AttributeError, OSError):
+        # The allocator of glibc keeps what is freed in small pieces, and graphs are small pieces.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def local(variable: keras.Variable | tf.Variable) -> tf.Variable:

@@ -1,6 +1,5 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
-import ctypes
 import resource
 import signal
 import sys
@@ -65,8 +64,6 @@ def what_a_file_traced_goes_with_it(request):
         if getattr(value, "__module__", None) == request.module.__name__:
             getattr(value, "cache_clear", lambda: None)()  # models that tests of one file share
     free_what_is_gone()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # the allocator keeps what is freed in small pieces
 
 
 @pytest.fixture(scope="module")
