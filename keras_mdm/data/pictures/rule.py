@@ -15,12 +15,12 @@ from keras_mdm.data.pictures.shapes import (
     nearest,
     shape_of,
     shapes_of,
-    size_of,
 )
 from keras_mdm.data.reduction import reduce_pixels
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.diffusion.pyramid import DOWNSAMPLING
+from keras_mdm.levels import as_size
 from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 
 CROPS = ("center", "random")
@@ -92,12 +92,10 @@ class ImageRule:
             raise checks.error("`flip` must be True or False", fix="pass one", flip=self.flip)
 
     def _check_size(self) -> None:
-        size = shape_of("size", self.size)
-        object.__setattr__(self, "size", size_of(size))
+        object.__setattr__(self, "size", as_size("size", self.size))
         if self.of is not None:
-            of = shape_of("of", self.of)
-            check_multiple(of, size)
-            object.__setattr__(self, "of", size_of(of))
+            object.__setattr__(self, "of", as_size("of", self.of))
+            check_multiple(shape_of("of", self.of), shape_of("size", self.size))
 
     def _check_buckets(self) -> None:
         if self.size is not None:

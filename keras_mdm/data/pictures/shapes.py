@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.levels import as_size, sides_of
 
 Shape = tuple[int, int]
 # Pictures handled at a time: few enough to stay in the processor's cache.
@@ -13,24 +14,14 @@ _AT_A_TIME = 2**14
 
 
 def shape_of(name: str, value: Any) -> Shape:
-    """Return (height, width) of a size, which may be one number for squares, or raise.
+    """Return (height, width) of a size as `levels.as_size` reads it, or raise.
 
     Example:
 
     >>> shape_of("size", 64), shape_of("size", (48, 80))
     ((64, 64), (48, 80))
     """
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        height, width = (checks.integer(name, side, minimum=1) for side in value)
-        return height, width
-    fix = "pass one number for squares, or (height, width)"
-    side = checks.integer(name, value, minimum=1, fix=fix)
-    return side, side
-
-
-def size_of(shape: Shape) -> int | Shape:
-    """The shortest way to write a shape: one number for a square."""
-    return shape[0] if shape[0] == shape[1] else shape
+    return sides_of(as_size(name, value))
 
 
 def check_multiple(of: Shape, size: Shape) -> None:
@@ -39,8 +30,8 @@ def check_multiple(of: Shape, size: Shape) -> None:
         raise checks.error(
             "`of` must be a multiple of `size`",
             fix="pass the size of the highest level, or None",
-            of=size_of(of),
-            size=size_of(size),
+            of=as_size("of", of),
+            size=as_size("size", size),
         )
 
 
