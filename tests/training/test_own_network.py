@@ -1,10 +1,13 @@
 """Keras models that were not built here: what is read off them, how they are trained and kept."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from tiny_models import arrays
 
 import keras_mdm as mdm
 from keras_mdm import LevelSpec, build_nested_unet
@@ -176,6 +179,36 @@ def test_mixed_batches_micro_batches_and_recompute():
     history = model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
     assert np.isfinite(history.history["loss"][0])
     assert model.unet.trained_alone == ("8", "16")
+
+
+@pytest.mark.usefixtures("traced")
+def test_two_replicas_equal_one_device(two_replicas):
+    ends = []
+    for strategy in (None, two_replicas):
+        with strategy.scope() if strategy is not None else contextlib.nullcontext():
+            own = mdm.MatryoshkaDiffusion(composed(), seed=3)
+            own.compile(mdm.optimizers.SGD(0.05, clip_norm=None))
+        before = arrays(own.unet.trainable_variables)
+        losses = own.fit(tf.data.Dataset.from_tensors(batch_of()).repeat(3), verbose=0).history
+        ends.append((losses["loss"], before, arrays(own.unet.trainable_variables)))
+    (one, start, end), (two, _, other) = ends
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    moved = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(start, end, strict=True)))
+    apart = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(other, end, strict=True)))
+    assert apart < 1e-4 * moved
+
+
+def test_an_export_draws_the_same(model, tmp_path):
+    mdm.export_saved_model(model, tmp_path / "export")
+    served = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    found = served(
+        label=tf.constant([1, 2]),
+        steps=tf.constant(2),
+        guidance_scale=tf.constant(3.0),
+        seed=tf.constant(0, tf.int64),
+    )
+    expected = model.generate(labels=[1, 2], steps=2, seed=0, guidance_scale=3.0)
+    assert_same({name: value.numpy() for name, value in found.items()}, expected)
 
 
 def test_lora_of_one_level(model):
