@@ -1,7 +1,17 @@
 """Measures of what a model generates; they take arrays and functions, not models."""
 
-from keras_mdm.evaluation import motion, retrieval
+from keras_mdm.evaluation import moments, motion, retrieval
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
+from keras_mdm.evaluation.frechet import frechet_distance
 from keras_mdm.evaluation.kid import KID, kernel_distance, real_floor
 
-__all__ = ["KID", "EfficientNetLite0", "kernel_distance", "motion", "real_floor", "retrieval"]
+__all__ = [
+    "KID",
+    "EfficientNetLite0",
+    "frechet_distance",
+    "kernel_distance",
+    "moments",
+    "motion",
+    "real_floor",
+    "retrieval",
+]
