@@ -57,7 +57,7 @@ ALLOWED = {
     | {"export"}  # of a model's own `export`
     | {"keras", "tensorflow", "tqdm"},
     "latents": {"pictures", "tensorflow"},
-    "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow"},
+    "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
     "export": {"conditioning", "finite", "sampling", "training", "diffusion"}

@@ -11,6 +11,7 @@ from keras_mdm.cli import (
     data,
     describe,
     embed,
+    evaluate,
     export,
     import_,
     launch,
@@ -19,7 +20,20 @@ from keras_mdm.cli import (
     train,
 )
 
-COMMANDS = (describe, import_, sample, cut, export, assets, data, prepare, embed, train, launch)
+COMMANDS = (
+    describe,
+    import_,
+    sample,
+    evaluate,
+    cut,
+    export,
+    assets,
+    data,
+    prepare,
+    embed,
+    train,
+    launch,
+)
 ERROR = 2
 
 

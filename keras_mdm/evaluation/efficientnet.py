@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,11 @@ class EfficientNetLite0:
     """
 
     width = 1280
+    measures: Mapping[str, str] = MappingProxyType({})  # none of the published names
 
     def __init__(self, size: int = 224, *, cache_dir: str | os.PathLike | None = None):
         self.size = checks.integer("size", size, minimum=32)
+        self.name = f"efficientnet-lite0, {size} bicubic antialiased"
         folder = Path(asset_path("efficientnet-lite0", cache_dir=cache_dir))
         state = read_legacy(next(folder.glob("*.pth")))
         self._layers = _folded(state)

@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_mdm import checks
 
+_ROWS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class KID:
@@ -71,15 +73,15 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> KID:
             second=bool(np.isfinite(y).all()),
         )
     (own_x, sum_x), (own_y, sum_y) = _within(x), _within(y)
-    across = _kernel(x, y)
-    n, m, total = len(x), len(y), float(across.sum())
+    rows, columns = _sums(x, y)
+    n, m, total = len(x), len(y), float(rows.sum())
 
     def distance(s_x: float, s_y: float, s_xy: float, n: int, m: int) -> float:
         return s_x / (n * (n - 1)) + s_y / (m * (m - 1)) - 2.0 * s_xy / (n * m)
 
     # Without picture i, its row and its column are missing from the sums.
-    without_x = distance(sum_x - 2.0 * own_x, sum_y, total - across.sum(1), n - 1, m)
-    without_y = distance(sum_x, sum_y - 2.0 * own_y, total - across.sum(0), n, m - 1)
+    without_x = distance(sum_x - 2.0 * own_x, sum_y, total - rows, n - 1, m)
+    without_y = distance(sum_x, sum_y - 2.0 * own_y, total - columns, n, m - 1)
     variance = sum(
         (len(w) - 1) / len(w) * float(np.sum((w - w.mean()) ** 2)) for w in (without_x, without_y)
     )
@@ -98,12 +100,18 @@ def real_floor(features: np.ndarray, *, seed: int = 0) -> KID:
     return kernel_distance(features[order[:half]], features[order[half:]])
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1.0) ** 3
+def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel of all pairs by picture of `x` and of `y`, in blocks of rows."""
+    rows, columns = np.empty(len(x)), np.zeros(len(y))
+    for first in range(0, len(x), _ROWS):
+        part = slice(first, first + _ROWS)
+        kernel = (x[part] @ y.T / x.shape[1] + 1.0) ** 3
+        rows[part] = kernel.sum(1)
+        columns += kernel.sum(0)
+    return rows, columns
 
 
 def _within(x: np.ndarray) -> tuple[np.ndarray, float]:
     """Sums over the other pictures of the set, (N,), and over all pairs."""
-    kernel = _kernel(x, x)
-    own = kernel.sum(1) - np.diag(kernel)
+    own = _sums(x, x)[0] - (np.sum(x * x, axis=1) / x.shape[1] + 1.0) ** 3
     return own, float(own.sum())

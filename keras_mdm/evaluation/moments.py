@@ -154,18 +154,30 @@ def of_pictures(features: Any, images: np.ndarray, *, keep: int = KEPT) -> Stati
         )
     digests = (hashlib.sha256(np.ascontiguousarray(image)).digest()[:8] for image in images)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], "uint64")
-    wide = found.astype("float64")
-    mean = wide.mean(0)
-    wide -= mean
     order = np.argsort(hashes, kind="stable")[: empty.keep]
     return dataclasses.replace(
-        empty,
-        count=len(images),
-        mean=mean,
-        scatter=wide.T @ wide,
+        of_features(features.name, found),
         kept=found[order],
         hashes=hashes[order],
         fingerprint=sum(map(int, hashes)) % _HASHES,
+        keep=empty.keep,
+    )
+
+
+def of_features(name: str, values: np.ndarray) -> Statistics:
+    """The statistics of features that are already computed, (B, D); no picture is known."""
+    wide = np.asarray(values, "float64")
+    mean = wide.mean(0)
+    wide = wide - mean
+    return Statistics(
+        features=name,
+        count=len(wide),
+        mean=mean,
+        scatter=wide.T @ wide,
+        kept=np.asarray(values, "float32"),
+        hashes=np.zeros(len(wide), "uint64"),
+        fingerprint=None,
+        keep=len(wide),
     )
 
 

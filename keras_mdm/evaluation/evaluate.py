@@ -1,0 +1,283 @@
+"""Evaluate a model or pictures against real ones: all levels from one sampling pass."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_mdm import checks
+from keras_mdm.evaluation import moments, report, samples
+from keras_mdm.evaluation.efficientnet import EfficientNetLite0
+
+_BATCH = 256
+GRAIN = "grain, grey levels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Result of `evaluate`.
+
+    Attributes:
+        about: the feature network, seeds, options and what was compared.
+        rows: the numbers.
+        verdicts: what the comparison of levels with the enlarged level below says in words.
+    """
+
+    about: Mapping[str, Any]
+    rows: Sequence[report.Row]
+    verdicts: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        lines = [f"features: {self.about['features']}", "", report.table(self.rows)]
+        return "\n".join([*lines, *([""] if self.verdicts else []), *self.verdicts])
+
+    def to_json(self) -> str:
+        """The report as JSON."""
+        return report.as_json({**self.about, "verdicts": list(self.verdicts)}, self.rows)
+
+    def value(self, subject: str, measure: str) -> float:
+        """A number by subject and name of the measure."""
+        (row,) = (r for r in self.rows if (r.subject, r.measure) == (subject, measure))
+        return row.value
+
+
+class Measured:
+    """Statistics and grain of a set that comes in batches.
+
+    Args:
+        features: the feature network.
+        statistics: of what is already known.
+
+    Attributes:
+        statistics: of all batches so far.
+    """
+
+    def __init__(self, features: Any, statistics: moments.Statistics | None = None):
+        self.features = features
+        self.statistics = statistics or moments.nothing(features)
+        self._grain, self._count = 0.0, 0
+
+    def add(self, images: np.ndarray) -> "Measured":
+        """Add pictures, uint8 (B, H, W, 3)."""
+        self.statistics = self.statistics.merge(moments.of_pictures(self.features, images))
+        self._grain += float(np.sum(grain_of(images)))
+        self._count += len(images)
+        return self
+
+    @property
+    def grain(self) -> float:
+        """Mean grain of the pictures, NaN if none was seen."""
+        return self._grain / self._count if self._count else math.nan
+
+
+def grain_of(images: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of neighbouring pixels of every picture, in grey levels.
+
+    Example:
+
+    >>> flat = np.full((1, 4, 4, 3), 200, np.uint8)
+    >>> float(grain_of(flat)[0])
+    0.0
+    """
+    wide = np.asarray(images).astype("int16")
+    axes = (1, 2, 3)
+    across = [np.abs(np.diff(wide, axis=axis)).mean(axis=axes) for axis in (1, 2)]
+    return (across[0] + across[1]) / 2
+
+
+def enlarged(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pictures of a lower level at a higher one's size, bicubic: what the higher one has to beat.
+
+    Args:
+        images: uint8 (B, h, w, 3).
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        uint8 (B, height, width, 3).
+    """
+    found = tf.image.resize(tf.constant(images), (height, width), "bicubic")
+    return tf.cast(tf.clip_by_value(tf.round(found), 0.0, 255.0), tf.uint8).numpy()
+
+
+def evaluate(
+    drawn: Any,
+    reference: Mapping[str, Any],
+    *,
+    request: samples.Request | None = None,
+    directory: str | Path | None = None,
+    features: Any = None,
+    measures: Sequence[str] = ("kernel", "precision", "recall"),
+    few: bool = False,
+    progress: bool = True,
+) -> Report:
+    """Compare what a model draws, or pictures, with real pictures.
+
+    A model draws all levels in one pass. Every level is compared with the real pictures of its
+    size, and so is every level enlarged to the one above it: an outer level is worth its pixels if
+    it is nearer to the real pictures than the enlargement.
+
+    Args:
+        drawn: a `MatryoshkaDiffusion`, or {level: uint8 (n, H, W, 3), or an iterable of these}.
+        reference: {level: real pictures of its size, in the same forms, or `moments.Statistics`}.
+        request: what a model draws.
+        directory: where its pictures are kept; a later call continues there.
+        features: a feature network; `EfficientNetLite0` by default.
+        measures: "kernel" (the unbiased squared MMD with the cubic kernel, KID), "frechet" (FID),
+            "precision", "recall", "density", "coverage".
+        few: accept fewer pictures than a measure needs (`report.LEAST`).
+        progress: show a progress bar.
+
+    Returns:
+        A `Report`; its `str` is a table.
+
+    Raises:
+        ValueError: before anything is drawn, if the levels or the numbers of pictures do not fit.
+
+    Example:
+
+    >>> class Mean:
+    ...     name, width = "mean colour", 3
+    ...     def __call__(self, images):
+    ...         return images.mean((1, 2)).astype("float32")
+    >>> images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3)).astype("uint8")
+    >>> found = evaluate({"8": images[:150]}, {"8": images[150:]}, features=Mean())
+    >>> abs(found.value("8", "kernel distance x 1000")) < 1
+    True
+
+    Reference: Gu et al. 2023 (arXiv 2310.15111), section 4.1.
+    """
+    if not measures:
+        raise checks.error("`measures` must name at least one", fix="pass one", measures=measures)
+    report.check_enough(measures, {}, few=few)
+    is_model = not isinstance(drawn, Mapping)
+    if is_model:
+        if request is None or directory is None:
+            raise checks.error(
+                "a model needs a request and a directory for its pictures",
+                fix="pass request=samples.Request(count=...) and directory=...",
+                request=request,
+                directory=directory,
+            )
+        samples.check_model(drawn)
+        report.check_enough(measures, {"count": request.count}, few=few)
+    levels = list(drawn.unet.levels) if is_model else list(drawn)
+    levels = [level for level in levels if level in reference]
+    if not levels:
+        raise checks.error(
+            "there must be real pictures of at least one level",
+            fix="pass reference={level: pictures}",
+            reference=sorted(reference),
+            drawn=list(drawn.unet.levels) if is_model else sorted(drawn),
+        )
+    features = features or EfficientNetLite0()
+    real = {level: _measured(features, reference[level]) for level in levels}
+    for level in levels:
+        report.check_enough(measures, {f"real[{level!r}]": real[level].statistics.count}, few=few)
+    if is_model:
+        batches = samples.draw(drawn, request, directory, progress=progress)
+        found = _of_batches(features, batches, drawn.unet.levels, levels)
+        about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
+    else:
+        found = {level: _measured(features, drawn[level]) for level in levels}
+        about = {}
+    return _report(found, real, features, measures, few, about)
+
+
+def _of_batches(
+    features: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    levels: Sequence[str],
+    measured: Sequence[str],
+) -> dict[str, Measured]:
+    """Statistics by subject: the levels, and the levels enlarged to the next."""
+    found: dict[str, Measured] = {}
+
+    def add(subject: str, images: np.ndarray) -> None:
+        found.setdefault(subject, Measured(features)).add(images)
+
+    for batch in batches:
+        for number, level in enumerate(levels):
+            if level not in measured:
+                continue
+            add(level, batch[level])
+            if number:
+                below = levels[number - 1]
+                large = enlarged(batch[below], *batch[level].shape[1:3])
+                add(_enlarged_name(below, level), large)
+    return found
+
+
+def _enlarged_name(below: str, level: str) -> str:
+    return f"{below} enlarged to {level}"
+
+
+def _measured(features: Any, given: Any) -> Measured:
+    if isinstance(given, moments.Statistics):
+        moments.check_same_features(given, moments.nothing(features))
+        return Measured(features, given)
+    found = Measured(features)
+    for images in _parts(given):
+        found.add(images)
+    return found
+
+
+def _parts(given: Any) -> Iterator[np.ndarray]:
+    if isinstance(given, np.ndarray):
+        for first in range(0, max(1, len(given)), _BATCH):
+            yield given[first : first + _BATCH]
+    else:
+        yield from given
+
+
+def _report(
+    found: Mapping[str, Measured],
+    real: Mapping[str, Measured],
+    features: Any,
+    measures: Sequence[str],
+    few: bool,
+    about: Mapping[str, Any],
+) -> Report:
+    floors = {level: report.floors_of(r.statistics, measures) for level, r in real.items()}
+    rows: list[report.Row] = []
+    for subject, one in found.items():
+        level = subject.rsplit(" ", 1)[-1]
+        other = real[level]
+        options = {"measures": measures, "floors": floors[level], "few": few}
+        rows += report.measure(subject, one.statistics, other.statistics, features, **options)
+        counts = (one.statistics.count, other.statistics.count)
+        rows.append(report.Row(subject, GRAIN, one.grain, math.nan, other.grain, *counts))
+    about = {
+        "features": features.name,
+        "fingerprints": {
+            "drawn": {subject: one.statistics.fingerprint for subject, one in found.items()},
+            "real": {level: one.statistics.fingerprint for level, one in real.items()},
+        },
+        **about,
+    }
+    return Report(about, rows, _verdicts(rows, features))
+
+
+def _verdicts(rows: Sequence[report.Row], features: Any) -> list[str]:
+    """One sentence for every level that can be compared with the enlarged level below."""
+    kernel = report.name_of("kernel", features)
+    values = {row.subject: row for row in rows if row.measure == kernel}
+    said = []
+    for subject, row in values.items():
+        if " enlarged to " not in subject:
+            continue
+        below, level = subject.split(" enlarged to ")
+        own = values[level]
+        apart, error = row.value - own.value, math.hypot(row.error, own.error)
+        if apart > 2 * error:
+            word = f"is worth its pixels: {own.value / row.value:.2f} of the distance of"
+        elif apart < -2 * error:
+            word = "makes the picture worse: it is further from the real pictures than"
+        else:
+            word = "is about as far from the real pictures as"
+        said.append(f"level {level} {word} level {below} enlarged")
+    return said

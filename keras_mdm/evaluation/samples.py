@@ -1,0 +1,192 @@
+"""Pictures of a model, drawn batch by batch into a directory, where a later start continues."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_mdm import checks
+from keras_mdm.files import read_json, write_atomically
+
+REQUEST = "request.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be drawn.
+
+    Attributes:
+        count: number of pictures.
+        prompts: one for each picture, or `None`.
+        labels: one class for each picture, or `None`.
+        seed: of the first picture; picture i has `seed + i`, whatever the batches are.
+        batch_size: pictures drawn at a time.
+        options: further options of `generate`.
+    """
+
+    count: int
+    prompts: Sequence[str] | None = None
+    labels: Sequence[int] | None = None
+    seed: int = 0
+    batch_size: int = 32
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.integer("count", self.count, minimum=1)
+        checks.integer("batch_size", self.batch_size, minimum=1)
+        for name in ("prompts", "labels"):
+            given = getattr(self, name)
+            if given is not None and len(given) < self.count:
+                raise checks.error(
+                    f"there must be one of `{name}` for each picture",
+                    fix="pass more, or ask for fewer pictures",
+                    count=self.count,
+                    **{name: len(given)},
+                )
+
+    def identity(self, model: Any) -> dict[str, Any]:
+        """What pictures already drawn must have been asked with; `count` and batches may grow."""
+        options = {key: repr(value) for key, value in sorted(self.options.items())}
+        return {"model": weights_digest(model), "seed": self.seed, "options": options}
+
+    def conditions(self, rows: slice) -> dict[str, Any]:
+        """Arguments of `generate` for some of the pictures."""
+        given = {
+            "prompts": None if self.prompts is None else list(self.prompts[rows]),
+            "labels": None if self.labels is None else list(self.labels[rows]),
+        }
+        if self.prompts is None and self.labels is None:
+            given["num_images"] = len(range(*rows.indices(self.count)))
+        return given
+
+
+def weights_digest(model: Any) -> str:
+    """A digest of a model's weights and averages."""
+    digest = hashlib.blake2b(digest_size=16)
+    for variable in [*model.unet.weights, *model.ema.averages]:
+        digest.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
+    return digest.hexdigest()
+
+
+def check_model(model: Any) -> None:
+    """Raise unless the model draws RGB pictures."""
+    spec = model.unet.spec
+    clips = [level for level in model.unet.levels if "x" in level]
+    if clips or spec.out_channels != 3:
+        raise checks.error(
+            "measures of pictures need a model of RGB pictures",
+            fix="measure the frames of clips, or the decoded pictures of codes, as folders",
+            levels=list(model.unet.levels),
+            channels=spec.out_channels,
+        )
+
+
+def draw(
+    model: Any, request: Request, directory: str | Path, *, progress: bool = True
+) -> Iterator[dict[str, np.ndarray]]:
+    """Draw the pictures that the directory lacks, and return all of them batch by batch.
+
+    `directory/LEVEL/00000.png` is the first picture of a level. Every file is written as a whole,
+    so a draw that was stopped continues with the missing pictures, and the pictures do not depend
+    on where it was stopped.
+
+    Args:
+        model: a `MatryoshkaDiffusion` of RGB pictures.
+        request: what to draw.
+        directory: where to.
+        progress: show a progress bar.
+
+    Returns:
+        An iterator over {level: uint8 (B, H, W, 3)}.
+
+    Raises:
+        ValueError: if the directory holds pictures of another model or request.
+    """
+    check_model(model)
+    directory = Path(directory)
+    _begin(directory, request, model)
+    return _batches(model, request, directory, progress)
+
+
+def _begin(directory: Path, request: Request, model: Any) -> None:
+    path, wanted = directory / REQUEST, request.identity(model)
+    texts = None if request.prompts is None else list(request.prompts)
+    labels = None if request.labels is None else [int(label) for label in request.labels]
+    wanted |= {"prompts": texts, "labels": labels}
+    if not path.exists():
+        if directory.exists() and any(directory.iterdir()):
+            raise checks.error(
+                "a directory for pictures must be new, or hold those of the same request",
+                fix="pass another directory",
+                directory=str(directory),
+            )
+        write_atomically(path, json.dumps(wanted, ensure_ascii=False))
+        return
+    found = read_json(path, what="the request", fix="delete the directory of the pictures")
+    for key in ("prompts", "labels"):
+        a, b = found.get(key), wanted[key]
+        if a is not None and b is not None:  # more may be asked for later
+            common = min(len(a), len(b))
+            found[key] = wanted[key] if a[:common] == b[:common] else a
+    different = [key for key in wanted if found.get(key) != wanted[key]]
+    if different:
+        raise checks.error(
+            "the pictures in this directory were drawn by another model or with other options",
+            fix="pass another directory, or delete this one",
+            directory=str(directory),
+            different=different,
+        )
+
+
+def picture_path(directory: Path, level: str, number: int) -> Path:
+    """Where the picture of a level lies."""
+    return directory / level / f"{number:05d}.png"
+
+
+def _batches(
+    model: Any, request: Request, directory: Path, progress: bool
+) -> Iterator[dict[str, np.ndarray]]:
+    levels = model.unet.levels
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=request.count, unit="picture", disable=not progress, desc="drawing") as bar,
+    ):
+        for first in range(0, request.count, request.batch_size):
+            rows = slice(first, min(first + request.batch_size, request.count))
+            numbers = range(rows.start, rows.stop)
+            paths = {
+                level: [picture_path(directory, level, n) for n in numbers] for level in levels
+            }
+            if all(path.exists() for level in levels for path in paths[level]):
+                yield {level: np.stack(list(pool.map(_read, paths[level]))) for level in levels}
+            else:
+                drawn = model.generate(
+                    **request.conditions(rows),
+                    **request.options,
+                    seed=[request.seed + number for number in numbers],
+                    batch_size=request.batch_size,
+                    progress=False,
+                )
+                for level in levels:
+                    list(pool.map(_write, paths[level], drawn[level]))
+                yield {level: drawn[level] for level in levels}
+            bar.update(len(numbers))
+
+
+def _write(path: Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    write_atomically(path, lambda target: Image.fromarray(pixels).save(target, compress_level=1))
+
+
+def _read(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
