@@ -214,7 +214,7 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
 
 
 def references(
-    args: argparse.Namespace, levels: list[str], downsample: str, features: Any
+    args: argparse.Namespace, levels: list[str], downsample: Any, features: Any
 ) -> tuple[Mapping[str, Any], list[str] | None]:
     """Real pictures by level, each read when it is needed, and their captions."""
     from keras_mdm import data
@@ -229,13 +229,27 @@ def references(
                 levels=levels,
             )
         return {levels[0]: moments.load(args.reference, features)}, None
+    if callable(downsample):
+        raise checks.error(
+            "real pictures of lower levels need a D^r that has a name",
+            fix="evaluate from Python: keras_mdm.evaluation.evaluate(model, {level: pictures})",
+            downsample=downsample,
+        )
     sizes = {level: LevelShape.parse(level).size for level in levels}
     if args.reference == EMOJI:
-        chosen = list(sizes.values())
-        found = data.load_emoji(chosen, downsample=downsample, concepts="simple", split="train")
+        squares = {level: size for level, size in sizes.items() if isinstance(size, int)}
+        if len(squares) < len(sizes):
+            raise checks.error(
+                "the drawings of the quickstart are squares",
+                fix="pass --reference SOURCE with pictures of these proportions",
+                levels=levels,
+            )
+        drawings = data.load_emoji(
+            list(squares.values()), downsample=downsample, concepts="simple", split="train"
+        )
         rows = slice(args.real)
-        pictures = {level: found.images[size][rows] for level, size in sizes.items()}
-        return pictures, list(found.captions)
+        pictures = {level: drawings.images[size][rows] for level, size in squares.items()}
+        return pictures, list(drawings.captions)
     source = data.open_images(args.reference)
     highest = sizes[levels[-1]]
     rules = {
@@ -265,7 +279,7 @@ def _read(source: Any, rule: Any, count: int | None) -> "Iterator[np.ndarray]":
             def work(row: int) -> Any:
                 return source.attempt(row, lambda r: decode(source.read(r).data, rule)[0])
 
-            found = []
+            found: list[np.ndarray] = []
             for one in pool.map(work, part):
                 (skipped if isinstance(one, Skipped) else found).append(one)
             if found:

@@ -154,8 +154,7 @@ def evaluate(
     if not measures:
         raise checks.error("`measures` must name at least one", fix="pass one", measures=measures)
     report.check_enough(measures, {}, few=few)
-    is_model = not isinstance(drawn, Mapping)
-    if is_model:
+    if not isinstance(drawn, Mapping):
         if request is None or directory is None:
             raise checks.error(
                 "a model needs a request and a directory for its pictures",
@@ -165,26 +164,26 @@ def evaluate(
             )
         samples.check_model(drawn)
         report.check_enough(measures, {"count": request.count}, few=few)
-    levels = list(drawn.unet.levels) if is_model else list(drawn)
-    levels = [level for level in levels if level in reference]
+    known = list(drawn) if isinstance(drawn, Mapping) else list(drawn.unet.levels)
+    levels = [level for level in known if level in reference]
     if not levels:
         raise checks.error(
             "there must be real pictures of at least one level",
             fix="pass reference={level: pictures}",
             reference=sorted(reference),
-            drawn=list(drawn.unet.levels) if is_model else sorted(drawn),
+            drawn=known,
         )
     features = features or EfficientNetLite0()
     real = {level: _measured(features, reference[level]) for level in levels}
     for level in levels:
         report.check_enough(measures, {f"real[{level!r}]": real[level].statistics.count}, few=few)
-    if is_model:
-        batches = samples.draw(drawn, request, directory, progress=progress)
-        found = _of_batches(features, batches, drawn.unet.levels, levels)
-        about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
-    else:
+    about: dict[str, Any] = {}
+    if request is None or directory is None or isinstance(drawn, Mapping):
         found = {level: _measured(features, drawn[level]) for level in levels}
-        about = {}
+    else:
+        batches = samples.draw(drawn, request, directory, progress=progress)
+        found = _of_batches(features, batches, known, levels)
+        about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
     return _report(found, real, features, measures, few, about)
 
 
@@ -247,8 +246,15 @@ def _report(
     for subject, one in found.items():
         level = subject.rsplit(" ", 1)[-1]
         other = real[level]
-        options = {"measures": measures, "floors": floors[level], "few": few}
-        rows += report.measure(subject, one.statistics, other.statistics, features, **options)
+        rows += report.measure(
+            subject,
+            one.statistics,
+            other.statistics,
+            features,
+            measures=measures,
+            floors=floors[level],
+            few=few,
+        )
         counts = (one.statistics.count, other.statistics.count)
         rows.append(report.Row(subject, GRAIN, one.grain, math.nan, other.grain, *counts))
     about = {

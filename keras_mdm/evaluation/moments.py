@@ -75,7 +75,9 @@ class Statistics:
         share = other.count / total
         hashes = np.concatenate([self.hashes, other.hashes])
         order = np.argsort(hashes, kind="stable")[: self.keep]
-        known = self.fingerprint is not None and other.fingerprint is not None
+        fingerprint = None
+        if self.fingerprint is not None and other.fingerprint is not None:
+            fingerprint = (self.fingerprint + other.fingerprint) % _HASHES
         return dataclasses.replace(
             self,
             count=total,
@@ -85,7 +87,7 @@ class Statistics:
             + self.count * share * np.multiply.outer(apart, apart),
             kept=np.concatenate([self.kept, other.kept])[order],
             hashes=hashes[order],
-            fingerprint=(self.fingerprint + other.fingerprint) % _HASHES if known else None,
+            fingerprint=fingerprint,
         )
 
 
@@ -152,7 +154,7 @@ def of_pictures(features: Any, images: np.ndarray, *, keep: int = KEPT) -> Stati
             width=features.width,
             finite=bool(np.isfinite(found).all()),
         )
-    digests = (hashlib.sha256(np.ascontiguousarray(image)).digest()[:8] for image in images)
+    digests = (hashlib.sha256(image.tobytes()).digest()[:8] for image in images)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], "uint64")
     order = np.argsort(hashes, kind="stable")[: empty.keep]
     return dataclasses.replace(
@@ -210,7 +212,7 @@ def save(statistics: Statistics, path: str | os.PathLike) -> None:
         hashes=statistics.hashes,
         about=np.array(json.dumps(about)),
     )
-    write_atomically(path, content.getvalue())
+    write_atomically(Path(path), content.getvalue())
 
 
 def load(path: str | os.PathLike, features: Any) -> Statistics:

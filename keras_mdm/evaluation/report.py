@@ -163,8 +163,8 @@ def _values(
         pair = neighbours.precision_recall(real.kept, drawn.kept)
         found |= {"precision": (pair.precision, math.nan), "recall": (pair.recall, math.nan)}
     if needed & {"density", "coverage"}:
-        pair = neighbours.density_coverage(real.kept, drawn.kept)
-        found |= {"density": (pair.density, math.nan), "coverage": (pair.coverage, math.nan)}
+        two = neighbours.density_coverage(real.kept, drawn.kept)
+        found |= {"density": (two.density, math.nan), "coverage": (two.coverage, math.nan)}
     return {name: found[name] for name in measures}
 
 

@@ -57,7 +57,7 @@ class Request:
 
     def conditions(self, rows: slice) -> dict[str, Any]:
         """Arguments of `generate` for some of the pictures."""
-        given = {
+        given: dict[str, Any] = {
             "prompts": None if self.prompts is None else list(self.prompts[rows]),
             "labels": None if self.labels is None else list(self.labels[rows]),
         }
