@@ -1,6 +1,7 @@
 """Callbacks for `fit`: speed, progress, TensorBoard curves and pictures."""
 
 from keras_mdm.callbacks.diagnostics import Diagnostics
+from keras_mdm.callbacks.distances import Distances
 from keras_mdm.callbacks.guards import NonFiniteGuard, StopOnSignal
 from keras_mdm.callbacks.progress import ProgressBar
 from keras_mdm.callbacks.sample_grid import SampleGrid
@@ -13,6 +14,7 @@ from keras_mdm.pictures.playing import animated_grid, encode_gif, encode_mp4, wr
 
 __all__ = [
     "Diagnostics",
+    "Distances",
     "EventWriter",
     "NonFiniteGuard",
     "OrderlyStop",

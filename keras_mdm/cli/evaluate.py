@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.files import write_atomically
     features = features_of(args.features)
     options = {"features": features, "measures": args.metrics, "few": args.few}
-    if _holds_pictures(args.target):
+    if holds_pictures(args.target):
         drawn, levels, downsample = _folder(args)
         reference, _ = references(args, levels, downsample, features)
         report = evaluation.evaluate(drawn, reference, **options)
@@ -290,9 +290,12 @@ def _read(source: Any, rule: Any, count: int | None) -> "Iterator[np.ndarray]":
         print(f"{words}, the first one {name}: {reason}", file=sys.stderr, flush=True)
 
 
-def _holds_pictures(target: str) -> bool:
+def holds_pictures(target: str) -> bool:
+    """Whether a target is a folder of pictures. A run directory may hold some too."""
     path = Path(target)
-    return path.is_dir() and any(p.suffix.lower() in _PICTURES for p in path.iterdir())
+    if not path.is_dir() or (path / "run.json").exists():
+        return False
+    return any(p.suffix.lower() in _PICTURES for p in path.iterdir())
 
 
 def _folder(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:

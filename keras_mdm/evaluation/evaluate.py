@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from keras_mdm import checks
 from keras_mdm.evaluation import moments, report, samples
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 
-_BATCH = 256
 GRAIN = "grain, grey levels"
 
 
@@ -220,17 +219,9 @@ def _measured(features: Any, given: Any) -> Measured:
         moments.check_same_features(given, moments.nothing(features))
         return Measured(features, given)
     found = Measured(features)
-    for images in _parts(given):
+    for images in moments.parts(given):
         found.add(images)
     return found
-
-
-def _parts(given: Any) -> Iterator[np.ndarray]:
-    if isinstance(given, np.ndarray):
-        for first in range(0, max(1, len(given)), _BATCH):
-            yield given[first : first + _BATCH]
-    else:
-        yield from given
 
 
 def _report(

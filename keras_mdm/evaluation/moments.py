@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,32 @@ def of_features(name: str, values: np.ndarray) -> Statistics:
         fingerprint=None,
         keep=len(wide),
     )
+
+
+def gather(features: Any, given: Any, *, batch: int = 256) -> Statistics:
+    """The statistics of pictures in any form.
+
+    Args:
+        features: the feature network.
+        given: uint8 (n, H, W, 3), an iterable of such arrays, or statistics of that network.
+        batch: pictures of an array that are taken at a time.
+    """
+    whole = nothing(features)
+    if isinstance(given, Statistics):
+        check_same_features(given, whole)
+        return given
+    for images in parts(given, batch):
+        whole = whole.merge(of_pictures(features, images))
+    return whole
+
+
+def parts(given: Any, batch: int = 256) -> Iterator[np.ndarray]:
+    """Cut an array into batches; other iterables are taken as they are."""
+    if isinstance(given, np.ndarray):
+        for first in range(0, max(1, len(given)), batch):
+            yield given[first : first + batch]
+    else:
+        yield from given
 
 
 def check_same_features(first: Statistics, second: Statistics) -> None:

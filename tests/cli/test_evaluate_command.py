@@ -149,3 +149,10 @@ def test_what_does_not_fit_is_one_error(model, folder, tmp_path, capsys, words, 
     said = capsys.readouterr().err
     assert message in said and "Traceback" not in said
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_holds_pictures_is_a_run(folder, tmp_path):
+    assert evaluate.holds_pictures(str(folder))
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples.png")
+    (tmp_path / "run.json").write_text("{}")
+    assert not evaluate.holds_pictures(str(tmp_path))
