@@ -1,22 +1,21 @@
 """`keras-mdm evaluate`: how far drawn pictures are from real ones, at every level."""
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
 from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.cli.reference import Real, read, references
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 MEASURES = ("kernel", "frechet", "precision", "recall", "density", "coverage")
-EMOJI = "emoji"
+TEXT = "text"
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_AT_A_TIME = 256
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -51,9 +50,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--metrics",
         nargs="+",
-        choices=MEASURES,
+        choices=(*MEASURES, TEXT),
         default=["kernel", "precision", "recall"],
-        help="(default: kernel precision recall)",
+        help="out of %(choices)s; text is how often a picture fits its own prompt best among 100, "
+        "by a scorer trained on the real pictures and their captions (default: kernel precision "
+        "recall)",
     )
     parser.add_argument(
         "--features",
@@ -111,25 +112,38 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.evaluation.samples import check_model
         from keras_mdm.files import write_atomically
     features = features_of(args.features)
-    options = {"features": features, "measures": args.metrics, "few": args.few}
+    measures = [name for name in args.metrics if name != TEXT]
+    options = {"features": features, "measures": measures, "few": args.few}
     if holds_pictures(args.target):
+        if TEXT in args.metrics:
+            raise checks.error(
+                "the metric text needs the prompts of the pictures",
+                fix="evaluate the model that drew them",
+                model=args.target,
+            )
         drawn, levels, downsample = _folder(args)
-        reference, _ = references(args, levels, downsample, features)
-        report = evaluation.evaluate(drawn, reference, **options)
+        real = references(args.reference, levels, downsample, features, count=args.real)
+        report = evaluation.evaluate(drawn, real.pictures, **options)
     else:
         model = models.load(args.target)
         check_model(model)
         levels = chosen_levels(args.levels, model.unet.levels)
-        reference, captions = references(args, levels, model.downsample, features)
+        real = references(args.reference, levels, model.downsample, features, count=args.real)
+        given = conditions(args, model, real.captions)
         request = evaluation.Request(
             args.count,
-            **conditions(args, model, captions),
+            **given,
             seed=args.seed,
             batch_size=args.batch_size,
             options=sampling_options(args, model.unet.levels),
         )
         report = evaluation.evaluate(
-            model, reference, request=request, directory=args.out / "pictures", **options
+            model,
+            real.pictures,
+            request=request,
+            directory=args.out / "pictures",
+            texts=text_measures(args, real, levels, given, features),
+            **options,
         )
     print(report)
     path = write_atomically(args.out / "report.json", report.to_json())
@@ -213,81 +227,32 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     return {}
 
 
-def references(
-    args: argparse.Namespace, levels: list[str], downsample: Any, features: Any
-) -> tuple[Mapping[str, Any], list[str] | None]:
-    """Real pictures by level, each read when it is needed, and their captions."""
-    from keras_mdm import data
-    from keras_mdm.evaluation import moments
-    from keras_mdm.levels import LevelShape
+def text_measures(
+    args: argparse.Namespace,
+    real: Real,
+    levels: list[str],
+    given: Mapping[str, Any],
+    features: Any,
+) -> dict[str, Any]:
+    """Scorers of texts for all levels, trained on the real pictures, if they are asked for."""
+    from keras_mdm import evaluation, text
 
-    if args.reference.endswith(".npz"):
-        if len(levels) > 1:
-            raise checks.error(
-                "a file of statistics is of one level",
-                fix="choose the level with --levels",
-                levels=levels,
-            )
-        return {levels[0]: moments.load(args.reference, features)}, None
-    if callable(downsample):
+    if TEXT not in args.metrics:
+        return {}
+    if "prompts" not in given or not real.captions:
         raise checks.error(
-            "real pictures of lower levels need a D^r that has a name",
-            fix="evaluate from Python: keras_mdm.evaluation.evaluate(model, {level: pictures})",
-            downsample=downsample,
+            "the metric text needs prompts, and real pictures with captions",
+            fix="leave it out of --metrics",
+            reference=args.reference,
         )
-    sizes = {level: LevelShape.parse(level).size for level in levels}
-    if args.reference == EMOJI:
-        squares = {level: size for level, size in sizes.items() if isinstance(size, int)}
-        if len(squares) < len(sizes):
-            raise checks.error(
-                "the drawings of the quickstart are squares",
-                fix="pass --reference SOURCE with pictures of these proportions",
-                levels=levels,
-            )
-        drawings = data.load_emoji(
-            list(squares.values()), downsample=downsample, concepts="simple", split="train"
+    encoder = text.MiniLM()
+    found = {}
+    for level in levels:
+        images, captions = real.pairs(level)
+        found[level] = evaluation.fit_text_measure(
+            features, encoder, images, captions, given["prompts"][: args.count]
         )
-        rows = slice(args.real)
-        pictures = {level: drawings.images[size][rows] for level, size in squares.items()}
-        return pictures, list(drawings.captions)
-    source = data.open_images(args.reference)
-    highest = sizes[levels[-1]]
-    rules = {
-        level: data.ImageRule(size, of=None if size == highest else highest, downsample=downsample)
-        for level, size in sizes.items()
-    }
-    captions = list(data.captions_of(source))
-    return {level: _read(source, rule, args.real) for level, rule in rules.items()}, captions
-
-
-def _read(source: Any, rule: Any, count: int | None) -> "Iterator[np.ndarray]":
-    """Real pictures of a source as a level sees them, in batches."""
-    import os
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-
-    from keras_mdm.data import Skipped
-    from keras_mdm.data.pictures.rule import decode
-
-    skipped: list[Any] = []
-    rows = range(len(source) if count is None else min(count, len(source)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(rows), _AT_A_TIME):
-            part = rows[first : first + _AT_A_TIME]
-
-            def work(row: int) -> Any:
-                return source.attempt(row, lambda r: decode(source.read(r).data, rule)[0])
-
-            found: list[np.ndarray] = []
-            for one in pool.map(work, part):
-                (skipped if isinstance(one, Skipped) else found).append(one)
-            if found:
-                yield np.stack(found)
-    if skipped:
-        name, reason = skipped[0]
-        words = f"{len(skipped)} of {len(rows)} real pictures were skipped"
-        print(f"{words}, the first one {name}: {reason}", file=sys.stderr, flush=True)
+    return found
 
 
 def holds_pictures(target: str) -> bool:
@@ -319,4 +284,4 @@ def _folder(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
     if not args.levels and width != height:
         level = LevelShape(None, (height, width)).name
     rule = data.ImageRule(LevelShape.parse(level).size)
-    return {level: _read(source, rule, args.count)}, [level], "area"
+    return {level: read(source, rule, args.count)}, [level], "area"

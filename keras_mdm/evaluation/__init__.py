@@ -1,32 +1,54 @@
-"""Measures of what a model generates; they take arrays and functions, not models."""
+"""Measures of what a model generates; they take arrays, functions, and what has `generate`."""
 
 from keras_mdm.evaluation import moments, motion, retrieval
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.evaluate import Report, evaluate
 from keras_mdm.evaluation.frechet import frechet_distance
 from keras_mdm.evaluation.kid import KID, kernel_distance, real_floor
+from keras_mdm.evaluation.memorised import Memorisation, nearest_training
 from keras_mdm.evaluation.neighbours import (
     DensityCoverage,
     PrecisionRecall,
     density_coverage,
     precision_recall,
 )
+from keras_mdm.evaluation.prompted import TextMeasure, fit_text_measure
 from keras_mdm.evaluation.samples import Request
+from keras_mdm.evaluation.scorer import TextScorer
+from keras_mdm.evaluation.scores import (
+    CosineScore,
+    InceptionScore,
+    RPrecision,
+    clip_score,
+    inception_score,
+    r_precision,
+)
 
 __all__ = [
     "KID",
+    "CosineScore",
     "DensityCoverage",
     "EfficientNetLite0",
+    "InceptionScore",
+    "Memorisation",
     "PrecisionRecall",
+    "RPrecision",
     "Report",
     "Request",
+    "TextMeasure",
+    "TextScorer",
+    "clip_score",
     "density_coverage",
     "evaluate",
+    "fit_text_measure",
     "frechet_distance",
+    "inception_score",
     "kernel_distance",
     "moments",
     "motion",
+    "nearest_training",
     "precision_recall",
+    "r_precision",
     "real_floor",
     "retrieval",
 ]

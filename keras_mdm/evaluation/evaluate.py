@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.evaluation import moments, report, samples
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
+from keras_mdm.evaluation.prompted import TextMeasure
 
 GRAIN = "grain, grey levels"
 
@@ -50,19 +51,30 @@ class Measured:
     Args:
         features: the feature network.
         statistics: of what is already known.
+        text: measures how well the pictures, in order, fit their prompts.
 
     Attributes:
         statistics: of all batches so far.
     """
 
-    def __init__(self, features: Any, statistics: moments.Statistics | None = None):
-        self.features = features
+    def __init__(
+        self,
+        features: Any,
+        statistics: moments.Statistics | None = None,
+        text: TextMeasure | None = None,
+    ):
+        self.features, self.text = features, text
         self.statistics = statistics or moments.nothing(features)
         self._grain, self._count = 0.0, 0
+        self._ordered: list[np.ndarray] = []
 
     def add(self, images: np.ndarray) -> "Measured":
         """Add pictures, uint8 (B, H, W, 3)."""
-        self.statistics = self.statistics.merge(moments.of_pictures(self.features, images))
+        values = moments.features_of(self.features, images)
+        found = moments.of_pictures(self.features, images, values=values)
+        self.statistics = self.statistics.merge(found)
+        if self.text is not None and self._count < moments.KEPT:
+            self._ordered.append(values)
         self._grain += float(np.sum(grain_of(images)))
         self._count += len(images)
         return self
@@ -71,6 +83,16 @@ class Measured:
     def grain(self) -> float:
         """Mean grain of the pictures, NaN if none was seen."""
         return self._grain / self._count if self._count else math.nan
+
+    def rows(self, subject: str, real: "Measured") -> list[report.Row]:
+        """The numbers that need the pictures themselves: grain, and how well prompts are met."""
+        counts = (self.statistics.count, real.statistics.count)
+        found = [report.Row(subject, GRAIN, self.grain, math.nan, real.grain, *counts)]
+        if self.text is not None:
+            score = self.text.score(np.concatenate(self._ordered))
+            value = (score.value, score.standard_error, self.text.real)
+            found.append(report.Row(subject, self.text.name, *value, score.pictures, counts[1]))
+        return found
 
 
 def grain_of(images: np.ndarray) -> np.ndarray:
@@ -111,6 +133,7 @@ def evaluate(
     directory: str | Path | None = None,
     features: Any = None,
     measures: Sequence[str] = ("kernel", "precision", "recall"),
+    texts: Mapping[str, TextMeasure] | None = None,
     few: bool = False,
     progress: bool = True,
 ) -> Report:
@@ -128,6 +151,8 @@ def evaluate(
         features: a feature network; `EfficientNetLite0` by default.
         measures: "kernel" (the unbiased squared MMD with the cubic kernel, KID), "frechet" (FID),
             "precision", "recall", "density", "coverage".
+        texts: by level, how well what a model draws fits its prompts is measured
+            (`fit_text_measure`).
         few: accept fewer pictures than a measure needs (`report.LEAST`).
         progress: show a progress bar.
 
@@ -181,7 +206,7 @@ def evaluate(
         found = {level: _measured(features, drawn[level]) for level in levels}
     else:
         batches = samples.draw(drawn, request, directory, progress=progress)
-        found = _of_batches(features, batches, known, levels)
+        found = _of_batches(features, batches, known, levels, texts or {})
         about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
     return _report(found, real, features, measures, few, about)
 
@@ -191,12 +216,14 @@ def _of_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     levels: Sequence[str],
     measured: Sequence[str],
+    texts: Mapping[str, TextMeasure],
 ) -> dict[str, Measured]:
     """Statistics by subject: the levels, and the levels enlarged to the next."""
     found: dict[str, Measured] = {}
 
     def add(subject: str, images: np.ndarray) -> None:
-        found.setdefault(subject, Measured(features)).add(images)
+        text = texts.get(subject.rsplit(" ", 1)[-1])
+        found.setdefault(subject, Measured(features, text=text)).add(images)
 
     for batch in batches:
         for number, level in enumerate(levels):
@@ -246,8 +273,7 @@ def _report(
             floors=floors[level],
             few=few,
         )
-        counts = (one.statistics.count, other.statistics.count)
-        rows.append(report.Row(subject, GRAIN, one.grain, math.nan, other.grain, *counts))
+        rows += one.rows(subject, other)
     about = {
         "features": features.name,
         "fingerprints": {

@@ -112,16 +112,48 @@ def nothing(features: Any, *, keep: int = KEPT) -> Statistics:
     )
 
 
-def of_pictures(features: Any, images: np.ndarray, *, keep: int = KEPT) -> Statistics:
+def features_of(features: Any, images: np.ndarray) -> np.ndarray:
+    """Compute the features of pictures, (B, D) float32, and check both sides.
+
+    Raises:
+        ValueError: if the pictures are not uint8 RGB, or a feature is not finite.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise checks.error(
+            "pictures must be uint8 (B, H, W, 3)",
+            fix="put transparent pictures on white, and give grey ones three channels",
+            shape=images.shape,
+            dtype=str(images.dtype),
+        )
+    if not len(images):
+        return np.zeros((0, features.width), "float32")
+    found = np.asarray(features(images), "float32")
+    if found.shape != (len(images), features.width) or not np.isfinite(found).all():
+        raise checks.error(
+            "a feature network must return (B, width) finite numbers",
+            fix="look at the pictures and at the weights of the network",
+            network=features.name,
+            shape=found.shape,
+            width=features.width,
+            finite=bool(np.isfinite(found).all()),
+        )
+    return found
+
+
+def of_pictures(
+    features: Any, images: np.ndarray, *, keep: int = KEPT, values: np.ndarray | None = None
+) -> Statistics:
     """Compute the statistics of pictures.
 
     Args:
         features: the feature network.
         images: uint8 (B, H, W, 3).
         keep: how many pictures' features to keep.
+        values: their features, if they are already known.
 
     Raises:
-        ValueError: if the pictures are not uint8 RGB, or a feature is not finite.
+        ValueError: as in `features_of`.
 
     Example:
 
@@ -134,27 +166,10 @@ def of_pictures(features: Any, images: np.ndarray, *, keep: int = KEPT) -> Stati
     >>> bool(np.allclose(parts.covariance, of_pictures(Mean(), images).covariance))
     True
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise checks.error(
-            "pictures must be uint8 (B, H, W, 3)",
-            fix="put transparent pictures on white, and give grey ones three channels",
-            shape=images.shape,
-            dtype=str(images.dtype),
-        )
     empty = nothing(features, keep=keep)
-    if not len(images):
+    found = features_of(features, images) if values is None else values
+    if not len(found):
         return empty
-    found = np.asarray(features(images), "float32")
-    if found.shape != (len(images), features.width) or not np.isfinite(found).all():
-        raise checks.error(
-            "a feature network must return (B, width) finite numbers",
-            fix="look at the pictures and at the weights of the network",
-            network=features.name,
-            shape=found.shape,
-            width=features.width,
-            finite=bool(np.isfinite(found).all()),
-        )
     digests = (hashlib.sha256(image.tobytes()).digest()[:8] for image in images)
     hashes = np.array([int.from_bytes(digest, "big") for digest in digests], "uint64")
     order = np.argsort(hashes, kind="stable")[: empty.keep]

@@ -9,6 +9,7 @@ from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder
 
 from keras_mdm import MatryoshkaDiffusion, data
 from keras_mdm.cli import evaluate, main
+from keras_mdm.cli.reference import references
 from keras_mdm.evaluation import moments
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -87,9 +88,8 @@ def test_a_model_against_a_folder(model, folder, tmp_path, capsys):
 
 def test_lower_levels_see_the_pictures_that_training_sees(model, folder, tmp_path):
     source = data.open_images(str(folder))
-    given = evaluate.references(main_arguments(model, folder), ["8", "16"], "bilinear", Colours())[
-        0
-    ]
+    real = references(str(folder), ["8", "16"], "bilinear", Colours())
+    given = real.pictures
     pictures = np.concatenate(list(given["8"]))
     rule = data.ImageRule(8, of=16, downsample="bilinear")
     from keras_mdm.data.pictures.rule import decode
@@ -106,7 +106,7 @@ def main_arguments(*words):
 
 
 def test_statistics_of_one_level(model, folder, tmp_path):
-    source = evaluate.references(main_arguments(model, folder), ["16"], "area", Colours())[0]
+    source = references(str(folder), ["16"], "area", Colours()).pictures
     whole = moments.nothing(Colours())
     for images in source["16"]:
         whole = whole.merge(moments.of_pictures(Colours(), images))
