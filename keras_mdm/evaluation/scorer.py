@@ -110,9 +110,13 @@ class TextScorer:
             raise checks.error(
                 "`path` must end with .npz", fix="rename the file", path=os.fspath(path)
             )
-        about = {"format": _FORMAT, "network": self.network, "encoder": self.encoder}
-        about["steps"] = self.steps
-        arrays = {**heads, "about": np.array(json.dumps(about, sort_keys=True))}
+        about = {
+            "format": _FORMAT,
+            "network": self.network,
+            "encoder": self.encoder,
+            "steps": self.steps,
+        }
+        arrays: dict[str, Any] = {**heads, "about": np.array(json.dumps(about, sort_keys=True))}
         return files.write_atomically(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
@@ -161,7 +165,7 @@ class TextScorer:
     def _apply(self, head: str, name: str, given: np.ndarray) -> np.ndarray:
         heads = self._fitted()
         weight, bias = heads[f"{head}_weight"], heads[f"{head}_bias"]
-        (x,) = checked(1, **{name: given})
+        (x,) = checked(1, one_width=True, **{name: given})
         if x.shape[1] != len(weight):
             raise checks.error(
                 f"`{name}` must be as wide as in training, {len(weight)}",
