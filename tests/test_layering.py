@@ -57,7 +57,8 @@ ALLOWED = {
     | {"export"}  # of a model's own `export`
     | {"keras", "tensorflow", "tqdm"},
     "latents": {"pictures", "tensorflow"},
-    "evaluation": {"assets", "interop.torch_legacy", "keras", "tensorflow", "PIL", "tqdm"},
+    "evaluation": {"assets", "interop.torch_legacy", "interop.torch_reader"}
+    | {"text.safetensors_header", "keras", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
     "export": {"conditioning", "finite", "sampling", "training", "diffusion"}
