@@ -58,7 +58,7 @@ ALLOWED = {
     | {"keras", "tensorflow", "tqdm"},
     "latents": {"pictures", "tensorflow"},
     "evaluation": {"assets", "interop.torch_legacy", "interop.torch_reader"}
-    | {"text.safetensors_header", "keras", "tensorflow", "PIL", "tqdm"},
+    | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
     "export": {"conditioning", "finite", "sampling", "training", "diffusion"}

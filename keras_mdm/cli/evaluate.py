@@ -53,15 +53,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         choices=(*MEASURES, TEXT),
         default=["kernel", "precision", "recall"],
         help="out of %(choices)s; text is how often a picture fits its own prompt best among 100, "
-        "by a scorer trained on the real pictures and their captions (default: kernel precision "
-        "recall)",
+        "by a scorer trained on the real pictures and their captions, or with clip:FOLDER the CLIP "
+        "score (default: kernel precision recall)",
     )
     parser.add_argument(
         "--features",
         default="efficientnet-lite0",
         metavar="NET",
-        help="efficientnet-lite0, or inception:FILE for the network of the FID papers "
-        "(default: efficientnet-lite0)",
+        help="efficientnet-lite0; inception:FILE for the network of the FID papers; clip:FOLDER or "
+        "dino:FOLDER for a preset of keras-hub (default: efficientnet-lite0)",
     )
     parser.add_argument("-n", "--count", type=int, default=500, help="pictures to draw (500)")
     parser.add_argument(
@@ -158,11 +158,16 @@ def features_of(name: str) -> Any:
     kind, _, path = name.partition(":")
     if kind == "efficientnet-lite0" and not path:
         return evaluation.EfficientNetLite0()
-    if kind == "inception" and path:
-        return evaluation.FIDInception(path)
+    known = {
+        "inception": evaluation.FIDInception,
+        "clip": evaluation.ClipFeatures,
+        "dino": evaluation.DinoFeatures,
+    }
+    if kind in known and path:
+        return known[kind](path)
     raise checks.error(
         "--features must name a feature network",
-        fix="pass efficientnet-lite0, or inception:FILE",
+        fix="pass efficientnet-lite0, inception:FILE, clip:FOLDER or dino:FOLDER",
         features=name,
     )
 
@@ -234,11 +239,15 @@ def text_measures(
     given: Mapping[str, Any],
     features: Any,
 ) -> dict[str, Any]:
-    """Scorers of texts for all levels, trained on the real pictures, if they are asked for."""
+    """Measures of texts for all levels, if they are asked for: the CLIP score, or R-precision by a
+    scorer trained on the real pictures."""
     from keras_mdm import evaluation, text
 
     if TEXT not in args.metrics:
         return {}
+    clip = isinstance(features, evaluation.ClipFeatures)
+    if "prompts" in given and clip:
+        return dict.fromkeys(levels, features.score_of(given["prompts"][: args.count]))
     if "prompts" not in given or not real.captions:
         raise checks.error(
             "the metric text needs prompts, and real pictures with captions",

@@ -4,6 +4,7 @@ from keras_mdm.evaluation import moments, motion, retrieval
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.evaluate import Report, evaluate
 from keras_mdm.evaluation.frechet import frechet_distance
+from keras_mdm.evaluation.hub_networks import ClipFeatures, DinoFeatures
 from keras_mdm.evaluation.inception import FIDInception
 from keras_mdm.evaluation.kid import KID, kernel_distance, real_floor
 from keras_mdm.evaluation.memorised import Memorisation, nearest_training
@@ -27,8 +28,10 @@ from keras_mdm.evaluation.scores import (
 
 __all__ = [
     "KID",
+    "ClipFeatures",
     "CosineScore",
     "DensityCoverage",
+    "DinoFeatures",
     "EfficientNetLite0",
     "FIDInception",
     "InceptionScore",

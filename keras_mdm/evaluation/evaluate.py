@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.evaluation import moments, report, samples
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
-from keras_mdm.evaluation.prompted import TextMeasure
 
 GRAIN = "grain, grey levels"
 
@@ -61,7 +60,7 @@ class Measured:
         self,
         features: Any,
         statistics: moments.Statistics | None = None,
-        text: TextMeasure | None = None,
+        text: Any = None,
     ):
         self.features, self.text = features, text
         self.statistics = statistics or moments.nothing(features)
@@ -133,7 +132,7 @@ def evaluate(
     directory: str | Path | None = None,
     features: Any = None,
     measures: Sequence[str] = ("kernel", "precision", "recall"),
-    texts: Mapping[str, TextMeasure] | None = None,
+    texts: Mapping[str, Any] | None = None,
     few: bool = False,
     progress: bool = True,
 ) -> Report:
@@ -152,7 +151,7 @@ def evaluate(
         measures: "kernel" (the unbiased squared MMD with the cubic kernel, KID), "frechet" (FID),
             "precision", "recall", "density", "coverage".
         texts: by level, how well what a model draws fits its prompts is measured
-            (`fit_text_measure`).
+            (`fit_text_measure`, or `ClipFeatures.score_of`).
         few: accept fewer pictures than a measure needs (`report.LEAST`).
         progress: show a progress bar.
 
@@ -216,7 +215,7 @@ def _of_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     levels: Sequence[str],
     measured: Sequence[str],
-    texts: Mapping[str, TextMeasure],
+    texts: Mapping[str, Any],
 ) -> dict[str, Measured]:
     """Statistics by subject: the levels, and the levels enlarged to the next."""
     found: dict[str, Measured] = {}
