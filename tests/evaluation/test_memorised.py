@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,13 +51,15 @@ def test_fresh_pictures_are_near_as_often_as_expected(rng):
     assert np.mean([draw.median_ratio for draw in draws]) == pytest.approx(1.0, abs=0.1)
 
 
-def test_held_out_pictures_that_were_trained_on(rng):
-    drawn, training, held_out = sets(rng, 10)
-    held_out[:2] = 3.0 * training[7]  # fewer than the 1 % that set the threshold
-    assert nearest_training(training[:10], training, held_out).near_share == 1.0
-    held_out[2] = training[9]
-    with pytest.raises(ValueError, match="copies=3, held_out=300. To fix it"):
-        nearest_training(drawn, training, held_out)
+def test_held_out_pictures_that_were_trained_on_do_not_count(rng):
+    drawn, training, held_out = sets(rng, 100)
+    want = nearest_training(drawn, training, held_out)
+    both = np.concatenate([held_out, 3.0 * training[:7]])
+    found = nearest_training(drawn, training, both)
+    assert (found.held_out, found.copies) == (300, 7) and "7 copies left out" in str(found)
+    assert dataclasses.replace(found, copies=0) == want
+    with pytest.raises(ValueError, match="held_out=105, copies=7. To fix it"):
+        nearest_training(drawn, training, both[-105:])
 
 
 @pytest.mark.parametrize(
