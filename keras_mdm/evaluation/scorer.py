@@ -36,7 +36,7 @@ class TextScorer:
     >>> rng = np.random.default_rng(0)
     >>> meaning = rng.normal(size=(300, 8))
     >>> features, states = meaning @ rng.normal(size=(8, 40)), meaning @ rng.normal(size=(8, 20))
-    >>> scorer = TextScorer("network", {"name": "encoder"}, width=16, steps=100)
+    >>> scorer = TextScorer("network", {"name": "encoder"}, width=16)
     >>> scorer = scorer.fit(features, states, seed=0)
     >>> r_precision(scorer.pictures(features), scorer.texts(states)).value > 0.9
     True
