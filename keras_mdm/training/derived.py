@@ -109,8 +109,8 @@ def start_from(model: Any, trained: Any, *, skip: Sequence[str] = ()) -> StartRe
     This does for models of different runs what growth does between two phases: the trained
     model's levels are the inner ones of this model, or all of them. With a residual output the
     measured deviations of those levels are taken too, since their weights depend on them. Averages
-    continue from the trained model's; a power-function average that it lacks begins with its
-    `ema`, and like all of them forgets its start during training.
+    continue from the trained model's, at its age; a power-function average that it lacks begins
+    with its `ema`, and like all of them forgets its start during training.
 
     Args:
         trained: the model to begin with, such as `keras_mdm.load` returned.
@@ -149,12 +149,18 @@ class_embedding (1)
     theirs = {variable.path: variable.value for variable in trained.unet.weights}
     named_arrays.assign(kept, {path: theirs[path] for path in kept}, what="trained model")
     theirs_by_name = trained.averages.by_name
+    older = trained.averages.age - model.averages.age
     for name, ema in model.averages.by_name.items():
-        averages = ema.by_path()
-        found = theirs_by_name.get(name, trained.ema).by_path()
+        source, averages = theirs_by_name.get(name, trained.ema), ema.by_path()
+        found = source.by_path()
         held = [path for path in averages if path in found and path in kept]
+        # They count on, or the next steps would replace them; those of new weights count as before.
+        starts = dict(zip(found, source.starts, strict=True))
+        pairs = zip(averages, ema.starts, strict=True)
+        ema.starts = [starts[p] if p in kept else start + older for p, start in pairs]
         held, found = ({path: each[path] for path in held} for each in (averages, found))
         named_arrays.assign(held, found, what="averages")
+    model.averages.age += older
     taken = {path.partition("/")[0] for path in kept}
     for level, value in trained.residual_std.items():
         # The deviation belongs to the weights of its level.

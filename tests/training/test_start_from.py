@@ -159,6 +159,32 @@ def before_average(before, path):
     return value
 
 
+def test_taken_averages_keep_their_age_and_new_ones_begin():
+    """Or the first step would replace what was taken by nine tenths, and power averages wholly."""
+    trained, model = conditional(num_classes=3, seed=1), conditional(num_classes=5)
+    scramble_averages(trained)
+    trained.averages.age = 40
+    for ema in trained.averages.by_name.values():
+        ema.starts = [30 if v.path.startswith("level_16") else 0 for v in ema.variables]
+    model.start_from(trained, skip=["class_embedding"])
+    assert model.averages.age == 40
+    (table,) = (v for v in model.unet.weights if v.path == "class_embedding/table")
+    table.assign_add(np.ones(table.shape))
+    exponent = model.power_emas["ema_0.1"].exponent + 1.0
+    for name, decay in (
+        ("ema", lambda n: (1 + n) / (10 + n)),
+        ("ema_0.1", lambda n: (n / (n + 1)) ** exponent),
+    ):
+        ema = model.averages.by_name[name]
+        before, weights = averages(ema), values(model.unet.weights)
+        before = {path: value.copy() for path, value in before.items()}
+        ema.update(model.averages.age)
+        for path, value in averages(ema).items():
+            n = 0 if path == table.path else 10 if path.startswith("level_16") else 40
+            expected = weights[path] + decay(n) * (before[path] - weights[path])
+            np.testing.assert_allclose(value, expected, atol=1e-6, err_msg=f"{name} {path}")
+
+
 SKIPS = {
     "the same number of classes": ({"num_classes": 3}, {"num_classes": 3}, ["class_embedding"]),
     "classes instead of none": ({}, {"num_classes": 3}, ["class_embedding"]),
