@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.evaluation import Report, Request, evaluate, moments
+from keras_mdm.evaluation import Report, Request, evaluate, measured
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Distances(StepCallback):
         self.request, self.few, self.measures = request, few, tuple(measures)
         self.features = features or EfficientNetLite0()
         self.reference = {
-            level: moments.gather(self.features, given) for level, given in reference.items()
+            level: measured(self.features, given) for level, given in reference.items()
         }
         self.writer, self.note, self.first_step = writer, note, first_step
 

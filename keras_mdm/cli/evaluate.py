@@ -1,6 +1,8 @@
 """`keras-mdm evaluate`: how far drawn pictures are from real ones, at every level."""
 
 import argparse
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +83,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="SCALE",
         help="guidance scale; LEVEL=SCALE pairs for a scale per level",
     )
+    parser.add_argument(
+        "--sweep",
+        nargs="+",
+        type=float,
+        metavar="SCALE",
+        help="evaluate at several guidance scales, each in its own folder, and write sweep.csv",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first picture and the prompts")
     parser.add_argument("--weights", default="ema", help="weights to draw with (ema)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time (32)")
@@ -113,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.files import write_atomically
     features = features_of(args.features)
     measures = [name for name in args.metrics if name != TEXT]
-    options = {"features": features, "measures": measures, "few": args.few}
+    reports: dict[str, Any] = {}
+    options: dict[str, Any] = {"features": features, "measures": measures, "few": args.few}
     if holds_pictures(args.target):
         if TEXT in args.metrics:
             raise checks.error(
@@ -130,25 +140,62 @@ def run(args: argparse.Namespace) -> int:
         levels = chosen_levels(args.levels, model.unet.levels)
         real = references(args.reference, levels, model.downsample, features, count=args.real)
         given = conditions(args, model, real.captions)
-        request = evaluation.Request(
-            args.count,
-            **given,
-            seed=args.seed,
-            batch_size=args.batch_size,
-            options=sampling_options(args, model.unet.levels),
-        )
-        report = evaluation.evaluate(
-            model,
-            real.pictures,
-            request=request,
-            directory=args.out / "pictures",
-            texts=text_measures(args, real, levels, given, features),
-            **options,
-        )
-    print(report)
+        requests = {
+            folder: evaluation.Request(
+                args.count, **given, seed=args.seed, batch_size=args.batch_size, options=sampling
+            )
+            for folder, sampling in samplings(args, model.unet.levels).items()
+        }
+        evaluation.check(model, measures, requests.values(), few=args.few)
+        options["texts"] = text_measures(args, real, levels, given, features)
+        known = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
+        for folder, request in requests.items():
+            out = args.out / folder
+            report = evaluation.evaluate(
+                model, known, request=request, directory=out / "pictures", **options
+            )
+            reports[folder] = report
+            path = write_atomically(out / "report.json", report.to_json())
+            print(f"{report}\n\n{path}", flush=True)
+        if args.sweep:
+            print(write_sweep(reports, args.out / "sweep.csv"))
+        return 0
     path = write_atomically(args.out / "report.json", report.to_json())
-    print(f"\n{path}")
+    print(f"{report}\n\n{path}")
     return 0
+
+
+def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Options of `generate` by the folder of their pictures: one, or one for each scale."""
+    if not args.sweep:
+        return {"": sampling_options(args, levels)}
+    if args.guidance:
+        raise checks.error(
+            "--guidance and --sweep exclude each other",
+            fix="leave one of them out",
+            guidance=args.guidance,
+            sweep=args.sweep,
+        )
+    return {
+        f"guidance-{scale:g}": {**sampling_options(args, levels), "guidance_scale": scale}
+        for scale in args.sweep
+    }
+
+
+def write_sweep(reports: Mapping[str, Any], path: Path) -> Path:
+    """Write the numbers of all scales as a table with a row for each scale and subject."""
+    from keras_mdm.files import write_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = list(dict.fromkeys(row.measure for one in reports.values() for row in one.rows))
+    writer.writerow(["guidance", "pictures", *names])
+    for folder, one in reports.items():
+        for subject in dict.fromkeys(row.subject for row in one.rows):
+            values = {row.measure: row.value for row in one.rows if row.subject == subject}
+            scale = folder.removeprefix("guidance-")
+            writer.writerow([scale, subject, *(values.get(name, "") for name in names)])
+    return write_atomically(path, text.getvalue())
 
 
 def features_of(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from keras_mdm.evaluation import moments, motion, retrieval
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
-from keras_mdm.evaluation.evaluate import Report, evaluate
+from keras_mdm.evaluation.evaluate import Report, check, evaluate, measured
 from keras_mdm.evaluation.frechet import frechet_distance
 from keras_mdm.evaluation.hub_networks import ClipFeatures, DinoFeatures
 from keras_mdm.evaluation.inception import FIDInception
@@ -42,6 +42,7 @@ __all__ = [
     "Request",
     "TextMeasure",
     "TextScorer",
+    "check",
     "clip_score",
     "density_coverage",
     "evaluate",
@@ -49,6 +50,7 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "measured",
     "moments",
     "motion",
     "nearest_training",

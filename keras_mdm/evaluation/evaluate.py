@@ -144,7 +144,8 @@ def evaluate(
 
     Args:
         drawn: a `MatryoshkaDiffusion`, or {level: uint8 (n, H, W, 3), or an iterable of these}.
-        reference: {level: real pictures of its size, in the same forms, or `moments.Statistics`}.
+        reference: {level: real pictures of its size, in the same forms, or `moments.Statistics`, or
+            what `measured` made of them}.
         request: what a model draws.
         directory: where its pictures are kept; a later call continues there.
         features: a feature network; `EfficientNetLite0` by default.
@@ -185,8 +186,7 @@ def evaluate(
                 request=request,
                 directory=directory,
             )
-        samples.check_model(drawn)
-        report.check_enough(measures, {"count": request.count}, few=few)
+        check(drawn, measures, [request], few=few)
     known = list(drawn) if isinstance(drawn, Mapping) else list(drawn.unet.levels)
     levels = [level for level in known if level in reference]
     if not levels:
@@ -197,17 +197,30 @@ def evaluate(
             drawn=known,
         )
     features = features or EfficientNetLite0()
-    real = {level: _measured(features, reference[level]) for level in levels}
+    real = {level: measured(features, reference[level]) for level in levels}
     for level in levels:
         report.check_enough(measures, {f"real[{level!r}]": real[level].statistics.count}, few=few)
     about: dict[str, Any] = {}
     if request is None or directory is None or isinstance(drawn, Mapping):
-        found = {level: _measured(features, drawn[level]) for level in levels}
+        found = {level: measured(features, drawn[level]) for level in levels}
     else:
         batches = samples.draw(drawn, request, directory, progress=progress)
         found = _of_batches(features, batches, known, levels, texts or {})
         about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
     return _report(found, real, features, measures, few, about)
+
+
+def check(
+    model: Any,
+    measures: Sequence[str],
+    requests: Iterable[samples.Request],
+    *,
+    few: bool = False,
+) -> None:
+    """Raise if a model cannot be measured in this way, before anything is read or drawn."""
+    samples.check_model(model)
+    for request in requests:
+        report.check_enough(measures, {"count": request.count}, few=few)
 
 
 def _of_batches(
@@ -240,7 +253,11 @@ def _enlarged_name(below: str, level: str) -> str:
     return f"{below} enlarged to {level}"
 
 
-def _measured(features: Any, given: Any) -> Measured:
+def measured(features: Any, given: Any) -> Measured:
+    """Statistics and grain of pictures in any form that `evaluate` takes."""
+    if isinstance(given, Measured):
+        moments.check_same_features(given.statistics, moments.nothing(features))
+        return given
     if isinstance(given, moments.Statistics):
         moments.check_same_features(given, moments.nothing(features))
         return Measured(features, given)

@@ -199,23 +199,6 @@ def of_features(name: str, values: np.ndarray) -> Statistics:
     )
 
 
-def gather(features: Any, given: Any, *, batch: int = 256) -> Statistics:
-    """The statistics of pictures in any form.
-
-    Args:
-        features: the feature network.
-        given: uint8 (n, H, W, 3), an iterable of such arrays, or statistics of that network.
-        batch: pictures of an array that are taken at a time.
-    """
-    whole = nothing(features)
-    if isinstance(given, Statistics):
-        check_same_features(given, whole)
-        return given
-    for images in parts(given, batch):
-        whole = whole.merge(of_pictures(features, images))
-    return whole
-
-
 def parts(given: Any, batch: int = 256) -> Iterator[np.ndarray]:
     """Cut an array into batches; other iterables are taken as they are."""
     if isinstance(given, np.ndarray):

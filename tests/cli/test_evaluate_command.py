@@ -151,6 +151,26 @@ def test_what_does_not_fit_is_one_error(model, folder, tmp_path, capsys, words, 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_sweep_of_guidance(model, folder, tmp_path, capsys):
+    given = ("--reference", folder, "-n", 100, "--steps", 2, "--levels", 16, "--metrics", "kernel")
+    assert run(model, *given, "--sweep", 1, 3, "--out", tmp_path / "a") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a" / "sweep.csv")
+    lines = (tmp_path / "a" / "sweep.csv").read_text().splitlines()
+    assert lines[0].startswith("guidance,pictures,kernel distance x 1000,")
+    assert [line.split(",")[:2] for line in lines[1:]] == [
+        ["1", "16"],
+        ["1", "8 enlarged to 16"],
+        ["3", "16"],
+        ["3", "8 enlarged to 16"],
+    ]
+    # Each scale is what the command gives for it alone.
+    assert run(model, *given, "--guidance", 3, "--out", tmp_path / "b") == 0
+    alone = rows(tmp_path / "b")["16", "kernel distance x 1000"]["value"]
+    assert float(lines[3].split(",")[2]) == pytest.approx(alone, rel=1e-6)
+    both = ("--sweep", 1, 2, "--guidance", 3, "--out", tmp_path / "c")
+    assert run(model, *given, *both) == 2
+
+
 def test_a_run_that_holds_pictures_is_a_run(folder, tmp_path):
     assert evaluate.holds_pictures(str(folder))
     Image.new("RGB", (4, 4)).save(tmp_path / "samples.png")
