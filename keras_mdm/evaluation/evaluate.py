@@ -167,7 +167,7 @@ def evaluate(
     >>> class Mean:
     ...     name, width = "mean colour", 3
     ...     def __call__(self, images):
-    ...         return images.mean((1, 2)).astype("float32")
+    ...         return images.mean((1, 2)).astype("float32") / 100
     >>> images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3)).astype("uint8")
     >>> found = evaluate({"8": images[:150]}, {"8": images[150:]}, features=Mean())
     >>> abs(found.value("8", "kernel distance x 1000")) < 1
