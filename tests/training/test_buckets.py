@@ -94,6 +94,7 @@ def test_each_size_is_traced_once_and_steps_share_their_state():
         np.testing.assert_allclose(theirs, mine, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_on_two_devices_the_steps_are_the_same():
     devices = [device.name for device in tf.config.list_logical_devices("CPU")]

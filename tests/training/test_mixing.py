@@ -136,6 +136,7 @@ def test_two_replicas_with_two_micro_batches_equal_one_device(alone, two_replica
     assert np.all(differences(run, double) < LIMITS), differences(run, double)
 
 
+@pytest.mark.slow
 def test_the_comparison_notices_micro_batches_that_are_summed(monkeypatch):
     whole = Run()
     original = steps._backward

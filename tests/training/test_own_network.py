@@ -181,6 +181,7 @@ def test_mixed_batches_micro_batches_and_recompute():
     assert model.unet.trained_alone == ("8", "16")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_two_replicas_equal_one_device(two_replicas):
     ends = []

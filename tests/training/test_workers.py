@@ -65,6 +65,7 @@ def test_phases_on_two_workers_equal_one_process(tmp_path):
     assert worker_program.train_phases(None, tmp_path / "two").unet.levels == ("8", "16")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_worker_ends_all_with_a_checkpoint(tmp_path):
     program = Path(__file__).parents[1] / "runs/kill_program.py"
     with subprocess.Popen(
