@@ -135,7 +135,7 @@ def train(
         **plan.fit_options(arguments),
     )
     if mdm.distribute.is_chief() and not arguments.no_samples:
-        finish(model, opened, Path(arguments.run_dir), drawn)
+        finish(model, opened, Path(arguments.run_dir), drawn, evaluation(arguments, model, drawn))
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
@@ -182,8 +182,26 @@ def compiled(
     return model
 
 
+def evaluation(
+    arguments: argparse.Namespace, model: mdm.MatryoshkaDiffusion, sampling: Mapping[str, Any]
+) -> str | None:
+    """The command that measures the run, with its own data and way of sampling; none for clips."""
+    if any("x" in level for level in model.unet.levels) or getattr(arguments, "rehearse", None):
+        return None
+    words = ["keras-mdm evaluate", str(arguments.run_dir)]
+    words += ["--reference", arguments.data or "emoji"]
+    for option, key in (("steps", "steps"), ("guidance", "guidance_scale")):
+        if isinstance(sampling.get(key), int | float):
+            words += [f"--{option}", f"{sampling[key]:g}"]
+    return " ".join(words)
+
+
 def finish(
-    model: mdm.MatryoshkaDiffusion, data: Data, run_dir: Path, sampling: Mapping[str, Any]
+    model: mdm.MatryoshkaDiffusion,
+    data: Data,
+    run_dir: Path,
+    sampling: Mapping[str, Any],
+    evaluation: str | None,
 ) -> None:
     """Draw, export, and say where everything is."""
     shown = data.show(model, run_dir, sampling)
@@ -195,6 +213,8 @@ def finish(
         "Model": run_dir / "model.keras",
         "SavedModel": export,
     }
+    if evaluation:
+        shown["Evaluation"] = evaluation
     print()
     for title, where in shown.items():
         print(f"{title:<12} {where}")
