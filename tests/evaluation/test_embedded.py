@@ -1,4 +1,4 @@
-"""On the embedded drawings: halves of one set are alike, another style is not, blurred ones less."""
+"""On the embedded drawings: halves are alike, another style is not, blurred drawings even less."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def drawings(asset, style, request):
     if not assets.is_fetched(asset):
         if not request.config.getoption("--network"):
             pytest.skip(f"needs `keras-mdm assets fetch {asset}`, or --network")
-        assets.fetch([asset])
+        assets.fetch(asset, progress=False)
     return data.load_emoji(64, concepts=300, style=style, progress=False).images[64]
 
 
