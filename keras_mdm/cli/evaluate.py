@@ -147,6 +147,10 @@ def run(args: argparse.Namespace) -> int:
             for folder, sampling in samplings(args, model.unet.levels).items()
         }
         evaluation.check(model, measures, requests.values(), few=args.few)
+        for request in requests.values():
+            # Wrong options are found before the first picture, and before its folder is made.
+            one = request.conditions(slice(0, 1))
+            model.generate(**one, **request.options, seed=request.seed, dry_run=True)
         options["texts"] = text_measures(args, real, levels, given, features)
         known = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
         for folder, request in requests.items():
@@ -176,6 +180,8 @@ def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, di
             guidance=args.guidance,
             sweep=args.sweep,
         )
+    for scale in args.sweep:
+        checks.real("--sweep", scale, minimum=0.0)
     return {
         f"guidance-{scale:g}": {**sampling_options(args, levels), "guidance_scale": scale}
         for scale in args.sweep
@@ -261,7 +267,15 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     rng = np.random.default_rng(checks.seed(args.seed))
     spec = model.unet.spec
     if args.prompts:
-        lines = Path(args.prompts).read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = Path(args.prompts).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as problem:
+            raise checks.error(
+                "--prompts must be a text file in UTF-8 with a prompt per line",
+                fix="check the path, or write the file again",
+                prompts=str(args.prompts),
+                problem=str(problem),
+            ) from problem
         prompts = [line.strip() for line in lines if line.strip()]
         return {"prompts": prompts}
     if spec.text_width is not None:

@@ -175,7 +175,7 @@ def evaluate(
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), section 4.1.
     """
-    if not measures:
+    if not measures and not texts:
         raise checks.error("`measures` must name at least one", fix="pass one", measures=measures)
     report.check_enough(measures, {}, few=few)
     if not isinstance(drawn, Mapping):
