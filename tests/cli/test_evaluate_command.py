@@ -8,7 +8,7 @@ from PIL import Image
 from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, data
-from keras_mdm.cli import evaluate, main
+from keras_mdm.cli import asked, drawn, evaluate, main, prompts
 from keras_mdm.cli.reference import references
 from keras_mdm.evaluation import moments
 
@@ -26,7 +26,7 @@ class Colours:
 
 @pytest.fixture(autouse=True)
 def small_features(monkeypatch):
-    monkeypatch.setattr(evaluate, "features_of", lambda name: Colours())
+    monkeypatch.setattr(asked, "features_of", lambda name: Colours())
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_a_model_against_a_folder(model, folder, tmp_path, capsys):
     assert rows(tmp_path / "a") == found
     # The folder of a level is a target itself, with the same numbers.
     capsys.readouterr()
-    drawn = tmp_path / "a" / "pictures" / "16"
+    level = tmp_path / "a" / "pictures" / "16"
     reference = ("--reference", folder, "--metrics", "kernel", "--out", tmp_path / "b")
-    assert run(drawn, *reference) == 0
+    assert run(level, *reference) == 0
     # (The real pictures of level 16 are the same: it is the highest.)
     again = rows(tmp_path / "b")["16", "kernel distance x 1000"]
     assert again["value"] == pytest.approx(row["value"], rel=1e-6)
@@ -123,14 +123,14 @@ def test_prompts_of_the_real_pictures_or_of_a_file(folder, tmp_path):
     arguments = main_arguments("x", folder)
     arguments.count = 6
     captions = ["a", "b", "c"]
-    drawn = evaluate.conditions(arguments, texts, captions)["prompts"]
-    assert sorted(drawn) == ["a", "a", "b", "b", "c", "c"]
+    chosen = prompts.conditions(arguments, texts, captions)["prompts"]
+    assert sorted(chosen) == ["a", "a", "b", "b", "c", "c"]
     arguments.prompts = tmp_path / "prompts.txt"
     arguments.prompts.write_text("\ufeffone\n\ntwo \n", encoding="utf-8")
-    assert evaluate.conditions(arguments, texts, captions) == {"prompts": ["one", "two"]}
+    assert prompts.conditions(arguments, texts, captions) == {"prompts": ["one", "two"]}
     arguments.prompts = None
     with pytest.raises(ValueError, match=rf"have no captions{THREE_PARTS}"):
-        evaluate.conditions(arguments, texts, None)
+        prompts.conditions(arguments, texts, None)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_sweep_of_guidance(model, folder, tmp_path, capsys):
 
 
 def test_a_run_that_holds_pictures_is_a_run(folder, tmp_path):
-    assert evaluate.holds_pictures(str(folder))
+    assert drawn.holds_pictures(str(folder))
     Image.new("RGB", (4, 4)).save(tmp_path / "samples.png")
     (tmp_path / "run.json").write_text("{}")
-    assert not evaluate.holds_pictures(str(tmp_path))
+    assert not drawn.holds_pictures(str(tmp_path))

@@ -1,0 +1,81 @@
+"""What the words of `keras-mdm evaluate` ask for: features, levels, options of `generate`."""
+
+import argparse
+from typing import Any
+
+from keras_mdm import checks
+
+
+def features_of(name: str) -> Any:
+    """The feature network of `--features`."""
+    from keras_mdm import evaluation
+
+    kind, _, path = name.partition(":")
+    if kind == "efficientnet-lite0" and not path:
+        return evaluation.EfficientNetLite0()
+    known = {
+        "inception": evaluation.FIDInception,
+        "clip": evaluation.ClipFeatures,
+        "dino": evaluation.DinoFeatures,
+    }
+    if kind in known and path:
+        return known[kind](path)
+    raise checks.error(
+        "--features must name a feature network",
+        fix="pass efficientnet-lite0, inception:FILE, clip:FOLDER or dino:FOLDER",
+        features=name,
+    )
+
+
+def chosen_levels(wanted: list[str] | None, levels: tuple[str, ...]) -> list[str]:
+    """The levels of `--levels`, in the model's order."""
+    if wanted is not None:
+        for level in wanted:
+            checks.one_of("--levels", level, tuple(levels))
+    return [level for level in levels if wanted is None or level in wanted]
+
+
+def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Options of `generate` by the folder of their pictures: one, or one for each scale."""
+    if not args.sweep:
+        return {"": sampling_options(args, levels)}
+    if args.guidance:
+        raise checks.error(
+            "--guidance and --sweep exclude each other",
+            fix="leave one of them out",
+            guidance=args.guidance,
+            sweep=args.sweep,
+        )
+    for scale in args.sweep:
+        checks.real("--sweep", scale, minimum=0.0)
+    return {
+        f"guidance-{scale:g}": {**sampling_options(args, levels), "guidance_scale": scale}
+        for scale in args.sweep
+    }
+
+
+def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, Any]:
+    """Options of `generate` from the command line; those not given are left to it."""
+    guidance: Any = None
+    if args.guidance:
+        pairs = [word.rpartition("=") for word in args.guidance]
+        try:
+            scales = {level: float(scale) for level, _, scale in pairs}
+        except ValueError as problem:
+            raise checks.error(
+                "--guidance must be a number, or LEVEL=NUMBER for every level",
+                fix=f"pass for example --guidance 3, or --guidance {levels[0]}=3",
+                guidance=args.guidance,
+            ) from problem
+        if "" in scales and len(pairs) == 1:
+            guidance = scales[""]
+        else:
+            checks.known_keys("--guidance", scales, levels)
+            guidance = {level: scales.get(level, 1.0) for level in levels}
+    given = {
+        "steps": args.steps,
+        "sampler": args.sampler,
+        "guidance_scale": guidance,
+        "weights": args.weights,
+    }
+    return {key: value for key, value in given.items() if value is not None}
