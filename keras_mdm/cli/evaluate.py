@@ -1,9 +1,7 @@
 """`keras-mdm evaluate`: how far drawn pictures are from real ones, at every level."""
 
 import argparse
-import csv
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +82,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         nargs="+",
         type=float,
         metavar="SCALE",
-        help="evaluate at several guidance scales, each in its own folder, and write sweep.csv",
+        help="evaluate at several guidance scales, each in its own folder, and write "
+        "sweep.csv and sweep.svg, distance against text score",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first picture and the prompts")
     parser.add_argument("--weights", default="ema", help="weights to draw with (ema)")
@@ -116,14 +115,10 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.files import write_atomically
     features = asked.features_of(args.features)
     measures = [name for name in args.metrics if name != prompts.TEXT]
-    reports: dict[str, Any] = {}
     of = _of_folder if drawn.holds_pictures(args.target) else _of_model
     for folder, report in of(args, features, measures):
-        reports[folder] = report
         path = write_atomically(args.out / folder / "report.json", report.to_json())
         print(f"{report}\n\n{path}", flush=True)
-    if args.sweep:
-        print(write_sweep(reports, args.out / "sweep.csv"))
     return 0
 
 
@@ -174,25 +169,30 @@ def _of_model(
     options = {"features": features, "measures": measures, "few": args.few}
     options["texts"] = prompts.text_measures(args, real, levels, given, features)
     known = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
+    swept = {}
     for folder, request in requests.items():
         directory = args.out / folder / "pictures"
-        yield (
-            folder,
-            evaluation.evaluate(model, known, request=request, directory=directory, **options),
-        )
+        report = evaluation.evaluate(model, known, request=request, directory=directory, **options)
+        swept[request.options.get("guidance_scale")] = report
+        yield folder, report
+    if args.sweep:
+        _write_sweep(args.out, swept, features, measures, options["texts"])
 
 
-def write_sweep(reports: Mapping[str, Any], path: Path) -> Path:
-    """Write the numbers of all scales as a table with a row for each scale and subject."""
+def _write_sweep(
+    directory: Path,
+    reports: Mapping[float, Any],
+    features: Any,
+    measures: Sequence[str],
+    texts: Mapping[str, Any],
+) -> None:
+    """Write the numbers of all scales as a table, and the trade-off as a picture."""
+    from keras_mdm.evaluation import report, sweep
     from keras_mdm.files import write_atomically
 
-    text = io.StringIO()
-    writer = csv.writer(text)
-    names = list(dict.fromkeys(row.measure for one in reports.values() for row in one.rows))
-    writer.writerow(["guidance", "pictures", *names])
-    for folder, one in reports.items():
-        for subject in dict.fromkeys(row.subject for row in one.rows):
-            values = {row.measure: row.value for row in one.rows if row.subject == subject}
-            scale = folder.removeprefix("guidance-")
-            writer.writerow([scale, subject, *(values.get(name, "") for name in names)])
-    return write_atomically(path, text.getvalue())
+    distances = [name for name in ("frechet", "kernel") if name in measures] or measures
+    distance = report.name_of(distances[0], features) if distances else None
+    text = next((text.name for text in texts.values()), None)
+    print(write_atomically(directory / "sweep.csv", sweep.table(reports)))
+    picture = sweep.curve(reports, distance=distance, text=text)
+    print(write_atomically(directory / "sweep.svg", picture))

@@ -1,6 +1,6 @@
 """Measures of what a model generates; they take arrays, functions, and what has `generate`."""
 
-from keras_mdm.evaluation import moments, motion, retrieval
+from keras_mdm.evaluation import moments, motion, retrieval, sweep
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.evaluate import Report, check, evaluate, measured
 from keras_mdm.evaluation.frechet import frechet_distance
@@ -58,4 +58,5 @@ __all__ = [
     "r_precision",
     "real_floor",
     "retrieval",
+    "sweep",
 ]

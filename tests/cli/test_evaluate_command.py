@@ -159,7 +159,9 @@ def test_what_does_not_fit_is_one_error(model, folder, tmp_path, capsys, words, 
 def test_a_sweep_of_guidance(model, folder, tmp_path, capsys):
     given = ("--reference", folder, "-n", 100, "--steps", 2, "--levels", 16, "--metrics", "kernel")
     assert run(model, *given, "--sweep", 1, 3, "--out", tmp_path / "a") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "a" / "sweep.csv")
+    written = [str(tmp_path / "a" / name) for name in ("sweep.csv", "sweep.svg")]
+    assert capsys.readouterr().out.splitlines()[-2:] == written
+    assert (tmp_path / "a" / "sweep.svg").read_text().count("<circle") == 2
     lines = (tmp_path / "a" / "sweep.csv").read_text().splitlines()
     assert lines[0].startswith("guidance,pictures,kernel distance x 1000,")
     assert [line.split(",")[:2] for line in lines[1:]] == [
