@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.cli import asked, drawn, models, prompts
+from keras_mdm.cli import asked, drawn, memorised, models, prompts
 from keras_mdm.cli.quiet import quiet_start
 from keras_mdm.cli.reference import references
 
@@ -41,7 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         required=True,
         metavar="SOURCE",
         help="real pictures: a source as in `keras-mdm data`, 'emoji' for the drawings of the "
-        "quickstart, or an .npz file of statistics for a single level",
+        "quickstart ('openmoji' in another style, 'emoji:held-out' for concepts that it does not "
+        "train on), or an .npz file of statistics for a single level",
     )
     parser.add_argument(
         "--metrics",
@@ -67,7 +68,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--prompts",
         metavar="FILE",
-        help="file with a prompt per line (default: captions of the real pictures, shuffled)",
+        help="a text file with a prompt per line, in this order; or drawn from the captions of "
+        "a table (.csv, .tsv, .jsonl, .json, .parquet) or of a source as in `keras-mdm data` "
+        "(default: captions of the real pictures, shuffled)",
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
     parser.add_argument("--sampler", help="as in `keras-mdm sample`")
@@ -85,6 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="evaluate at several guidance scales, each in its own folder, and write "
         "sweep.csv and sweep.svg, distance against text score",
     )
+    memorised.add_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture and the prompts")
     parser.add_argument("--weights", default="ema", help="weights to draw with (ema)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time (32)")
@@ -139,8 +143,13 @@ def _of_folder(
         )
     pictures, levels, downsample = drawn.of_folder(args)
     real = references(args.reference, levels, downsample, features, count=args.real)
+    known = memorised.known(args, levels, downsample, features)
     options = {"features": features, "measures": measures, "few": args.few}
-    yield "", evaluation.evaluate(pictures, real.pictures, **options)
+    report = evaluation.evaluate(pictures, real.pictures, **options)
+    if known:
+        again = memorised.opened(args.target, levels, downsample, count=args.count)
+        report = memorised.measured(report, known, again, features, args.out)
+    yield "", report
 
 
 def _of_model(
@@ -166,14 +175,21 @@ def _of_model(
         # Wrong options are found before the first picture, and before its folder is made.
         one = request.conditions(slice(0, 1))
         model.generate(**one, **request.options, seed=request.seed, dry_run=True)
+    known = memorised.known(args, levels, model.downsample, features)
     options = {"features": features, "measures": measures, "few": args.few}
     options["texts"] = prompts.text_measures(args, real, levels, given, features)
-    known = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
+    real_sets = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
     swept = {}
     for folder, request in requests.items():
         directory = args.out / folder / "pictures"
-        report = evaluation.evaluate(model, known, request=request, directory=directory, **options)
-        swept[request.options.get("guidance_scale")] = report
+        report = evaluation.evaluate(
+            model, real_sets, request=request, directory=directory, **options
+        )
+        if known:
+            again = memorised.of_directory(directory, args.count)
+            report = memorised.measured(report, known, again, features, args.out / folder)
+        if args.sweep:
+            swept[request.options["guidance_scale"]] = report
         yield folder, report
     if args.sweep:
         _write_sweep(args.out, swept, features, measures, options["texts"])

@@ -1,12 +1,13 @@
 """The prompts or classes of `keras-mdm evaluate`, and how well pictures fit them."""
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.cli.reference import Real
+from keras_mdm.cli.reference import Real, emoji_drawings, is_emoji
 
 TEXT = "text"  # the metric
 
@@ -18,17 +19,7 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     rng = np.random.default_rng(checks.seed(args.seed))
     spec = model.unet.spec
     if args.prompts:
-        try:
-            lines = Path(args.prompts).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as problem:
-            raise checks.error(
-                "--prompts must be a text file in UTF-8 with a prompt per line",
-                fix="check the path, or write the file again",
-                prompts=str(args.prompts),
-                problem=str(problem),
-            ) from problem
-        prompts = [line.strip() for line in lines if line.strip()]
-        return {"prompts": prompts}
+        return {"prompts": chosen_prompts(str(args.prompts), args.count, rng)}
     if spec.text_width is not None:
         if not captions:
             raise checks.error(
@@ -42,6 +33,76 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     if spec.num_classes is not None:
         return {"labels": rng.integers(0, spec.num_classes, args.count).tolist()}
     return {}
+
+
+def chosen_prompts(source: str, count: int, rng: Any) -> list[str]:
+    """Prompts out of a text file, in its order; out of a table or a source, drawn at random.
+
+    Args:
+        source: a text file with a prompt per line, a table of captions, or a source of captioned
+            pictures.
+        count: number of pictures to draw; no prompt is used twice.
+        rng: draws. A larger `count` begins with the same prompts.
+
+    Raises:
+        ValueError: if it is none of these, or has fewer prompts.
+    """
+    texts, shuffled = _texts_of(source)
+    if len(texts) < count:
+        raise checks.error(
+            "--prompts must hold a prompt for each picture",
+            fix="pass more prompts, or draw fewer pictures with -n",
+            prompts=source,
+            found=len(texts),
+            count=count,
+        )
+    return [texts[row] for row in rng.permutation(len(texts))[:count]] if shuffled else texts
+
+
+def _texts_of(source: str) -> tuple[list[str], bool]:
+    """All prompts, and whether some of them are to be drawn at random."""
+    from keras_mdm import data
+    from keras_mdm.data.sources import file_bytes, kinds
+    from keras_mdm.data.sources.texts import printable
+
+    if is_emoji(source):
+        return list(emoji_drawings(source, {"16": 16}, "area").captions), True
+    is_file = file_bytes.is_file(source)
+    if is_file and not data.is_caption_table(source) and kinds.shard_kind(source) is None:
+        return _lines_of(source), False
+    left_out: list[data.Skipped] = []
+    if is_file and data.is_caption_table(source):
+        texts = data.captions_of_table(source, skipped=left_out.append)
+    else:
+        try:
+            opened = data.open_images(source, max_skipped=1.0)
+        except ValueError as problem:
+            raise checks.error(
+                "--prompts must be a text file with a prompt per line, a table of captions, or "
+                "captioned pictures as in `keras-mdm data`",
+                fix="check the path",
+                prompts=source,
+                problem=str(problem),
+            ) from problem
+        texts = list(data.captions_of(opened, skipped=left_out.append))
+    if left_out:
+        name, reason = left_out[0]
+        words = f"{len(left_out)} records of --prompts give none, the first one {name}: {reason}"
+        print(printable(words), file=sys.stderr, flush=True)
+    return texts, True
+
+
+def _lines_of(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise checks.error(
+            "--prompts must be a text file in UTF-8 with a prompt per line",
+            fix="check the path, or write the file again",
+            prompts=path,
+            problem=str(problem),
+        ) from problem
+    return [line.strip() for line in lines if line.strip()]
 
 
 def text_measures(

@@ -10,7 +10,11 @@ from keras_mdm import checks
 if TYPE_CHECKING:
     import numpy as np
 
-EMOJI = "emoji"
+    from keras_mdm.data import EmojiData
+
+# Styles of the embedded drawings by the word that names them on the command line.
+EMOJI = {"emoji": "twemoji", "openmoji": "openmoji"}
+HELD_OUT = "held-out"
 _SCORED = 5000  # pictures that the scorer of texts is trained on
 _AT_A_TIME = 256
 
@@ -36,7 +40,7 @@ def references(
     """The real pictures of a source as levels see them.
 
     Args:
-        reference: a source, "emoji", or an `.npz` file of statistics.
+        reference: a source, a word for embedded drawings, or an `.npz` file of statistics.
         levels: names of levels, ascending.
         downsample: the process's D^r.
         features: the feature network.
@@ -63,28 +67,14 @@ def references(
             fix="evaluate from Python: keras_mdm.evaluation.evaluate(model, {level: pictures})",
             downsample=downsample,
         )
-    sizes = {level: LevelShape.parse(level).size for level in levels}
-    if reference == EMOJI:
-        squares = {level: size for level, size in sizes.items() if isinstance(size, int)}
-        if len(squares) < len(sizes):
-            raise checks.error(
-                "the drawings of the quickstart are squares",
-                fix="pass --reference SOURCE with pictures of these proportions",
-                levels=levels,
-            )
-        drawings = data.load_emoji(
-            list(squares.values()), downsample=downsample, concepts="simple", split="train"
-        )
-        rows = slice(count)
-        pictures = {level: drawings.images[size][rows] for level, size in squares.items()}
+    sizes: dict[str, Any] = {level: LevelShape.parse(level).size for level in levels}
+    if is_emoji(reference):
+        drawings, rows = emoji_drawings(reference, sizes, downsample), slice(count)
+        pictures = {level: drawings.images[size][rows] for level, size in sizes.items()}
         captions = list(drawings.captions[rows])
         return Real(pictures, captions, lambda level: (pictures[level], captions))
     source = data.open_images(reference)
-    highest = sizes[levels[-1]]
-    rules = {
-        level: data.ImageRule(size, of=None if size == highest else highest, downsample=downsample)
-        for level, size in sizes.items()
-    }
+    rules = rules_of(sizes, downsample)
 
     def pairs(level: str) -> tuple[list["np.ndarray"], list[str]]:
         captions: list[str] = []
@@ -98,11 +88,71 @@ def references(
     )
 
 
+def is_emoji(reference: str) -> bool:
+    """Whether a word names embedded drawings: emoji, openmoji, or the held-out ones of these."""
+    style, colon, part = reference.partition(":")
+    return style in EMOJI and part == (HELD_OUT if colon else "")
+
+
+def emoji_drawings(reference: str, sizes: Mapping[str, Any], downsample: Any) -> "EmojiData":
+    """The drawings of the quickstart in a style, or a tenth of all concepts that are held out.
+
+    Args:
+        reference: a word for which `is_emoji` holds.
+        sizes: sizes of the levels.
+        downsample: the process's D^r.
+
+    Raises:
+        ValueError: if a level is not a square.
+    """
+    from keras_mdm import data
+
+    style, _, part = reference.partition(":")
+    squares = [size for size in sizes.values() if isinstance(size, int)]
+    if len(squares) < len(sizes):
+        raise checks.error(
+            "the embedded drawings are squares",
+            fix="pass pictures of these proportions",
+            source=reference,
+            levels=list(sizes),
+        )
+    return data.load_emoji(
+        squares,
+        downsample=downsample,
+        style=EMOJI[style],
+        concepts=None if part else "simple",
+        split="validation" if part else "train",
+    )
+
+
+def rules_of(sizes: Mapping[str, Any], downsample: Any) -> dict[str, Any]:
+    """How files are read for levels, the highest last: lower ones as training makes them."""
+    from keras_mdm import data
+
+    highest = list(sizes.values())[-1]
+    return {
+        level: data.ImageRule(size, of=None if size == highest else highest, downsample=downsample)
+        for level, size in sizes.items()
+    }
+
+
 def read(
-    source: Any, rule: Any, count: int | None, captions: list[str] | None = None
+    source: Any,
+    rule: Any,
+    count: int | None,
+    captions: list[str] | None = None,
+    found_rows: list[int] | None = None,
 ) -> "Iterator[np.ndarray]":
-    """Pictures of a source as a level sees them, in batches. If captions are to be collected, only
-    pictures that have some are read, and the first caption of each is appended."""
+    """Read pictures of a source as a level sees them, in batches.
+
+    Args:
+        source: the source.
+        rule: how the level sees a picture.
+        count: records to read; all by default.
+        captions: where the first caption of each picture is appended; pictures without one are
+            then left out.
+        found_rows: where the number of each picture's record is appended.
+    """
     import os
     from concurrent.futures import ThreadPoolExecutor
 
@@ -125,7 +175,7 @@ def read(
                 return source.attempt(row, make)
 
             found: list[np.ndarray] = []
-            for one in pool.map(work, part):
+            for row, one in zip(part, pool.map(work, part), strict=True):
                 if isinstance(one, Skipped):
                     skipped.append(one)
                     continue
@@ -133,6 +183,8 @@ def read(
                 if captions is not None and not texts:
                     continue
                 found.append(pixels)
+                if found_rows is not None:
+                    found_rows.append(row)
                 if captions is not None:
                     captions.append(texts[0])
             if found:

@@ -1,6 +1,7 @@
 """Captioned pictures and clips, and the batches made of them."""
 
 from keras_mdm.data.base import CaptionedImages, Skipped, area_average
+from keras_mdm.data.caption_tables import captions_of_table, is_caption_table
 from keras_mdm.data.clips.dataset import ClipSource, clip_dataset
 from keras_mdm.data.clips.files import VideoFiles, find_videos, holds_videos
 from keras_mdm.data.clips.opening import holds_clips, open_clips
@@ -64,6 +65,7 @@ __all__ = [
     "VideoFiles",
     "area_average",
     "captions_of",
+    "captions_of_table",
     "clip_dataset",
     "count_frames",
     "find_videos",
@@ -71,6 +73,7 @@ __all__ = [
     "holds_videos",
     "image_dataset",
     "image_text_dataset",
+    "is_caption_table",
     "load_animated_emoji",
     "load_emoji",
     "load_folder",

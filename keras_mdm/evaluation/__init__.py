@@ -14,6 +14,7 @@ from keras_mdm.evaluation.neighbours import (
     density_coverage,
     precision_recall,
 )
+from keras_mdm.evaluation.other_style import OtherStyle, other_style
 from keras_mdm.evaluation.prompted import TextMeasure, fit_text_measure
 from keras_mdm.evaluation.samples import Request
 from keras_mdm.evaluation.scorer import TextScorer
@@ -36,6 +37,7 @@ __all__ = [
     "FIDInception",
     "InceptionScore",
     "Memorisation",
+    "OtherStyle",
     "PrecisionRecall",
     "RPrecision",
     "Report",
@@ -54,6 +56,7 @@ __all__ = [
     "moments",
     "motion",
     "nearest_training",
+    "other_style",
     "precision_recall",
     "r_precision",
     "real_floor",

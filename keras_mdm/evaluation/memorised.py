@@ -7,9 +7,12 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.evaluation.feature_sets import blocks, checked, unit
+from keras_mdm.evaluation.report import Row
 
 # The share of the held-out pictures that sets the threshold, as one of so many.
 _ONE_OF = 100
+# Names of the two numbers in reports.
+MEDIAN, NEAR = "nearest training picture, median ratio", "nearest training picture, share near"
 # A cosine distance below this is that of a copy.
 _COPY = 1e-9
 
@@ -104,7 +107,7 @@ def nearest_training(
     drawn = unit("drawn_features", drawn)
     training = unit("training_features", training)
     held_out = unit("held_out_features", held_out)
-    usual, _ = _nearest(held_out, training)
+    usual, _ = nearest_rows(held_out, training)
     usual = usual[usual >= _COPY]
     copies = len(held_out) - len(usual)
     if len(usual) < _ONE_OF - 1:
@@ -117,7 +120,7 @@ def nearest_training(
     # Of n + 1 new pictures, each is as likely as the others to be among the nearest.
     place = (len(usual) + 1) // _ONE_OF
     threshold = float(np.partition(usual, place - 1)[place - 1])
-    distances, nearest = _nearest(drawn, training)
+    distances, nearest = nearest_rows(drawn, training)
     share = float(np.mean(distances < threshold))
     return Memorisation(
         median_ratio=float(np.median(distances) / np.median(usual)),
@@ -134,7 +137,24 @@ def nearest_training(
     )
 
 
-def _nearest(x: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(subject: str, found: Memorisation) -> list[Row]:
+    """The two numbers as rows of a report, beside what new real pictures would reach."""
+    counts = (found.drawn, found.training)
+    share = (found.near_share, found.standard_error, found.expected)
+    return [
+        Row(
+            subject,
+            MEDIAN,
+            found.median_ratio,
+            math.nan,
+            1.0,
+            *counts,
+        ),
+        Row(subject, NEAR, *share, *counts),
+    ]
+
+
+def nearest_rows(x: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cosine distance to the nearest row of `training`, and its number; rows have length 1."""
     distances, nearest = np.empty(len(x)), np.empty(len(x), "int64")
     for rows in blocks(len(x), len(training)):

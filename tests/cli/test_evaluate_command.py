@@ -127,6 +127,7 @@ def test_prompts_of_the_real_pictures_or_of_a_file(folder, tmp_path):
     assert sorted(chosen) == ["a", "a", "b", "b", "c", "c"]
     arguments.prompts = tmp_path / "prompts.txt"
     arguments.prompts.write_text("\ufeffone\n\ntwo \n", encoding="utf-8")
+    arguments.count = 2
     assert prompts.conditions(arguments, texts, captions) == {"prompts": ["one", "two"]}
     arguments.prompts = None
     with pytest.raises(ValueError, match=rf"have no captions{THREE_PARTS}"):

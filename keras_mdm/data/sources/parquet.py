@@ -138,7 +138,7 @@ class ParquetImages(ImageSource):
         data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
             raise Unusable("has no bytes of a picture")
-        captions = _texts(table["caption"][place]) if "caption" in table else ()
+        captions = texts_in(table["caption"][place]) if "caption" in table else ()
         return Record(
             self.name(row),
             data,
@@ -257,7 +257,7 @@ def _schema(path: str) -> Any:
         return None
 
 
-def _texts(value: Any) -> list[str]:
+def texts_in(value: Any) -> list[str]:
     """The texts of a field, one or a list; they may be stored as bytes, in any encoding."""
     if not value.is_valid:
         return []
@@ -265,5 +265,5 @@ def _texts(value: Any) -> list[str]:
     if hasattr(value, "as_buffer"):
         return [text_of(value.as_buffer().to_pybytes())]
     if hasattr(value, "values") and not hasattr(value, "keys"):
-        return [text for part in value.values for text in _texts(part)]
+        return [text for part in value.values for text in texts_in(part)]
     return list(captions_in(value.as_py()))
