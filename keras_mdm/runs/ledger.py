@@ -101,14 +101,17 @@ def plan(
     return phases, _resume(run, phases, current, made, content)
 
 
-def note_start(run: RunDirectory, number: int, phase: Phase, source: str | None) -> None:
-    """Write down that a phase begins."""
+def note_start(
+    run: RunDirectory, number: int, phase: Phase, source: str | None, trained: Sequence[str]
+) -> None:
+    """Write down that a phase begins, with the levels that were trained before."""
     run.note_phase(
         number,
         {
             "state": "running",
             "steps": 0,
             "from": source,
+            "trained_levels": list(trained),
             "segments": [[0, 0, phase.batch_size]],
         },
     )

@@ -176,7 +176,17 @@ def prepared_model(
             steps=phase.steps,
             steps_per_execution=model.steps_per_execution,
         )
-    model.optimizer.set_learning_rate_factors(_factors(phase, model, trained_levels))
+    factors = _factors(phase, model, trained_levels)
+    still = {id(variable) for variable, factor in factors if factor == 0.0}
+    if all(id(variable) in still for variable in model.unet.trainable_variables):
+        raise checks.error(
+            f"nothing is left to train in the phase with the levels {phase.level_names}",
+            fix="freeze fewer levels, or raise inner_learning_rate",
+            freeze=list(phase.freeze),
+            inner_learning_rate=phase.inner_learning_rate,
+            trained_before=list(trained_levels),
+        )
+    model.optimizer.set_learning_rate_factors(factors)
     return model
 
 

@@ -226,15 +226,16 @@ def _run_phases(
         done = 0 if newest is None else checkpoints.step_of(newest)
         model = None  # free the model of the phase before first
         free_what_is_gone()
-        before = phases[number - 2].level_names if number > 1 else ()
+        begun = run.phase_record(number)
+        before = phases[number - 2].level_names if number > 1 else _started(worker, begun)
         with worker.strategy.scope():
             model = preflight.prepared_model(phase, make_model, before)
         model.unet.trained_alone = tuple(phase.groups)
         if worker.is_chief:
             preflight.require_same_model(run, number, model)
-            if run.phase_record(number) is None:
+            if begun is None:
                 name = _source_name(run, source, worker.options.start)
-                ledger.note_start(run, number, phase, name)
+                ledger.note_start(run, number, phase, name, before)
         worker.wait()
         dataset = make_dataset(phase, ledger.data_step(run, number, phase, done))
         batches.check_groups_of(dataset, phase)
@@ -263,6 +264,15 @@ def _run_phases(
             write_model(run, run.model, model, same=run.phase_model(len(phases)))
     worker.wait()
     return model
+
+
+def _started(worker: Worker, begun: Mapping[str, Any] | None) -> Sequence[str]:
+    """Levels that were trained before the first phase: those of the model to start from. Runs of
+    earlier versions did not note them, and trained them at the full rate."""
+    if begun is not None:
+        return begun.get("trained_levels", ())
+    start = worker.options.start
+    return () if start is None else start.unet.levels
 
 
 def _begin(worker: Worker, model: MatryoshkaDiffusion, source: Path | None) -> None:

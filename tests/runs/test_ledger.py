@@ -376,6 +376,20 @@ def test_a_run_begins_with_a_trained_model(whole, tmp_path):
     assert 0 < moved < 0.1
 
 
+def test_levels_of_that_model_move_at_the_inner_rate_also_after_a_stop(whole, tmp_path):
+    start = whole[0].cut("8")
+    phase = dataclasses.replace(phases()[1], steps=3, inner_learning_rate=0.0)
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        train(tmp_path, table=[phase], start=whole[0])
+    with pytest.raises(Stop):
+        train(tmp_path, table=[phase], start=start, stop=(1, 2))
+    model = train(tmp_path, table=[phase], start=start)
+    for name, part in start.unet.parts.items():
+        pairs = zip(part.weights, model.unet.parts[name].weights, strict=True)
+        same = all(np.array_equal(before, after) for before, after in pairs)
+        assert same == (model.unet.level_of(name) == "8"), name
+
+
 @pytest.mark.slow
 def test_losses_of_a_validation_are_in_the_record_and_change_nothing(whole, tmp_path):
     def validation(phase):
