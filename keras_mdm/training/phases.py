@@ -33,8 +33,8 @@ class Phase:
         warmup_steps: steps of linear warm-up, for the variables that are new in this phase.
         final_learning_rate: `None` for a constant rate; else it falls along half a cosine to this
             share of `learning_rate` at the end of the phase.
-        inner_learning_rate: factor on the rate of levels that were trained before, by earlier phases or
-            in the model that the run starts from.
+        inner_learning_rate: factor on the rate of levels that were trained before, by earlier
+            phases or in the model that the run starts from.
         freeze: names of levels that are not trained in this phase.
         level_weights: weights of the losses by level name, `"highest"` for the loss of the highest
             level alone, or a function from the progress in the phase (a scalar tensor in [0, 1]) to
