@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.assets import path as asset_path
+from keras_mdm.evaluation import batches
 from keras_mdm.interop.torch_legacy import read_legacy
 
 # Kernel, stride, expansion, channels, repeats of the stages.
@@ -66,25 +67,17 @@ class EfficientNetLite0:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return features (B, 1280) float32 of uint8 pictures (B, H, W, 3)."""
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise checks.error(
-                "`images` must be uint8 (B, H, W, 3)",
-                fix="pass the pictures of one level",
-                shape=images.shape,
-                dtype=str(images.dtype),
-            )
-        found = []
-        for begin in range(0, len(images), _BATCH):
-            part = images[begin : begin + _BATCH]
-            rows = np.minimum(np.arange(_BATCH), len(part) - 1)
-            found.append(self._traced(tf.constant(part[rows])).numpy()[: len(part)])
-        return np.concatenate(found) if found else np.zeros((0, self.width), "float32")
+        images = batches.checked(images)
+        return batches.in_batches(self._traced, images, _BATCH, self.width)
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities (B, 1000) of the ImageNet classes."""
+        return self.classify_features(self(images))
+
+    def classify_features(self, features: np.ndarray) -> np.ndarray:
+        """Return what `classify` returns, from the features (B, 1280) of the pictures."""
         weight, bias = self._classifier
-        return tf.nn.softmax(self(images) @ weight + bias).numpy()
+        return tf.nn.softmax(np.asarray(features, "float32") @ weight + bias).numpy()
 
     def _pooled(self, images: tf.Tensor) -> tf.Tensor:
         x = tf.cast(images, tf.float32)

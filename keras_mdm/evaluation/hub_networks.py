@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.evaluation.batches import checked, in_batches
 
 _BATCH = 32
 # Mean and deviation of the pixels, on [0, 1], that the networks were trained with.
@@ -70,12 +71,7 @@ class ClipFeatures:
             found = [int(i) for i in np.asarray(self._tokenizer(prompt))] if prompt.strip() else []
             found = [start, *found[: length - 2], end]
             ids[row, : len(found)] = found
-        features = [np.zeros((0, self.width), "float32")]
-        for first in range(0, len(ids), _BATCH):
-            rows = ids[first : first + _BATCH]
-            whole = np.concatenate([rows, np.repeat(rows[-1:], _BATCH - len(rows), axis=0)])
-            features.append(self._texts(tf.constant(whole)).numpy()[: len(rows)])
-        return np.concatenate(features)
+        return in_batches(self._texts, ids, _BATCH, self.width)
 
     def score_of(self, prompts: Sequence[str]) -> "ClipScore":
         """Make the measure of how well pictures fit these prompts, for `evaluate(texts=...)`."""
@@ -150,12 +146,7 @@ class _Batches:
         self._traced = tf.function(self._features, autograph=False)
 
     def __call__(self, images: np.ndarray, width: int) -> np.ndarray:
-        found = [np.zeros((0, width), "float32")]
-        for first in range(0, len(images), _BATCH):
-            part = np.asarray(images[first : first + _BATCH])
-            rows = np.minimum(np.arange(_BATCH), len(part) - 1)
-            found.append(self._traced(tf.constant(part[rows])).numpy()[: len(part)])
-        return np.concatenate(found)
+        return in_batches(self._traced, checked(images), _BATCH, width)
 
     def _features(self, images: tf.Tensor) -> tf.Tensor:
         x = tf.cast(images, tf.float32)
