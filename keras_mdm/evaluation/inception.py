@@ -8,15 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.evaluation import inception_files
+from keras_mdm.evaluation import batches, inception_files
 from keras_mdm.evaluation.inception_layers import SIDE, WIDTH
+from keras_mdm.evaluation.report import CLASSES, unverified
 
 _RESIZES = {
     "fid": "bilinear of TensorFlow 1",
     "clean": "bicubic antialiased",
     "pytorch-fid": "bilinear of pytorch-fid",
 }
-_MEASURES = {"frechet": "FID", "kernel": "KID", "inception": "IS"}
+_MEASURES = {"frechet": "FID", "kernel": "KID", CLASSES: "IS"}
 
 
 class FIDInception:
@@ -38,13 +39,17 @@ class FIDInception:
             rounded. "pytorch-fid" as that program does: bilinear, without antialiasing, aligned by
             the pixels' centres, and scaled by 2 / 255 - 1 instead of (x - 128) / 128. Figures
             compare only within one of them.
+        trusted: you vouch that the weights are the published ones. The port's `.pth` is known by
+            its sha256 (of which the file's name has the beginning) and needs no word; of the other
+            files no digest is known here.
         batch: number of pictures that go through the network at a time.
 
     Attributes:
         name: network, digits of the weights, and resize; features of two names do not compare.
         width: 2048.
-        measures: {general name: published name}, empty unless the shapes of all layers are those of
-            the network of 2015; without a classifier there is no IS.
+        measures: {general name: name in reports}. The published names, FID, KID and IS, are for
+            weights that are known or vouched for, in layers of the shapes of 2015. Such layers with
+            other weights have names that say so, and any other network has none here.
         sha256: of the file.
         published: whether this is the port's file, bit by bit.
 
@@ -65,7 +70,14 @@ class FIDInception:
 
     width = WIDTH
 
-    def __init__(self, weights: str | os.PathLike, *, resize: str = "fid", batch: int = 32):
+    def __init__(
+        self,
+        weights: str | os.PathLike,
+        *,
+        resize: str = "fid",
+        batch: int = 32,
+        trusted: bool = False,
+    ):
         if not isinstance(weights, str | os.PathLike):
             raise checks.error(
                 "`weights` must be a path",
@@ -80,28 +92,21 @@ class FIDInception:
         network = "inception-2015-12-05" if self._source.known else "unknown SavedModel or graph"
         digits = inception_files.fingerprint(self._source, self.sha256)
         self.name = f"{network}, weights {digits}, {SIDE} {_RESIZES[resize]}"
-        self.measures: Mapping[str, str] = dict(_MEASURES) if self._source.known else {}
+        self.measures: Mapping[str, str] = {}
+        if self._source.known:
+            sure = self.published or trusted
+            self.measures = dict(_MEASURES) if sure else unverified(_MEASURES, "Inception layout")
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return features (B, 2048) float32 of uint8 pictures (B, H, W, 3)."""
-        images = np.asarray(images)
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise checks.error(
-                "`images` must be uint8 (B, H, W, 3)",
-                fix="pass the pictures of one level",
-                shape=images.shape,
-                dtype=str(images.dtype),
-            )
-        found = np.zeros((len(images), self.width), "float32")
-        for begin in range(0, len(images), self.batch):
-            part = images[begin : begin + self.batch]
-            # Filled up: what a picture gives does not depend on how many there are.
-            rows = np.minimum(np.arange(self.batch), len(part) - 1)
-            pixels = tf.cast(tf.constant(part[rows]), tf.float32)
-            if not (self._source.resizes and self.resize == "fid"):
-                pixels = resized(pixels, self.resize)
-            found[begin : begin + len(part)] = self._source.pooled(pixels)[: len(part)]
-        return found
+        images = batches.checked(images)
+        return batches.in_batches(self._pooled, images, self.batch, self.width)
+
+    def _pooled(self, images: tf.Tensor) -> np.ndarray:
+        pixels = tf.cast(images, tf.float32)
+        if not (self._source.resizes and self.resize == "fid"):
+            pixels = resized(pixels, self.resize)
+        return self._source.pooled(pixels)
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities (B, 1008) on which the IS rests.

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.evaluation import inception_layers
+from keras_mdm.evaluation import inception_layers, saved_models
 from keras_mdm.evaluation.inception_layers import CLASSES, SIDE, WIDTH
+from keras_mdm.evaluation.saved_models import shape_of
 from keras_mdm.interop.torch_legacy import read_legacy
 from keras_mdm.interop.torch_reader import TorchFile
 from keras_mdm.text.safetensors_header import read_header
@@ -169,65 +170,42 @@ def _frozen_graph(path: str | os.PathLike) -> Source:
     return Source(
         lambda x: _features(session.run(pool, {given: np.asarray(x)}), len(x), path),
         matrix,
-        known=_is_known([_shape(node) for node in constants], matrix),
+        known=_is_known(map(shape_of, constants), matrix),
         resizes=True,
-        stem=_value(stem[0]) if stem else None,
+        stem=tf.make_ndarray(stem[0].attr["value"].tensor) if stem else None,
     )
 
 
 def _saved_model(path: str | os.PathLike) -> Source:
-    if not (Path(path) / "saved_model.pb").is_file():
-        raise checks.error(
-            "the folder must be a SavedModel", fix="pass the folder with saved_model.pb", path=path
-        )
-    # Kept by `pooled`: a function of a SavedModel does not keep its variables alive.
-    model = tf.saved_model.load(os.fspath(path))
-    call, entry, output = _signature(model, path)
-    definition = call.graph.as_graph_def()
-    inner = [node for function in definition.library.function for node in function.node_def]
-    constants = [node for node in [*definition.node, *inner] if node.op == "Const"]
-    # Weights are variables, tensors that the function captured, or constants inside.
-    captured = [value for value in call.captured_inputs if value.dtype.is_floating]
-    values = [*call.variables, *captured]
-    shape = (WIDTH, CLASSES)
-    matrices = [value.numpy() for value in values if tuple(value.shape) == shape]
-    matrices += [_value(node) for node in constants if _shape(node) == shape]
-    matrix = matrices[0] if matrices else None
-    shapes = [tuple(value.shape) for value in values] + [_shape(node) for node in constants]
+    found = saved_models.load(path)
+    entry, output = _entries(found, path)
+    weights = found.weights()
+    matrices = [value for shape, value in weights if shape == (WIDTH, CLASSES)]
+    matrix = matrices[0]() if matrices else None
+    shapes = [shape for shape, _ in weights]
 
-    def pooled(x: tf.Tensor, _: Any = model) -> np.ndarray:
-        return _features(call(**{entry: (x - 128.0) / 128.0})[output].numpy(), len(x), path)
+    def pooled(x: tf.Tensor) -> np.ndarray:
+        return _features(found(entry, (x - 128.0) / 128.0)[output].numpy(), len(x), path)
 
     return Source(pooled, matrix, known=_is_known(shapes, matrix))
 
 
-def _signature(model: Any, path: str | os.PathLike) -> tuple[Any, str, str]:
-    """Return a signature, the name of its only input, and that of the output with the features."""
-    found = dict(model.signatures)
-    call: Any = found.get("serving_default") or next(iter(found.values()), None)
-    inputs = call.structured_input_signature[1] if call else {}
-    outputs = call.structured_outputs if call else {}
+def _entries(found: saved_models.Signature, path: str | os.PathLike) -> tuple[str, str]:
+    """Return the name of the only input, and that of the output with the features."""
+    outputs = found.outputs
     wide = [n for n, spec in outputs.items() if spec.shape.rank and spec.shape[-1] == WIDTH]
     output = _POOL if _POOL in outputs else wide[0] if len(wide) == 1 else None
-    if len(inputs) != 1 or output is None:
+    if len(found.inputs) != 1 or output is None:
         raise checks.error(
             "the SavedModel must have a signature of one input, pictures (B, 299, 299, 3) in "
             "[-1, 1], and an output `pool_3` of 2048 features",
             fix="export the network with such a signature",
             weights=str(path),
-            signatures=sorted(found),
-            inputs=sorted(inputs),
+            signatures=found.names,
+            inputs=sorted(found.inputs),
             outputs=sorted(outputs),
         )
-    return call, next(iter(inputs)), output
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    return tuple(side.size for side in node.attr["value"].tensor.tensor_shape.dim)
-
-
-def _value(node: Any) -> np.ndarray:
-    return tf.make_ndarray(node.attr["value"].tensor)
+    return next(iter(found.inputs)), output
 
 
 def _is_known(shapes: Iterable[tuple[int, ...]], matrix: np.ndarray | None) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from keras_mdm.evaluation import moments, neighbours
 from keras_mdm.evaluation.frechet import frechet_distance
 from keras_mdm.evaluation.kid import kernel_distance
 
+# A score of the drawn pictures alone; all other measures compare two sets.
+CLASSES = "inception-score"
 # Pictures on each side below which a measure says little. The Frechet distance of few pictures is
 # mostly bias: its covariance has more entries than there are numbers.
 LEAST = {
@@ -22,11 +24,12 @@ LEAST = {
     "recall": 100,
     "density": 100,
     "coverage": 100,
+    CLASSES: 5000,  # ten parts, of which each estimates the shares of a thousand classes
 }
 MEASURES = tuple(LEAST)
 # Written as 1000 times the value, as is usual.
 _THOUSANDS = "kernel"
-_PLAIN = {"kernel": "kernel distance", "frechet": "Frechet distance"}
+_PLAIN = {"kernel": "kernel distance", "frechet": "Frechet distance", CLASSES: "class score"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +57,24 @@ class Row:
 
 
 def name_of(measure: str, features: Any) -> str:
-    """The published name of a measure if the network is the published one, else a plain name."""
-    published = getattr(features, "measures", {}).get(measure)
-    name = published or _PLAIN.get(measure, measure)
+    """What a measure is called with a network: the published name only with the published one."""
+    plain = _PLAIN.get(measure, measure)
+    if getattr(features, "clips", False) and measure in _PLAIN:
+        plain = f"{plain} of clips"
+    name = getattr(features, "measures", {}).get(measure, plain)
     return f"{name} x 1000" if measure == _THOUSANDS else name
+
+
+def unverified(measures: Iterable[str], layout: str, *, clips: bool = False) -> dict[str, str]:
+    """Names for a network that is built like a published one, with weights that nobody vouches for.
+
+    Example:
+
+    >>> unverified(["frechet"], "Inception layout")
+    {'frechet': 'Frechet distance (Inception layout, unverified weights)'}
+    """
+    kind = " of clips" if clips else ""
+    return {name: f"{_PLAIN[name]}{kind} ({layout}, unverified weights)" for name in measures}
 
 
 def check_enough(
@@ -74,6 +91,8 @@ def check_enough(
     for measure in measures:
         checks.one_of("measures", measure, MEASURES)
         for what, count in counts.items():
+            if measure == CLASSES and what.startswith("real"):
+                continue
             if 0 < count < LEAST[measure] and not few:
                 raise checks.error(
                     f"the measure {measure!r} needs at least {LEAST[measure]} pictures",
@@ -99,7 +118,8 @@ def measure(
         drawn: statistics of the drawn pictures.
         real: of the real ones.
         features: the feature network of both.
-        measures: names out of `MEASURES`.
+        measures: names out of `MEASURES`; the Inception Score is not among them, since statistics
+            hold no classes: it is left out.
         floors: of the real pictures, see `floors_of`; computed unless given.
         few: accept fewer pictures than a measure needs.
 
@@ -111,6 +131,7 @@ def measure(
     """
     moments.check_same_features(drawn, real)
     check_enough(measures, {"drawn": drawn.count, "real": real.count}, few=few)
+    measures = pairwise(measures)
     values = _values(drawn, real, measures)
     floors = floors_of(real, measures) if floors is None else floors
     return [
@@ -126,6 +147,11 @@ def measure(
     ]
 
 
+def pairwise(measures: Sequence[str]) -> list[str]:
+    """The measures that compare two sets."""
+    return [name for name in measures if name != CLASSES]
+
+
 def floors_of(real: moments.Statistics, measures: Sequence[str], *, seed: int = 0) -> dict:
     """Measure one half of the kept real pictures against the other: what the best model reaches.
 
@@ -134,7 +160,7 @@ def floors_of(real: moments.Statistics, measures: Sequence[str], *, seed: int = 
     if len(real.kept) < 6:
         return {}
     order = np.random.default_rng(seed).permutation(len(real.kept))
-    half = len(order) // 2
+    half, measures = len(order) // 2, pairwise(measures)
     first, second = (
         moments.of_features(real.features, real.kept[rows])
         for rows in (order[:half], order[half : 2 * half])

@@ -17,7 +17,12 @@ from keras_mdm.evaluation import inception_files, inception_layers
 from keras_mdm.evaluation.inception import FIDInception, resized
 from keras_mdm.interop.torch_writer import write_state_dict
 
-PUBLISHED = {"frechet": "FID", "kernel": "KID", "inception": "IS"}
+PUBLISHED = {"frechet": "FID", "kernel": "KID", "inception-score": "IS"}
+UNVERIFIED = {
+    "frechet": "Frechet distance (Inception layout, unverified weights)",
+    "kernel": "kernel distance (Inception layout, unverified weights)",
+    "inception-score": "class score (Inception layout, unverified weights)",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,17 @@ def test_features_and_classes_are_those_of_a_naive_network(network, state):
     logits = state["fc.weight"].astype("float64") @ wanted  # without the bias
     share = np.exp(logits - logits.max())
     np.testing.assert_allclose(network.classify(image)[0], share / share.sum(), rtol=1e-2)
-    assert network.measures == PUBLISHED and not network.published
+    assert network.measures == UNVERIFIED and not network.published
+
+
+def test_names_are_published_ones_only_for_known_or_trusted_weights(port, monkeypatch, tmp_path):
+    assert FIDInception(port, trusted=True).measures == PUBLISHED
+    digest = hashlib.sha256(port.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception_files, "PUBLISHED", frozenset({digest}))
+    known = FIDInception(port)
+    assert known.published and known.measures == PUBLISHED
+    # Another network has none of the names, whoever vouches for it.
+    assert FIDInception(small_graph(tmp_path), trusted=True).measures == {}
 
 
 def test_layers_have_the_names_and_shapes_of_the_port():
@@ -109,7 +124,7 @@ def test_every_kind_of_weights_file_is_read(tmp_path, monkeypatch):
 def test_the_frozen_graph_of_2015_runs_as_it_is(network, state, port, tmp_path):
     path = frozen_graph(state).write(tmp_path / "classify_image_graph_def.pb")
     image = pictures(1, 50, 70)
-    graph = FIDInception(path, batch=2)
+    graph = FIDInception(path, batch=2, trusted=True)
     wanted = network(image)
     close(graph(image), wanted)
     np.testing.assert_allclose(
