@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.evaluation import Report, Request, evaluate, measured
+from keras_mdm.evaluation import Report, Request, evaluate, measured, network_of
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Distances(StepCallback):
         reference: real pictures by level as for `evaluate`; their statistics are computed once.
         request: what to draw.
         every: evaluate when a multiple of this many steps is reached.
-        features: a feature network; `EfficientNetLite0` by default.
+        features: a feature network; `EfficientNetLite0` by default, for clips on their frames.
         measures: names of measures as for `evaluate`.
         few: accept fewer pictures than a measure needs.
         writer: an `EventWriter`: curves `evaluation/SUBJECT/MEASURE`.
@@ -66,7 +66,8 @@ class Distances(StepCallback):
         self.request, self.few, self.measures = request, few, tuple(measures)
         self.features = features or EfficientNetLite0()
         self.reference = {
-            level: measured(self.features, given) for level, given in reference.items()
+            level: measured(network_of(self.features, level), given)
+            for level, given in reference.items()
         }
         self.writer, self.note, self.first_step = writer, note, first_step
 

@@ -2,10 +2,13 @@
 
 from keras_mdm.evaluation import moments, motion, retrieval, sweep
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
-from keras_mdm.evaluation.evaluate import Report, check, evaluate, measured
+from keras_mdm.evaluation.evaluate import Report, check, evaluate
+from keras_mdm.evaluation.frames import FrameFeatures, network_of
 from keras_mdm.evaluation.frechet import frechet_distance
 from keras_mdm.evaluation.hub_networks import ClipFeatures, DinoFeatures
+from keras_mdm.evaluation.i3d import I3D
 from keras_mdm.evaluation.inception import FIDInception
+from keras_mdm.evaluation.keras_inception import KerasInceptionV3
 from keras_mdm.evaluation.kid import KID, kernel_distance, real_floor
 from keras_mdm.evaluation.memorised import Memorisation, nearest_training
 from keras_mdm.evaluation.neighbours import (
@@ -15,6 +18,7 @@ from keras_mdm.evaluation.neighbours import (
     precision_recall,
 )
 from keras_mdm.evaluation.other_style import OtherStyle, other_style
+from keras_mdm.evaluation.picture_sets import measured
 from keras_mdm.evaluation.prompted import TextMeasure, fit_text_measure
 from keras_mdm.evaluation.samples import Request
 from keras_mdm.evaluation.scorer import TextScorer
@@ -28,6 +32,7 @@ from keras_mdm.evaluation.scores import (
 )
 
 __all__ = [
+    "I3D",
     "KID",
     "ClipFeatures",
     "CosineScore",
@@ -35,7 +40,9 @@ __all__ = [
     "DinoFeatures",
     "EfficientNetLite0",
     "FIDInception",
+    "FrameFeatures",
     "InceptionScore",
+    "KerasInceptionV3",
     "Memorisation",
     "OtherStyle",
     "PrecisionRecall",
@@ -56,6 +63,7 @@ __all__ = [
     "moments",
     "motion",
     "nearest_training",
+    "network_of",
     "other_style",
     "precision_recall",
     "r_precision",

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.evaluation import moments, report, samples
+from keras_mdm.evaluation import report, samples
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
-
-GRAIN = "grain, grey levels"
+from keras_mdm.evaluation.frames import network_of
+from keras_mdm.evaluation.picture_sets import Measured, check_classes, enlarged, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,86 +43,6 @@ class Report:
         return row.value
 
 
-class Measured:
-    """Statistics and grain of a set that comes in batches.
-
-    Args:
-        features: the feature network.
-        statistics: of what is already known.
-        text: measures how well the pictures, in order, fit their prompts.
-
-    Attributes:
-        statistics: of all batches so far.
-    """
-
-    def __init__(
-        self,
-        features: Any,
-        statistics: moments.Statistics | None = None,
-        text: Any = None,
-    ):
-        self.features, self.text = features, text
-        self.statistics = statistics or moments.nothing(features)
-        self._grain, self._count = 0.0, 0
-        self._ordered: list[np.ndarray] = []
-
-    def add(self, images: np.ndarray) -> "Measured":
-        """Add pictures, uint8 (B, H, W, 3)."""
-        values = moments.features_of(self.features, images)
-        found = moments.of_pictures(self.features, images, values=values)
-        self.statistics = self.statistics.merge(found)
-        if self.text is not None and self._count < moments.KEPT:
-            self._ordered.append(values)
-        self._grain += float(np.sum(grain_of(images)))
-        self._count += len(images)
-        return self
-
-    @property
-    def grain(self) -> float:
-        """Mean grain of the pictures, NaN if none was seen."""
-        return self._grain / self._count if self._count else math.nan
-
-    def rows(self, subject: str, real: "Measured") -> list[report.Row]:
-        """The numbers that need the pictures themselves: grain, and how well prompts are met."""
-        counts = (self.statistics.count, real.statistics.count)
-        found = [report.Row(subject, GRAIN, self.grain, math.nan, real.grain, *counts)]
-        if self.text is not None:
-            score = self.text.score(np.concatenate(self._ordered))
-            value = (score.value, score.standard_error, self.text.real)
-            found.append(report.Row(subject, self.text.name, *value, score.pictures, counts[1]))
-        return found
-
-
-def grain_of(images: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of neighbouring pixels of every picture, in grey levels.
-
-    Example:
-
-    >>> flat = np.full((1, 4, 4, 3), 200, np.uint8)
-    >>> float(grain_of(flat)[0])
-    0.0
-    """
-    wide = np.asarray(images).astype("int16")
-    axes = (1, 2, 3)
-    across = [np.abs(np.diff(wide, axis=axis)).mean(axis=axes) for axis in (1, 2)]
-    return (across[0] + across[1]) / 2
-
-
-def enlarged(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pictures of a lower level at a higher one's size, bicubic: what the higher one has to beat.
-
-    Args:
-        images: uint8 (B, h, w, 3).
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        uint8 (B, height, width, 3).
-    """
-    found = tf.image.resize(tf.constant(images), (height, width), "bicubic")
-    return tf.cast(tf.clip_by_value(tf.round(found), 0.0, 255.0), tf.uint8).numpy()
-
-
 def evaluate(
     drawn: Any,
     reference: Mapping[str, Any],
@@ -136,21 +55,24 @@ def evaluate(
     few: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Compare what a model draws, or pictures, with real pictures.
+    """Compare what a model draws, or pictures or clips, with real ones.
 
     A model draws all levels in one pass. Every level is compared with the real pictures of its
     size, and so is every level enlarged to the one above it: an outer level is worth its pixels if
-    it is nearer to the real pictures than the enlargement.
+    it is nearer to the real pictures than the enlargement. Levels with names such as `16x64` hold
+    clips.
 
     Args:
-        drawn: a `MatryoshkaDiffusion`, or {level: uint8 (n, H, W, 3), or an iterable of these}.
+        drawn: a `MatryoshkaDiffusion`, or {level: uint8 (n, H, W, 3), or (n, F, H, W, 3) for
+            clips, or an iterable of these}.
         reference: {level: real pictures of its size, in the same forms, or `moments.Statistics`, or
             what `measured` made of them}.
         request: what a model draws.
         directory: where its pictures are kept; a later call continues there.
-        features: a feature network; `EfficientNetLite0` by default.
-        measures: "kernel" (the unbiased squared MMD with the cubic kernel, KID), "frechet" (FID),
-            "precision", "recall", "density", "coverage".
+        features: a feature network of pictures or of clips; `EfficientNetLite0` by default. What a
+            level of the other kind is seen by, `frames.network_of` says.
+        measures: "kernel" (the unbiased squared MMD with the cubic kernel, KID), "frechet" (FID;
+            of clips, FVD), "precision", "recall", "density", "coverage", "inception-score".
         texts: by level, how well what a model draws fits its prompts is measured
             (`fit_text_measure`, or `ClipFeatures.score_of`).
         few: accept fewer pictures than a measure needs (`report.LEAST`).
@@ -197,17 +119,22 @@ def evaluate(
             drawn=known,
         )
     features = features or EfficientNetLite0()
-    real = {level: measured(features, reference[level]) for level in levels}
+    networks = {level: network_of(features, level) for level in levels}
+    classes = report.CLASSES in measures
+    if classes:
+        for network in networks.values():
+            check_classes(network)
+    real = {level: measured(networks[level], reference[level], classes=classes) for level in levels}
     for level in levels:
         report.check_enough(measures, {f"real[{level!r}]": real[level].statistics.count}, few=few)
     about: dict[str, Any] = {}
     if request is None or directory is None or isinstance(drawn, Mapping):
-        found = {level: measured(features, drawn[level]) for level in levels}
+        found = {n: measured(networks[n], drawn[n], classes=classes) for n in levels}
     else:
         batches = samples.draw(drawn, request, directory, progress=progress)
-        found = _of_batches(features, batches, known, levels, texts or {})
+        found = _of_batches(networks, batches, known, texts or {}, classes)
         about = {"seed": request.seed, "options": {k: str(v) for k, v in request.options.items()}}
-    return _report(found, real, features, measures, few, about)
+    return _report(found, real, networks, measures, few, about)
 
 
 def check(
@@ -224,28 +151,30 @@ def check(
 
 
 def _of_batches(
-    features: Any,
+    networks: Mapping[str, Any],
     batches: Iterable[Mapping[str, np.ndarray]],
     levels: Sequence[str],
-    measured: Sequence[str],
     texts: Mapping[str, Any],
+    classes: bool,
 ) -> dict[str, Measured]:
     """Statistics by subject: the levels, and the levels enlarged to the next."""
     found: dict[str, Measured] = {}
 
     def add(subject: str, images: np.ndarray) -> None:
-        text = texts.get(subject.rsplit(" ", 1)[-1])
-        found.setdefault(subject, Measured(features, text=text)).add(images)
+        level = subject.rsplit(" ", 1)[-1]
+        if subject not in found:
+            found[subject] = Measured(networks[level], text=texts.get(level), classes=classes)
+        found[subject].add(images)
 
     for batch in batches:
         for number, level in enumerate(levels):
-            if level not in measured:
+            if level not in networks:
                 continue
             add(level, batch[level])
             if number:
                 below = levels[number - 1]
-                large = enlarged(batch[below], *batch[level].shape[1:3])
-                add(_enlarged_name(below, level), large)
+                *frames, height, width, _ = batch[level].shape[1:]
+                add(_enlarged_name(below, level), enlarged(batch[below], height, width, *frames))
     return found
 
 
@@ -253,24 +182,10 @@ def _enlarged_name(below: str, level: str) -> str:
     return f"{below} enlarged to {level}"
 
 
-def measured(features: Any, given: Any) -> Measured:
-    """Statistics and grain of pictures in any form that `evaluate` takes."""
-    if isinstance(given, Measured):
-        moments.check_same_features(given.statistics, moments.nothing(features))
-        return given
-    if isinstance(given, moments.Statistics):
-        moments.check_same_features(given, moments.nothing(features))
-        return Measured(features, given)
-    found = Measured(features)
-    for images in moments.parts(given):
-        found.add(images)
-    return found
-
-
 def _report(
     found: Mapping[str, Measured],
     real: Mapping[str, Measured],
-    features: Any,
+    networks: Mapping[str, Any],
     measures: Sequence[str],
     few: bool,
     about: Mapping[str, Any],
@@ -284,27 +199,27 @@ def _report(
             subject,
             one.statistics,
             other.statistics,
-            features,
+            networks[level],
             measures=measures,
             floors=floors[level],
             few=few,
         )
         rows += one.rows(subject, other)
     about = {
-        "features": features.name,
+        "features": "; ".join(dict.fromkeys(network.name for network in networks.values())),
         "fingerprints": {
             "drawn": {subject: one.statistics.fingerprint for subject, one in found.items()},
             "real": {level: one.statistics.fingerprint for level, one in real.items()},
         },
         **about,
     }
-    return Report(about, rows, _verdicts(rows, features))
+    return Report(about, rows, _verdicts(rows, networks))
 
 
-def _verdicts(rows: Sequence[report.Row], features: Any) -> list[str]:
+def _verdicts(rows: Sequence[report.Row], networks: Mapping[str, Any]) -> list[str]:
     """One sentence for every level that can be compared with the enlarged level below."""
-    kernel = report.name_of("kernel", features)
-    values = {row.subject: row for row in rows if row.measure == kernel}
+    kernels = {report.name_of("kernel", network) for network in networks.values()}
+    values = {row.subject: row for row in rows if row.measure in kernels}
     said = []
     for subject, row in values.items():
         if " enlarged to " not in subject:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.evaluation import batches
 from keras_mdm.files import write_atomically
 
 # Features that are kept besides mean and covariance, for measures of single pictures.
@@ -115,17 +116,14 @@ def nothing(features: Any, *, keep: int = KEPT) -> Statistics:
 def features_of(features: Any, images: np.ndarray) -> np.ndarray:
     """Compute the features of pictures, (B, D) float32, and check both sides.
 
+    Args:
+        features: the feature network; if it has a true attribute `clips`, it sees clips.
+        images: uint8 (B, H, W, 3), or (B, F, H, W, 3) for a network of clips.
+
     Raises:
         ValueError: if the pictures are not uint8 RGB, or a feature is not finite.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise checks.error(
-            "pictures must be uint8 (B, H, W, 3)",
-            fix="put transparent pictures on white, and give grey ones three channels",
-            shape=images.shape,
-            dtype=str(images.dtype),
-        )
+    images = batches.checked(images, clips=bool(getattr(features, "clips", False)))
     if not len(images):
         return np.zeros((0, features.width), "float32")
     found = np.asarray(features(images), "float32")
@@ -148,7 +146,7 @@ def of_pictures(
 
     Args:
         features: the feature network.
-        images: uint8 (B, H, W, 3).
+        images: uint8 (B, H, W, 3), or (B, F, H, W, 3) for a network of clips.
         keep: how many pictures' features to keep.
         values: their features, if they are already known.
 

@@ -1,4 +1,4 @@
-"""Pictures of a model, drawn batch by batch into a directory, where a later start continues."""
+"""What a model draws, batch by batch into a directory, where a later start continues."""
 
 import dataclasses
 import hashlib
@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_mdm import checks
+from keras_mdm.evaluation.frames import frames_of
 from keras_mdm.files import read_json, write_atomically
 
 REQUEST = "request.json"
@@ -75,13 +76,12 @@ def weights_digest(model: Any) -> str:
 
 
 def check_model(model: Any) -> None:
-    """Raise unless the model draws RGB pictures."""
+    """Raise unless the model draws RGB pictures or clips."""
     spec = model.unet.spec
-    clips = [level for level in model.unet.levels if "x" in level]
-    if clips or spec.out_channels != 3:
+    if spec.out_channels != 3:
         raise checks.error(
             "measures of pictures need a model of RGB pictures",
-            fix="measure the frames of clips, or the decoded pictures of codes, as folders",
+            fix="measure the decoded pictures of codes as a folder",
             levels=list(model.unet.levels),
             channels=spec.out_channels,
         )
@@ -92,18 +92,19 @@ def draw(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Draw the pictures that the directory lacks, and return all of them batch by batch.
 
-    `directory/LEVEL/00000.png` is the first picture of a level. Every file is written as a whole,
+    `directory/LEVEL/00000.png` is the first picture of a level; a clip is one picture too, with its
+    frames below each other. Every file is written as a whole,
     so a draw that was stopped continues with the missing pictures, and the pictures do not depend
     on where it was stopped.
 
     Args:
-        model: a `MatryoshkaDiffusion` of RGB pictures.
+        model: a `MatryoshkaDiffusion` of RGB pictures or clips.
         request: what to draw.
         directory: where to.
         progress: show a progress bar.
 
     Returns:
-        An iterator over {level: uint8 (B, H, W, 3)}.
+        An iterator over {level: uint8 (B, H, W, 3), or (B, F, H, W, 3) for a level of clips}.
 
     Raises:
         ValueError: if the directory holds pictures of another model or request.
@@ -164,7 +165,10 @@ def _batches(
                 level: [picture_path(directory, level, n) for n in numbers] for level in levels
             }
             if all(path.exists() for level in levels for path in paths[level]):
-                yield {level: np.stack(list(pool.map(_read, paths[level]))) for level in levels}
+                yield {
+                    level: np.stack([cut(one, level) for one in pool.map(_read, paths[level])])
+                    for level in levels
+                }
             else:
                 drawn = model.generate(
                     **request.conditions(rows),
@@ -179,9 +183,28 @@ def _batches(
             bar.update(len(numbers))
 
 
+def cut(strip: np.ndarray, level: str) -> np.ndarray:
+    """The frames (F, H, W, 3) of a clip that lie below each other; a picture stays as it is.
+
+    Raises:
+        ValueError: if the rows do not divide into the frames of the level.
+    """
+    frames = frames_of(level)
+    if frames is None:
+        return strip
+    if len(strip) % frames:
+        raise checks.error(
+            f"a clip of level {level!r} must be a picture of {frames} frames below each other",
+            fix="pass the folder of this level",
+            height=len(strip),
+        )
+    return strip.reshape(frames, -1, *strip.shape[1:])
+
+
 def _write(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
+    pixels = pixels.reshape(-1, *pixels.shape[-2:])  # frames below each other
     write_atomically(path, lambda target: Image.fromarray(pixels).save(target, compress_level=1))
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keras_mdm.evaluation import Request, evaluate, moments, report
-from keras_mdm.evaluation.evaluate import GRAIN, enlarged, grain_of
+from keras_mdm.evaluation import Request, evaluate, inception_score, moments, report
+from keras_mdm.evaluation.picture_sets import GRAIN, enlarged, grain_of
 from keras_mdm.evaluation.samples import draw, weights_digest
 
 
@@ -166,6 +166,47 @@ def test_the_published_names_are_for_the_published_network():
     assert report.name_of("frechet", Colours()) == "Frechet distance"
 
 
+class Classes(Colours):
+    measures = {report.CLASSES: "IS"}
+
+    def classify_features(self, features):
+        power = np.exp(features.astype("float64"))
+        return power / power.sum(axis=1, keepdims=True)
+
+
+def test_the_inception_score_is_that_of_all_drawn_pictures_in_order(tmp_path):
+    network = Classes()
+    given = {"features": network, "measures": (report.CLASSES, "kernel"), "few": True}
+    found = evaluate(
+        Model(), REFERENCE, request=Request(110), directory=tmp_path, progress=False, **given
+    )
+    for level, size in (("8", 8), ("16", 16)):
+        drawn = Model(levels=(level,)).generate(seed=range(110))[level]
+        wanted = inception_score(network.classify_features(network(drawn)))
+        (row,) = (r for r in found.rows if (r.subject, r.measure) == (level, "IS"))
+        assert row.value == pytest.approx(wanted.value)
+        assert row.error == pytest.approx(wanted.standard_deviation)
+        truth = inception_score(network.classify_features(network(REFERENCE[level])))
+        assert row.floor == pytest.approx(truth.value) and drawn.shape[1] == size
+    # Statistics hold no classes, and a network without classes has no score.
+    known = moments.of_pictures(network, real(seed=1))
+    found = evaluate({"8": real()}, {"8": known}, **given)
+    assert math.isnan(next(row for row in found.rows if row.measure == "IS").floor)
+    assert report.name_of(report.CLASSES, Colours()) == "class score"
+    model = Model()
+    with pytest.raises(ValueError, match="a feature network with classes"):
+        evaluate(
+            model,
+            REFERENCE,
+            request=Request(110),
+            directory=tmp_path / "new",
+            **{**given, "features": Colours()},
+        )
+    assert not model.calls
+    with pytest.raises(ValueError, match="needs at least 5000 pictures"):
+        evaluate({"8": real()}, REFERENCE, **{**given, "few": False})
+
+
 def test_halves_of_one_set_are_the_floor():
     half = evaluate({"8": real(600, seed=3)}, {"8": real(600, seed=4)}, **OPTIONS)
     (row,) = (row for row in half.rows if row.measure.startswith("kernel"))
@@ -184,7 +225,6 @@ def test_halves_of_one_set_are_the_floor():
         ({"drawn": {"8": real()[..., :1]}}, "uint8"),
         ({"drawn": Model()}, "a request and a directory"),
         ({"drawn": Model(channels=4), "request": Request(200)}, "RGB"),
-        ({"drawn": Model(levels=("4x8",)), "request": Request(200)}, "RGB"),
         ({"drawn": Model(), "request": Request(50)}, "needs at least 100 pictures"),
     ],
 )
