@@ -8,23 +8,9 @@ from keras_mdm import checks
 
 def features_of(name: str) -> Any:
     """The feature network of `--features`."""
-    from keras_mdm import evaluation
+    from keras_mdm.evaluation.named import named
 
-    kind, _, path = name.partition(":")
-    if kind == "efficientnet-lite0" and not path:
-        return evaluation.EfficientNetLite0()
-    known = {
-        "inception": evaluation.FIDInception,
-        "clip": evaluation.ClipFeatures,
-        "dino": evaluation.DinoFeatures,
-    }
-    if kind in known and path:
-        return known[kind](path)
-    raise checks.error(
-        "--features must name a feature network",
-        fix="pass efficientnet-lite0, inception:FILE, clip:FOLDER or dino:FOLDER",
-        features=name,
-    )
+    return named(name)
 
 
 def chosen_levels(wanted: list[str] | None, levels: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,8 @@ from keras_mdm.cli.quiet import quiet_start
 from keras_mdm.cli.reference import references
 
 # Repeated here, so that `--help` does not start TensorFlow.
-MEASURES = ("kernel", "frechet", "precision", "recall", "density", "coverage")
+CLASSES = "inception-score"
+MEASURES = ("kernel", "frechet", "precision", "recall", "density", "coverage", CLASSES)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "target",
         metavar="MODEL",
-        help="a model as in `keras-mdm sample`, or a folder of pictures",
+        help="a model as in `keras-mdm sample`, or a folder of pictures or clips",
     )
     parser.add_argument(
         "--reference",
@@ -42,27 +43,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="SOURCE",
         help="real pictures: a source as in `keras-mdm data`, 'emoji' for the drawings of the "
         "quickstart ('openmoji' in another style, 'emoji:held-out' for concepts that it does not "
-        "train on), or an .npz file of statistics for a single level",
+        "train on); for clips a folder of videos or prepared clips; or an .npz file of statistics "
+        "for a single level",
     )
     parser.add_argument(
         "--metrics",
         nargs="+",
         choices=(*MEASURES, prompts.TEXT),
         default=["kernel", "precision", "recall"],
-        help="out of %(choices)s; text is how often a picture fits its own prompt best among 100, "
-        "by a scorer trained on the real pictures and their captions, or with clip:FOLDER the CLIP "
-        "score (default: kernel precision recall)",
+        help="out of %(choices)s; inception-score needs a network with classes; text is how often "
+        "a picture fits its own prompt best among 100, by a scorer trained on the real pictures "
+        "and their captions, or with clip:FOLDER the CLIP score (default: kernel precision recall)",
     )
     parser.add_argument(
         "--features",
         default="efficientnet-lite0",
         metavar="NET",
-        help="efficientnet-lite0; inception:FILE for the network of the FID papers; clip:FOLDER or "
+        help="efficientnet-lite0, which sees clips frame by frame; inception:FILE for the network "
+        "of the FID papers, i3d:FOLDER for that of the FVD papers (trusted-inception: or "
+        "trusted-i3d: if you vouch for the weights); keras-inception:FILE; clip:FOLDER or "
         "dino:FOLDER for a preset of keras-hub (default: efficientnet-lite0)",
     )
     parser.add_argument("-n", "--count", type=int, default=500, help="pictures to draw (500)")
     parser.add_argument(
         "--real", type=int, metavar="N", help="real pictures to read (default: all)"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=4, help="of real clips, take every Nth frame (4)"
     )
     parser.add_argument("--levels", nargs="+", metavar="LEVEL", help="levels (default: all)")
     parser.add_argument(
@@ -142,7 +149,9 @@ def _of_folder(
             sweep=args.sweep,
         )
     pictures, levels, downsample = drawn.of_folder(args)
-    real = references(args.reference, levels, downsample, features, count=args.real)
+    real = references(
+        args.reference, levels, downsample, features, count=args.real, stride=args.stride
+    )
     known = memorised.known(args, levels, downsample, features)
     options = {"features": features, "measures": measures, "few": args.few}
     report = evaluation.evaluate(pictures, real.pictures, **options)
@@ -162,7 +171,9 @@ def _of_model(
     model = models.load(args.target)
     check_model(model)
     levels = asked.chosen_levels(args.levels, model.unet.levels)
-    real = references(args.reference, levels, model.downsample, features, count=args.real)
+    networks = {level: evaluation.network_of(features, level) for level in levels}
+    clips = {"frame": model.process.frame, "stride": args.stride}
+    real = references(args.reference, levels, model.downsample, features, count=args.real, **clips)
     given = prompts.conditions(args, model, real.captions)
     requests = {
         folder: evaluation.Request(
@@ -170,7 +181,7 @@ def _of_model(
         )
         for folder, sampling in asked.samplings(args, model.unet.levels).items()
     }
-    evaluation.check(model, measures, requests.values(), few=args.few)
+    evaluation.check(model, measures, requests.values(), few=args.few, networks=networks.values())
     for request in requests.values():
         # Wrong options are found before the first picture, and before its folder is made.
         one = request.conditions(slice(0, 1))
@@ -178,7 +189,10 @@ def _of_model(
     known = memorised.known(args, levels, model.downsample, features)
     options = {"features": features, "measures": measures, "few": args.few}
     options["texts"] = prompts.text_measures(args, real, levels, given, features)
-    real_sets = {name: evaluation.measured(features, p) for name, p in real.pictures.items()}
+    real_sets = {
+        name: evaluation.measured(networks[name], pictures, classes=CLASSES in measures)
+        for name, pictures in real.pictures.items()
+    }
     swept = {}
     for folder, request in requests.items():
         directory = args.out / folder / "pictures"
@@ -192,7 +206,7 @@ def _of_model(
             swept[request.options["guidance_scale"]] = report
         yield folder, report
     if args.sweep:
-        _write_sweep(args.out, swept, features, measures, options["texts"])
+        _write_sweep(args.out, swept, networks[levels[-1]], measures, options["texts"])
 
 
 def _write_sweep(

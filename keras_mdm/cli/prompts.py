@@ -118,8 +118,15 @@ def text_measures(
 
     if TEXT not in args.metrics:
         return {}
-    clip = isinstance(features, evaluation.ClipFeatures)
-    if "prompts" in given and clip:
+    networks = {level: evaluation.network_of(features, level) for level in levels}
+    if "prompts" in given and isinstance(features, evaluation.ClipFeatures):
+        moving = [level for level in levels if networks[level] is not features]
+        if moving:
+            raise checks.error(
+                "the CLIP score is one of pictures",
+                fix="choose levels of pictures with --levels, or another network with --features",
+                levels=moving,
+            )
         return dict.fromkeys(levels, features.score_of(given["prompts"][: args.count]))
     if "prompts" not in given or not real.captions:
         raise checks.error(
@@ -132,6 +139,6 @@ def text_measures(
     for level in levels:
         images, captions = real.pairs(level)
         found[level] = evaluation.fit_text_measure(
-            features, encoder, images, captions, given["prompts"][: args.count]
+            networks[level], encoder, images, captions, given["prompts"][: args.count]
         )
     return found

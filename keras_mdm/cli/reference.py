@@ -35,7 +35,14 @@ class Real:
 
 
 def references(
-    reference: str, levels: list[str], downsample: Any, features: Any, *, count: int | None = None
+    reference: str,
+    levels: list[str],
+    downsample: Any,
+    features: Any,
+    *,
+    count: int | None = None,
+    frame: str = "first",
+    stride: int = 4,
 ) -> Real:
     """The real pictures of a source as levels see them.
 
@@ -45,12 +52,15 @@ def references(
         downsample: the process's D^r.
         features: the feature network.
         count: pictures to read; all by default.
+        frame: for clips, the process's: which frame represents a group of frames.
+        stride: for clips, every how many frames of a video one is taken.
 
     Raises:
         ValueError: if the levels cannot be compared with these pictures.
     """
     from keras_mdm import data
-    from keras_mdm.evaluation import moments
+    from keras_mdm.cli import clips
+    from keras_mdm.evaluation import moments, network_of
     from keras_mdm.levels import LevelShape
 
     if reference.endswith(".npz"):
@@ -60,13 +70,16 @@ def references(
                 fix="choose the level with --levels",
                 levels=levels,
             )
-        return Real({levels[0]: moments.load(reference, features)})
+        return Real({levels[0]: moments.load(reference, network_of(features, levels[0]))})
     if callable(downsample):
         raise checks.error(
             "real pictures of lower levels need a D^r that has a name",
             fix="evaluate from Python: keras_mdm.evaluation.evaluate(model, {level: pictures})",
             downsample=downsample,
         )
+    if any(LevelShape.parse(level).frames for level in levels):
+        options: Any = {"frame": frame, "stride": stride, "count": count}
+        return clips.of_source(reference, levels, downsample, **options)
     sizes: dict[str, Any] = {level: LevelShape.parse(level).size for level in levels}
     if is_emoji(reference):
         drawings, rows = emoji_drawings(reference, sizes, downsample), slice(count)

@@ -121,9 +121,8 @@ def evaluate(
     features = features or EfficientNetLite0()
     networks = {level: network_of(features, level) for level in levels}
     classes = report.CLASSES in measures
-    if classes:
-        for network in networks.values():
-            check_classes(network)
+    for network in networks.values() if classes else ():
+        check_classes(network)
     real = {level: measured(networks[level], reference[level], classes=classes) for level in levels}
     for level in levels:
         report.check_enough(measures, {f"real[{level!r}]": real[level].statistics.count}, few=few)
@@ -143,9 +142,20 @@ def check(
     requests: Iterable[samples.Request],
     *,
     few: bool = False,
+    networks: Iterable[Any] = (),
 ) -> None:
-    """Raise if a model cannot be measured in this way, before anything is read or drawn."""
+    """Raise if a model cannot be measured in this way, before anything is read or drawn.
+
+    Args:
+        model: the model.
+        measures: as for `evaluate`.
+        requests: what it would draw.
+        few: as for `evaluate`.
+        networks: the feature networks of its levels.
+    """
     samples.check_model(model)
+    for network in networks if report.CLASSES in measures else ():
+        check_classes(network)
     for request in requests:
         report.check_enough(measures, {"count": request.count}, few=few)
 

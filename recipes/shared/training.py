@@ -185,11 +185,14 @@ def compiled(
 def evaluation(
     arguments: argparse.Namespace, model: mdm.MatryoshkaDiffusion, sampling: Mapping[str, Any]
 ) -> str | None:
-    """The command that measures the run, with its own data and way of sampling; none for clips."""
-    if any("x" in level for level in model.unet.levels) or getattr(arguments, "rehearse", None):
+    """The command that measures the run, with its own data and way of sampling; none for a
+    rehearsal, and for animations that no command reads."""
+    if getattr(arguments, "rehearse", None) or getattr(arguments, "animated_emoji", None):
         return None
     words = ["keras-mdm evaluate", str(arguments.run_dir)]
     words += ["--reference", arguments.data or "emoji"]
+    if arguments.data and "stride" in arguments:
+        words += ["--stride", str(arguments.stride)]
     for option, key in (("steps", "steps"), ("guidance", "guidance_scale")):
         if isinstance(sampling.get(key), int | float):
             words += [f"--{option}", f"{sampling[key]:g}"]
