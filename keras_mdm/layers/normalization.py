@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.backends import runs_on_tensorflow
 from keras_mdm.types import Shape, Tensor
 
 
@@ -55,6 +56,18 @@ def normalize(
 
     Reference: Wu and He 2018 (arXiv 1803.08494), equations 1 and 2.
     """
+    if not runs_on_tensorflow():
+        return _operation(x, gain, bias, groups, epsilon, silu)
+    from keras_mdm.tracing import traced_once
+
+    # A network has dozens of these in a few shapes, each of 60 operations and 100 for its gradient.
+    operation = traced_once(_operation, groups=groups, epsilon=epsilon, silu=silu)
+    return operation(x, gain, bias)
+
+
+def _operation(
+    x: Tensor, gain: Tensor, bias: Tensor, groups: int, epsilon: float, silu: bool
+) -> Tensor:
     axes = tuple(range(1, len(x.shape) - 1))
     spread = (-1, *(1 for _ in axes), x.shape[-1])
     pixels = math.prod(x.shape[axis] for axis in axes)

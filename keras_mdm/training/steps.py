@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_mdm import randomness
 from keras_mdm.conditioning.conditions import condition_names, drop
 from keras_mdm.optimizers import Optimizer
-from keras_mdm.tracing import SharedTrace, local
+from keras_mdm.tracing import SharedTrace, local, share_repeats
 from keras_mdm.training import batches, objective, remainder
 from keras_mdm.training.penalties import penalties_of, with_penalties
 
@@ -276,6 +276,7 @@ def size_of(model: Any, batch: Mapping[str, Any]) -> tuple[int, ...]:
 
 def train_step(model: Any, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """One optimizer step on this replica's part of a batch; returns the step's values."""
+    share_repeats()
     # A copy: `tf.cast` to the same type would return the variable, which is incremented below.
     step = tf.identity(tf.convert_to_tensor(model.optimizer.iterations))
     drawn = draw_all(model, "train", step, batch, step)
@@ -305,6 +306,7 @@ def train_step(model: Any, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
 
 def test_step(model: Any, batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
     """Loss without training; a sample's noise depends on its position only."""
+    share_repeats()
     seen = tf.identity(tf.convert_to_tensor(model._test_batches))
     drawn = draw_all(model, "test", 0, batch, seen)
     loss, by_level = model._shared_losses(drawn, _normalizer(model, drawn))
