@@ -16,8 +16,8 @@ class FrameFeatures:
     """A network of pictures on the frames of clips: what they show, and how much they change.
 
     The features of a clip are the means over its frames of the network's features, and then of the
-    absolute differences of neighbouring frames' features. It tells clips that stand still and
-    clips in disorder from real ones, but a clip played backwards has the same features. Numbers
+    absolute differences of neighbouring frames' features. It tells clips that stand still from real
+    ones, but sees little of how things move, and nothing of a clip being played backwards. Numbers
     made with it compare only with each other.
 
     Args:

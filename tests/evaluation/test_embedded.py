@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import assets, data
-from keras_mdm.evaluation import EfficientNetLite0, evaluate, measured
+from keras_mdm.evaluation import EfficientNetLite0, FrameFeatures, evaluate, measured
 
 KERNEL = "kernel distance x 1000"
 
@@ -53,3 +53,25 @@ def test_halves_are_alike_and_blurred_drawings_are_not(halves):
 def test_another_style_lies_between(halves, request):
     other = row_of(halves, drawings("openmoji", "openmoji", request)[:150])
     assert 30 < other.value < row_of(halves, blurred(halves[2])).value
+
+
+@pytest.mark.network
+def test_drawings_that_stand_still_are_seen_but_not_two_swapped_frames(halves, request):
+    drawings("emoji", "twemoji", request)  # fetched, or skipped
+    clips = data.load_moving_emoji(32, frames=4, progress=False).clips[32]
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(clips))[:200]
+    first, second = clips[order[:100]], clips[order[100:]]
+    real = measured(FrameFeatures(halves[0]), first)
+
+    def row(drawn):
+        report = evaluate({"4x32": drawn}, {"4x32": real}, features=halves[0], measures=("kernel",))
+        return report.rows[0]
+
+    alike = row(second)
+    still = row(np.repeat(second[:, :1], 4, axis=1))
+    swapped = row(second[:, [0, 2, 1, 3]])
+    assert alike.measure == "kernel distance of clips x 1000"
+    assert abs(alike.value) < 3 * alike.error
+    assert still.value > 4 * still.error
+    assert abs(swapped.value) < 3 * swapped.error  # the limit of the stand-in, as documented
