@@ -5,21 +5,31 @@ import pytest
 import tensorflow as tf
 
 from keras_mdm import assets, data
-from keras_mdm.evaluation import EfficientNetLite0, FrameFeatures, evaluate, measured
+from keras_mdm.evaluation import (
+    EfficientNetLite0,
+    FrameFeatures,
+    evaluate,
+    measured,
+    other_style,
+)
 
 KERNEL = "kernel distance x 1000"
 
 
-def drawings(asset, style, request):
+def emoji(asset, style, request):
     if not assets.is_fetched(asset):
         if not request.config.getoption("--network"):
             pytest.skip(f"needs `keras-mdm assets fetch {asset}`, or --network")
         assets.fetch(asset, progress=False)
-    return data.load_emoji(64, concepts=300, style=style, progress=False).images[64]
+    return data.load_emoji(64, concepts=300, style=style, progress=False)
 
 
-def blurred(images):
-    small = tf.image.resize(tf.cast(images, tf.float32), (14, 14), "area")
+def drawings(asset, style, request):
+    return emoji(asset, style, request).images[64]
+
+
+def blurred(images, size=14):
+    small = tf.image.resize(tf.cast(images, tf.float32), (size, size), "area")
     large = tf.image.resize(small, (64, 64), "bicubic")
     return tf.cast(tf.clip_by_value(tf.round(large), 0.0, 255.0), tf.uint8).numpy()
 
@@ -75,3 +85,21 @@ def test_drawings_that_stand_still_are_seen_but_not_two_swapped_frames(halves, r
     assert abs(alike.value) < 3 * alike.error
     assert still.value > 4 * still.error
     assert abs(swapped.value) < 3 * swapped.error  # the limit of the stand-in, as documented
+
+
+@pytest.mark.network
+def test_a_concept_in_another_style_is_told_from_the_style_that_was_seen(halves, request):
+    features, shown, pairs = halves[0], [], []
+    styles = {"twemoji": emoji("emoji", "twemoji", request)}
+    styles["openmoji"] = emoji("openmoji", "openmoji", request)
+    for style, found in styles.items():
+        shown.append(features(found.images[64]))
+        pairs += [(concept, style) for concept in found.concepts]
+    asked = [(concept, "openmoji") for concept in styles["openmoji"].concepts[:100]]
+    assert set(styles["twemoji"].concepts) == set(styles["openmoji"].concepts)
+    # A model that draws a little blurred: in the asked style, or as it saw the concept.
+    for style, outcome in (("openmoji", "right"), ("twemoji", "repeated")):
+        rows = [styles[style].concepts.index(concept) for concept, _ in asked]
+        drawn = features(blurred(styles[style].images[64][rows], 40))
+        found = other_style(drawn, asked, np.concatenate(shown), pairs)
+        assert found.share[outcome] > 0.8 > 20 * found.chance[outcome]
