@@ -125,6 +125,11 @@ def _model(path: Path, tiny: bool, *, text: bool) -> Path:
         network = mdm.build_nested_unet([inner, outer], **given)
     else:
         network = mdm.presets.build("mdm_s64s256", width=1 / 16, **given)
+    # At its start a network draws the same whatever it is asked for: a little noise on all weights.
+    rng = np.random.default_rng(0)
+    for variable in network.trainable_variables:
+        value = np.asarray(variable)
+        variable.assign(value + rng.normal(0.0, 0.05, value.shape).astype(value.dtype))
     process = mdm.presets.diffusion("mdm_s64s256")
     mdm.MatryoshkaDiffusion(network, text_encoder=encoder, **process).save(path)
     return path

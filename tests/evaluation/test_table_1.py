@@ -37,5 +37,7 @@ def test_every_command_ends_with_a_number(tmp_path):
         assert row["subject"] == "32" and row["drawn"] == 4
         assert row["measure"].startswith(("FID", "Frechet distance"))
         assert math.isfinite(row["value"]) and row["value"] > 0.0
+    values = [row["value"] for _, _, row in found]
+    assert len(set(values)) == 4  # the guidance scale and the prompts reach the pictures
     # ADM's file does not say of how many pictures it is, our own does.
     assert [row["real"] for _, _, row in found] == [0, 0, table_1.REAL, table_1.REAL]
