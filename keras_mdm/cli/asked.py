@@ -1,6 +1,7 @@
 """What the words of `keras-mdm evaluate` ask for: features, levels, options of `generate`."""
 
 import argparse
+import sys
 from typing import Any
 
 from keras_mdm import checks
@@ -22,9 +23,11 @@ def chosen_levels(wanted: list[str] | None, levels: tuple[str, ...]) -> list[str
 
 
 def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Options of `generate` by the folder of their pictures: one, or one for each scale."""
+    """Options of `generate` by the folder of their pictures: one, or one for each scale. What is
+    not given is as the run draws by itself."""
+    options = {**_of_run(args.target, levels), **sampling_options(args, levels)}
     if not args.sweep:
-        return {"": sampling_options(args, levels)}
+        return {"": options}
     if args.guidance:
         raise checks.error(
             "--guidance and --sweep exclude each other",
@@ -34,10 +37,21 @@ def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, di
         )
     for scale in args.sweep:
         checks.real("--sweep", scale, minimum=0.0)
-    return {
-        f"guidance-{scale:g}": {**sampling_options(args, levels), "guidance_scale": scale}
-        for scale in args.sweep
-    }
+    return {f"guidance-{scale:g}": {**options, "guidance_scale": scale} for scale in args.sweep}
+
+
+def _of_run(target: str, levels: tuple[str, ...]) -> dict[str, Any]:
+    """How a run draws; of scales by level those of the levels that the model has."""
+    from keras_mdm.runs.loading import recorded_sampling
+
+    found = recorded_sampling(target)
+    scale = found.get("guidance_scale")
+    if isinstance(scale, dict):
+        found["guidance_scale"] = {level: scale.get(level, 1.0) for level in levels}
+    if found:
+        said = ", ".join(f"{key} {value}" for key, value in found.items())
+        print(f"drawn as the run draws, unless options say otherwise: {said}", file=sys.stderr)
+    return found
 
 
 def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, Any]:

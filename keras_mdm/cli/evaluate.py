@@ -79,13 +79,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "a table (.csv, .tsv, .jsonl, .json, .parquet) or of a source as in `keras-mdm data` "
         "(default: captions of the real pictures, shuffled)",
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
+    parser.add_argument(
+        "--steps", type=int, help="sampling steps (default: those of the run, or 50)"
+    )
     parser.add_argument("--sampler", help="as in `keras-mdm sample`")
     parser.add_argument(
         "--guidance",
         nargs="+",
         metavar="SCALE",
-        help="guidance scale; LEVEL=SCALE pairs for a scale per level",
+        help="guidance scale; LEVEL=SCALE pairs for a scale per level (default: as the run draws)",
     )
     parser.add_argument(
         "--sweep",

@@ -63,6 +63,7 @@ class RunOptions:
     log_every: int
     skipped_limit: int
     arguments: Mapping[str, Any] | None
+    sampling: Mapping[str, Any] | None
     progress: bool
 
     def __post_init__(self) -> None:

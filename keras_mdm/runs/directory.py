@@ -187,6 +187,7 @@ class RunDirectory:
         arguments: Mapping[str, Any],
         phases: Sequence[Mapping[str, Any]],
         data: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
     ) -> "RunDirectory":
         """Begin the run, or continue it if the data is still the same; `keras_mdm.runs.ledger.plan`
         checks the phases.
@@ -198,6 +199,7 @@ class RunDirectory:
             arguments: arguments of the command; those that are not JSON are stored as text.
             phases: one record per phase.
             data: what identifies the data; not compared if `None`.
+            sampling: how to draw from the run; of the latest start that said so.
 
         Returns:
             The directory itself.
@@ -215,6 +217,8 @@ class RunDirectory:
             content.setdefault("continued", []).append(record)
         if data is not None:
             self._compare(content, "data", data)
+        if sampling is not None:
+            content["sampling"] = as_json(dict(sampling))
         self._write(content)
         return self
 

@@ -20,6 +20,8 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
 _ATTEMPTS = 10
+# What `recorded_sampling` returns of a run's sampling: it decides how pictures look.
+SAMPLING = ("steps", "sampler", "guidance_scale")
 
 
 def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
@@ -49,6 +51,28 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
     >>> model.generate(["a red apple"], weights="ema")
     """
     return load_found(path)[1]
+
+
+def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
+    """How a run draws, as `fit_progressively` noted it: options of `generate`, empty if it did not.
+
+    Args:
+        path: a run, or something inside one, as in `load`.
+
+    Returns:
+        `steps`, `sampler` and `guidance_scale`, those that were noted.
+
+    Example:
+
+    >>> recorded_sampling("runs/x/checkpoints/phase-1")
+    {'steps': 25, 'guidance_scale': 3.0}
+    """
+    path = Path(path).absolute()
+    for directory in (path, *path.parents[:3]):
+        if (directory / "run.json").is_file():
+            noted = (RunDirectory(directory).read() or {}).get("sampling", {})
+            return {key: noted[key] for key in SAMPLING if key in noted}
+    return {}
 
 
 def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion]:

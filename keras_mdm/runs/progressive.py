@@ -48,6 +48,7 @@ def fit_progressively(
     log_every: int = 10,
     skipped_limit: int = 10,
     arguments: Mapping[str, Any] | None = None,
+    sampling: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> MatryoshkaDiffusion:
     """Train phase after phase; the same call again continues an interrupted run.
@@ -105,6 +106,8 @@ def fit_progressively(
         skipped_limit: number of consecutive non-finite steps after which the run ends; the last
             good checkpoint stays.
         arguments: arguments to note in `run.json`.
+        sampling: how to draw from the run, options of `generate`; noted in `run.json`, where
+            `keras-mdm evaluate` finds them.
         progress: show a progress bar.
 
     Returns:
@@ -146,6 +149,7 @@ def fit_progressively(
         log_every=log_every,
         skipped_limit=skipped_limit,
         arguments=arguments,
+        sampling=sampling,
         progress=progress,
     )
     strategy = strategy or tf.distribute.get_strategy()
@@ -200,7 +204,8 @@ def _note_plan(
     changed = ledger.changes(run, current, phase) if current else []
     if restart_phase is not None:
         run.forget_from(restart_phase)
-    run.start(options.arguments or {}, [phase.table_row() for phase in phases], options.data)
+    rows = [phase.table_row() for phase in phases]
+    run.start(options.arguments or {}, rows, options.data, options.sampling)
     if changed:
         ledger.note_changes(run, current, phase, resume.step, changed)
 

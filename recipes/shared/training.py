@@ -131,11 +131,12 @@ def train(
         callbacks=callbacks,
         validation=validation,
         arguments=vars(arguments),
+        sampling={key: value for key, value in drawn.items() if key != "batch_size"},
         **checkpointing,
         **plan.fit_options(arguments),
     )
     if mdm.distribute.is_chief() and not arguments.no_samples:
-        finish(model, opened, Path(arguments.run_dir), drawn, evaluation(arguments, model, drawn))
+        finish(model, opened, Path(arguments.run_dir), drawn, evaluation(arguments))
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
@@ -182,20 +183,15 @@ def compiled(
     return model
 
 
-def evaluation(
-    arguments: argparse.Namespace, model: mdm.MatryoshkaDiffusion, sampling: Mapping[str, Any]
-) -> str | None:
-    """The command that measures the run, with its own data and way of sampling; none for a
-    rehearsal, and for animations that no command reads."""
+def evaluation(arguments: argparse.Namespace) -> str | None:
+    """The command that measures the run, with its own data; none for a rehearsal, and for
+    animations that no command reads. The run knows how it is drawn from."""
     if getattr(arguments, "rehearse", None) or getattr(arguments, "animated_emoji", None):
         return None
     words = ["keras-mdm evaluate", str(arguments.run_dir)]
     words += ["--reference", arguments.data or "emoji"]
     if arguments.data and "stride" in arguments:
         words += ["--stride", str(arguments.stride)]
-    for option, key in (("steps", "steps"), ("guidance", "guidance_scale")):
-        if isinstance(sampling.get(key), int | float):
-            words += [f"--{option}", f"{sampling[key]:g}"]
     return " ".join(words)
 
 

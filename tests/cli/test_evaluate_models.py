@@ -51,6 +51,7 @@ def started(tmp_path_factory):
         run_dir=directory,
         checkpoint_every=1,
         progress=False,
+        sampling={"steps": 2, "guidance_scale": {"8": 3.0}, "grid": "karras"},
     )
     for file in (*directory.glob("model.keras"), *directory.glob("phase-2.keras")):
         file.unlink()
@@ -82,6 +83,17 @@ def test_prompts_for_a_model_without_texts_are_refused(folder, tmp_path, capsys)
     given = ("--reference", folder, *DRAW, "--prompts", tmp_path / "prompts.txt")
     assert run(model, *given, "--out", tmp_path / "out") == 2
     assert "To fix it" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_run_is_drawn_from_as_it_draws_itself(started, folder, tmp_path, capsys):  # noqa: F811
+    given = (started, "--reference", folder, "-n", 100, "--batch-size", 50, "--metrics", "kernel")
+    assert run(*given, "--out", tmp_path / "a") == 0
+    assert "drawn as the run draws" in capsys.readouterr().err
+    options = json.loads((tmp_path / "a" / "report.json").read_text())["about"]["options"]
+    assert options["steps"] == "2" and options["guidance_scale"] == "{'8': 3.0, '16': 1.0}"
+    assert run(*given, "--steps", 1, "--guidance", 2, "--out", tmp_path / "b") == 0
+    options = json.loads((tmp_path / "b" / "report.json").read_text())["about"]["options"]
+    assert options["steps"] == "1" and options["guidance_scale"] == "2.0"
 
 
 def test_a_run_in_training(started, folder, tmp_path, capsys):  # noqa: F811
