@@ -13,8 +13,10 @@ demo: assets
 	$(BIN)/python recipes/emoji_text_to_image.py --run-dir runs/demo
 
 # Two processes, whole files each: most of the time goes into tracing, which keeps one core busy.
+# One half of the files after the other: a process keeps some memory of every file.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 test: assets
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) --part 1/2; first=$$?; $(PYTEST) --part 2/2 && exit $$first
 
 lint: install
 	$(BIN)/ruff check .

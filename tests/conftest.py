@@ -4,6 +4,7 @@ import gc
 import resource
 import signal
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ tf.config.set_logical_device_configuration(
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--part", metavar="K/N", help="the K-th of N parts of the files")
     parser.addoption("--gpu", action="store_true", help="also run tests that need a GPU")
     parser.addoption("--network", action="store_true", help="fetch assets that tests need")
     parser.addoption(
@@ -46,6 +48,22 @@ def pytest_configure(config):
     # processes of its own (workers, commands, recipes) is rewritten as in use.
     if not config.getoption("--optimize-graphs"):
         tf.config.optimizer.set_experimental_options(dict.fromkeys(_REWRITING, False))
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `--part`, leave out the files of other parts: no process holds what all of them need."""
+    part = config.getoption("--part")
+    if part and collection_path.name.startswith("test_"):
+        number, count = map(int, part.split("/"))
+        name = collection_path.relative_to(Path(__file__).parent).as_posix()
+        return zlib.crc32(name.encode()) % count != number - 1 or None
+    return None
+
+
+def pytest_collection_finish(session):
+    # What is imported by now stays: the garbage collector need not look at it after every file.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):

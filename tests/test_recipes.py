@@ -375,6 +375,7 @@ def test_the_emoji_recipes_validate_on_their_first_pairs(recipe, monkeypatch):
     assert len(batches) == 4 and sorted(seen) == list(range(64))
 
 
+@pytest.mark.slow
 def test_tall_and_wide_pictures_are_trained_in_buckets(recipe, monkeypatch, tmp_path):
     """A run that was ended and continued sees the batches of one that was not, and learns alike."""
     (tmp_path / "pictures").mkdir()

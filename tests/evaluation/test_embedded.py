@@ -66,6 +66,7 @@ def test_another_style_lies_between(halves, request):
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_drawings_that_stand_still_are_seen_but_not_two_swapped_frames(halves, request):
     drawings("emoji", "twemoji", request)  # fetched, or skipped
     clips = data.load_moving_emoji(32, frames=4, progress=False).clips[32]
@@ -88,6 +89,7 @@ def test_drawings_that_stand_still_are_seen_but_not_two_swapped_frames(halves, r
 
 
 @pytest.mark.network
+@pytest.mark.slow
 def test_a_concept_in_another_style_is_told_from_the_style_that_was_seen(halves, request):
     features, shown, pairs = halves[0], [], []
     styles = {"twemoji": emoji("emoji", "twemoji", request)}

@@ -38,6 +38,7 @@ def test_features_and_classes_are_those_of_the_whole_network(whole, tmp_path):
     assert network.measures == {} and "Inception-v3 of Keras" in network.name
 
 
+@pytest.mark.slow
 def test_a_file_without_classifier_has_the_same_features(whole, tmp_path):
     headless = keras.Model(whole.input, whole.get_layer("mixed10").output)
     headless.save_weights(tmp_path / "headless.weights.h5")

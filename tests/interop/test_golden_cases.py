@@ -133,6 +133,7 @@ def test_what_stops_a_case_is_a_failure(golden_case):
     assert stopped.kind == "stopped" and "schedule_type='SIGMOID'" in stopped.name
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_exit_code_1(tmp_path):
     """A folder of two cases, one of them wrong."""
     for name in ("schedules", "samplers_plain"):

@@ -375,6 +375,7 @@ def test_a_dataset_without_the_groups_of_its_phase_is_refused(tmp_path, mixed):
         train(tmp_path, table=[Phase(LEVELS, 1, batch_size=6, mixed=mixed)], dataset=data)
 
 
+@pytest.mark.slow
 def test_weights_follow_the_progress_of_their_phase(tmp_path):
     """The loss of every step is that of its levels with the weights of the step."""
     steps = []

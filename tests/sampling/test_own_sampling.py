@@ -42,6 +42,7 @@ def dpmpp_2m_again(x_t, x0, memory, moment, noise):
 OWN = diffusion.Sampler("again", dpmpp_2m_again, needs_noise=False, memory=1)
 
 
+@pytest.mark.slow
 def test_an_own_sampler(model, tmp_path):
     expected = draw(model, sampler="dpmpp_2m")
     assert_close(draw(model, sampler=OWN), expected)

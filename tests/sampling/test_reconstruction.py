@@ -50,6 +50,7 @@ def test_estimates_move_along_the_slope_of_what_is_missed():
     assert np.abs(expected - np.where(kept, wanted, x0)).max() > 0.1  # it does move
 
 
+@pytest.mark.slow
 def test_it_reaches_the_levels_and_frames_that_are_not_known():
     model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER, CLIP]))
     start = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3)).astype("uint8")

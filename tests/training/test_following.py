@@ -353,6 +353,7 @@ def test_weights_changed_after_loading_are_noticed(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_replicas_freeze_and_adapt(two_replicas):
     """As one device: the same losses, weights and averages."""
     ends = []

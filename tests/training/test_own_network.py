@@ -199,6 +199,7 @@ def test_two_replicas_equal_one_device(two_replicas):
     assert apart < 1e-4 * moved
 
 
+@pytest.mark.slow
 def test_an_export_draws_the_same(model, tmp_path):
     mdm.export_saved_model(model, tmp_path / "export")
     served = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
@@ -212,6 +213,7 @@ def test_an_export_draws_the_same(model, tmp_path):
     assert_same({name: value.numpy() for name, value in found.items()}, expected)
 
 
+@pytest.mark.slow
 def test_lora_of_one_level(model):
     loaded = trained(composed())
     before = drawn(loaded)

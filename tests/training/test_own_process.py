@@ -238,6 +238,7 @@ def run(directory, *, stop=False, schedule=UNLIKE, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_run_with_schedules_by_level_goes_on_to_the_bit(tmp_path):
     whole = run(tmp_path / "whole")
     with pytest.raises(Stop):

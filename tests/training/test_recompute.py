@@ -100,6 +100,7 @@ def test_the_backward_pass_runs_the_forward_one_again():
     assert counts["False"] < counts["['16']"] < counts["True"], counts
 
 
+@pytest.mark.slow
 def test_it_is_no_part_of_an_export(tmp_path):
     """A graph with gradient functions in it cannot be written."""
     unet = tiny_unet([INNER, outer(16)], text_width=TEXT_WIDTH)

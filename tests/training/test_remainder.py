@@ -94,6 +94,7 @@ def test_evaluation_is_the_mean_over_all_pictures(two_replicas):
     assert abs(whole[0] - one.evaluate(cut(DATA, 0, 4), verbose=0)[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_groups_of_different_sizes_are_filled_by_themselves(two_replicas):
     """Three large pictures and four small ones, then one and one: equal to one part of them."""
     small = {**DATA, "sample": 200 + np.arange(ROWS)}
