@@ -430,7 +430,18 @@ def test_tall_and_wide_pictures_are_trained_in_buckets(recipe, monkeypatch, tmp_
 def test_a_run_of_a_few_steps(tmp_path):
     folder = sources.write("folder", tmp_path / "pictures")
     words = [sys.executable, str(ROOT / "recipes" / "folder.py"), "--data", str(folder)]
-    words += ["--scale", "small", "--condition", "class", "--levels", "8", "16", "--no-samples"]
+    words += [
+        "--scale",
+        "small",
+        "--condition",
+        "class",
+        "--levels",
+        "8",
+        "16",
+        "--no-samples",
+        "--width",
+        "0.125",
+    ]
     words += ["--steps", "1", "1", "--batches", "3", "3", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

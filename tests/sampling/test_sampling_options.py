@@ -235,6 +235,7 @@ def test_halves_one_after_the_other_give_the_same(model):
     assert largest(draw(model), draw(model, split_guidance=True)) <= 1
 
 
+@pytest.mark.slow
 def test_autoguidance(model):
     plain = draw(model, guidance_scale=1.0)
     # A network that is no weaker has nothing to be guided away from.

@@ -82,6 +82,7 @@ def test_the_loss_of_a_bucket_is_that_of_a_model_of_its_size(options):
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.slow
 def test_each_size_is_traced_once_and_steps_share_their_state():
     model, traced = fitted()
     assert sorted(traced) == sorted(BUCKETS)

@@ -172,6 +172,7 @@ def test_checkpoint(model, tmp_path):
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.slow
 def test_mixed_batches_micro_batches_and_recompute():
     batch = {"8": batch_of(4, 8), "16": batch_of(4)}
     model = mdm.MatryoshkaDiffusion(composed())
@@ -248,6 +249,7 @@ def test_mixed_precision():
     assert trained(composed(dtype="mixed_bfloat16")).unet.policy.name == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 def test_a_progressive_run_of_hand_made_networks(tmp_path):
     def make_model(phase):
         if len(phase.levels) == 2:

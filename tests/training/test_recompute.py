@@ -79,6 +79,7 @@ def test_it_can_be_switched_off_and_is_remembered():
             set_recompute(unet, wrong)
 
 
+@pytest.mark.slow
 def test_the_backward_pass_runs_the_forward_one_again():
     """Counted in the traced gradient: what memory it saves, benchmarks/training.py measures."""
     counts = {}
