@@ -218,6 +218,9 @@ class LevelProcess:
                 # The level below is trained by its own loss, not through the one above.
                 u = ops.stop_gradient(self.enlarged(picture, below, shape))
                 s = residual_std[name]
+                if prediction.shape[-1] > z[name].shape[-1]:
+                    prediction, change = prediction[..., :-1], prediction[..., -1:]
+                    s = s * residual.change_of_deviation(change)
                 prediction = prediction + residual.wiener_v(z[name], u, alpha, sigma, s)
             predictions[name] = prediction
             x0[name] = parameterization.to_x0(self.prediction, prediction, z[name], alpha, sigma)

@@ -18,6 +18,8 @@ Reference: Gu et al., arXiv 2310.15111, section 3.3 (progressive training, which
 output itself is ours. Ho et al., arXiv 2006.11239, equation 7, is the same product of Gaussians.
 """
 
+from keras import ops
+
 from keras_mdm import checks
 from keras_mdm.diffusion.process import expand
 from keras_mdm.types import Tensor
@@ -73,6 +75,15 @@ def wiener_v(z: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor) -> T
     return gain * (z - alpha * u) - sigma * u
 
 
+# The learned factor of a deviation stays between 1 / 50 and 50.
+_MOST = 4.0
+
+
+def change_of_deviation(change: Tensor) -> Tensor:
+    """The factor by which a pixel's deviation differs from that of the data: exp, bounded."""
+    return ops.exp(_MOST * ops.tanh(change / _MOST))
+
+
 def _coefficients(
     z: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,5 +94,5 @@ def _coefficients(
             fix="measure the standard deviation of the detail over the data",
             s=s,
         )
-    s = expand(s, z)
+    s = s if len(getattr(s, "shape", ())) == len(z.shape) else expand(s, z)
     return expand(alpha, z), expand(sigma, z), s * s

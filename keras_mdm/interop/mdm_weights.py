@@ -13,7 +13,7 @@ from keras_mdm.interop.mdm_config import idle_prefixes, spec_from_config, with_t
 from keras_mdm.interop.mdm_files import read_config, read_weights
 from keras_mdm.interop.torch_writer import write_state_dict
 from keras_mdm.models.nested_unet import NestedUNet, check_nested
-from keras_mdm.models.specs import OWN_LAYERS
+from keras_mdm.models.specs import OWN_LAYERS, LevelSpec
 
 
 def load_ml_mdm(
@@ -169,6 +169,20 @@ def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:
             "the official layout has no place for layers of your own",
             fix="export only networks made of this package's layers",
             levels=own,
+        )
+    ours = ("patch", "learned_deviation", "sees_below")
+    plain = LevelSpec(2)
+    other = {
+        f"{level.name}: {name}": getattr(level, name)
+        for level in unet.spec.levels
+        for name in ours
+        if getattr(level, name) != getattr(plain, name)
+    }
+    if other:
+        raise checks.error(
+            "the official layout has no place for these options of levels",
+            fix="export only networks without them",
+            levels=other,
         )
     state = {}
     for entry in entries(unet):

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from keras_mdm.layers.attention import SPATIAL_ATTENTION
-from keras_mdm.layers.level import LevelPart, from_rows, to_rows
-from keras_mdm.layers.nested_level import add_to_first_rows, output_spec
+from keras_mdm.layers.level import LevelPart, from_rows, to_patches, to_rows
+from keras_mdm.layers.nested_level import add_to_first_rows, output_shapes, output_spec
 from keras_mdm.layers.own_layers import Place
 from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.resolution_block import repeat_rows
@@ -89,7 +89,7 @@ class InnermostLevel(LevelPart):
         text_mask: Tensor = None,
         features: Tensor = None,
     ) -> dict[str, Any]:
-        x = self.conv_in(to_rows(z))
+        x = self.conv_in(to_patches(to_rows(z), self.patch))
         if features is not None:
             x = add_to_first_rows(x, to_rows(features))
         x, skips = self._run_down(x, time_embedding, text, text_mask)
@@ -109,7 +109,9 @@ class InnermostLevel(LevelPart):
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Tensor:
         z = args[0] if args else kwargs["z"]
-        return output_spec(z.shape, self.out_channels, self.channels[0], self.compute_dtype)
+        return output_spec(
+            z.shape, self.out_channels, self.channels[0], self.compute_dtype, self.patch
+        )
 
     def compute_output_shape(
         self,
@@ -119,8 +121,7 @@ class InnermostLevel(LevelPart):
         text_mask_shape: Shape | None = None,
         features_shape: Shape | None = None,
     ) -> dict[str, Any]:
-        shape = z_shape[:-1]
-        return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
+        return output_shapes(z_shape, self.out_channels, self.channels[0], self.patch)
 
     def get_config(self) -> dict:
         config = {"out_channels": self.out_channels, "use_mid_block": self.use_mid_block}

@@ -47,6 +47,27 @@ def untile_frames(x: Tensor, frames: int) -> Tensor:
     return ops.reshape(x, (-1, height // side, width // side, channels))
 
 
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """Make the pixels of each square of `(R, H, W, C)` the channels of one position,
+    `(R, H/p, W/p, p*p*C)`."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height // patch, width // patch, patch * patch * channels))
+
+
+def from_patches(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `to_patches`."""
+    if patch == 1:
+        return x
+    _, height, width, channels = x.shape
+    x = ops.reshape(x, (-1, height, width, patch, patch, channels // patch**2))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, height * patch, width * patch, channels // patch**2))
+
+
 class LevelPart(keras.layers.Layer):
     """Base of `NestedDown`, `NestedUp` and `InnermostLevel`.
 
@@ -62,6 +83,7 @@ class LevelPart(keras.layers.Layer):
         attention_ffn: feed-forward part in the spatial attention.
         rotary: rotary positions in the temporal attention.
         groups: groups of the ResBlocks' and the output's normalisation.
+        patch: side of the squares of pixels that the level sees as one position.
         resblock: class of your own in place of `ResBlock`, see `LevelSpec`.
         spatial_attention: class of your own in place of `SpatialAttention`, likewise.
         seed: seed of the initial values.
@@ -82,6 +104,7 @@ class LevelPart(keras.layers.Layer):
         attention_ffn: bool = False,
         rotary: bool = False,
         groups: int = 32,
+        patch: int = 1,
         resblock: Any = None,
         spatial_attention: Any = None,
         seed: int = 0,
@@ -99,6 +122,7 @@ class LevelPart(keras.layers.Layer):
         self.attention_ffn = attention_ffn
         self.rotary = rotary
         self.groups = groups
+        self.patch = patch
         self.resblock = RESBLOCK.described(resblock)
         self.spatial_attention = SPATIAL_ATTENTION.described(spatial_attention)
         self.seed = seed
@@ -115,7 +139,7 @@ class LevelPart(keras.layers.Layer):
 
     def sides_at(self, shape: Shape, index: int) -> tuple:
         """Height and width at resolution `index` of an input shape `(..., H, W, C)`."""
-        height, width = shape[-3], shape[-2]
+        height, width = shape[-3] // self.patch, shape[-2] // self.patch
         if self.axis == "space":
             for stride in self.strides[:index]:
                 height, width = height // stride, width // stride
@@ -192,9 +216,10 @@ class LevelPart(keras.layers.Layer):
         ]
 
     def _build_down(self, shape: Shape, embedding_shape: Shape, text_shape: Shape | None) -> None:
-        x_shape = self.rows_shape(shape, 0, shape[-1])
+        values = shape[-1] * self.patch**2
+        x_shape = self.rows_shape(shape, 0, values)
         self.conv_in = conv(
-            "conv_in", shape[-1], self.channels[0], seed=self.seed, dtype=self.dtype_policy
+            "conv_in", values, self.channels[0], seed=self.seed, dtype=self.dtype_policy
         )
         self.conv_in.build(x_shape)
         x_shape = self.rows_shape(shape, 0, self.channels[0])
@@ -224,7 +249,12 @@ class LevelPart(keras.layers.Layer):
         self.norm_out.build(x_shape)
         # float32: rounding predictions to bfloat16 would make every sample grainy.
         self.conv_out = conv(
-            "conv_out", x_shape[-1], out_channels, zero=True, seed=self.seed, dtype="float32"
+            "conv_out",
+            x_shape[-1],
+            out_channels * self.patch**2,
+            zero=True,
+            seed=self.seed,
+            dtype="float32",
         )
         self.conv_out.build(x_shape)
 
@@ -242,12 +272,20 @@ class LevelPart(keras.layers.Layer):
         return x, skips
 
     def _run_up(
-        self, x: Tensor, skips: list, time_embedding: Tensor, text: Tensor, text_mask: Tensor
+        self,
+        x: Tensor,
+        skips: list,
+        time_embedding: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        seen: Tensor = None,
     ) -> Tensor:
         """State at the lowest resolution -> `(B*T, H, W, channels[0])`; uses the last skip
-        first."""
+        first, and adds `seen` at the highest resolution."""
         skips = list(skips)
         for index in reversed(range(len(self.channels))):
+            if index == 0 and seen is not None:
+                x = x + seen
             taken = [skips.pop() for _ in self.up[index].residual]
             x = self.up[index](x, time_embedding, text=text, text_mask=text_mask, skips=taken)[-1]
             if index:
@@ -257,11 +295,12 @@ class LevelPart(keras.layers.Layer):
     def _head(self, x: Tensor) -> Tensor:
         """`(B*T, H, W, C)` -> prediction, float32, of the shape of the level's input."""
         out = self.conv_out(ops.cast(self.norm_out(x), "float32"))
+        out = from_patches(out, self.patch)
         return from_rows(out, self.frames_at(0), self.frames is not None)
 
     def get_config(self) -> dict:
         names = (
             "channels blocks attention temporal_attention strides axis frames heads "
-            "attention_ffn rotary groups resblock spatial_attention seed"
+            "attention_ffn rotary groups patch resblock spatial_attention seed"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

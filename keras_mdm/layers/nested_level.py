@@ -5,8 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mdm.layers.initializers import conv
-from keras_mdm.layers.level import LevelPart, from_rows, tile_frames, to_rows, untile_frames
+from keras_mdm.layers.initializers import conv, dense
+from keras_mdm.layers.level import (
+    LevelPart,
+    from_rows,
+    tile_frames,
+    to_patches,
+    to_rows,
+    untile_frames,
+)
 from keras_mdm.types import Shape, Tensor
 
 
@@ -113,7 +120,8 @@ class NestedDown(LevelPart):
         text = None if text is None else first_rows(text, z)
         text_mask = None if text_mask is None else first_rows(text_mask, z)
         x = to_rows(z)
-        x = self.conv_in(normalize_rows(x) if self.normalize_input else x)
+        x = normalize_rows(x) if self.normalize_input else x
+        x = self.conv_in(to_patches(x, self.patch))
         if features is not None:
             x = add_to_first_rows(x, to_rows(features))
         x, skips = self._run_down(x, time_embedding, text, text_mask)
@@ -156,6 +164,9 @@ class NestedUp(LevelPart):
         inner_channels: number of channels of the inside level's features (its `channels[0]`).
         out_channels: channels of the prediction.
         tiled_adapter: as in `NestedDown`.
+        learned_deviation: predict one more channel, the logarithm of the factor by which the
+            detail's deviation differs from that of the data.
+        sees_below: take the pictures of the level below.
         **kwargs: as in `LevelPart`.
 
     Call arguments:
@@ -186,11 +197,15 @@ class NestedUp(LevelPart):
         inner_channels: int,
         out_channels: int = 3,
         tiled_adapter: bool = False,
+        learned_deviation: bool = False,
+        sees_below: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.inner_channels = inner_channels
         self.out_channels = out_channels
+        self.learned_deviation = learned_deviation
+        self.sees_below = sees_below
         self.tiled_adapter = tiled_adapter
         self._make_up()
 
@@ -199,7 +214,12 @@ class NestedUp(LevelPart):
         rows, height, width, channels = skips_shape[0]
         frames = self.frames_at(0)
         batch = None if rows is None else rows // frames
-        return (batch, *(() if self.frames is None else (frames,)), height, width, channels)
+        sides = height * self.patch, width * self.patch
+        return (batch, *(() if self.frames is None else (frames,)), *sides, channels)
+
+    @property
+    def _predicted(self) -> int:
+        return self.out_channels + self.learned_deviation
 
     def build(
         self,
@@ -208,6 +228,9 @@ class NestedUp(LevelPart):
         time_embedding_shape: Shape,
         text_shape: Shape | None = None,
         text_mask_shape: Shape | None = None,
+        z_below_shape: Shape | None = None,
+        output_below_shape: Shape | None = None,
+        z_shape: Shape | None = None,
     ) -> None:
         shape = self._input_shape(skips_shape)
         last = len(self.channels) - 1
@@ -220,7 +243,29 @@ class NestedUp(LevelPart):
             dtype=self.dtype_policy,
         )
         self.out_adapter.build(self.rows_shape(shape, last, self.inner_channels))
-        self._build_up(shape, time_embedding_shape, text_shape, self.out_channels)
+        self._build_up(shape, time_embedding_shape, text_shape, self._predicted)
+        if self.sees_below:
+            self._build_view(z_below_shape, z_shape, time_embedding_shape)
+
+    def _build_view(self, below_shape: Shape, z_shape: Shape, time_embedding_shape: Shape) -> None:
+        channels = 2 * below_shape[-1] + z_shape[-1]
+        given = {"seed": self.seed, "dtype": self.dtype_policy}
+        arriving = self.channels[min(1, len(self.channels) - 1)]  # at the highest resolution
+        self.view = conv("view", channels * self.patch**2, arriving, **given)
+        self.view.build(self.rows_shape(z_shape, 0, channels * self.patch**2))
+        self.view_time = dense("view_time", time_embedding_shape[-1], arriving, **given)
+        self.view_time.build(time_embedding_shape)
+
+    def _view(self, z_below: Tensor, output_below: Tensor, z: Tensor, embedding: Tensor) -> Tensor:
+        """What the level below started from and predicts, enlarged, beside the own input."""
+        rows = to_rows(z)
+        batch = ops.shape(z)[0]
+        output_below = output_below[..., : z_below.shape[-1]]
+        below = ops.concatenate([z_below[:batch], output_below[:batch]], axis=-1)
+        below = ops.image.resize(to_rows(below), rows.shape[1:3], interpolation="bilinear")
+        x = self.view(to_patches(ops.concatenate([below, rows], axis=-1), self.patch))
+        scale = 1.0 + self.view_time(ops.silu(embedding))
+        return x * ops.expand_dims(scale, (1, 2))
 
     def call(
         self,
@@ -229,6 +274,9 @@ class NestedUp(LevelPart):
         time_embedding: Tensor,
         text: Tensor = None,
         text_mask: Tensor = None,
+        z_below: Tensor = None,
+        output_below: Tensor = None,
+        z: Tensor = None,
     ) -> dict[str, Any]:
         # skips[-1] is the state at the lowest resolution: nothing follows the last ResBlock.
         x = skips[-1]
@@ -238,14 +286,15 @@ class NestedUp(LevelPart):
         text_mask = None if text_mask is None else text_mask[:batch]
         frames = self.frames_at(len(self.channels) - 1) if self.tiled_adapter else 1
         x = x + adapt(self.out_adapter, to_rows(inner_features[:batch]), frames)
-        x = self._run_up(x, skips, time_embedding, text, text_mask)
+        seen = self._view(z_below, output_below, z, time_embedding) if self.sees_below else None
+        x = self._run_up(x, skips, time_embedding, text, text_mask, seen)
         features = from_rows(x, self.frames_at(0), self.frames is not None)
         return {"output": self._head(x), "features": features}
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Tensor:
         skips = args[0] if args else kwargs["skips"]
         shape = self._input_shape([skip.shape for skip in skips])
-        return output_spec(shape, self.out_channels, self.channels[0], self.compute_dtype)
+        return output_spec(shape, self._predicted, self.channels[0], self.compute_dtype, self.patch)
 
     def compute_output_shape(
         self,
@@ -254,22 +303,37 @@ class NestedUp(LevelPart):
         time_embedding_shape: Shape,
         text_shape: Shape | None = None,
         text_mask_shape: Shape | None = None,
+        z_below_shape: Shape | None = None,
+        output_below_shape: Shape | None = None,
+        z_shape: Shape | None = None,
     ) -> dict[str, Any]:
-        shape = self._input_shape(skips_shape)[:-1]
-        return {"output": (*shape, self.out_channels), "features": (*shape, self.channels[0])}
+        shape = self._input_shape(skips_shape)
+        return output_shapes(shape, self._predicted, self.channels[0], self.patch)
 
     def get_config(self) -> dict:
         config = {
             "inner_channels": self.inner_channels,
             "out_channels": self.out_channels,
             "tiled_adapter": self.tiled_adapter,
+            "learned_deviation": self.learned_deviation,
+            "sees_below": self.sees_below,
         }
         return {**super().get_config(), **config}
 
 
-def output_spec(shape: Shape, out_channels: int, channels: int, dtype: str) -> dict:
-    """Symbolic result of a level with input `shape`: float32 prediction, features in `dtype`."""
+def output_shapes(shape: Shape, out_channels: int, channels: int, patch: int = 1) -> dict:
+    """Shapes of the result of a level with input `shape`."""
+    *rest, height, width, _ = shape
     return {
-        "output": keras.KerasTensor((*shape[:-1], out_channels), dtype="float32"),
-        "features": keras.KerasTensor((*shape[:-1], channels), dtype=dtype),
+        "output": (*rest, height, width, out_channels),
+        "features": (*rest, height // patch, width // patch, channels),
+    }
+
+
+def output_spec(shape: Shape, out_channels: int, channels: int, dtype: str, patch: int = 1) -> dict:
+    """Symbolic result of a level with input `shape`: float32 prediction, features in `dtype`."""
+    shapes = output_shapes(shape, out_channels, channels, patch)
+    return {
+        "output": keras.KerasTensor(shapes["output"], dtype="float32"),
+        "features": keras.KerasTensor(shapes["features"], dtype=dtype),
     }

@@ -142,12 +142,18 @@ def connect(
             f"level_{level.name}_up",
             inner_channels=inner.channels[0],
             out_channels=spec.out_channels,
+            learned_deviation=level.learned_deviation,
+            sees_below=level.sees_below,
             tiled_adapter=level.tiled_adapters,
             dtype=policy,
             **geometry(level),
         )
         skips = downs[level.name]["skips"]
-        result = layer(skips, result["features"], embeddings[level.name], **text)
+        seen = {}
+        if level.sees_below:
+            pictures = (inputs[f"z_{inner.name}"], result["output"], inputs[f"z_{level.name}"])
+            seen = dict(zip(("z_below", "output_below", "z"), pictures, strict=True))
+        result = layer(skips, result["features"], embeddings[level.name], **text, **seen)
         outputs[level.name] = result["output"]
     return outputs
 
@@ -167,6 +173,7 @@ def geometry(level: LevelSpec) -> dict:
         "attention_ffn": level.attention_ffn,
         "rotary": level.rotary,
         "groups": level.groups,
+        "patch": level.patch,
         "resblock": level.resblock,
         "spatial_attention": level.spatial_attention,
     }

@@ -109,6 +109,8 @@ def extend(spec: NestedUNetSpec, levels: Sequence[Any]) -> NestedUNetSpec:
 
 def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
     for name, must in (
+        ("learned_deviation", "there is no level below the innermost one to add detail to"),
+        ("sees_below", "there is no level below the innermost one"),
         ("normalize_input", "the innermost level never normalises its input"),
         ("tiled_adapters", "the innermost level has no adapters"),
     ):
@@ -118,7 +120,7 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
             )
     count = spec.num_resolutions or 3
     first = max(32, 32 * round(256 * width / 32))
-    resolutions = spec.resolutions or _halvings(spec.shape.height, count, spec)
+    resolutions = spec.resolutions or _halvings(spec.grid_height, count, spec)
     filled = dataclasses.replace(
         spec,
         channels=spec.channels or tuple(first * (index + 1) for index in range(count)),
@@ -130,7 +132,7 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
         attention_ffn=True if spec.attention_ffn is None else spec.attention_ffn,
         use_mid_block=True if spec.use_mid_block is None else spec.use_mid_block,
     )
-    _check(filled, top=spec.shape.height)
+    _check(filled, top=spec.grid_height)
     return filled
 
 
@@ -170,7 +172,16 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             level=spec.name,
         )
     changes_time = space == 0
-    top, ratio = (spec.frames, time) if changes_time else (spec.shape.height, space)
+    if changes_time and spec.patch != inner.patch:
+        raise checks.error(
+            "a level that changes time must have the patch of the level inside",
+            fix=f"pass patch={inner.patch}",
+            level=spec.name,
+            patch=spec.patch,
+        )
+    top, ratio = (
+        (spec.frames, time) if changes_time else (spec.grid_height, _grid_ratio(spec, inner))
+    )
     count = spec.num_resolutions or ratio + 1
     first = innermost.channels[0]
     resolutions = spec.resolutions or _halvings(top, count, spec)
@@ -202,7 +213,7 @@ def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelS
             level=filled.name,
             frames=frames,
         )
-    bottom = frames if changes_time else inner.shape.height
+    bottom = frames if changes_time else inner.grid_height
     _check(filled, top=top)
     if filled.resolutions[-1] != bottom:
         raise checks.error(
@@ -219,6 +230,21 @@ def _size_ratio(outer: LevelSpec, inner: LevelSpec) -> int | None:
     """k if both sides of the outer level are those of the inner one times 2**k, else `None`."""
     height = log2_ratio(outer.shape.height, inner.shape.height)
     return height if height == log2_ratio(outer.shape.width, inner.shape.width) else None
+
+
+def _grid_ratio(outer: LevelSpec, inner: LevelSpec) -> int:
+    """Number of halvings from the first resolution of the outer level to that of the inner one."""
+    ratio = log2_ratio(outer.grid_height, inner.grid_height)
+    if ratio is None:
+        raise checks.error(
+            "a level must not have fewer patches than the level inside has",
+            fix="choose a smaller patch that is a power of two times the patch inside",
+            level=outer.name,
+            patch=outer.patch,
+            inner_level=inner.name,
+            inner_patch=inner.patch,
+        )
+    return ratio
 
 
 def _halvings(top: int, count: int, spec: LevelSpec) -> tuple[int, ...]:
@@ -242,7 +268,7 @@ def _check(spec: LevelSpec, *, top: int) -> None:
             level=spec.name,
             resolutions=spec.resolutions,
         )
-    stride = spec.resolutions[0] // spec.resolutions[-1]
+    stride = spec.patch * (spec.resolutions[0] // spec.resolutions[-1])
     if not spec.changes_time and spec.shape.width % stride:
         raise checks.error(
             f"{len(spec.resolutions)} resolutions need a width that is divisible by {stride}",

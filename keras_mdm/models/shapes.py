@@ -38,5 +38,5 @@ def size_divisor(levels: Sequence[LevelSpec]) -> int:
 def _stride(level: LevelSpec) -> int:
     """Number of a level's pixels, down or across, per pixel of its lowest resolution."""
     if level.changes_time or level.resolutions is None:
-        return 1
-    return level.resolutions[0] // level.resolutions[-1]
+        return level.patch
+    return level.patch * (level.resolutions[0] // level.resolutions[-1])

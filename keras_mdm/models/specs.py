@@ -7,11 +7,11 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.layers.own_layers import described
-from keras_mdm.levels import LevelShape, Size, as_size
+from keras_mdm.levels import LevelShape, Size, as_size, sides_of
 
 BOOLEANS = (
     *("rotary", "attention_ffn", "use_mid_block", "normalize_input", "mask_text"),
-    "tiled_adapters",
+    *("tiled_adapters", "learned_deviation", "sees_below"),
 )
 OWN_LAYERS = ("resblock", "spatial_attention", "innermost_level")
 PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "resolutions")
@@ -41,6 +41,13 @@ class LevelSpec:
             frames apart.
         micro_conditions: default per extra number that conditions this level, such as
             `{"scale": 64.0}`.
+        patch: the level works on squares of patch x patch pixels: their values are the channels of
+            one position on the way in and out, so its first resolution is the size divided by
+            `patch`. A quarter of the positions can have twice the channels in the same memory.
+        learned_deviation: the level also predicts, per pixel, how large the detail is that it adds
+            to the level below, for the residual output; outer levels only.
+        sees_below: on its way up the level sees the noisy picture and the prediction of the level
+            below, enlarged, beside its own noisy picture; outer levels only.
         mask_text: leave padding out of the text's attention; innermost level only.
         time_width: width of this level's time embedding, if it differs from the network's; only
             without text and classes, which are added to the embedding of every level.
@@ -91,6 +98,9 @@ class LevelSpec:
     resolutions: Sequence[int] | None = None
     groups: int = 32
     normalize_input: bool = False
+    patch: int = 1
+    learned_deviation: bool = False
+    sees_below: bool = False
     tiled_adapters: bool = False
     micro_conditions: Mapping[str, float] | None = None
     mask_text: bool = True
@@ -106,6 +116,14 @@ class LevelSpec:
             checks.integer("frames", self.frames, minimum=1)
         checks.integer("heads", self.heads, minimum=1)
         checks.integer("groups", self.groups, minimum=1)
+        checks.integer("patch", self.patch, minimum=1)
+        if any(side % self.patch for side in sides_of(self.size)):
+            raise checks.error(
+                "a level's height and width must be multiples of its patch",
+                fix="choose another patch",
+                size=self.size,
+                patch=self.patch,
+            )
         if self.time_width is not None:
             checks.integer("time_width", self.time_width, minimum=8)
         checks.one_of("axis", self.axis, (None, "space", "time"))
@@ -157,6 +175,11 @@ class LevelSpec:
         """`"64"` for an image level, `"16x64"` for a clip level of 16 frames; if not square,
         `"h48w80"` or `"16xh48w80"`."""
         return self.shape.name
+
+    @property
+    def grid_height(self) -> int:
+        """Height of the level's first resolution, in patches."""
+        return self.shape.height // self.patch
 
     @property
     def num_resolutions(self) -> int | None:

@@ -22,6 +22,7 @@ def add_weights(model: Any, residual: bool | Mapping[str, float]) -> dict[str, k
         residual: as in the class.
     """
     if not residual:
+        _check_no_learned_deviation(model)
         return {}
     if model.process.prediction != "v":
         raise checks.error(
@@ -39,6 +40,19 @@ def add_weights(model: Any, residual: bool | Mapping[str, float]) -> dict[str, k
             checks.real(f"residual[{level!r}]", value, minimum=1e-6)
         found[level] = model._add_fixed(f"residual_std_{level}", value)
     return found
+
+
+def _check_no_learned_deviation(model: Any) -> None:
+    levels = [
+        level.name for level in model.unet.spec.levels if getattr(level, "learned_deviation", False)
+    ]
+    if levels:
+        raise checks.error(
+            "a learned deviation needs the residual output, which uses it",
+            fix="pass residual=True, or leave learned_deviation out of the levels",
+            residual=False,
+            levels=levels,
+        )
 
 
 def measure_residual(
