@@ -202,6 +202,32 @@ CASES = {
             **GIVEN,
         },
     ),
+    "InnermostLevel-patches": (
+        layers.InnermostLevel,
+        {**IMAGE, "patch": 2},
+        {"z": (2, 16, 16, 3), "time_embedding": EMBEDDING, **GIVEN},
+    ),
+    "NestedDown-patches": (
+        layers.NestedDown,
+        {**IMAGE, "inner_channels": 96, "patch": 2},
+        {"z": (2, 16, 16, 3), "time_embedding": EMBEDDING, **GIVEN},
+    ),
+    "NestedUp-patches": (
+        layers.NestedUp,
+        {
+            **{**IMAGE, "inner_channels": 96, "patch": 2},
+            **{"learned_deviation": True, "sees_below": True},
+        },
+        {
+            "skips": IMAGE_SKIPS,
+            "inner_features": (2, 4, 4, 96),
+            "time_embedding": EMBEDDING,
+            **GIVEN,
+            "z_below": (2, 4, 4, 3),
+            "output_below": (2, 4, 4, 3),
+            "z": (2, 16, 16, 3),
+        },
+    ),
     "NestedUp-clip": (
         layers.NestedUp,
         {**CLIP, "inner_channels": 64},
