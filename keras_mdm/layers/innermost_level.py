@@ -5,9 +5,10 @@ from typing import Any
 import keras
 
 from keras_mdm.layers.attention import SPATIAL_ATTENTION
-from keras_mdm.layers.level import LevelPart, from_rows, to_patches, to_rows
+from keras_mdm.layers.level import LevelPart, from_rows, to_rows
 from keras_mdm.layers.nested_level import add_to_first_rows, output_shapes, output_spec
 from keras_mdm.layers.own_layers import Place
+from keras_mdm.layers.patches import to_patches
 from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.resolution_block import repeat_rows
 from keras_mdm.types import Shape, Tensor

@@ -10,6 +10,7 @@ from keras import ops
 from keras_mdm.layers.attention import SPATIAL_ATTENTION
 from keras_mdm.layers.initializers import conv, derive_seed
 from keras_mdm.layers.normalization import GroupNorm
+from keras_mdm.layers.patches import from_patches
 from keras_mdm.layers.resampling import Downsample, Upsample
 from keras_mdm.layers.resblock import RESBLOCK
 from keras_mdm.layers.resolution_block import ResolutionBlock
@@ -45,27 +46,6 @@ def untile_frames(x: Tensor, frames: int) -> Tensor:
     x = ops.reshape(x, (-1, side, height // side, side, width // side, channels))
     x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
     return ops.reshape(x, (-1, height // side, width // side, channels))
-
-
-def to_patches(x: Tensor, patch: int) -> Tensor:
-    """Make the pixels of each square of `(R, H, W, C)` the channels of one position,
-    `(R, H/p, W/p, p*p*C)`."""
-    if patch == 1:
-        return x
-    _, height, width, channels = x.shape
-    x = ops.reshape(x, (-1, height // patch, patch, width // patch, patch, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (-1, height // patch, width // patch, patch * patch * channels))
-
-
-def from_patches(x: Tensor, patch: int) -> Tensor:
-    """The inverse of `to_patches`."""
-    if patch == 1:
-        return x
-    _, height, width, channels = x.shape
-    x = ops.reshape(x, (-1, height, width, patch, patch, channels // patch**2))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (-1, height * patch, width * patch, channels // patch**2))
 
 
 class LevelPart(keras.layers.Layer):

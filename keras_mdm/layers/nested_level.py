@@ -10,10 +10,11 @@ from keras_mdm.layers.level import (
     LevelPart,
     from_rows,
     tile_frames,
-    to_patches,
     to_rows,
     untile_frames,
 )
+from keras_mdm.layers.patches import to_patches
+from keras_mdm.layers.resolution_block import repeat_rows
 from keras_mdm.types import Shape, Tensor
 
 
@@ -174,10 +175,14 @@ class NestedUp(LevelPart):
         inner_features: `(B_all, [T',] h, w, inner_channels)`; the first B rows are used.
         time_embedding: `(B_all, E)`.
         text: optional `(B_all, L, D)`, text_mask: optional `(B_all, L)`.
+        z_below: with `sees_below`, `(B_all, [T',] h, w, C)`, the noisy input of the level below;
+            output_below: `(B_all, [T',] h, w, C or more)`, its prediction;
+            z: `(B, [T,] H, W, C)`, the noisy input of this level.
 
     Returns:
-        dict with `output` `(B, [T,] H, W, out_channels)` float32, zero at initialisation, and
-        `features` `(B, [T,] H, W, channels[0])` for the next outer level.
+        dict with `output` `(B, [T,] H, W, out_channels)` float32 (one channel more with a learned
+        deviation), zero at initialisation, and `features` `(B, [T,] H/p, W/p, channels[0])`, p
+        the patch, for the next outer level.
 
     Example:
 
@@ -247,7 +252,7 @@ class NestedUp(LevelPart):
         if self.sees_below:
             self._build_view(z_below_shape, z_shape, time_embedding_shape)
 
-    def _build_view(self, below_shape: Shape, z_shape: Shape, time_embedding_shape: Shape) -> None:
+    def _build_view(self, below_shape: Any, z_shape: Any, time_embedding_shape: Shape) -> None:
         channels = 2 * below_shape[-1] + z_shape[-1]
         given = {"seed": self.seed, "dtype": self.dtype_policy}
         arriving = self.channels[min(1, len(self.channels) - 1)]  # at the highest resolution
@@ -258,13 +263,15 @@ class NestedUp(LevelPart):
 
     def _view(self, z_below: Tensor, output_below: Tensor, z: Tensor, embedding: Tensor) -> Tensor:
         """What the level below started from and predicts, enlarged, beside the own input."""
-        rows = to_rows(z)
+        rows, frames = to_rows(z), self.frames_at(0)
         batch = ops.shape(z)[0]
         output_below = output_below[..., : z_below.shape[-1]]
         below = ops.concatenate([z_below[:batch], output_below[:batch]], axis=-1)
-        below = ops.image.resize(to_rows(below), rows.shape[1:3], interpolation="bilinear")
+        held = frames // (below.shape[1] if len(below.shape) == 5 else 1)
+        below = repeat_rows(to_rows(below), held)
+        below = ops.image.resize(below, rows.shape[1:3], interpolation="bilinear")
         x = self.view(to_patches(ops.concatenate([below, rows], axis=-1), self.patch))
-        scale = 1.0 + self.view_time(ops.silu(embedding))
+        scale = repeat_rows(1.0 + self.view_time(ops.silu(embedding)), frames)
         return x * ops.expand_dims(scale, (1, 2))
 
     def call(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
 
 import keras_mdm as mdm
-from keras_mdm.layers.level import from_patches, to_patches
+from keras_mdm.layers.patches import from_patches, to_patches
 from keras_mdm.models.sizes import with_size
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -81,6 +81,22 @@ def test_clips_in_patches():
     assert unet(inputs_of(unet))["4x8"].shape == (2, 4, 8, 8, 3)
     with pytest.raises(ValueError, match="changes time" + ".*" + THREE_PARTS):
         mdm.build_nested_unet([inner, dataclasses.replace(space, patch=1)])
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (16, 2)], ids=["more frames", "larger"])
+def test_a_clip_level_sees_the_level_below(shape):
+    frames = {"channels": (8, 8), "temporal_attention": (0, 0), "groups": 4}
+    wide = {"channels": (8, 8), "groups": 4}
+    levels = [PLAIN_INNER, mdm.LevelSpec(8, 2, **frames)]
+    own = frames if shape[0] == 8 else wide
+    level = mdm.LevelSpec(*shape, sees_below=True, learned_deviation=True, **own)
+    unet = tiny_unet([*levels, level])
+    given = inputs_of(unet)
+    before = unet(given)
+    assert before[level.name].shape == (2, *unet.spec.levels[-1].input_shape(4))
+    below = levels[-1].name
+    changed = unet({**given, f"z_{below}": given[f"z_{below}"] + 0.1})
+    assert np.max(np.abs(before[level.name] - changed[level.name])) > 1e-4
 
 
 def test_a_new_level_with_a_learned_deviation_begins_as_the_wiener_estimate():
