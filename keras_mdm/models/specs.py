@@ -14,6 +14,8 @@ BOOLEANS = (
     *("tiled_adapters", "learned_deviation", "sees_below"),
 )
 OWN_LAYERS = ("resblock", "spatial_attention", "innermost_level")
+# Options that came after files had been written, with what they are where a file lacks them.
+LATER = {**dict.fromkeys(OWN_LAYERS), "patch": 1, "learned_deviation": False, "sees_below": False}
 PER_RESOLUTION = ("channels", "blocks", "attention", "temporal_attention", "resolutions")
 
 
@@ -238,8 +240,8 @@ class NestedUNetSpec:
         """Return the record as JSON-ready values."""
         config = dataclasses.asdict(self)
         for level in config["levels"]:
-            for name in OWN_LAYERS:
-                if level[name] is None:
+            for name, default in LATER.items():
+                if level[name] == default:
                     del level[name]  # files of earlier versions lack it, too
         return config
 
