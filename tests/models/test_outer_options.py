@@ -162,7 +162,7 @@ def test_what_a_level_sees_is_the_level_below():
         ),
         (lambda: mdm.interop.to_ml_mdm(tiny_unet([PLAIN_INNER, PATCHED])), "official layout"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "made",
 )
 def test_what_does_not_fit_is_one_error(make, said):
     with pytest.raises(ValueError, match=said + ".*" + THREE_PARTS):
