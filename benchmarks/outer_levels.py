@@ -75,11 +75,8 @@ def train(args, phase, make_model, data, watched) -> mdm.MatryoshkaDiffusion:
 def main() -> None:
     args = parse()
     keras.config.set_dtype_policy("mixed_bfloat16")
-    spec = dataclasses.asdict(mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16))
-    outer = {"channels": spec["channels"], "blocks": spec["blocks"], "groups": 16, **args.outer}
-    phase = dataclasses.replace(
-        recipe.SCALE.phases[1], levels=[recipe.INNER, mdm.LevelSpec(64, **outer)], **args.phase
-    )
+    outer = dataclasses.replace(recipe.OUTER, **args.outer)
+    phase = dataclasses.replace(recipe.SCALE.phases[1], levels=[recipe.INNER, outer], **args.phase)
     scale = dataclasses.replace(recipe.SCALE, process={**recipe.SCALE.process, **args.process})
     words = ["--seed", str(args.seed)]
     arguments = options.parser(recipe.__doc__, run_dir="unused").parse_args(words)

@@ -1,6 +1,7 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
 import gc
+import re
 import resource
 import signal
 import sys
@@ -54,7 +55,10 @@ def pytest_ignore_collect(collection_path, config):
     """With `--part`, leave out the files of other parts: no process holds what all of them need."""
     part = config.getoption("--part")
     if part and collection_path.name.startswith("test_"):
-        number, count = map(int, part.split("/"))
+        words = re.fullmatch(r"(\d+)/([1-9]\d*)", part)
+        if not words or not 1 <= int(words[1]) <= int(words[2]):
+            raise pytest.UsageError(f"--part must be K/N with K in 1..N, not {part!r}")
+        number, count = int(words[1]), int(words[2])
         name = collection_path.relative_to(Path(__file__).parent).as_posix()
         return zlib.crc32(name.encode()) % count != number - 1 or None
     return None

@@ -1,13 +1,11 @@
 """Real clips for `keras-mdm evaluate`, and folders of clips that anything has drawn."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
-from keras_mdm.cli.reference import EMOJI, Real, is_emoji
+from keras_mdm.cli.reference import EMOJI, Real, in_batches, is_emoji
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,14 +81,18 @@ def read(
     """
     import dataclasses
 
+    import numpy as np
+
     small = dataclasses.replace(rule, size=shape.height)
     small = small if shape.frames else small.picture()
 
     def make(row: int) -> "np.ndarray":
         return fewer_frames(source.read(row, small), shape.frames, rule.frame)
 
-    total = len(source) if count is None else min(count, len(source))
-    yield from _in_batches(source, make, range(total), rows)
+    for found, clips in in_batches(source, make, count, "clips", at_a_time=_AT_A_TIME):
+        if rows is not None:
+            rows += found
+        yield np.stack(clips)
 
 
 def fewer_frames(clip: "np.ndarray", frames: int | None, frame: str) -> "np.ndarray":
@@ -195,33 +197,3 @@ def _squares(levels: Sequence[str]) -> dict[str, "LevelShape"]:
             levels=wide,
         )
     return shapes
-
-
-def _in_batches(
-    source: Any, make: Callable[[int], "np.ndarray"], rows: range, found_rows: list[int] | None
-) -> Iterator["np.ndarray"]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-
-    from keras_mdm.data import Skipped
-
-    skipped: list[Any] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(rows), _AT_A_TIME):
-            part = rows[first : first + _AT_A_TIME]
-            made = pool.map(lambda row: source.attempt(row, make), part)
-            good: dict[int, np.ndarray] = {}
-            for row, one in zip(part, made, strict=True):
-                if isinstance(one, Skipped):
-                    skipped.append(one)
-                else:
-                    good[row] = one
-            if found_rows is not None:
-                found_rows += good
-            if good:
-                yield np.stack(list(good.values()))
-    if skipped:
-        name, reason = skipped[0]
-        words = f"{len(skipped)} of {len(rows)} real clips were skipped"
-        print(f"{words}, the first one {name}: {reason}", file=sys.stderr, flush=True)

@@ -166,43 +166,61 @@ def read(
             then left out.
         found_rows: where the number of each picture's record is appended.
     """
-    import os
-    from concurrent.futures import ThreadPoolExecutor
-
     import numpy as np
 
-    from keras_mdm.data import Skipped
     from keras_mdm.data.pictures.rule import decode
 
     def make(row: int) -> tuple[Any, "np.ndarray"]:
         record = source.read(row)
         return record.captions, decode(record.data, rule)[0]
 
+    for rows, found in in_batches(source, make, count, "pictures", at_a_time=_AT_A_TIME):
+        if captions is not None:
+            # Those without a caption are left out.
+            pairs = [(row, one) for row, one in zip(rows, found, strict=True) if one[0]]
+            rows, found = [row for row, _ in pairs], [one for _, one in pairs]
+            captions += [texts[0] for texts, _ in found]
+        if found_rows is not None:
+            found_rows += rows
+        if found:
+            yield np.stack([pixels for _, pixels in found])
+
+
+def in_batches(
+    source: Any, make: Callable[[int], Any], count: int | None, what: str, *, at_a_time: int
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """Read records of a source on all processors, and say at the end how many were skipped.
+
+    Args:
+        source: the source; its `attempt` turns a bad record into a `Skipped`.
+        make: function of a record's number to what is read of it.
+        count: records to read; all by default.
+        what: name of the records in that sentence.
+        at_a_time: records of a batch.
+
+    Yields:
+        The numbers of the good records of a batch, at least one, and what was read of each.
+    """
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    from keras_mdm.data import Skipped
+
     skipped: list[Any] = []
     rows = range(len(source) if count is None else min(count, len(source)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(rows), _AT_A_TIME):
-            part = rows[first : first + _AT_A_TIME]
-
-            def work(row: int) -> Any:
-                return source.attempt(row, make)
-
-            found: list[np.ndarray] = []
-            for row, one in zip(part, pool.map(work, part), strict=True):
+        for first in range(0, len(rows), at_a_time):
+            part = rows[first : first + at_a_time]
+            made = pool.map(lambda row: source.attempt(row, make), part)
+            good: dict[int, Any] = {}
+            for row, one in zip(part, made, strict=True):
                 if isinstance(one, Skipped):
                     skipped.append(one)
-                    continue
-                texts, pixels = one
-                if captions is not None and not texts:
-                    continue
-                found.append(pixels)
-                if found_rows is not None:
-                    found_rows.append(row)
-                if captions is not None:
-                    captions.append(texts[0])
-            if found:
-                yield np.stack(found)
+                else:
+                    good[row] = one
+            if good:
+                yield list(good), list(good.values())
     if skipped:
         name, reason = skipped[0]
-        words = f"{len(skipped)} of {len(rows)} real pictures were skipped"
+        words = f"{len(skipped)} of {len(rows)} real {what} were skipped"
         print(f"{words}, the first one {name}: {reason}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from keras_mdm.data.sources.examples import CAPTION as CAPTION_OF_RECORDS
 from keras_mdm.data.sources.parquet import texts_in
 from keras_mdm.data.sources.table import CAPTION as CAPTION_OF_TABLES
 from keras_mdm.data.sources.table import FILE, SPLIT
-from keras_mdm.data.sources.texts import Lines, captions_in, text_of
+from keras_mdm.data.sources.texts import Lines, captions_in
 
 CAPTION = tuple(dict.fromkeys((*CAPTION_OF_TABLES, *CAPTION_OF_RECORDS)))
 # A row: its number, and its values or what is wrong with it.
@@ -139,13 +139,7 @@ def _objects(path: str) -> list[Any]:
             fix="write it as .jsonl or .csv",
             table=path,
         )
-    with file_bytes.open_file(path) as file:
-        content = file.read()
-    problem = ""
-    try:
-        found = json.loads(text_of(content))
-    except (ValueError, RecursionError) as wrong:
-        found, problem = None, str(wrong)
+    found = table_bytes.json_of(path)
     if isinstance(found, dict):
         found = found.get("annotations")
     if not isinstance(found, list):
@@ -153,7 +147,6 @@ def _objects(path: str) -> list[Any]:
             "captions in JSON must be a list of objects, or COCO's object with `annotations`",
             fix="pass for example annotations/captions_val2014.json",
             table=path,
-            problem=problem,
         )
     return [row if isinstance(row, dict) else "is not a JSON object" for row in found]
 

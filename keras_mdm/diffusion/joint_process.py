@@ -197,7 +197,9 @@ class LevelProcess:
         """Turn network outputs into predictions and estimates of the clean data.
 
         Args:
-            outputs: outputs of the network, `(B', [T,] H, W, C)` by level name.
+            outputs: outputs of the network, `(B', [T,] H, W, C)` by level name. With the residual
+                output a level may have one channel more: a learned deviation of the detail, see
+                `residual.change_of_deviation`.
             z: the noisy inputs, likewise.
             t: scalar or `(B,)` in (0, 1].
             residual_std: standard deviation of the detail x - u, by name of the outer levels; only

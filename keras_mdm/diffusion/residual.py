@@ -75,12 +75,24 @@ def wiener_v(z: Tensor, u: Tensor, alpha: Tensor, sigma: Tensor, s: Tensor) -> T
     return gain * (z - alpha * u) - sigma * u
 
 
-# The learned factor of a deviation stays between 1 / 50 and 50.
-_MOST = 4.0
+_MOST = 4.0  # logarithm of the largest factor of a learned deviation, exp(4) = 55
 
 
 def change_of_deviation(change: Tensor) -> Tensor:
-    """The factor by which a pixel's deviation differs from that of the data: exp, bounded."""
+    """Return the factor by which the deviation s of a pixel's detail differs from that of the data.
+
+    Args:
+        change: (B, ..., 1), what the network predicts: the logarithm of the factor where it is
+            small, and bounded elsewhere.
+
+    Returns:
+        (B, ..., 1), between 1/55 and 55; 1 for a prediction of 0.
+
+    Example:
+
+    >>> float(change_of_deviation(ops.convert_to_tensor(0.0)))
+    1.0
+    """
     return ops.exp(_MOST * ops.tanh(change / _MOST))
 
 

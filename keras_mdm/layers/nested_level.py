@@ -253,7 +253,7 @@ class NestedUp(LevelPart):
             self._build_view(z_below_shape, z_shape, time_embedding_shape)
 
     def _build_view(self, below_shape: Any, z_shape: Any, time_embedding_shape: Shape) -> None:
-        channels = 2 * below_shape[-1] + z_shape[-1]
+        channels = below_shape[-1] + self.out_channels + z_shape[-1]
         given = {"seed": self.seed, "dtype": self.dtype_policy}
         arriving = self.channels[min(1, len(self.channels) - 1)]  # at the highest resolution
         self.view = conv("view", channels * self.patch**2, arriving, **given)
@@ -265,7 +265,7 @@ class NestedUp(LevelPart):
         """What the level below started from and predicts, enlarged, beside the own input."""
         rows, frames = to_rows(z), self.frames_at(0)
         batch = ops.shape(z)[0]
-        output_below = output_below[..., : z_below.shape[-1]]
+        output_below = output_below[..., : self.out_channels]  # without a learned deviation
         below = ops.concatenate([z_below[:batch], output_below[:batch]], axis=-1)
         held = frames // (below.shape[1] if len(below.shape) == 5 else 1)
         below = repeat_rows(to_rows(below), held)

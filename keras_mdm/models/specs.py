@@ -45,7 +45,7 @@ class LevelSpec:
             `{"scale": 64.0}`.
         patch: the level works on squares of patch x patch pixels: their values are the channels of
             one position on the way in and out, so its first resolution is the size divided by
-            `patch`. A quarter of the positions can have twice the channels in the same memory.
+            `patch`. With a patch of 2, four times the channels take the same memory.
         learned_deviation: the level also predicts, per pixel, how large the detail is that it adds
             to the level below, for the residual output; outer levels only.
         sees_below: on its way up the level sees the noisy picture and the prediction of the level

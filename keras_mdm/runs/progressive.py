@@ -205,7 +205,10 @@ def _note_plan(
     if restart_phase is not None:
         run.forget_from(restart_phase)
     rows = [phase.table_row() for phase in phases]
-    run.start(options.arguments or {}, rows, options.data, options.sampling)
+    # Records and functions cannot be found again by what JSON would hold of them.
+    plain = (int, float, str, Mapping)
+    sampling = {k: v for k, v in (options.sampling or {}).items() if isinstance(v, plain)}
+    run.start(options.arguments or {}, rows, options.data, options.sampling and sampling)
     if changed:
         ledger.note_changes(run, current, phase, resume.step, changed)
 

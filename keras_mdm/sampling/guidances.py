@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from keras_mdm import checks
 from keras_mdm.diffusion import guidance
 from keras_mdm.diffusion.joint_process import LevelProcess
@@ -76,8 +78,21 @@ def classifier_free(conditional: Found, away: Found, at: Point) -> dict[str, Any
         for name, output in conditional.outputs.items()
     }
     if at.rescale is not None:
-        guided = guidance.rescale(guided, conditional.outputs, at.rescale)
+        guided = _rescaled(guided, conditional.outputs, at)
     return at.clean(guided)
+
+
+def _rescaled(guided: Levels, conditional: Levels, at: Point) -> dict[str, Any]:
+    """Rescale the pictures among outputs; a learned deviation that follows them stays."""
+    found = {}
+    for name, output in guided.items():
+        channels, other = at.x[name].shape[-1], conditional[name]
+        if output.shape[-1] == channels:
+            found[name] = guidance.rescale(output, other, at.rescale)
+            continue
+        pictures = guidance.rescale(output[..., :channels], other[..., :channels], at.rescale)
+        found[name] = tf.concat([pictures, output[..., channels:]], axis=-1)
+    return found
 
 
 _GUIDANCES: dict[str, Guidance] = {"classifier_free": classifier_free}

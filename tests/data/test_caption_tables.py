@@ -89,8 +89,8 @@ def test_rows_without_a_caption_are_told(tmp_path):
         ("a.csv", "file,label\na.png,1\n", r"a column of captions.*\'file\', \'label\'"),
         ("a.csv", "", "a column of captions"),
         ("a.jsonl", '{"file": "a.png"}', r"a column of captions.*\'file\'"),
-        ("a.json", '{"images": []}', "a list of objects, or COCO"),
-        ("a.json", "{", "a list of objects, or COCO"),
+        ("a.json", '{"images": []}', "a list of objects"),
+        ("a.json", "{", "a list of objects"),
         ("a.parquet", b"none", "a whole Parquet file"),
     ],
 )

@@ -1,12 +1,22 @@
 """Patches, a learned deviation and a view of the level below, as options of outer levels."""
 
+import contextlib
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, make_batch, outer, tiny_unet
+from tiny_models import (
+    INNER,
+    PLAIN_INNER,
+    TEXT_WIDTH,
+    THREE_PARTS,
+    as_dataset,
+    make_batch,
+    outer,
+    tiny_unet,
+)
 
 import keras_mdm as mdm
 from keras_mdm.layers.patches import from_patches, to_patches
@@ -142,6 +152,71 @@ def test_what_a_level_sees_is_the_level_below():
     after = unet(given)
     np.testing.assert_array_equal(before["8"], after["8"])
     assert np.max(np.abs(before["16"] - after["16"])) > 1e-3
+
+
+def test_mixed_groups_micro_batches_recompute_and_bfloat16():
+    """One step is the same whether or not its batch is cut and its blocks are computed again."""
+    ends = []
+    for options in ({}, {"micro_batches": 2}, {"recompute": ["16"]}):
+        unet = tiny_unet([INNER, ALL], text_width=TEXT_WIDTH)
+        model = mdm.MatryoshkaDiffusion(unet, residual={"16": 0.3}, seed=1)
+        model.compile(mdm.optimizers.SGD(1e-2), **options)
+        rng = np.random.default_rng(0)
+        mixed = {"8": make_batch(rng, 2, size=8), "16": make_batch(rng, 4)}
+        model.fit(tf.data.Dataset.from_tensors(mixed), verbose=0)
+        ends.append([np.asarray(w) for w in unet.trainable_weights])
+    for other in ends[1:]:
+        for ours, theirs in zip(ends[0], other, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+    unet = tiny_unet([INNER, ALL], text_width=TEXT_WIDTH, dtype="mixed_bfloat16")
+    outputs = unet(inputs_of(unet))
+    assert outputs["16"].dtype == tf.float32 and outputs["16"].shape == (2, 16, 16, 4)
+
+
+def test_two_replicas_make_the_same_step(two_replicas):
+    ends = []
+    batch = make_batch(np.random.default_rng(0), 4)
+    for strategy in (None, two_replicas):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            unet = tiny_unet([INNER, ALL], text_width=TEXT_WIDTH)
+            model = mdm.MatryoshkaDiffusion(unet, residual={"16": 0.3}, seed=1)
+            model.compile(mdm.optimizers.SGD(1e-2))
+        model.fit(as_dataset([batch]), epochs=1, verbose=0)
+        ends.append([np.asarray(w) for w in unet.trainable_weights])
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_guidance_rescaling_lora_and_an_export(tmp_path, traced):
+    unet = tiny_unet([INNER, ALL], text_width=TEXT_WIDTH)
+    model = mdm.MatryoshkaDiffusion(unet, residual={"16": 0.3}, seed=1)
+    given = {"text": np.ones((1, 3, TEXT_WIDTH), "float32"), "text_mask": np.ones((1, 3))}
+    options = {"steps": 2, "seed": 3, "guidance_scale": 2.0}
+    drawn = model.generate(given, **options)["16"]
+    rescaled = model.generate(given, **options, guidance_rescale=0.7)["16"]
+    assert np.all(np.isfinite(rescaled)) and np.max(np.abs(drawn - rescaled)) > 1e-4
+    mdm.export_saved_model(model, tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    assert "16" in served.structured_outputs
+    model.enable_lora(2)
+    model.compile(mdm.optimizers.SGD(1e-1))
+    model.train_on_batch(make_batch(np.random.default_rng(0), 2))
+    adapted = model.generate(given, **options, weights="raw")["16"]
+    model.merge_lora()
+    merged = model.generate(given, **options, weights="raw")["16"]
+    np.testing.assert_allclose(adapted, merged, rtol=0, atol=1e-4)
+
+
+def test_a_picture_to_start_from_is_not_taken_for_a_deviation():
+    """Inputs of a level may have more channels than its prediction, here six."""
+    inner = dataclasses.replace(outer(16), learned_deviation=True)
+    unet = tiny_unet(
+        [PLAIN_INNER, inner, dataclasses.replace(outer(32), sees_below=True)], in_channels=6
+    )
+    before = unet(inputs_of(unet))
+    assert before["32"].shape == (2, 32, 32, 3) and before["16"].shape == (2, 16, 16, 4)
+    kernel = unet.parts["level_32_up"].view.kernel
+    assert kernel.shape[2] == 6 + 3 + 6
 
 
 @pytest.mark.parametrize(

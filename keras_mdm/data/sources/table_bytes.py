@@ -112,11 +112,12 @@ def lists_files(path: str) -> bool:
         return False
 
 
-def _objects(path: str) -> list[dict[str, Any]]:
+def json_of(path: str) -> Any:
+    """What a JSON file holds, or raise if it is no JSON."""
     with file_bytes.open_file(path) as file:
         content = file.read()
     try:
-        found = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as problem:
         raise checks.error(
             "a table in JSON must be a list of objects",
@@ -124,6 +125,10 @@ def _objects(path: str) -> list[dict[str, Any]]:
             table=path,
             problem=str(problem),
         ) from problem
+
+
+def _objects(path: str) -> list[dict[str, Any]]:
+    found = json_of(path)
     whole = isinstance(found, list) and found and all(isinstance(row, dict) for row in found)
     return found if whole else []
 
