@@ -32,7 +32,7 @@ ALL = dataclasses.replace(PATCHED, learned_deviation=True, sees_below=True)
 
 def inputs_of(unet, rows=2):
     rng = np.random.default_rng(1)
-    shapes = {tensor.name: [rows, *tensor.shape[1:]] for tensor in unet.inputs}
+    shapes = {t.name: [rows, *(d or 3 for d in t.shape[1:])] for t in unet.inputs}
     return {name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()}
 
 
