@@ -69,6 +69,12 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "keep_last", "log_every", "skipped_limit"):
             checks.integer(name, getattr(self, name), minimum=1)
+        if not isinstance(self.sampling, Mapping | None):
+            raise checks.error(
+                "`sampling` must map options of generate to their values",
+                fix='pass for example {"steps": 25, "guidance_scale": 3.0}',
+                sampling=self.sampling,
+            )
         if self.validate_every is not None:
             checks.integer("validate_every", self.validate_every, minimum=1)
             if self.validation is None:

@@ -15,6 +15,7 @@ from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
 from keras_mdm.runs import checkpoints, ledger
 from keras_mdm.runs.directory import RunDirectory
+from keras_mdm.runs.loading import recorded_sampling
 from keras_mdm.training.phases import number_phases
 from runs.test_progressive import (
     LEVELS,
@@ -400,6 +401,20 @@ def test_losses_of_a_validation_are_in_the_record_and_change_nothing(whole, tmp_
     rows = json.loads((tmp_path / "run.json").read_text())["validation"]
     assert [(row["phase"], row["step"]) for row in rows] == [(1, 2), (1, 4), (2, 2), (2, 4)]
     assert all(np.isfinite(row["validation_loss_8"]) for row in rows)
+
+
+def test_how_a_run_draws_is_noted_as_far_as_json_holds_it(tmp_path):
+    def sampler(x):
+        return x
+
+    table = [dataclasses.replace(phases()[0], steps=1)]
+    with pytest.raises(ValueError, match="sampling" + ".*" + THREE_PARTS):
+        train(tmp_path, table=table, sampling="fast")
+    train(tmp_path, table=table, sampling={"steps": 3, "sampler": sampler, "guidance_scale": 2.0})
+    wanted = {"steps": 3, "guidance_scale": 2.0}
+    for place in (tmp_path, tmp_path / "model.keras", tmp_path / "checkpoints" / "phase-1"):
+        assert recorded_sampling(place) == wanted
+    assert recorded_sampling(tmp_path.parent) == {}
 
 
 def test_numbers_of_phases_follow_from_the_list():
