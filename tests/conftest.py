@@ -1,6 +1,7 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
 import gc
+import os
 import re
 import resource
 import signal
@@ -13,6 +14,12 @@ import tensorflow as tf
 
 # The checks of golden cases live with the benchmarks. Last, not first: names of tests come before.
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+# Processes that run beside each other share the cores, also with what their tests start: threads of
+# both on every core cost a tenth of the time.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    CORES = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, CORES)))
 
 # Before anything else touches TensorFlow: devices cannot be split once it has started.
 tf.config.set_logical_device_configuration(

@@ -44,6 +44,7 @@ def wide():
 
 
 @pytest.mark.usefixtures("traced")
+@pytest.mark.slow
 def test_a_wide_model_trains_saves_and_loads(tmp_path):
     model = model_of([WIDE_INNER, outer((16, 24))], network={"text_width": None, "num_classes": 3})
     model.compile(optimizer=mdm.optimizers.Adam(1e-3))

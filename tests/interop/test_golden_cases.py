@@ -96,7 +96,9 @@ def test_one_stored_value_that_is_off_fails(golden_case, name, key):
     [
         ("samplers_nested", "trajectories", {"schedule_shifted_power": 1.05}),
         ("samplers_plain", "trajectories", {"schedule_type": "COSINE"}),
-        ("nested2_text", "losses", {"schedule_shifted_power": 1.05}),
+        pytest.param(
+            *("nested2_text", "losses", {"schedule_shifted_power": 1.05}), marks=pytest.mark.slow
+        ),
         pytest.param(
             *("unet_text_masked", "losses", {"loss_target_type": "V_PREDICTION"}),
             marks=pytest.mark.slow,

@@ -51,7 +51,13 @@ def test_the_first_resolution_is_that_of_the_patches(patch, resolutions):
 
 
 @pytest.mark.parametrize(
-    "level", [PATCHED, LEARNED, SEEING, ALL], ids=["patch", "s", "view", "all"]
+    "level",
+    [
+        pytest.param(PATCHED, id="patch", marks=pytest.mark.slow),
+        pytest.param(LEARNED, id="s"),
+        pytest.param(SEEING, id="view", marks=pytest.mark.slow),
+        pytest.param(ALL, id="all"),
+    ],
 )
 def test_such_levels_train_grow_save_and_load(level, tmp_path):
     highest = dataclasses.replace(outer(32), patch=level.patch)
@@ -187,6 +193,7 @@ def test_two_replicas_make_the_same_step(two_replicas):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_guidance_rescaling_lora_and_an_export(tmp_path, traced):
     unet = tiny_unet([INNER, ALL], text_width=TEXT_WIDTH)
     model = mdm.MatryoshkaDiffusion(unet, residual={"16": 0.3}, seed=1)

@@ -45,9 +45,8 @@ def assert_equal_but_for_rounding(one, other):
         assert 0 < np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(a - flat(start))
 
 
-@pytest.mark.parametrize(
-    "back", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["there", "and back"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("back", [False, True], ids=["there", "and back"])
 def test_a_run_moves_to_two_replicas(whole, tmp_path, two_replicas, back):
     for strategy, stop in ((None, (1, 1)), *([(two_replicas, (1, 3))] if back else ())):
         with pytest.raises(Stop):

@@ -86,7 +86,7 @@ class Linear:
     "options",
     [
         {"guidance_scale": {"8": 3.0, "16": 1.5}},
-        {"split_guidance": True},
+        pytest.param({"split_guidance": True}, id="split_guidance", marks=pytest.mark.slow),
         {"autoguidance": "raw", "guidance_scale": 1.5},
         {"guidance_interval": (0.3, 0.8)},
     ],

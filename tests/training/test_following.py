@@ -196,6 +196,7 @@ def test_a_fit_after_lora_moves_only_lora_and_its_averages():
     assert slots == 2 * added + len(paths) + 2 + 2 + 3
 
 
+@pytest.mark.slow
 def test_lora_is_trained_saved_merged_and_gives_the_same_pictures(tmp_path):
     model = trained_model(ema_decay=0.5)
     frozen = model.unet.parts["class_embedding"]
