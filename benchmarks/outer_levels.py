@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-n", "--count", type=int, default=256, help="pictures to draw (256)")
     parser.add_argument("--keep", type=Path, help="write the trained model here")
+    parser.add_argument("--pictures", type=Path, help="keep the pictures in this directory")
     parser.add_argument("--results", type=Path, default=Path("outer_levels.jsonl"))
     return parser.parse_args()
 
@@ -107,8 +108,9 @@ def main() -> None:
     text = evaluation.fit_text_measure(features, encoder, real[top], source.captions, prompts)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
+        kept = args.pictures or directory
         report = evaluation.evaluate(
-            model, real, request=request, directory=directory, features=features, texts={top: text}
+            model, real, request=request, directory=kept, features=features, texts={top: text}
         )
     times = watched.times or [0.0, 0.0]
     record = {

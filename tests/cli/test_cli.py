@@ -60,6 +60,7 @@ def test_describe_counts_without_noise():
     assert [level["name"] for level in found["levels"]] == ["64", "256"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' own account")
 def test_describe_allocates_nothing():
     # Of the process itself: what the parent accounts for a child includes the parent's own memory.

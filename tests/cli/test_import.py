@@ -108,6 +108,7 @@ def with_text(files, width):
     return paths
 
 
+@pytest.mark.slow
 def test_prompts_right_after_an_import_with_its_text_encoder(
     files, encoder_folder, tmp_path, capsys
 ):

@@ -205,6 +205,7 @@ def test_who_was_left_and_prints_is_not_waited_for(tmp_path):
     wait_for_the_end(pids, 5)  # nobody reads what they print
 
 
+@pytest.mark.slow
 def test_last_words_wait_for_a_slow_reader(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import os\nos.write(1, b'x\\n' * 150_000 + b'last')")

@@ -138,6 +138,7 @@ def test_guidance_and_autoguidance_keep_the_picture():
     assert set(low) == {"8"}
 
 
+@pytest.mark.slow
 def test_what_is_exported_draws_the_same(tmp_path):
     model = upsampler()
     for low_res in (SMALL, RNG.integers(0, 256, (2, 16, 16, 3)).astype("uint8")):

@@ -239,7 +239,7 @@ def test_runs_of_earlier_versions_keep_their_groups(stopped):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("every", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_one_exploding_step_does_not_take_the_checkpoints_with_it(tmp_path, every):
     """A step of an absurd size leaves finite weights with which nothing finite can be computed."""
 

@@ -88,7 +88,7 @@ def contents(directory):
 @pytest.mark.parametrize(
     ("made", "conditions", "weights"),
     [
-        (text_model, {"prompts": ["a dog", "two"]}, ("ema", "raw", "ema_0.05")),
+        (text_model, {"prompts": ["a dog", "two"]}, ("ema_0.05",)),
         pytest.param(
             *(class_model, {"prompts": None, "labels": [0, 1]}, ("ema", "raw")),
             marks=pytest.mark.slow,

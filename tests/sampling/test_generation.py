@@ -93,6 +93,7 @@ def test_every_level_gets_its_own_guidance(model):
     np.testing.assert_allclose(found["16"], 0.1 + 1.5 * 0.1, rtol=1e-6)  # w = 1 + 0.25 * 2
 
 
+@pytest.mark.slow
 def test_guidance_by_level_is_the_models_shares_of_one_number(model, tmp_path):
     shared = make_model(guidance_shares={"16": 0.0})
     one_level = draw(shared, guidance_scale=3.0)

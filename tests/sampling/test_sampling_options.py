@@ -335,6 +335,7 @@ def test_holding_a_middle_level_holds_those_below():
     np.testing.assert_allclose(found["8"], pooled, rtol=0, atol=0.51)
 
 
+@pytest.mark.slow
 def test_clips_take_all_of_it():
     clips = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER, CLIP]))
     options = {"num_images": 2, "steps": 3, "progress": False}
@@ -412,6 +413,7 @@ def test_steps_on_the_way(model):
     np.testing.assert_array_equal(all_steps["16"][2][:2], seen[2][2]["16"])
 
 
+@pytest.mark.slow
 def test_a_grid_of_noise_levels_goes_through(model):
     found = [draw(model, grid=grid) for grid in ("logsnr", "karras")]
     assert largest(*found) > 3

@@ -118,6 +118,7 @@ def test_captions_that_are_not_utf8(wrong):
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_one_batch_is_one_step():
     one, two = make_model(num_classes=CLASSES), make_model(num_classes=CLASSES)

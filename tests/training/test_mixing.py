@@ -278,6 +278,7 @@ def test_evaluation_takes_mixed_batches():
     assert set(one) == {"loss", "loss_8", "loss_16"}
 
 
+@pytest.mark.slow
 def test_evaluation_reads_the_weights_it_is_asked_for():
     model = make_model(power_emas=(0.1,))
     model.compile(optimizer=SGD(0.1))

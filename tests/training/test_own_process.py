@@ -117,7 +117,9 @@ def test_the_papers_names_are_the_default_to_the_bit():
     assert_same_pictures(ends[0][2], ends[1][2])
 
 
-@pytest.mark.parametrize("schedule", [PAPER, UNLIKE], ids=["paper", "unlike"])
+@pytest.mark.parametrize(
+    "schedule", [pytest.param(PAPER, marks=pytest.mark.slow), UNLIKE], ids=["paper", "unlike"]
+)
 def test_schedules_by_level_are_saved(schedule, tmp_path):
     model = make_model(schedule=schedule, loss_weighting="min_snr")
     model.fit(data(1), verbose=0)
@@ -323,6 +325,7 @@ def test_objects_are_saved_with_their_values(tmp_path):
     assert np.max(np.abs(draw(found)["16"])) <= 0.25
 
 
+@pytest.mark.slow
 def test_level_weights_of_a_phase_stay_with_the_phase(tmp_path):
     run(tmp_path, level_weights=lambda progress: {"8": progress})
     for saved in (".", "phase-1.keras", "checkpoints/phase-2"):

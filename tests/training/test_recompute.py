@@ -24,9 +24,10 @@ def step(levels, batch, recompute, dtype=None):
     return logs, [b - a for a, b in zip(start, end, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recompute", "dtype"),
-    [pytest.param(True, "float32", marks=pytest.mark.slow), (["16"], "mixed_bfloat16")],
+    [(True, "float32"), (["16"], "mixed_bfloat16")],
     ids=str,
 )
 def test_gradients_stay_the_same(recompute, dtype):

@@ -71,6 +71,12 @@ def plain_unet(**options):
 
 # Network, batches, options of `compile`, options of the model.
 CASES = {
+    "class": (
+        plain_unet,
+        lambda: images(size=8, classes=3),
+        {"micro_batches": 2, "steps_per_execution": 2},
+        {"times": "stratified"},
+    ),
     "text": (
         lambda: tiny_unet([INNER], text_width=TEXT_WIDTH, text_blocks=1),
         lambda: images(size=8),
@@ -127,7 +133,7 @@ def assert_the_same(case, strategy=None):
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "text" else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+    [name if name == "class" else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
 def test_training(name):
     assert_the_same(CASES[name])
