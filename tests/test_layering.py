@@ -180,7 +180,7 @@ RECIPES = ROOT / "recipes"
     "file", sorted(RECIPES.rglob("*.py")), ids=lambda file: str(file.relative_to(RECIPES))
 )
 def test_recipes_use_public_names_only(file):
-    known = {"keras_mdm", "keras", "tensorflow", "numpy", "PIL", "shared"}
+    known = {"keras_mdm", "keras_mdm.cli", "keras", "tensorflow", "numpy", "PIL", "shared"}
     for module in imports(file):
         top = module.split(".")[0]
         whole = module in known or top in {"shared", *sys.stdlib_module_names}

@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("-n", "--count", type=int, default=500, help="pictures to draw (500)")
     parser.add_argument(
-        "--real", type=int, metavar="N", help="real pictures to read (default: all)"
+        "--real", type=int, metavar="N", help="real pictures to read, spread evenly (all)"
     )
     parser.add_argument(
         "--stride", type=int, default=4, help="of real clips, take every Nth frame (4)"
@@ -121,6 +121,24 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: before anything is drawn, if something does not fit.
     """
+    for report, path in reports(args):
+        print(f"{report}\n\n{path}", flush=True)
+    return 0
+
+
+def reports(args: argparse.Namespace, *, model: Any = None) -> Iterator[tuple[Any, Path]]:
+    """Measure, and write what was found.
+
+    Args:
+        args: the parsed arguments of `add_parser`.
+        model: the model that `args.target` names, if it is in memory.
+
+    Yields:
+        An `evaluation.Report` and its file; several with `--sweep`.
+
+    Raises:
+        ValueError: before anything is drawn, if something does not fit.
+    """
     checks.integer("count", args.count, minimum=1)
     if args.real is not None:
         checks.integer("real", args.real, minimum=1)
@@ -128,11 +146,12 @@ def run(args: argparse.Namespace) -> int:
         from keras_mdm.files import write_atomically
     features = asked.features_of(args.features)
     measures = [name for name in args.metrics if name != prompts.TEXT]
-    of = _of_folder if drawn.holds_pictures(args.target) else _of_model
-    for folder, report in of(args, features, measures):
-        path = write_atomically(args.out / folder / "report.json", report.to_json())
-        print(f"{report}\n\n{path}", flush=True)
-    return 0
+    if model is None and drawn.holds_pictures(args.target):
+        found = _of_folder(args, features, measures)
+    else:
+        found = _of_model(args, features, measures, model)
+    for folder, report in found:
+        yield report, write_atomically(args.out / folder / "report.json", report.to_json())
 
 
 def _of_folder(
@@ -164,13 +183,13 @@ def _of_folder(
 
 
 def _of_model(
-    args: argparse.Namespace, features: Any, measures: list[str]
+    args: argparse.Namespace, features: Any, measures: list[str], model: Any
 ) -> Iterator[tuple[str, Any]]:
     """(folder in --out, report) of what a model draws, one for each scale of guidance."""
     from keras_mdm import evaluation
     from keras_mdm.evaluation.samples import check_model
 
-    model = models.load(args.target)
+    model = models.load(args.target) if model is None else model
     check_model(model)
     levels = asked.chosen_levels(args.levels, model.unet.levels)
     networks = {level: evaluation.network_of(features, level) for level in levels}

@@ -194,7 +194,7 @@ def in_batches(
     Args:
         source: the source; its `attempt` turns a bad record into a `Skipped`.
         make: function of a record's number to what is read of it.
-        count: records to read; all by default.
+        count: records to read, spread evenly over the source; all by default.
         what: name of the records in that sentence.
         at_a_time: records of a batch.
 
@@ -207,7 +207,9 @@ def in_batches(
     from keras_mdm.data import Skipped
 
     skipped: list[Any] = []
-    rows = range(len(source) if count is None else min(count, len(source)))
+    total = len(source)
+    # Spread over the source, which may be in the order of its classes.
+    rows = [i * total // count for i in range(count)] if count and count < total else range(total)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(rows), at_a_time):
             part = rows[first : first + at_a_time]

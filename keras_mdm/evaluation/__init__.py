@@ -30,6 +30,7 @@ from keras_mdm.evaluation.scores import (
     inception_score,
     r_precision,
 )
+from keras_mdm.evaluation.worth import Worth
 
 __all__ = [
     "I3D",
@@ -51,6 +52,7 @@ __all__ = [
     "Request",
     "TextMeasure",
     "TextScorer",
+    "Worth",
     "check",
     "clip_score",
     "density_coverage",

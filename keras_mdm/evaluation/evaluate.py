@@ -1,7 +1,6 @@
 """Evaluate a model or pictures against real ones: all levels from one sampling pass."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from keras_mdm.evaluation import report, samples
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.frames import network_of
 from keras_mdm.evaluation.picture_sets import Measured, check_classes, enlarged, measured
+from keras_mdm.evaluation.worth import Worth, enlarged_name, table_of_worth, worth_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +22,31 @@ class Report:
     Attributes:
         about: the feature network, seeds, options and what was compared.
         rows: the numbers.
-        verdicts: what the comparison of levels with the enlarged level below says in words.
+        worth: every level beside the enlarged level below it; empty without the kernel distance.
     """
 
     about: Mapping[str, Any]
     rows: Sequence[report.Row]
-    verdicts: Sequence[str] = ()
+    worth: Sequence[Worth] = ()
 
     def __str__(self) -> str:
-        lines = [f"features: {self.about['features']}", "", report.table(self.rows)]
-        return "\n".join([*lines, *([""] if self.verdicts else []), *self.verdicts])
+        parts = [f"features: {self.about['features']}", report.table(self.rows)]
+        return "\n\n".join([*parts, *([self.summary] if self.verdicts else [])])
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What the comparison of levels with the enlarged level below says in words."""
+        return [one.verdict for one in self.worth if one.verdict]
+
+    @property
+    def summary(self) -> str:
+        """What every level is worth: a table, and the comparisons in words."""
+        return "\n\n".join([table_of_worth(self.worth), "\n".join(self.verdicts)]).rstrip()
 
     def to_json(self) -> str:
         """The report as JSON."""
-        return report.as_json({**self.about, "verdicts": list(self.verdicts)}, self.rows)
+        about = {**self.about, "verdicts": self.verdicts}
+        return report.as_json(about, self.rows, self.worth)
 
     def value(self, subject: str, measure: str) -> float:
         """A number by subject and name of the measure."""
@@ -184,12 +195,11 @@ def _of_batches(
             if number:
                 below = levels[number - 1]
                 *frames, height, width, _ = batch[level].shape[1:]
-                add(_enlarged_name(below, level), enlarged(batch[below], height, width, *frames))
+                add(
+                    enlarged_name(below, level),
+                    enlarged(batch[below], height, width, *frames),
+                )
     return found
-
-
-def _enlarged_name(below: str, level: str) -> str:
-    return f"{below} enlarged to {level}"
 
 
 def _report(
@@ -223,25 +233,5 @@ def _report(
         },
         **about,
     }
-    return Report(about, rows, _verdicts(rows, networks))
-
-
-def _verdicts(rows: Sequence[report.Row], networks: Mapping[str, Any]) -> list[str]:
-    """One sentence for every level that can be compared with the enlarged level below."""
-    kernels = {report.name_of("kernel", network) for network in networks.values()}
-    values = {row.subject: row for row in rows if row.measure in kernels}
-    said = []
-    for subject, row in values.items():
-        if " enlarged to " not in subject:
-            continue
-        below, level = subject.split(" enlarged to ")
-        own = values[level]
-        apart, error = row.value - own.value, math.hypot(row.error, own.error)
-        if apart > 2 * error:
-            word = f"is worth its pixels: {own.value / row.value:.2f} of the distance of"
-        elif apart < -2 * error:
-            word = "makes the picture worse: it is further from the real pictures than"
-        else:
-            word = "is about as far from the real pictures as"
-        said.append(f"level {level} {word} level {below} enlarged")
-    return said
+    distances = {report.name_of("kernel", network) for network in networks.values()}
+    return Report(about, rows, worth_of(rows, distances))

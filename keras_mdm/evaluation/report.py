@@ -211,13 +211,15 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def as_json(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """A report as JSON: what was compared, and a record per row; unknown numbers are null."""
+def as_json(about: Mapping[str, Any], rows: Sequence[Row], worth: Sequence[Any] = ()) -> str:
+    """A report as JSON: what was compared, and a record per row and per level; unknown numbers are
+    null."""
 
     def plain(value: Any) -> Any:
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    records = [
-        {key: plain(value) for key, value in dataclasses.asdict(row).items()} for row in rows
-    ]
-    return json.dumps({"about": dict(about), "rows": records}, indent=1, ensure_ascii=False)
+    def records(found: Sequence[Any]) -> list[dict[str, Any]]:
+        return [{k: plain(value) for k, value in dataclasses.asdict(one).items()} for one in found]
+
+    whole = {"about": dict(about), "rows": records(rows), "worth": records(worth)}
+    return json.dumps(whole, indent=1, ensure_ascii=False)

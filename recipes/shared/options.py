@@ -21,6 +21,13 @@ def parser(
     made.add_argument(
         "--no-samples", action="store_true", help="neither draw nor export at the end"
     )
+    made.add_argument(
+        "--worth",
+        type=int,
+        default=128,
+        metavar="N",
+        help="pictures drawn at the end to measure what every level is worth; 0 for none (128)",
+    )
     made.add_argument("--seed", type=int, default=0)
     policies = ("float32", "mixed_bfloat16", "mixed_float16")
     made.add_argument(

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import drawing, machine, options, plan, rehearsal, texts
+from shared import drawing, machine, options, plan, rehearsal, texts, worth
 from shared.scale import Scale
 
 
@@ -136,7 +136,7 @@ def train(
         **plan.fit_options(arguments),
     )
     if mdm.distribute.is_chief() and not arguments.no_samples:
-        finish(model, opened, Path(arguments.run_dir), drawn, evaluation(arguments))
+        finish(model, opened, arguments, drawn)
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
@@ -183,26 +183,14 @@ def compiled(
     return model
 
 
-def evaluation(arguments: argparse.Namespace) -> str | None:
-    """The command that measures the run, with its own data; none for a rehearsal, and for
-    animations that no command reads. The run knows how it is drawn from."""
-    if getattr(arguments, "rehearse", None) or getattr(arguments, "animated_emoji", None):
-        return None
-    words = ["keras-mdm evaluate", str(arguments.run_dir)]
-    words += ["--reference", arguments.data or "emoji"]
-    if arguments.data and "stride" in arguments:
-        words += ["--stride", str(arguments.stride)]
-    return " ".join(words)
-
-
 def finish(
     model: mdm.MatryoshkaDiffusion,
     data: Data,
-    run_dir: Path,
+    arguments: argparse.Namespace,
     sampling: Mapping[str, Any],
-    evaluation: str | None,
 ) -> None:
-    """Draw, export, and say where everything is."""
+    """Draw, export, measure, and say where everything is."""
+    run_dir = Path(arguments.run_dir)
     shown = data.show(model, run_dir, sampling)
     export = run_dir / "saved_model"
     if not export.exists():
@@ -212,8 +200,10 @@ def finish(
         "Model": run_dir / "model.keras",
         "SavedModel": export,
     }
-    if evaluation:
-        shown["Evaluation"] = evaluation
+    command = worth.words(arguments)
+    if command:
+        shown["Evaluation"] = " ".join(["keras-mdm", *command])
+    worth.measure(model, arguments, sampling["batch_size"])
     print()
     for title, where in shown.items():
         print(f"{title:<12} {where}")

@@ -1,5 +1,7 @@
 """`keras-mdm evaluate` on every kind of model, on a run in training, and killed in between."""
 
+import argparse
+import importlib
 import json
 import os
 import signal
@@ -14,7 +16,7 @@ import tensorflow as tf
 from tiny_models import PLAIN_INNER, make_batch, outer, tiny_unet
 
 from cli.test_evaluate_command import Colours, folder, rows, run  # noqa: F401
-from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively
+from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
 from keras_mdm.cli import asked
 from keras_mdm.optimizers import SGD
 
@@ -102,6 +104,32 @@ def test_a_run_in_training(started, folder, tmp_path, capsys):  # noqa: F811
         assert run(path, "--reference", folder, *DRAW, "--out", out) == 0
         assert "model: phase 2, step 2 of " in capsys.readouterr().err
     assert rows(tmp_path / "run") == rows(tmp_path / "step-0000002")
+
+
+def test_a_recipe_ends_with_what_levels_are_worth(
+    started,
+    folder,  # noqa: F811
+    monkeypatch,
+    capsys,
+):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
+    worth = importlib.import_module("shared.worth")
+    given = argparse.Namespace(run_dir=str(started), data=str(folder), worth=100)
+    worth.measure(load(started), given, 50)
+    said = capsys.readouterr().out
+    record = json.loads((started / "worth.json").read_text())
+    inner, highest = record["worth"]
+    assert inner["below"] is None and highest["below"] == "8" and highest["drawn"] == 100
+    assert (
+        f"| 16 | {highest['distance']:.3g} +- " in said and record["about"]["verdicts"][0] in said
+    )
+    assert not list(started.glob("tmp*"))
+    given.worth = 50  # fewer than a distance needs
+    worth.measure(load(started), given, 50)
+    assert "not measured: " in capsys.readouterr().out
+    given.worth = 0
+    worth.measure(None, given, 50)
+    assert not capsys.readouterr().out
 
 
 PROGRAM = """
