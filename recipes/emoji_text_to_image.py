@@ -2,12 +2,14 @@
 
 This is the paper's schedule on a small scale. Phase 1 trains the innermost level. Phase 2 adds the
 outer one around it, and from then on both are denoised together (section 3.3). The outer level
-predicts relative to a Wiener estimate around the picture below, so it has no noise to unlearn.
+predicts relative to a Wiener estimate around the picture below, so it has no noise to unlearn, and
+works on squares of 2 x 2 pixels: more channels at fewer positions (docs/outer-levels.md).
 
     levels          16, then 16 and 64        schedule    cosine, SNR / 4 at 64 (shift 4, power 1)
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
     optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA
-    sampling        DDIM, 25 steps, guidance 3 at 16 and none at 64, static threshold
+    loss            v, weighted by min-SNR (gamma 5)
+    sampling        DDPM, 25 steps, guidance 3, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
 docs/demo.md has the result and the time. For your own pictures use --data DIR (captions come from
@@ -28,12 +30,22 @@ INNER = mdm.LevelSpec(
     heads=4,
     attention_ffn=False,
 )
-OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
+# The level also predicts how large the detail of a pixel is, so flat areas stay flat, and sees the
+# picture of the level below on its way up.
+OUTER = mdm.LevelSpec(
+    64,
+    patch=2,
+    channels=(64, 64),
+    blocks=(1, 1),
+    groups=16,
+    learned_deviation=True,
+    sees_below=True,
+)
 SCALE = Scale(
     phases=[
         mdm.Phase(
             [INNER],
-            steps=850,
+            steps=750,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -44,24 +56,30 @@ SCALE = Scale(
         # needs many steps and its samples are sixteen times larger.
         mdm.Phase(
             [INNER, OUTER],
-            steps=700,
+            steps=1400,
             batch_size=18,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
         ),
     ],
     network={"text_blocks": 0},
     # Flat drawings on white sit at the ends of [-1, 1]: a dynamic threshold divides estimates by
     # their overshoot and so greys the paper; the static one clips them. With power 1, as in the
     # released 256 network, higher levels spend more of their time where only fine noise is left.
-    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    guided_levels=1,
-    sampling={"steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "loss_weighting": "min_snr",
+    },
+    guided_levels=2,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
     tokens=16,
     checkpoint_every=200,
-    sample_every=300,
+    sample_every=350,
 )
 
 

@@ -194,7 +194,7 @@ def finish(
     shown = data.show(model, run_dir, sampling)
     export = run_dir / "saved_model"
     if not export.exists():
-        mdm.export_saved_model(model, export)
+        mdm.export_saved_model(model, export, sampler=sampling.get("sampler", "ddim"))
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
         "Model": run_dir / "model.keras",
