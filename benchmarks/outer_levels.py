@@ -1,7 +1,7 @@
 """What makes an outer level worth its pixels: variants of the quickstart's second phase, compared.
 
-    python benchmarks/outer_levels.py --phase-1 runs/demo/phase-1.keras --name patch \\
-        --outer '{"patch": 2, "channels": [64, 64], "blocks": [1, 1]}'
+    python benchmarks/outer_levels.py --phase-1 runs/demo/phase-1.keras --name "no patches" \\
+        --outer '{"patch": 1, "channels": [16, 32, 64], "blocks": [1, 1, 1]}'
 
 trains the level of 64 pixels around a trained innermost level, draws, and appends a record with the
 kernel distances of the level and of the enlarged level below, grain, retrieval and time to

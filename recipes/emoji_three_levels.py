@@ -4,12 +4,13 @@ Every phase adds a level and mixes resolutions: with three levels, 6/9 of the sa
 all of them, 2/9 up to 32 and 1/9 at 16 only (section 3.3). Times are stratified over the batch. Two
 averages of different widths are kept, to reconstruct others from them. The outer levels' blocks are
 recomputed in the backward pass, each batch goes through the network in two halves, and a ramp
-brings in the loss of a new level.
+brings in the loss of a new level. Outer levels are built as in the quickstart.
 
     levels          16, then 16 and 32, then 16, 32 and 64
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
     optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA and two power EMAs
-    sampling        DDIM, 25 steps, guidance 3 at 16 and none above, static threshold
+    loss            v, weighted by min-SNR (gamma 5)
+    sampling        DDPM, 25 steps, guidance 3, static threshold
     data            Twemoji (CC BY 4.0), fetched once: keras-mdm assets fetch emoji minilm
 
 To run it unattended, with a restart after any failure:
@@ -25,6 +26,8 @@ from shared.drawings import Drawings
 from shared.scale import Scale
 from shared.training import run, train
 
+# What an outer level of the quickstart has, see docs/outer-levels.md.
+SEEING = {"groups": 16, "learned_deviation": True, "sees_below": True}
 LEVELS = [
     mdm.LevelSpec(
         16,
@@ -34,14 +37,14 @@ LEVELS = [
         heads=4,
         attention_ffn=False,
     ),
-    mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
-    mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+    mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
+    mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
 ]
 SCALE = Scale(
     phases=[
         mdm.Phase(
             LEVELS[:1],
-            steps=850,
+            steps=750,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -49,22 +52,22 @@ SCALE = Scale(
         ),
         mdm.Phase(
             LEVELS[:2],
-            steps=400,
+            steps=500,
             batch_size=24,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.15,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
             level_weights=mdm.WeightRamp({"32": 0.1}, {"32": 1.0}, until=0.1),
         ),
         mdm.Phase(
             LEVELS,
-            steps=600,
+            steps=900,
             batch_size=18,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
             level_weights=mdm.WeightRamp({"64": 0.1}, {"64": 1.0}, until=0.1),
         ),
     ],
@@ -76,9 +79,10 @@ SCALE = Scale(
         "ema_decay": 0.995,
         "times": "stratified",
         "power_emas": (0.05, 0.1),
+        "loss_weighting": "min_snr",
     },
-    guided_levels=1,
-    sampling={"steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    guided_levels=3,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
     tokens=16,
     checkpoint_every=100,
     sample_every=300,
