@@ -82,9 +82,10 @@ def references(
         return clips.of_source(reference, levels, downsample, **options)
     sizes: dict[str, Any] = {level: LevelShape.parse(level).size for level in levels}
     if is_emoji(reference):
-        drawings, rows = emoji_drawings(reference, sizes, downsample), slice(count)
+        drawings = emoji_drawings(reference, sizes, downsample)
+        rows = spread(len(drawings.captions), count)
         pictures = {level: drawings.images[size][rows] for level, size in sizes.items()}
-        captions = list(drawings.captions[rows])
+        captions = [drawings.captions[row] for row in rows]
         return Real(pictures, captions, lambda level: (pictures[level], captions))
     source = data.open_images(reference)
     rules = rules_of(sizes, downsample)
@@ -99,6 +100,18 @@ def references(
         list(data.captions_of(source)),
         pairs,
     )
+
+
+def spread(total: int, count: int | None) -> list[int]:
+    """Rows of a source that stand for all of it: it may be in the order of its classes.
+
+    Example:
+
+    >>> spread(10, 4), spread(3, 5), spread(2, None)
+    ([0, 2, 5, 7], [0, 1, 2], [0, 1])
+    """
+    count = total if count is None else min(count, total)
+    return [i * total // count for i in range(count)]
 
 
 def is_emoji(reference: str) -> bool:
@@ -207,9 +220,7 @@ def in_batches(
     from keras_mdm.data import Skipped
 
     skipped: list[Any] = []
-    total = len(source)
-    # Spread over the source, which may be in the order of its classes.
-    rows = [i * total // count for i in range(count)] if count and count < total else range(total)
+    rows = spread(len(source), count)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(rows), at_a_time):
             part = rows[first : first + at_a_time]

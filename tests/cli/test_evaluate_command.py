@@ -157,6 +157,13 @@ def test_what_does_not_fit_is_one_error(model, folder, tmp_path, capsys, words, 
     assert not (tmp_path / "new").exists()
 
 
+def test_some_real_pictures_are_of_all_parts_of_the_source(folder):
+    whole = references(str(folder), ["16"], "bilinear", Colours()).pictures["16"]
+    some = references(str(folder), ["16"], "bilinear", Colours(), count=5).pictures["16"]
+    rows = np.concatenate(list(whole))[[0, 21, 42, 63, 84]]
+    np.testing.assert_array_equal(np.concatenate(list(some)), rows)
+
+
 def test_a_sweep_of_guidance(model, folder, tmp_path, capsys):
     given = ("--reference", folder, "-n", 100, "--steps", 2, "--levels", 16, "--metrics", "kernel")
     assert run(model, *given, "--sweep", 1, 3, "--out", tmp_path / "a") == 0
