@@ -97,9 +97,17 @@ def references(
 
     return Real(
         {level: read(source, rule, count) for level, rule in rules.items()},
-        list(data.captions_of(source)),
+        list(data.captions_of(source)) if count is None else _captions(source, count),
         pairs,
     )
+
+
+def _captions(source: Any, count: int) -> list[str]:
+    """All captions of some records: a source of millions need not be read for them."""
+    found = in_batches(
+        source, lambda row: source.read(row).captions, count, "captions", at_a_time=_AT_A_TIME
+    )
+    return [caption for _, batch in found for captions in batch for caption in captions]
 
 
 def spread(total: int, count: int | None) -> list[int]:

@@ -162,6 +162,8 @@ def test_some_real_pictures_are_of_all_parts_of_the_source(folder):
     some = references(str(folder), ["16"], "bilinear", Colours(), count=5).pictures["16"]
     rows = np.concatenate(list(whole))[[0, 21, 42, 63, 84]]
     np.testing.assert_array_equal(np.concatenate(list(some)), rows)
+    captions = references(str(folder), ["16"], "bilinear", Colours(), count=5).captions
+    assert captions == [f"picture {row}" for row in (0, 21, 42, 63, 84)]
 
 
 def test_a_sweep_of_guidance(model, folder, tmp_path, capsys):
