@@ -16,15 +16,15 @@ import numpy as np
 
 import keras_mdm as mdm
 
-BASE = {"steps": 25, "guidance_scale": 3.0}
+BASE = {"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0}
 SETTINGS = {
     "recipe": {},
-    "guidance 3 at both levels": {"guidance_scale": {"16": 3.0, "64": 3.0}},
+    "guidance 3 at 16 only": {"guidance_scale": {"16": 3.0, "64": 1.0}},
     "dynamic threshold": {"threshold": "dynamic"},
     "50 steps": {"steps": 50},
     "guidance 1": {"guidance_scale": 1.0},
     "guidance 5": {"guidance_scale": 5.0},
-    "DDPM": {"sampler": "ddpm"},
+    "DDIM": {"sampler": "ddim"},
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
-from keras_mdm.cli.reference import EMOJI, Real, in_batches, is_emoji
+from keras_mdm.cli.reference import EMOJI, Real, in_batches, is_emoji, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,15 +60,22 @@ def of_source(
     def pairs(level: str) -> tuple[Any, list[str]]:
         found: list[int] = []
         some = min(count or _SCORED, _SCORED)
-        real = list(read(source, rule, shapes[level], some, rows=found))
+        real = list(read(source, rule, shapes[level], some, rows=found, evenly=True))
         return real, [captions[row] for row in found]
 
-    real = {level: read(source, rule, shape, count) for level, shape in shapes.items()}
-    return Real(real, captions or None, pairs)
+    real = {level: read(source, rule, shape, count, evenly=True) for level, shape in shapes.items()}
+    prompts = [captions[row] for row in spread(len(captions), count)]
+    return Real(real, prompts or None, pairs)
 
 
 def read(
-    source: Any, rule: Any, shape: "LevelShape", count: int | None, *, rows: list[int] | None = None
+    source: Any,
+    rule: Any,
+    shape: "LevelShape",
+    count: int | None,
+    *,
+    rows: list[int] | None = None,
+    evenly: bool = False,
 ) -> Iterator["np.ndarray"]:
     """Clips of a source as a level sees them, in batches.
 
@@ -78,6 +85,7 @@ def read(
         shape: the level; one of pictures sees the rule's `frame` of the clips.
         count: clips to read; all by default.
         rows: where the number of each clip's record is appended.
+        evenly: as in `in_batches`.
     """
     import dataclasses
 
@@ -89,7 +97,9 @@ def read(
     def make(row: int) -> "np.ndarray":
         return fewer_frames(source.read(row, small), shape.frames, rule.frame)
 
-    for found, clips in in_batches(source, make, count, "clips", at_a_time=_AT_A_TIME):
+    for found, clips in in_batches(
+        source, make, count, "clips", at_a_time=_AT_A_TIME, evenly=evenly
+    ):
         if rows is not None:
             rows += found
         yield np.stack(clips)
@@ -176,12 +186,12 @@ def _moving_emoji(
         split="validation" if part else "train",
         progress=False,
     )
-    found = {}
+    found, rows = {}, spread(len(moving.captions), count)
     for level, shape in shapes.items():
-        clips = moving.clips[shape.height][:count]
+        clips = moving.clips[shape.height][rows]
         one = fewer_frames(clips, shape.frames or 1, frame)
         found[level] = one if shape.frames else one[:, 0]
-    captions = list(moving.captions[:count])
+    captions = [moving.captions[row] for row in rows]
     return Real(found, captions, lambda level: (found[level], captions))
 
 

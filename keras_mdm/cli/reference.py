@@ -93,10 +93,10 @@ def references(
     def pairs(level: str) -> tuple[list["np.ndarray"], list[str]]:
         captions: list[str] = []
         some = min(count or _SCORED, _SCORED)
-        return list(read(source, rules[level], some, captions)), captions
+        return list(read(source, rules[level], some, captions, evenly=True)), captions
 
     return Real(
-        {level: read(source, rule, count) for level, rule in rules.items()},
+        {level: read(source, rule, count, evenly=True) for level, rule in rules.items()},
         list(data.captions_of(source)) if count is None else _captions(source, count),
         pairs,
     )
@@ -104,9 +104,13 @@ def references(
 
 def _captions(source: Any, count: int) -> list[str]:
     """All captions of some records: a source of millions need not be read for them."""
-    found = in_batches(
-        source, lambda row: source.read(row).captions, count, "captions", at_a_time=_AT_A_TIME
-    )
+    from keras_mdm.data.pictures.dataset import usable_captions
+
+    def make(row: int) -> list[str]:
+        record = source.read(row)
+        return usable_captions(record) if record.captions else []
+
+    found = in_batches(source, make, count, "captions", at_a_time=_AT_A_TIME, evenly=True)
     return [caption for _, batch in found for captions in batch for caption in captions]
 
 
@@ -176,6 +180,8 @@ def read(
     count: int | None,
     captions: list[str] | None = None,
     found_rows: list[int] | None = None,
+    *,
+    evenly: bool = False,
 ) -> "Iterator[np.ndarray]":
     """Read pictures of a source as a level sees them, in batches.
 
@@ -186,6 +192,7 @@ def read(
         captions: where the first caption of each picture is appended; pictures without one are
             then left out.
         found_rows: where the number of each picture's record is appended.
+        evenly: take `count` records from all parts of the source, not its first ones.
     """
     import numpy as np
 
@@ -195,7 +202,9 @@ def read(
         record = source.read(row)
         return record.captions, decode(record.data, rule)[0]
 
-    for rows, found in in_batches(source, make, count, "pictures", at_a_time=_AT_A_TIME):
+    for rows, found in in_batches(
+        source, make, count, "pictures", at_a_time=_AT_A_TIME, evenly=evenly
+    ):
         if captions is not None:
             # Those without a caption are left out.
             pairs = [(row, one) for row, one in zip(rows, found, strict=True) if one[0]]
@@ -208,16 +217,23 @@ def read(
 
 
 def in_batches(
-    source: Any, make: Callable[[int], Any], count: int | None, what: str, *, at_a_time: int
+    source: Any,
+    make: Callable[[int], Any],
+    count: int | None,
+    what: str,
+    *,
+    at_a_time: int,
+    evenly: bool = False,
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """Read records of a source on all processors, and say at the end how many were skipped.
 
     Args:
         source: the source; its `attempt` turns a bad record into a `Skipped`.
         make: function of a record's number to what is read of it.
-        count: records to read, spread evenly over the source; all by default.
+        count: records to read; all by default.
         what: name of the records in that sentence.
         at_a_time: records of a batch.
+        evenly: take `count` records from all parts of the source, not its first ones.
 
     Yields:
         The numbers of the good records of a batch, at least one, and what was read of each.
@@ -228,7 +244,8 @@ def in_batches(
     from keras_mdm.data import Skipped
 
     skipped: list[Any] = []
-    rows = spread(len(source), count)
+    total = len(source)
+    rows = spread(total, count) if evenly else list(range(total))[:count]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(rows), at_a_time):
             part = rows[first : first + at_a_time]

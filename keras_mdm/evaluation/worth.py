@@ -53,7 +53,7 @@ class Worth:
         apart = self.below_distance - self.distance
         error = math.hypot(self.error, self.below_error)
         if apart > 2 * error:
-            share = self.distance / self.below_distance
+            share = max(self.distance, 0.0) / self.below_distance  # unbiased, so it may be below 0
             word = f"is worth its pixels: {share:.2f} of the distance of"
         elif apart < -2 * error:
             word = "makes the picture worse: it is further from the real pictures than"

@@ -21,7 +21,7 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 # Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
 _ATTEMPTS = 10
 # What `recorded_sampling` returns of a run's sampling: it decides how pictures look.
-SAMPLING = ("steps", "sampler", "guidance_scale")
+SAMPLING = ("sampling", "steps", "sampler", "threshold", "guidance_scale")
 
 
 def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
@@ -60,7 +60,7 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
         path: a run, or something inside one, as in `load`.
 
     Returns:
-        `steps`, `sampler` and `guidance_scale`, those that were noted.
+        `sampling`, `steps`, `sampler`, `threshold` and `guidance_scale`, those that were noted.
 
     Example:
 

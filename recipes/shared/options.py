@@ -23,10 +23,11 @@ def parser(
     )
     made.add_argument(
         "--worth",
-        type=int,
+        type=enough,
         default=128,
         metavar="N",
-        help="pictures drawn at the end to measure what every level is worth; 0 for none (128)",
+        help="pictures drawn at the end to measure what every level is worth, at least 100; "
+        "0 for none (%(default)s)",
     )
     made.add_argument("--seed", type=int, default=0)
     policies = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -46,6 +47,13 @@ def parser(
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
     _add_run(made)
     return made
+
+
+def enough(text: str) -> int:
+    """The pictures of --worth: none, or as many as a distance needs."""
+    if not text.isdecimal() or 0 < int(text) < 100:
+        raise argparse.ArgumentTypeError(f"must be 0, or a whole number from 100, not {text}")
+    return int(text)
 
 
 def _add_run(made: argparse.ArgumentParser) -> None:

@@ -16,8 +16,9 @@ class Scale:
         network: options of `build_nested_unet` besides the levels and the conditions of the data.
         process: options of `MatryoshkaDiffusion`: schedule, loss, threshold, averages.
         guided_levels: number of levels, from the innermost, that get guidance. It affects what is
-            drawn, which low levels decide; at the higher ones of a small model it would only
-            amplify the difference of two estimates to a grain on flat areas.
+            drawn, which low levels decide; at the higher ones of a small model without a learned
+            deviation it would only amplify the difference of two estimates to a grain on flat
+            areas.
         sampling: options of `generate`.
         tokens: length of a prompt; 0 for networks without text.
         checkpoint_every: steps between checkpoints.

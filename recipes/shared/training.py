@@ -194,7 +194,8 @@ def finish(
     shown = data.show(model, run_dir, sampling)
     export = run_dir / "saved_model"
     if not export.exists():
-        mdm.export_saved_model(model, export, sampler=sampling.get("sampler", "ddim"))
+        preset = "ddpm" if sampling.get("sampling") == "paper" else "ddim"
+        mdm.export_saved_model(model, export, sampler=sampling.get("sampler", preset))
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
         "Model": run_dir / "model.keras",
@@ -203,10 +204,10 @@ def finish(
     command = worth.words(arguments)
     if command:
         shown["Evaluation"] = " ".join(["keras-mdm", *command])
-    worth.measure(model, arguments, sampling["batch_size"])
     print()
     for title, where in shown.items():
         print(f"{title:<12} {where}")
+    worth.measure(model, arguments, sampling["batch_size"])
 
 
 def run(main: Callable[[], None]) -> None:

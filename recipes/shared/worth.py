@@ -36,8 +36,9 @@ def measure(model: mdm.MatryoshkaDiffusion, arguments: argparse.Namespace, batch
         asked = main.make_parser().parse_args([*command, "--out", directory])
         try:
             ((report, path),) = evaluate.reports(asked, model=model)
-        except (ValueError, OSError) as problem:
-            print(f"\nWhat the levels are worth was not measured: {problem}")
+        except Exception as problem:  # such as no memory left, or no network to fetch from
+            said = " ".join(str(problem).split()) or type(problem).__name__
+            print(f"\nWhat the levels are worth was not measured: {said}")
             return
         path.replace(run_dir / "worth.json")
     print(f"\n{report.summary}")

@@ -45,6 +45,7 @@ def test_quarters_are_those_of_the_noise_and_average_to_the_loss(model):
             assert found[f"loss_{level}/noise_{number + 1}"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_points_come_at_their_steps_and_the_gap_grows(model):
     rng = np.random.default_rng(0)
     batches = [make_batch(rng, 4) for _ in range(4)]

@@ -156,6 +156,7 @@ def test_what_is_exported_draws_the_same(tmp_path):
             assert np.abs(found[level].numpy().astype(int) - pictures).max() <= 1
 
 
+@pytest.mark.slow
 def test_clips_see_a_clip_or_one_picture():
     model = upsampler([PLAIN_INNER, CLIP])
     clip = SMALL[:2, None].repeat(2, axis=1)

@@ -162,6 +162,7 @@ def test_a_run_that_is_moved_while_it_trains_says_where_it_is(tmp_path):
 # Runs that change.
 
 
+@pytest.mark.slow
 def test_phases_that_have_not_begun_may_change_and_be_appended(whole, tmp_path):
     first, second = phases()
     train(tmp_path, table=[first])

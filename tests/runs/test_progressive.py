@@ -420,6 +420,7 @@ def make_eager_model(phase):
     return model
 
 
+@pytest.mark.slow
 def test_two_levels_join_at_once(tmp_path):
     table = [
         phases()[0],
@@ -467,6 +468,7 @@ def test_two_levels_join_at_once(tmp_path):
             assert moved > 0.0, name
 
 
+@pytest.mark.slow
 def test_a_trained_level_keeps_its_residual(tmp_path):
     # The second phase sees other data; what level 16 learned belongs to the first value.
     def data(phase, first_step):

@@ -87,7 +87,11 @@ class Linear:
     [
         {"guidance_scale": {"8": 3.0, "16": 1.5}},
         pytest.param({"split_guidance": True}, id="split_guidance", marks=pytest.mark.slow),
-        {"autoguidance": "raw", "guidance_scale": 1.5},
+        pytest.param(
+            {"autoguidance": "raw", "guidance_scale": 1.5},
+            id="autoguidance",
+            marks=pytest.mark.slow,
+        ),
         {"guidance_interval": (0.3, 0.8)},
     ],
     ids=lambda options: next(iter(options)),

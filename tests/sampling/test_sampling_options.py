@@ -110,6 +110,7 @@ def test_a_picture_does_not_depend_on_its_batch(model, name):
     assert largest(together, draw(model, batch_size=2, **options)) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_same_bits_after_a_reload_and_over_stretches(model, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

@@ -138,7 +138,7 @@ FOLLOWED = [
     pytest.param(assign, ("ema", "raw"), marks=slow),
     pytest.param(load_weights, ("ema", "raw"), marks=slow),
     (set_average, ("ema",)),
-    (another_schedule, ("ema", "raw")),
+    pytest.param(another_schedule, ("ema", "raw"), marks=slow),
     pytest.param(bound, ("ema", "raw"), marks=slow),
 ]
 
