@@ -10,7 +10,8 @@ works on squares of 2 x 2 pixels: more channels at fewer positions (docs/outer-l
     optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA
     loss            v, weighted by min-SNR (gamma 5)
     sampling        DDPM, 25 steps, guidance 3, static threshold
-    data            Twemoji (CC BY 4.0), fetched once: make assets
+    data            Twemoji (CC BY 4.0), fetched once by
+                    keras-mdm assets fetch emoji minilm efficientnet-lite0
 
 docs/demo.md has the result and the time. For your own pictures use --data DIR (captions come from
 .txt files beside them, or from the file names).

@@ -11,7 +11,8 @@ brings in the loss of a new level. Outer levels are built as in the quickstart.
     optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA and two power EMAs
     loss            v, weighted by min-SNR (gamma 5)
     sampling        DDPM, 25 steps, guidance 3, static threshold
-    data            Twemoji (CC BY 4.0), fetched once: make assets
+    data            Twemoji (CC BY 4.0), fetched once by
+                    keras-mdm assets fetch emoji minilm efficientnet-lite0
 
 To run it unattended, with a restart after any failure:
 

@@ -24,8 +24,8 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           18 minutes                          not given in the paper, not run here
 
-Before the small run, once: make assets. Other data at the small size:
---animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR --scale small.
+Before the small run, once: keras-mdm assets fetch emoji minilm efficientnet-lite0. Other data at
+the small size: --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR --scale small.
 docs/video.md has the result and the time.
 """
 

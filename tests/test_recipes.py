@@ -270,6 +270,7 @@ def test_a_contradiction_is_one_line():
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
+        ("cc12m_256", ["--worth", "50"], "must be 0, or a whole number from 100, not 50"),
         ("webvid_video", ["--scale", "paper"], "pass --data DIR"),
         ("cc12m_256", ["--scale", "paper"], "pass --data SOURCE"),
         ("folder", ["--scale", "paper"], "pass --data SOURCE"),

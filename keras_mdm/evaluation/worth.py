@@ -21,6 +21,7 @@ class Worth:
 
     Attributes:
         level: its name.
+        measure: what the kernel distance is called: "KID x 1000" only with the network of KID.
         distance: kernel distance of its pictures from the real ones, times 1000.
         error: standard error of the distance.
         below: name of the level below, if there is one.
@@ -34,6 +35,7 @@ class Worth:
     """
 
     level: str
+    measure: str
     distance: float
     error: float
     below: str | None
@@ -86,6 +88,7 @@ def worth_of(rows: Sequence[Row], distances: Collection[str]) -> list[Worth]:
         found.append(
             Worth(
                 level,
+                row.measure,
                 row.value,
                 row.error,
                 lower,
@@ -111,15 +114,19 @@ def table_of_worth(levels: Sequence[Worth]) -> str:
 
     Example:
 
-    >>> nothing = (None, math.nan, math.nan)
-    >>> print(table_of_worth([Worth("8", 9.0, 1.0, *nothing, 0.1, 5.0, 5.0, 200, 250)]))
-    | level | kernel distance x 1000 | level below, enlarged | halves of the real pictures | grain \
+    >>> below = (None, math.nan, math.nan)
+    >>> level = Worth("8", "KID x 1000", 9.0, 1.0, *below, 0.1, 5.0, 5.0, 200, 250)
+    >>> print(table_of_worth([level]))
+    | level | KID x 1000 | level below, enlarged | halves of the real pictures | grain \
 | of real pictures | n drawn, real |
     |---|---|---|---|---|---|---|
     | 8 | 9 +- 1 |  | 0.1 | 5 | 5 | 200, 250 |
     """
+    # Levels of pictures and of clips may be seen by different networks.
+    names = {one.measure for one in levels}
+    title = names.pop() if len(names) == 1 else "distance x 1000"
     lines = [
-        "| level | kernel distance x 1000 | level below, enlarged | halves of the real pictures "
+        f"| level | {title} | level below, enlarged | halves of the real pictures "
         "| grain | of real pictures | n drawn, real |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,17 @@ def test_a_run_is_drawn_from_as_it_draws_itself(started, folder, tmp_path, capsy
     assert run(*given, "--steps", 1, "--guidance", 2, "--out", tmp_path / "b") == 0
     options = json.loads((tmp_path / "b" / "report.json").read_text())["about"]["options"]
     assert options["steps"] == "1" and options["guidance_scale"] == "2.0"
+
+
+def test_a_run_that_draws_by_a_preset(started, folder, tmp_path):  # noqa: F811
+    run_dir = shutil.copytree(started, tmp_path / "run")
+    noted = json.loads((run_dir / "run.json").read_text())
+    noted["sampling"] = {"sampling": "paper", "steps": 2, "threshold": "static"}
+    (run_dir / "run.json").write_text(json.dumps(noted))
+    assert run(run_dir, "--reference", folder, *DRAW[:2], *DRAW[4:], "--out", tmp_path / "a") == 0
+    options = json.loads((tmp_path / "a" / "report.json").read_text())["about"]["options"]
+    noted = {"sampling": "paper", "steps": "2", "threshold": "static"}
+    assert options == {**noted, "weights": "ema"}
 
 
 def test_a_run_in_training(started, folder, tmp_path, capsys):  # noqa: F811
