@@ -25,7 +25,8 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
     hours           18 minutes                          not given in the paper, not run here
 
 Before the small run, once: keras-mdm assets fetch emoji minilm efficientnet-lite0. Other data at
-the small size: --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR --scale small.
+the small size: --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR with
+--scale small.
 docs/video.md has the result and the time.
 """
 
