@@ -94,7 +94,7 @@ def _rows(path: str) -> tuple[Iterator[_Row], str]:
         raise checks.error("the table must be a file", fix="check its path", table=path)
     if kinds.shard_kind(path) == "Parquet":
         return _parquet_rows(path), "row"
-    if kinds.ending_of(path) == ".json":
+    if kinds.ending_of(path) == ".json" and not table_bytes.is_json_lines(path):
         return iter(enumerate(_objects(path), 1)), "object"
     ending, memory = table_bytes.load(path)
     delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)

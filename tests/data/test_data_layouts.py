@@ -199,6 +199,20 @@ def test_links_to_folders_are_followed_and_never_in_circles(tmp_path):
     assert len(open_images(root)) == 1
 
 
+def test_a_folder_behind_two_links_is_read_once(tmp_path):
+    outside = lay(tmp_path / "outside", {"cat/1.png": 1, "2.png": 2})
+    root = lay(tmp_path / "root", {"3.png": 3})
+    (root / "a").symlink_to(outside / "cat")
+    (root / "b").symlink_to(outside)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    source = open_images(root)
+    assert [r.key for r in records(source)] == ["3.png", "a/1.png", "b/2.png"]
+    assert told(source) == {
+        "b/cat/": "is a folder that a link leads to, and is read there",
+        "gone": "is a link that leads nowhere",
+    }
+
+
 # Endings and texts
 
 
@@ -240,6 +254,36 @@ def test_tables_in_other_forms(tmp_path, name):
     source = open_images(tmp_path)
     assert captions(source) == {"1.png": ("one",)} and list(told(source)) == ["2.png"]
     assert captions(open_images(tmp_path / name)) == {"1.png": ("one",)}
+
+
+def test_json_lines_with_the_ending_of_json(tmp_path):
+    rows = [{"file_name": f"{n}.png", "text": f"row {n}"} for n in range(3)]
+    lines = [json.dumps(row) for row in rows]
+    lines.insert(1, '{"file_name": "9.png", "text": "cut')
+    lay(tmp_path, {f"{n}.png": n for n in range(3)})
+    lay(tmp_path, {"metadata.json": "\n".join(lines)})
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert captions(source) == {f"{n}.png": (f"row {n}",) for n in range(3)}
+    assert [entry.file for entry in source.skipped] == ["metadata.json, line 2"]
+    # One entry that is no object costs itself, and not the captions of all others.
+    lay(tmp_path, {"metadata.json": json.dumps([*rows[:2], None])})
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert captions(source) == {"0.png": ("row 0",), "1.png": ("row 1",)}
+    assert [tuple(entry) for entry in source.skipped] == [
+        ("metadata.json, row 3", "is not a JSON object")
+    ]
+
+
+def test_a_text_without_a_caption_is_not_replaced_by_the_name_of_the_file(tmp_path):
+    lay(tmp_path, {"a.png": 1, "a.json": '{"caption": NaN}', "b.png": 2, "b.txt": "\n"})
+    lay(tmp_path, {"red_c.png": 3, "red_c.json": '{"width": 8}', "d.png": 4, "d.txt": "four"})
+    lay(tmp_path, {"d.json": '{"caption": "again"}', "e.jif": 5, "f.PJPEG": 6})
+    source = open_images(tmp_path)
+    assert captions(source) == {
+        **{"a.png": (), "b.png": (), "d.png": ("four",), "e.jif": ("e",), "f.PJPEG": ("f",)},
+        "red_c.png": ("red c",),
+    }
+    assert told(source) == {"d.json": "is another text of a picture, of which one is read"}
 
 
 def test_json_that_is_no_table(tmp_path):

@@ -53,6 +53,13 @@ class Texts:
         """The texts of some files."""
         return set(filter(None, map(self.of, files)))
 
+    def candidates(self, files: Collection[str]) -> set[str]:
+        """All texts that could be of some files; one of them is read for each file."""
+        if len(self._exact) == len(self.used(files)):
+            return self.used(files)
+        keys = {_key(name) for file in files for name in _candidates(file)}
+        return {name for name in self._exact if _key(name) in keys}
+
 
 def _usual(file: str) -> str:
     return f"{os.path.splitext(file)[0]}.txt"
@@ -70,11 +77,14 @@ def _key(name: str) -> str:
     return (name if name.isascii() else unicodedata.normalize("NFC", name)).lower()
 
 
-def captions_of_file(path: str) -> tuple[str, ...]:
+def captions_of_file(path: str) -> tuple[str, ...] | None:
     """The captions in a text beside a picture: its lines, or a field of its JSON.
 
     Args:
         path: path of the text, which need not exist.
+
+    Returns:
+        The captions, perhaps none; `None` if there is no text, or it has no field for captions.
 
     Raises:
         Unusable: if it is damaged JSON.
@@ -86,22 +96,22 @@ def captions_of_file(path: str) -> tuple[str, ...]:
     except Exception:
         if file_bytes.exists(path):
             raise
-        return ()
+        return None
     if kinds.ending_of(path) != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as problem:
         raise Unusable(f"its .json file cannot be read: {problem}") from problem
-    if not isinstance(fields, dict):
-        return ()
+    if not isinstance(fields, dict) or not set(_CAPTIONS) & set(fields):
+        return None  # it says other things about the picture
     return next(filter(None, (captions_in(fields.get(name)) for name in _CAPTIONS)), ())
 
 
 def text_of_file(path: str) -> str:
     """The whole text beside a file; for JSON, the captions in a field."""
     if kinds.ending_of(path) == ".json":
-        return "\n".join(captions_of_file(path))
+        return "\n".join(captions_of_file(path) or ())
     with file_bytes.open_file(path) as file:
         return text_of(file.read())
 

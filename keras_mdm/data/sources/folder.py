@@ -15,7 +15,7 @@ from keras_mdm.data.sources import beside, file_bytes, kinds, splits
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import stamp_of_files
-from keras_mdm.data.sources.listing import beside_pictures, kind_of
+from keras_mdm.data.sources.listing import DANGLING, beside_pictures, dangling, kind_of
 from keras_mdm.data.sources.strings import Listed, Strings
 
 EXTENSIONS = kinds.USUAL
@@ -28,9 +28,9 @@ class FolderImages(ImageSource):
     """Pictures of a folder and its sub-folders.
 
     The captions of `horse.jpg` are the lines of `horse.txt` beside it, of `horse.jpg.txt` or of
-    `horse.caption`, or a field `caption` of `horse.json`, with endings in upper or lower case; or
-    else the name of the file. The class of a picture is its top sub-folder. Files that are neither
-    pictures nor such texts are listed in `unused`.
+    `horse.caption`, or a field `caption` of `horse.json`, with endings in upper or lower case; or,
+    if there is no such text, the name of the file. The class of a picture is its top sub-folder.
+    Files that are neither pictures nor such texts are listed in `unused`.
 
     Args:
         directory: the folder, or a URL that TensorFlow can list.
@@ -60,7 +60,7 @@ class FolderImages(ImageSource):
         self.root = os.fspath(directory)
         endings = {extension.lower() for extension in extensions}
         endings = tuple(endings - (set(kinds.PICTURES) - set(kinds.decodable())))
-        walked = _Walked(endings, split)
+        walked = _Walked(self.root, endings, split)
         for folder, files in file_bytes.walk(self.root, walked.leave):
             walked.add(folder, files)
         left = walked.left
@@ -121,7 +121,7 @@ class FolderImages(ImageSource):
             if place < len(self._beside_rows) and self._beside_rows[place] == row:
                 text = file_bytes.join(os.path.dirname(path), self._beside[place])
             found = beside.captions_of_file(text)
-            if found:
+            if found is not None:
                 return found
         return (caption_from_name(os.path.basename(stem)),)
 
@@ -140,12 +140,13 @@ class _Walked:
         found: number of files of each kind.
 
     Args:
+        root: the folder that is walked through.
         endings: endings of pictures.
         split: the split that is read.
     """
 
-    def __init__(self, endings: tuple[str, ...], split: str | None):
-        self._endings, self._split = endings, split
+    def __init__(self, root: str, endings: tuple[str, ...], split: str | None):
+        self._root, self._endings, self._split = root, endings, split
         self.folders, self.counts, self.names = [], [], []
         self.beside_rows, self.beside = array("Q"), Strings()
         self.has_texts = False
@@ -197,9 +198,17 @@ class _Walked:
                 self.beside_rows.append(self._rows + row)
                 self.beside.append(other)
         taken = texts.used(pictures)
+        again = texts.candidates(pictures) - taken
         for name in others:
-            if name not in taken:
-                self.left.append(before + name, beside_pictures(name))
+            if name in taken:
+                continue
+            if name in again:
+                why = "is another text of a picture, of which one is read"
+            elif dangling(self._root, before + name):
+                why = DANGLING
+            else:
+                why = beside_pictures(name)
+            self.left.append(before + name, why)
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:

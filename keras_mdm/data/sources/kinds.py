@@ -11,10 +11,11 @@ from keras_mdm.machine_faults import of_the_machine
 USUAL = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PICTURES = (
     *USUAL,
-    *(".jfif", ".jpe", ".avif", ".apng", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jif", ".jpe", ".pjpeg", ".pjp", ".avif", ".apng", ".jp2", ".j2k"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Endings of a picture's text, in the order in which they are looked for.
 BESIDE = (".txt", ".caption", ".json")
 # Shards: parts of a whole are numbered after the ending (TFDS, TFRecord), and some writers of
