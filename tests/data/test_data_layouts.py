@@ -96,6 +96,11 @@ def test_one_split_of_parquet_files_is_read(tmp_path):
         (["0.tar", "test.tar"], 1),
         (["laion-train-0.tar", "laion-val-0.tar", "laion-0.tar"], 1),
         (["test-0.tar", "test-1.tar"], 2),
+        (["split=train/0.tar", "split=test/0.tar"], 1),  # as Spark and pyarrow name folders
+        (["a/partial-train/0.tar", "a/partial-test/0.tar"], 1),  # Hugging Face, converted
+        (["train-00000-of-00001.tar", "extra-00000-of-00001.tar"], 1),
+        (["s-train-000-of-002.tar", "s-train-001-of-002.tar", "s-extra-000-of-001.tar"], 2),
+        (["cc-00000-of-00002.tar", "cc-00001-of-00002.tar"], 2),
     ],
 )
 def test_splits_of_shards(tmp_path, names, read):
@@ -113,6 +118,28 @@ def test_splits_of_pictures(tmp_path):
     assert source.label_names == ("cat", "dog") and source.choices == {"split": "train"}
     assert len(source.unused) == 2 and not source.skipped
     assert [r.key for r in records(open_images(f"{tmp_path}:test"))] == ["test/cat/3.png"]
+
+
+def test_a_split_of_any_name_beside_a_numbered_train(tmp_path):
+    parquet(tmp_path / "train-00000-of-00001.parquet", [1, 2])
+    parquet(tmp_path / "unsupervised-00000-of-00001.parquet", [3])
+    source = open_images(tmp_path)
+    assert len(source) == 2 and source.choices["split"] == "train"
+    assert "unsupervised" in told(source)["unsupervised-00000-of-00001.parquet"]
+    assert len(open_images(f"{tmp_path}:unsupervised")) == 1
+
+
+def test_two_kinds_of_pictures_with_splits(tmp_path):
+    lay(tmp_path, {"trainA/1.png": 1, "trainB/2.png": 2, "testA/3.png": 3, "testB/4.png": 4})
+    source = open_images(tmp_path)
+    assert {r.key: r.label for r in records(source)} == {"trainA/1.png": 0, "trainB/2.png": 1}
+    assert source.label_names == ("trainA", "trainB") and len(source.unused) == 2
+
+
+def test_pictures_of_another_split_of_tables_belong_to_no_split_by_themselves(tmp_path):
+    lay(tmp_path, {"p/1.png": 1, "p/2.png": 2, "train.csv": "file,text\np/1.png,one\n"})
+    lay(tmp_path, {"test.csv": "file,text\np/2.png,two\n"})
+    assert "table does not name" in told(open_images(tmp_path))["p/2.png"]
 
 
 def test_splits_within_classes(tmp_path):

@@ -213,16 +213,18 @@ class _Walked:
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:
     """The class of each folder, "" for none: the top folder, or the one below the split if the path
-    names one; but the top folder if several folders each contain splits."""
+    names one; but the top folder if several folders each contain splits. Folders of one split with
+    different names, such as trainA and trainB, are classes as well."""
     if not of_split:
         return [folder.partition("/")[0] for folder in folders]
     found = []
     places = [splits.place_in(folder) for folder in folders]
     parts = [folder.split("/") for folder in folders]
     tops = {tuple(part[:place]) for part, place in zip(parts, places, strict=True)}
+    names = {part[place] for part, place in zip(parts, places, strict=True)}
     for part, place in zip(parts, places, strict=True):
-        below = part[place + 1 :]
-        found.append(part[0] if len(tops) > 1 else (below[0] if below else ""))
+        below = part[place + 1 :] or (part[place:] if len(names) > 1 else [""])
+        found.append(part[0] if len(tops) > 1 else below[0])
     return found
 
 

@@ -29,6 +29,7 @@ _SHARDS = {
 }
 # ImageNet's own TFRecord files have no ending.
 _NUMBERED = re.compile(r"-\d{3,}-of-\d{3,}$")
+_COUNTED = re.compile(r"-\d{3,}-of-\d{3,}")
 
 _REASONS = {
     "is a checksum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
@@ -64,6 +65,12 @@ def stem_of(name: str) -> str:
     for rule in _SHARDS.values():
         name = re.sub(rule.pattern, "", name, flags=re.IGNORECASE)
     return _NUMBERED.sub("", name)
+
+
+def numbered_stem(name: str) -> str | None:
+    """The name of a shard without ending and number, such as "train" for
+    `train-00000-of-00002.parquet`; `None` if its name does not say how many shards there are."""
+    return stem_of(name) if _COUNTED.search(name) else None
 
 
 def is_unnamed_tfrecord(path: str) -> bool:

@@ -149,7 +149,7 @@ def _open_shards(
     options: dict[str, Any],
 ) -> ImageSource:
     """Open the shards of one kind and one split, and list the files beside them."""
-    of = {shard: splits.of_file(shard) for shard in shards}
+    of = splits.of_shards(shards)
     chosen = splits.choose(set(of.values()), split, survey.root)
     used = [s for s in shards if chosen is None or of[s] == (chosen or None)]
     source = opened([file_bytes.join(survey.root, shard) for shard in used], **options)

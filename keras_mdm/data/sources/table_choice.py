@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.data.skipping import MAX_SKIPPED
-from keras_mdm.data.sources import file_bytes, listing, splits
+from keras_mdm.data.sources import file_bytes, kinds, listing, splits
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.joined import JoinedImages
 from keras_mdm.data.sources.listing import Survey
@@ -117,7 +117,8 @@ def open_tables(
 
     def reason(path: str) -> str:
         of = splits.of_file(path)
-        if chosen is not None and of != (chosen or None):
+        # The pictures of several splits may lie in one folder.
+        if chosen is not None and of != (chosen or None) and (of or kinds.shard_kind(path)):
             return splits.not_chosen(of, chosen)
         return listing.beside_tables(path)
 
