@@ -69,7 +69,7 @@ def of_file(path: str) -> str | None:
 def of_shards(paths: Sequence[str]) -> dict[str, str | None]:
     """The split of each of the shards of a folder.
 
-    Hugging Face names files `train-00000-of-00002.parquet`, TFDS `mine-train.tfrecord-00000-of-00002`.
+    Hugging Face names files `train-00000-of-00002.parquet`, TFDS `mine-train.tfrecord-00000-of-2`.
     Beside these, `extra-00000-of-00001.parquet` is another split, whatever it is called.
 
     Args:
