@@ -120,6 +120,18 @@ def test_splits_of_pictures(tmp_path):
     assert [r.key for r in records(open_images(f"{tmp_path}:test"))] == ["test/cat/3.png"]
 
 
+def test_columns_that_could_be_read_instead_are_listed(tmp_path):
+    data = [{"bytes": sources.png(1), "path": None}]
+    columns = {"conditioning_image": data, "caption": ["a"], "width": [8]}
+    parquet(tmp_path / "0.parquet", [1], **columns)
+    source = open_images(tmp_path)
+    assert source.choices == {"image": "image", "caption": "caption"}
+    assert told(source) == {
+        "column conditioning_image": "is not read: image='conditioning_image' chooses it",
+        "column text": "is not read: caption='text' chooses it",
+    }
+
+
 def test_a_split_of_any_name_beside_a_numbered_train(tmp_path):
     parquet(tmp_path / "train-00000-of-00001.parquet", [1, 2])
     parquet(tmp_path / "unsupervised-00000-of-00001.parquet", [3])

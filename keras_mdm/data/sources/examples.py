@@ -84,6 +84,12 @@ class ExampleImages(ImageSource):
         self.choices |= {
             part: name for part, name in self._names.items() if name is not None and part != "key"
         }
+        self.unused = tuple(
+            Skipped(f"feature {name}", f"is not read: {part}={name!r} chooses it")
+            for part in ("image", "caption", "label")
+            for name in self._usual[part]
+            if name in self._found and name not in self._names.values()
+        )
 
     def _choose(self, image: str | None, caption: str | None, label: str | None) -> dict:
         """Names of the features to use, looked for in the first records."""
@@ -93,6 +99,7 @@ class ExampleImages(ImageSource):
                 found |= set(self._features(row))
             except Unusable as problem:
                 reason_of(problem)  # raises what is not the record's fault
+        self._found = found
         wanted = {"image": image, "caption": caption, "label": label}
         usual = self._usual
         first = {

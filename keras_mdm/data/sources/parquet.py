@@ -96,6 +96,11 @@ class ParquetImages(ImageSource):
         self._kept = KeptGroups(sizes, self._load, memory)
         self.shard_window = self._kept.window
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
+        self.unused = tuple(
+            Skipped(f"column {name}", f"is not read: {part}={name!r} chooses it")
+            for part, name in _alternatives(schema)
+            if name not in self._names.values()
+        )
         if self._kept.least > memory:
             self.choices["memory"] = f"{self._kept.least / 1e9:.1f} GB for three groups of rows"
             _log.warning(
@@ -223,14 +228,24 @@ def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]
 
 def _pictures(schema: Any) -> list[str]:
     """The columns with usual names that hold bytes of pictures, not names of files."""
+    return [n for n in IMAGE if n in schema.names and _holds_bytes(schema.field(n).type)]
+
+
+def _holds_bytes(kind: Any) -> bool:
     import pyarrow
 
-    def holds(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
-    return [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
+
+def _alternatives(schema: Any) -> list[tuple[str, str]]:
+    """What each column may be: every one that holds bytes, and those with usual names."""
+    usual = {**dict.fromkeys(CAPTION, "caption"), **dict.fromkeys(LABEL, "label")}
+    found = (
+        (usual.get(f.name) or ("image" if _holds_bytes(f.type) else None), f.name) for f in schema
+    )
+    return [(part, name) for part, name in found if part]
 
 
 def holds_pictures(path: str) -> bool:
