@@ -10,7 +10,7 @@ import pytest
 from data import sources
 from data.test_data_layouts import lay, parquet, tar, told
 from keras_mdm.cli import main as cli
-from keras_mdm.data import open_images, overview
+from keras_mdm.data import open_images, overview, prepare_images
 
 
 def files_below(root):
@@ -114,3 +114,17 @@ def test_the_command_shows_the_account(tmp_path, capsys):
     assert cli.main(["data", f"{root}:test", "--sheet", str(tmp_path / "s.png")]) == 0
     out = capsys.readouterr().out
     assert "split: test" in out and "belongs to the split train" in out
+
+
+def test_files_beside_prepared_shards_and_single_files_are_accounted_for(tmp_path):
+    lay(tmp_path / "in", {"1.png": 1, "2.png": 2})
+    prepare_images(tmp_path / "in", tmp_path / "out", size=8, progress=False)
+    shard = next((tmp_path / "out").glob("*.array_record*"))
+    lay(tmp_path / "out", {"old.array_record": shard.read_bytes(), "notes.md": b""})
+    source = open_images(tmp_path / "out")
+    assert len(source) == 2 and source.found["ArrayRecord files"] == 2
+    assert {entry.file: entry.reason for entry in source.unused} == {
+        "old.array_record": "is a shard that the manifest does not list",
+        "notes.md": "is of an unsupported kind",
+    }
+    assert open_images(shard).found == {"ArrayRecord files": 1}

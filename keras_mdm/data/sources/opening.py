@@ -101,6 +101,12 @@ def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
 
 
 def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
+    source = _file_of_kind(path, split, options)
+    source.found = {listing.kind_of(os.path.basename(path)): 1}
+    return source
+
+
+def _file_of_kind(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
     name = os.path.basename(path)
     if table_bytes.is_table(name) or kinds.ending_of(name) == ".json":
         return TableImages(path, **split, **options)
@@ -224,8 +230,21 @@ def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) ->
             fix="prepared clips are opened with open_clips",
             source=folder,
         )
-    files = [file_bytes.join(folder, shard["file"]) for shard in manifest["shards"]]
-    return ExampleImages(files, label_names=manifest["label_names"], **options)
+    shards = [shard["file"] for shard in manifest["shards"]]
+    files = [file_bytes.join(folder, shard) for shard in shards]
+    source = ExampleImages(files, label_names=manifest["label_names"], **options)
+    own = [*shards, sharding.MANIFEST, sharding.PLAN, sharding.SKIPPED]
+    own += [f"{shard.partition('.')[0]}.json" for shard in shards]  # what is known about each
+
+    def reason(path: str) -> str:
+        shard = kinds.shard_kind(path) == "ArrayRecord"
+        return (
+            "is a shard that the manifest does not list" if shard else listing.beside_shards(path)
+        )
+
+    left, source.found = listing.account(folder, listing.listed(own), reason)
+    source.unused = Listed((*source.unused, *left))
+    return source
 
 
 def _is_folder(path: str) -> bool:
