@@ -132,6 +132,20 @@ def test_columns_that_could_be_read_instead_are_listed(tmp_path):
     }
 
 
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path, ending):
+    for number, folder in enumerate(("en", "fr")):
+        if ending == "tar":
+            tar(tmp_path / folder / "0.tar", {"0.png": sources.png(number), "1.txt": b"alone"})
+        else:
+            parquet(tmp_path / folder / "0.parquet", [number + 1])
+    source = open_images(tmp_path, max_skipped=1.0)
+    names = [source.name(row) for row in range(2)]
+    assert [name.partition("/")[0] for name in names] == ["en", "fr"]
+    expected = ["en/0.tar: 1", "fr/0.tar: 1"] if ending == "tar" else []
+    assert [entry.file for entry in source.skipped] == expected
+
+
 def test_a_split_of_any_name_beside_a_numbered_train(tmp_path):
     parquet(tmp_path / "train-00000-of-00001.parquet", [1, 2])
     parquet(tmp_path / "unsupervised-00000-of-00001.parquet", [3])

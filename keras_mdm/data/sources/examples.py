@@ -15,6 +15,7 @@ from keras_mdm.data.sources.array_records import open_array_record
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import Index, index_files, stamp_of_files
+from keras_mdm.data.sources.strings import short_names
 from keras_mdm.data.sources.texts import text_of
 from keras_mdm.open_files import OpenFiles
 
@@ -76,6 +77,7 @@ class ExampleImages(ImageSource):
         super().__init__(self._files.broken, max_skipped)
         self.check_shards(self._files.broken, len(paths), usable=len(self))
         self.paths, self.label_names = paths, tuple(label_names)
+        self._shown = short_names(paths)
         if not len(self):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
@@ -130,7 +132,7 @@ class ExampleImages(ImageSource):
     def name(self, row: int) -> str:
         """File, and number of the record in it."""
         file, record = self._place(row)
-        return f"{os.path.basename(self.paths[file])}: record {record}"
+        return f"{self._shown[file]}: record {record}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class _ArrayRecords:
     def __init__(self, paths: Sequence[str], **_):
         self._readers = OpenFiles(paths, open_array_record)
         self.counts, self.broken = [], []
-        for number, path in enumerate(paths):
+        for number, (path, shown) in enumerate(zip(paths, short_names(paths), strict=True)):
             if file_bytes.is_remote(path):
                 raise checks.error(
                     "ArrayRecord files must be on this machine",
@@ -204,7 +206,7 @@ class _ArrayRecords:
             try:
                 self.counts.append(self._readers[number].num_records())
             except Exception as problem:
-                self.broken.append(Skipped(os.path.basename(path), reason_of(problem)))
+                self.broken.append(Skipped(shown, reason_of(problem)))
                 self.counts.append(0)
 
     def read(self, file: int, record: int) -> bytes:
@@ -222,7 +224,7 @@ class _TFRecords:
         self._sizes = [index["size"] for index in found]
         self.counts = [len(places) for places in self._places]
         self.broken = []
-        for path, index in zip(paths, found, strict=True):
+        for path, shown, index in zip(paths, short_names(paths), found, strict=True):
             reason = str(index["reason"]) if "reason" in index else ""
             if not reason and index["end"] != file_bytes.file_size(path):
                 reason = f"cannot be read from byte {int(index['end'])} on"
@@ -230,7 +232,7 @@ class _TFRecords:
                     packed = file_bytes.packed(file.read(6)) if not index["end"] else ""
                 reason += f": {packed}" if packed else ""
             if reason:
-                self.broken.append(Skipped(os.path.basename(path), reason))
+                self.broken.append(Skipped(shown, reason))
         self._bytes = file_bytes.FileBytes(paths)
 
     def read(self, file: int, record: int) -> bytes:

@@ -17,6 +17,7 @@ from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
+from keras_mdm.data.sources.strings import short_names
 from keras_mdm.data.sources.table import FILE, number_classes
 from keras_mdm.data.sources.texts import captions_in, is_text, text_of
 
@@ -64,6 +65,7 @@ class ParquetImages(ImageSource):
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
         broken, schema, sizes = [], None, []
+        self._shown = dict(zip(paths, short_names(paths), strict=True))
         wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
             try:
@@ -71,14 +73,14 @@ class ParquetImages(ImageSource):
                     opened = pyarrow.parquet.ParquetFile(file)
                     meta, own = opened.metadata, opened.schema_arrow
             except Exception as problem:
-                broken.append(Skipped(os.path.basename(path), reason_of(problem)))
+                broken.append(Skipped(self._shown[path], reason_of(problem)))
                 continue
             if schema is None:
                 schema, self._names = own, _choose(own, wanted)
             missing = [name for name in self._names.values() if name and name not in own.names]
             if missing:
                 reason = f"has no column {missing[0]!r}, which other files have"
-                broken.append(Skipped(os.path.basename(path), reason))
+                broken.append(Skipped(self._shown[path], reason))
                 continue
             self._meta[path] = meta
             for group in range(meta.num_row_groups):
@@ -119,7 +121,7 @@ class ParquetImages(ImageSource):
         """File, group and row."""
         group, place = self._place(row)
         path, number = self._groups[group]
-        return f"{os.path.basename(path)}: row {place} of group {number}"
+        return f"{self._shown[path]}: row {place} of group {number}"
 
     @property
     def identity(self) -> dict[str, Any]:
