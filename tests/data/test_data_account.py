@@ -96,6 +96,34 @@ def test_files_beside_shards_and_tables_are_accounted_for(tmp_path, kind):
     assert len(used) + len(source.unused) == len(everything) == sum(source.found.values())
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tfrecord", "a.parquet", "a.array_record"])
+def test_a_damaged_shard_beside_pictures_is_no_source(tmp_path, name):
+    """It was, and the pictures could not be opened."""
+    lay(tmp_path, {f"{n}.png": n for n in range(3)})
+    (tmp_path / name).write_bytes(b"damaged" * 100)
+    source = open_images(tmp_path, max_skipped=0.5)
+    assert len(source) == 3 and source.unused == []
+    ((file, reason),) = source.skipped
+    assert file == name and "file without a readable picture" in reason
+    assert sum(source.found.values()) == 4
+    with pytest.raises(ValueError, match=r"may be unusable.*1 of 4.*a\."):
+        open_images(tmp_path)
+    tar(tmp_path / "good.tar", {"0.png": sources.png(1)})
+    assert len(open_images(tmp_path, max_skipped=1.0)) == 1
+
+
+def test_files_without_records_do_not_count_as_records(tmp_path):
+    """`prepare` compared unusable rows of a table with the other rows only: more than all."""
+    lay(tmp_path, {"0.png": 0, "1.png": 1})
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join(
+            ['{"file": "0.png", "text": "a"}', '{"file": "1.png", "text": "a\\u0000"}', *"[]"] * 4
+        )
+    )
+    made = prepare_images(tmp_path, tmp_path / "out", size=8, max_skipped=1.0, progress=False)
+    assert len(made) == 1
+
+
 def test_the_command_shows_the_account(tmp_path, capsys):
     root = strange(tmp_path / "strange")
     lay(root, {f"more/{n}.md5": "" for n in range(5)})

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import resource
+import socket
 import struct
 import subprocess
 import threading
@@ -26,6 +27,7 @@ from keras_mdm.data import (
     load_folder,
     open_clips,
     open_images,
+    overview,
     read_clip,
     read_picture,
 )
@@ -436,3 +438,26 @@ def test_what_is_written_to_a_terminal(tmp_path, capsys):
     told = capsys.readouterr().out
     assert r"\x1b[31mred\nline\x9b\u202e.png" in told
     assert not {"\x1b", "\x9b", "\u202e"} & {*told}
+
+
+def test_sockets_are_not_a_disk_that_is_gone(tmp_path):
+    """Opening one gives the same error, which ended the job."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # paths of sockets must be short
+        try:
+            made.bind("1.png")
+        finally:
+            os.chdir(here)
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert overview.look(source, progress=False).broken == [
+        ("1.png", "cannot be read: is a device or a pipe, not a file")
+    ]
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(0))
+    os.mkfifo(tmp_path / "0.txt")
+    with pytest.raises(Unusable, match=r"its text 0\.txt cannot be read: is a device"):
+        open_images(tmp_path).read(0)

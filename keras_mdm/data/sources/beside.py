@@ -5,7 +5,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 
-from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources import file_bytes, kinds
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.texts import captions_in, text_of
@@ -93,9 +93,10 @@ def captions_of_file(path: str) -> tuple[str, ...] | None:
         with file_bytes.open_file(path) as file:
             text = text_of(file.read())
     # If a text exists but cannot be read, the file's name must not replace it.
-    except Exception:
+    except Exception as problem:
         if file_bytes.exists(path):
-            raise
+            name = os.path.basename(path)
+            raise Unusable(f"its text {name} {reason_of(problem)}") from problem
         return None
     if kinds.ending_of(path) != ".json":
         return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -182,8 +182,15 @@ class ExampleImages(ImageSource):
                 for caption in values(self._names["caption"])
             ),
             class_number(label[0] if label else None),
-            tuple(map(int, size)) if len(size) == 2 else None,
+            _original_size(size) if len(size) == 2 else None,
         )
+
+
+def _original_size(values: list) -> tuple[int, int]:
+    height, width = map(class_number, values)  # likewise a whole number, or -1
+    if height < 1 or width < 1:
+        raise Unusable(f"has the original size {values[0]!r:.20} x {values[1]!r:.20}")
+    return height, width
 
 
 def _name(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data import sharding
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes, kinds, listing, splits, table_bytes
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
@@ -129,22 +130,39 @@ def _file_of_kind(path: str, split: dict[str, str], options: dict[str, Any]) -> 
 
 def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> ImageSource:
     survey = Survey(path)
+    empty: list[Skipped] = []  # shards that give no pictures
     for kind, opened in _SHARDS.items():
         shards = survey.shards.get(kind, [])
         if kind == "Parquet":  # metadata beside pictures has the same ending
             shards = [s for s in shards if holds_pictures(file_bytes.join(path, s))]
-        if shards:
-            return _open_shards(survey, opened, shards, split, options)
+        if not shards:
+            continue
+        others = survey.pictures or any(survey.shards[k] for k in survey.shards if k != kind)
+        source = _open_shards(survey, opened, shards, split, options, bool(others))
+        if source is not None:
+            return _without(source, empty)
+        empty += [
+            Skipped(shard, f"is a {kind} file without a readable picture") for shard in shards
+        ]
     tables, table_split = choose_tables(survey, split)
     if tables:
-        return open_tables(survey, tables, table_split, split, options)
+        return _without(open_tables(survey, tables, table_split, split, options), empty)
     if survey.shards.get("Parquet") and not survey.pictures:  # its error lists the columns
         return ParquetImages([file_bytes.join(path, s) for s in survey.shards["Parquet"]])
     # A class may be called train or test, but not if both exist or a split is asked for.
     found = survey.splits
     several = len(found - {None}) > 1 and (None not in found or "train" in found)
     chosen = splits.choose(found, split, path) if several or split is not None else None
-    return FolderImages(path, split=chosen, **options)
+    return _without(FolderImages(path, split=chosen, **options), empty)
+
+
+def _without(source: ImageSource, empty: Sequence[Skipped]) -> ImageSource:
+    """The source, with shards beside it listed as unusable rather than as not used."""
+    if empty:
+        names = {shard.file for shard in empty}
+        source.unused = Listed(entry for entry in source.unused if entry.file not in names)
+        source.leave_out_files(empty)
+    return source
 
 
 def _open_shards(
@@ -153,12 +171,20 @@ def _open_shards(
     shards: Sequence[str],
     split: str | None,
     options: dict[str, Any],
-) -> ImageSource:
-    """Open the shards of one kind and one split, and list the files beside them."""
+    others: bool,
+) -> ImageSource | None:
+    """Open the shards of one kind and one split, and list the files beside them. `None` if they
+    give no pictures, for example as the only shard is damaged, and files of other kinds may."""
     of = splits.of_shards(shards)
     chosen = splits.choose(set(of.values()), split, survey.root)
     used = [s for s in shards if chosen is None or of[s] == (chosen or None)]
-    source = opened([file_bytes.join(survey.root, shard) for shard in used], **options)
+    paths = [file_bytes.join(survey.root, shard) for shard in used]
+    try:
+        source = opened(paths, **options)
+    except ValueError:
+        if others and not _gives_pictures(opened, paths, options):
+            return None
+        raise
 
     def reason(path: str) -> str:
         if path in of:
@@ -170,6 +196,16 @@ def _open_shards(
     if chosen is not None:
         source.choices = {**source.choices, "split": chosen or "files without a split"}
     return source
+
+
+def _gives_pictures(
+    opened: Callable[..., ImageSource], paths: Sequence[str], options: dict[str, Any]
+) -> bool:
+    """Whether any record of some shards can be found, however many cannot."""
+    try:
+        return len(opened(paths, **{**options, "max_skipped": 1.0})) > 0
+    except ValueError:
+        return False
 
 
 def _of_tfds(folder: str) -> bool:

@@ -59,7 +59,7 @@ class TarImages(ImageSource):
             unreadable,
             fits,
             kind="tar",
-            version=4,
+            version=5,
             cache_dir=cache_dir,
             progress=progress,
         )
