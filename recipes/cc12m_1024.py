@@ -40,20 +40,22 @@ INNER = mdm.LevelSpec(
     heads=4,
     attention_ffn=False,
 )
+# What an outer level of the quickstart has, see docs/outer-levels.md.
+SEEING = {"groups": 16, "learned_deviation": True, "sees_below": True}
 SMALL_LEVELS = {
     3: [
         INNER,
-        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
-        mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
+        mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
     ],
     5: [
         mdm.LevelSpec(
             8, channels=(128, 256), blocks=(1, 1), attention=(1, 1), heads=4, attention_ffn=False
         ),
-        mdm.LevelSpec(16, channels=(64, 128), blocks=(1, 1), groups=16),
-        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), groups=16),
-        mdm.LevelSpec(64, channels=(16, 32), blocks=(1, 1), groups=16),
-        mdm.LevelSpec(128, channels=(16, 32), blocks=(1, 1), groups=16),
+        mdm.LevelSpec(16, channels=(64, 128), blocks=(1, 1), **SEEING),
+        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
+        mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(128, patch=2, channels=(32, 64), blocks=(1, 1), **SEEING),
     ],
 }
 
@@ -80,10 +82,10 @@ def small(count: int) -> Scale:
     """The numbers for two cores, with `count` levels."""
     every = SMALL_LEVELS[count]
     growing = {
-        "learning_rate": 3e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 40,
         "final_learning_rate": 0.05,
-        "inner_learning_rate": 0.12,
+        "inner_learning_rate": 0.18,
     }
     return Scale(
         phases=[
@@ -99,9 +101,17 @@ def small(count: int) -> Scale:
             mdm.Phase(every, steps=200, batch_size=12, **growing),
         ],
         network={"text_blocks": 0},
-        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-        guided_levels=2,
-        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        process={
+            "residual": True,
+            "shift_power": 1.0,
+            "threshold": "static",
+            "ema_decay": 0.995,
+            "loss_weighting": "min_snr",
+            "censored": True,
+        },
+        guided_levels=count,
+        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+        optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,
         sample_every=300,

@@ -56,12 +56,14 @@ INNER = mdm.LevelSpec(
 
 def small_inner(size: int) -> mdm.LevelSpec:
     """The innermost level for two cores: that of 16 pixels; for larger sizes one thin block per
-    further resolution is added around it."""
-    extra = max(0, round(math.log2(size / 16)))
+    further resolution is added around it, and from 64 on patches take the place of the first."""
+    patch = 2 if size >= 64 else 1
+    extra = max(0, round(math.log2(size / patch / 16)))
     thin = (max(16, INNER.channels[0] // 2 ** (extra - n)) for n in range(extra))
     return dataclasses.replace(
         INNER,
         size=size,
+        patch=patch,
         channels=(*thin, *INNER.channels),
         blocks=(1,) * extra + tuple(INNER.blocks),
         attention=(0,) * extra + tuple(INNER.attention),
@@ -69,24 +71,37 @@ def small_inner(size: int) -> mdm.LevelSpec:
     )
 
 
-def small_outer(size: int, inside: int) -> mdm.LevelSpec:
-    """An outer level for two cores: one block per resolution, 16 channels at the highest."""
-    count = int(math.log2(size // inside)) + 1
-    channels = tuple(16 * 2**n for n in range(count))
-    return mdm.LevelSpec(size, channels=channels, blocks=(1,) * count, groups=16)
+def small_outer(size: int, inside: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level for two cores, as in the quickstart (docs/outer-levels.md): one block per
+    resolution, from that of its patches down to that of the level inside."""
+    patch = 2 if size >= 64 else 1
+    resolutions = [size // patch]
+    while resolutions[-1] > inside.size // inside.patch:
+        resolutions.append(resolutions[-1] // 2)
+    first = 32 if patch == 1 or resolutions[0] >= 128 else 64
+    return mdm.LevelSpec(
+        size,
+        patch=patch,
+        channels=(first, *[64] * (len(resolutions) - 1)),
+        blocks=(1,) * len(resolutions),
+        groups=16,
+        learned_deviation=True,
+        sees_below=True,
+    )
 
 
 def small(arguments: argparse.Namespace) -> Scale:
     """The numbers for two cores, with the requested levels."""
     sizes, steps, batches = per_level(arguments, small=True)
     levels = [small_inner(sizes[0])]
-    levels += [small_outer(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
+    for size in sizes[1:]:
+        levels.append(small_outer(size, levels[-1]))
     first = {"learning_rate": 1.5e-3, "warmup_steps": 50, "final_learning_rate": 0.15}
     later = {
-        "learning_rate": 3e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 40,
         "final_learning_rate": 0.05,
-        "inner_learning_rate": 0.12,
+        "inner_learning_rate": 0.18,
     }
     return Scale(
         phases=[
@@ -94,9 +109,17 @@ def small(arguments: argparse.Namespace) -> Scale:
             for n in range(len(levels))
         ],
         network={"text_blocks": 0},
-        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-        guided_levels=1,
-        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        process={
+            "residual": True,
+            "shift_power": 1.0,
+            "threshold": "static",
+            "ema_decay": 0.995,
+            "loss_weighting": "min_snr",
+            "censored": True,
+        },
+        guided_levels=len(levels),
+        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+        optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,
         sample_every=300,

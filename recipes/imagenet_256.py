@@ -43,7 +43,16 @@ INNER = mdm.LevelSpec(
     heads=4,
     attention_ffn=False,
 )
-OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
+# As in the quickstart, see docs/outer-levels.md.
+OUTER = mdm.LevelSpec(
+    64,
+    patch=2,
+    channels=(64, 64),
+    blocks=(1, 1),
+    groups=16,
+    learned_deviation=True,
+    sees_below=True,
+)
 SMALL = Scale(
     phases=[
         mdm.Phase(
@@ -58,16 +67,24 @@ SMALL = Scale(
             [INNER, OUTER],
             steps=500,
             batch_size=18,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
         ),
     ],
     network={},
-    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    guided_levels=1,
-    sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "loss_weighting": "min_snr",
+        "censored": True,
+    },
+    guided_levels=2,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    optimizer=mdm.optimizers.Muon,
     tokens=0,
     checkpoint_every=200,
     sample_every=300,

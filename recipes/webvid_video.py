@@ -53,7 +53,15 @@ SMALL_LEVELS = [
         blocks=(1, 1, 1, 1),
         temporal_attention=(1, 1, 1, 0),
     ),
-    mdm.LevelSpec(32, frames=8, channels=(16, 32), blocks=(1, 1), groups=16),
+    mdm.LevelSpec(
+        32,
+        frames=8,
+        channels=(32, 64),
+        blocks=(1, 1),
+        groups=16,
+        learned_deviation=True,
+        sees_below=True,
+    ),
 ]
 SMALL = Scale(
     phases=[
@@ -85,10 +93,17 @@ SMALL = Scale(
         ),
     ],
     network={"text_blocks": 0},
-    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    # The inner levels decide what moves, and how.
-    guided_levels=2,
-    sampling={"sampler": "dpmpp_2m", "steps": 12, "guidance_scale": 2.0, "batch_size": 48},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "loss_weighting": "min_snr",
+        "censored": True,
+    },
+    guided_levels=3,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 48},
+    optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=200,
     sample_every=600,
