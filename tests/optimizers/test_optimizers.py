@@ -314,7 +314,7 @@ def test_learning_rate_factors_and_freezing():
         Adam(0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-6, clip_norm=None, name="a"),
         AdamW(Warmup(0.3, 7, start=2), weight_decay=0.2, clip_norm=3.0),
         SGD(0.3, momentum=0.5, nesterov=True, clip_norm=1.0),
-        Muon(0.3, momentum=0.8, rms=0.1, iterations_per_step=4, exclude=["a"], clip_norm=1.0),
+        Muon(0.3, momentum=0.8, rms=0.1, exclude=["a"], clip_norm=1.0),
     ],
 )
 def test_config_round_trip(optimizer):
