@@ -13,11 +13,10 @@ first, or takes it from --start: a model, run or checkpoint of cc12m_256.py.
     data            251 Twemoji drawings (CC BY 4.0)    CC12M, prepared with --size 1024
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2; 128 tokens
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 7, dynamic
-                    guidance 3 at the innermost two     threshold (appendices C and F)
-                    levels, static threshold
+    sampling        DDPM, 25 steps, guidance 3 at all   DDPM, 250 steps, guidance 7, dynamic
+                    levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           9 to 11 minutes                     not given in the paper, not run here
     paper's metric  -                                   none: samples only (figures 6, 16, 17)

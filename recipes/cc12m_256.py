@@ -13,11 +13,10 @@ pair in a thousand is held out for validation (appendix E).
                                                         `keras-mdm prepare` made of them
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2; 128 tokens
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 7, dynamic
-                    guidance 3 at 16, static            threshold (appendices C and F)
-                    threshold
+    sampling        DDPM, 25 steps, guidance 3 at all   DDPM, 250 steps, guidance 7, dynamic
+                    levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           10 to 12 minutes                    not given in the paper, not run here
     paper's metric  -                                   zero-shot COCO FID-30K 18.35, 13.43 with

@@ -8,8 +8,8 @@ brings in the loss of a new level. Outer levels are built as in the quickstart.
 
     levels          16, then 16 and 32, then 16, 32 and 64
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
-    optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA and two power EMAs
-    loss            v, weighted by min-SNR (gamma 5)
+    optimizer       Muon, clip 2, warm-up, half a cosine down; EMA and two power EMAs
+    loss            v, weighted by min-SNR (gamma 5); none for estimates beyond white and black
     sampling        DDPM, 25 steps, guidance 3, static threshold
     data            Twemoji (CC BY 4.0), fetched once by
                     keras-mdm assets fetch emoji minilm efficientnet-lite0

@@ -21,10 +21,10 @@ batch holds pictures of one bucket, at all its levels.
     data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
                     written into a plain folder first   tfds:NAME
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 1000 steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 1000 steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999
-    sampling        DPM-Solver++ 2M, 16 steps,          DPM-Solver++ 2M, 25 steps, guidance 4,
-                    guidance 3, static threshold        static threshold
+    sampling        DDPM, 25 steps, guidance 3 at all   DPM-Solver++ 2M, 25 steps, guidance 4,
+                    levels, static threshold            static threshold
     hardware        2 CPU cores                         see --dry-run for memory and arithmetic
     hours           9 minutes with levels 16 and 64     depend on --steps, not run here
 

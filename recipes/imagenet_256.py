@@ -9,11 +9,10 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
     steps           500, 500                            300K, 500K
     data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
                     each one a class                    `keras-mdm prepare`, or tfds:imagenet2012
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 2.5, dynamic
-                    guidance 3 at 16, static            threshold (appendix C, figure 12)
-                    threshold
+    sampling        DDPM, 25 steps, guidance 3 at all   DDPM, 250 steps, guidance 2.5, dynamic
+                    levels, static threshold            threshold (appendix C, figure 12)
     hardware        2 CPU cores                         8 A100 in the paper; not run here
     hours           9 minutes                           not given in the paper, not run here
     paper's metric  -                                   FID-50K 8.92, 6.62 with guidance 1.2

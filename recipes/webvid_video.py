@@ -16,11 +16,10 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
     text            all-MiniLM-L6-v2, 16 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2, 128 tokens; encoded
                                                         before with --embeddings DIR
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 12 steps,          DDPM, 250 steps, guidance 7, dynamic
-                    guidance 2 up to 8x16, static       threshold (appendix C)
-                    threshold
+    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
+                    levels, static threshold            threshold (appendix C)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           18 minutes                          not given in the paper, not run here
 
