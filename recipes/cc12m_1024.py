@@ -9,7 +9,7 @@ first, or takes it from --start: a model, run or checkpoint of cc12m_256.py.
     phases          16 / 16, 32 / all;                  64 / 64, 256 / all;
                     8 / 8 to 32 / all                   64 / 64 to 256 / all
     batches         32, 18, 12                          2048, 1024, 768
-    steps           800, 300, 200                       500K, 500K, 100K
+    steps           550, 400, 600                       500K, 500K, 100K
     data            251 Twemoji drawings (CC BY 4.0)    CC12M, prepared with --size 1024
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2; 128 tokens
@@ -90,14 +90,14 @@ def small(count: int) -> Scale:
         phases=[
             mdm.Phase(
                 every[:1],
-                steps=800,
+                steps=550,
                 batch_size=32,
                 learning_rate=1.5e-3,
                 warmup_steps=50,
                 final_learning_rate=0.15,
             ),
-            mdm.Phase(every[: MIDDLE[count]], steps=300, batch_size=18, **growing),
-            mdm.Phase(every, steps=200, batch_size=12, **growing),
+            mdm.Phase(every[: MIDDLE[count]], steps=400, batch_size=18, **growing),
+            mdm.Phase(every, steps=600, batch_size=12, **growing),
         ],
         network={"text_blocks": 0},
         process={

@@ -8,7 +8,7 @@ pair in a thousand is held out for validation (appendix E).
     levels          16, 64; with --levels 3             64, 256; with --levels 3
                     16, 32, 64                          64, 128, 256 (appendix A)
     batches         32, 18                              2048, 1024
-    steps           900, 400                            500K, 500K
+    steps           550, 1100                           500K, 500K
     data            251 Twemoji drawings (CC BY 4.0)    CC12M: tar shards of img2dataset, or what
                                                         `keras-mdm prepare` made of them
     text            all-MiniLM-L6-v2, 32 tokens         FLAN-T5 XL with --text-encoder DIR, else
@@ -71,7 +71,7 @@ def small(count: int) -> Scale:
         phases=[
             mdm.Phase(
                 every[:1],
-                steps=900,
+                steps=550,
                 batch_size=32,
                 learning_rate=1.5e-3,
                 warmup_steps=50,
@@ -79,7 +79,7 @@ def small(count: int) -> Scale:
             ),
             mdm.Phase(
                 every,
-                steps=400,
+                steps=1100,
                 batch_size=18,
                 learning_rate=2e-3,
                 warmup_steps=40,

@@ -17,7 +17,7 @@ batch holds pictures of one bucket, at all its levels.
     network         that of the emoji recipes           the paper's rule, --width times its
                                                         channels; the left one: --scale small
     batches         32, 18 (then 9)                     --batches (64, 32, 16, ...)
-    steps           800, 400 (then 200)                 --steps (20000 a phase)
+    steps           550, 1100 (then 400)                --steps (20000 a phase)
     data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
                     written into a plain folder first   tfds:NAME
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
@@ -162,7 +162,7 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
     levels = arguments.levels or ([16, 64] if small else [64, 256])
     count = len(levels)
     if small:
-        default = [(800, 32), (400, 18)] + [(200, 9)] * count
+        default = [(550, 32), (1100, 18)] + [(400, 9)] * count
     else:
         default = [(20_000, max(8, 64 // 2**n)) for n in range(count)]
     steps = arguments.steps or [steps for steps, _ in default[:count]]

@@ -6,7 +6,7 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
                     without arguments                   with --data SOURCE
     levels          16, 64                              64, 256 (appendix A)
     batches         32, 18                              512, 256
-    steps           500, 500                            300K, 500K
+    steps           450, 1000                           300K, 500K
     data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
                     each one a class                    `keras-mdm prepare`, or tfds:imagenet2012
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
@@ -56,7 +56,7 @@ SMALL = Scale(
     phases=[
         mdm.Phase(
             [INNER],
-            steps=500,
+            steps=450,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -64,7 +64,7 @@ SMALL = Scale(
         ),
         mdm.Phase(
             [INNER, OUTER],
-            steps=500,
+            steps=1000,
             batch_size=18,
             learning_rate=2e-3,
             warmup_steps=40,

@@ -8,7 +8,7 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
                     without arguments                   with --data DIR
     levels          16, 8x16, 8x32 (frames x pixels)    64, 16x64, 16x256
     batches         32, 12, 9                           2048, 512, 128
-    steps           450, 430, 260                       500K, 500K, 300K
+    steps           400, 400, 350                       500K, 500K, 300K
     data            50 Twemoji drawings (CC BY 4.0)     WebVid-10M: videos with captions, or clips
                     in 8 motions, an eighth of the      that `keras-mdm prepare` made of them; 16
                     pairs held out                      frames, every 4th, short videos spread,
@@ -66,7 +66,7 @@ SMALL = Scale(
     phases=[
         mdm.Phase(
             SMALL_LEVELS[:1],
-            steps=450,
+            steps=400,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -74,7 +74,7 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS[:2],
-            steps=430,
+            steps=400,
             batch_size=12,
             learning_rate=1.5e-3,
             warmup_steps=60,
@@ -83,12 +83,12 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS,
-            steps=260,
+            steps=350,
             batch_size=9,
             learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
         ),
     ],
     network={"text_blocks": 0},
