@@ -44,16 +44,16 @@ SEEING = {"groups": 16, "learned_deviation": True, "sees_below": True}
 SMALL_LEVELS = {
     3: [
         INNER,
-        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
-        mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(32, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING),
     ],
     5: [
         mdm.LevelSpec(
             8, channels=(128, 256), blocks=(1, 1), attention=(1, 1), heads=4, attention_ffn=False
         ),
-        mdm.LevelSpec(16, channels=(64, 128), blocks=(1, 1), **SEEING),
-        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
-        mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(16, patch=2, channels=(128,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(32, patch=2, channels=(64, 128), blocks=(1, 1), **SEEING),
+        mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING),
         mdm.LevelSpec(128, patch=2, channels=(32, 64), blocks=(1, 1), **SEEING),
     ],
 }

@@ -48,8 +48,8 @@ SMALL_LEVELS = {
     2: [INNER, mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING)],
     3: [
         INNER,
-        mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
-        mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(32, patch=2, channels=(64,), blocks=(1,), **SEEING),
+        mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING),
     ],
 }
 

@@ -38,14 +38,14 @@ LEVELS = [
         heads=4,
         attention_ffn=False,
     ),
-    mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
-    mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+    mdm.LevelSpec(32, patch=2, channels=(64,), blocks=(1,), **SEEING),
+    mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING),
 ]
 SCALE = Scale(
     phases=[
         mdm.Phase(
             LEVELS[:1],
-            steps=750,
+            steps=550,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -53,7 +53,7 @@ SCALE = Scale(
         ),
         mdm.Phase(
             LEVELS[:2],
-            steps=500,
+            steps=400,
             batch_size=24,
             learning_rate=2e-3,
             warmup_steps=40,
@@ -63,7 +63,7 @@ SCALE = Scale(
         ),
         mdm.Phase(
             LEVELS,
-            steps=900,
+            steps=700,
             batch_size=18,
             learning_rate=2e-3,
             warmup_steps=40,

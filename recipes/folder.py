@@ -74,14 +74,13 @@ def small_inner(size: int) -> mdm.LevelSpec:
 def small_outer(size: int, inside: mdm.LevelSpec) -> mdm.LevelSpec:
     """An outer level for two cores, as in the quickstart (docs/outer-levels.md): one block per
     resolution, from that of its patches down to that of the level inside."""
-    patch = 2 if size >= 64 else 1
-    resolutions = [size // patch]
+    resolutions = [size // 2]
     while resolutions[-1] > inside.size // inside.patch:
         resolutions.append(resolutions[-1] // 2)
-    first = 32 if patch == 1 or resolutions[0] >= 128 else 64
+    first = 32 if resolutions[0] >= 128 else 64
     return mdm.LevelSpec(
         size,
-        patch=patch,
+        patch=2,
         channels=(first, *[64] * (len(resolutions) - 1)),
         blocks=(1,) * len(resolutions),
         groups=16,
