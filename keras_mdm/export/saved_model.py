@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.conditioning import nulls
 from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
-from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.files import temporary_directory
 from keras_mdm.finite import check_weights
@@ -99,6 +99,7 @@ def export_saved_model(
         guidance=guidance,
         weights=weights,
     ).check()
+    thresholding.check_censored(model.censored, plan.threshold)
     plan = plan if conditional else plan.unguided()
     module = _Sampler(model, plan, eta)
     directory.parent.mkdir(parents=True, exist_ok=True)
