@@ -394,6 +394,32 @@ def test_frames_before_the_first_key_frame_do_not_count(tmp_path, ending):
     assert [number_of(picture) for picture in clip] == list(range(24, 39, 2))
 
 
+@pytest.mark.parametrize("ending", ["mp4", "avi"])
+def test_every_frame_after_a_beginning_that_cannot_be_decoded(tmp_path, ending):
+    pytest.importorskip("av")
+    whole = write_video(tmp_path / f"whole.{ending}", 40, codec="mpeg4", bf=2, g=12)
+    file = cut(whole, tmp_path / f"cut.{ending}", 5, from_key=False)
+    count = count_frames(file)
+    rule = ClipRule(SIZE, frames=None, frame="first")
+    shown = [number_of(read_clip(file, rule, place=(n + 0.5) / count)) for n in range(count)]
+    assert shown == list(range(40 - count, 40)) and 24 <= count < 35
+
+
+def test_frames_whose_times_come_twice(tmp_path):
+    av = pytest.importorskip("av")
+    file = tmp_path / "a.mpg"
+    write_video(file, 60, codec="mpeg2video", bf=3, g=12, height=64, width=64)
+    with av.open(str(file)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    with av.open(str(file)) as container:
+        whole = [shown.to_ndarray(format="rgb24") for shown in container.decode(video=0)]
+    assert count_frames(file) == len(whole) == 60 > len(set(times))
+    rule = ClipRule(64, frames=None, frame="first")
+    for number in range(60):
+        found = read_clip(file, rule, place=(number + 0.5) / 60)
+        assert abs(found.astype(int) - whole[number]).max() < 8
+
+
 def test_what_is_written_to_a_terminal(tmp_path, capsys):
     from keras_mdm.cli import main as cli
 
