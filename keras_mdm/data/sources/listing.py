@@ -11,6 +11,7 @@ from keras_mdm.data.sources import file_bytes, kinds, splits
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table_bytes import is_table
 
+NO_PICTURES = "is a Parquet file without pictures"
 # Function (path of a folder, names of its files) -> whether each file is used.
 Used = Callable[[str, Sequence[str]], Sequence[bool]]
 
@@ -149,7 +150,7 @@ def beside_pictures(path: str) -> str:
     """Why a file is not used in a folder of pictures."""
     reasons = {
         "pictures": "is a picture with an ending that is not read here",
-        "Parquet files": "is a Parquet file without pictures",
+        "Parquet files": NO_PICTURES,
     }
     if kinds.ending_of(path) == ".json":
         reasons["tables"] = "is not a list of objects that name pictures"

@@ -157,6 +157,10 @@ def _open_shards(
     def reason(path: str) -> str:
         if path in of:
             return splits.not_chosen(of[path], chosen or "")
+        if kinds.shard_kind(path) == "Parquet" and not holds_pictures(
+            file_bytes.join(survey.root, path)
+        ):
+            return listing.NO_PICTURES
         return listing.beside_shards(path)
 
     left, source.found = listing.account(survey.root, listing.listed(used), reason)

@@ -93,7 +93,7 @@ class ParquetImages(ImageSource):
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
         self._classes = self._named_classes(schema)
-        self._kept = KeptGroups(sizes, self._load, memory)
+        self._kept = KeptGroups(sizes, self._load, memory, _bytes_in_memory)
         self.shard_window = self._kept.window
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
         if self._kept.least > memory:
@@ -194,6 +194,10 @@ def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
         for column in columns
         if column.path_in_schema.partition(".")[0] in names
     )
+
+
+def _bytes_in_memory(columns: dict[str, Any]) -> int:
+    return sum(column.nbytes for column in columns.values())
 
 
 def _joined(column: Any) -> Any:
