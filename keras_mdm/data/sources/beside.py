@@ -35,6 +35,7 @@ class Texts:
         self._exact = set(texts)
         self._by_key = {_key(name): name for name in reversed(texts)}
         self.any = bool(texts)
+        self._stems: set[str] | None = None
 
     def of(self, file: str) -> str | None:
         """The text of a file, if there is one."""
@@ -49,17 +50,27 @@ class Texts:
         found = self.of(file)
         return None if found == _usual(file) else found
 
+    def is_second(self, text: str, files: Collection[str]) -> bool:
+        """Whether a text would belong to one of some files if that had no other text."""
+        if self._stems is None:
+            self._stems = {_key(stem) for file in files for stem in (file, _stem(file))}
+        return kinds.ending_of(text) in kinds.BESIDE and _key(_stem(text)) in self._stems
+
     def used(self, files: Collection[str]) -> set[str]:
         """The texts of some files."""
         return set(filter(None, map(self.of, files)))
 
 
+def _stem(file: str) -> str:
+    return os.path.splitext(file)[0]
+
+
 def _usual(file: str) -> str:
-    return f"{os.path.splitext(file)[0]}.txt"
+    return f"{_stem(file)}.txt"
 
 
 def _candidates(file: str) -> Iterator[str]:
-    stem = os.path.splitext(file)[0]
+    stem = _stem(file)
     for ending in kinds.BESIDE:
         yield stem + ending
         yield file + ending

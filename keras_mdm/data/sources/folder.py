@@ -16,10 +16,13 @@ from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.listing import beside_pictures, kind_of
+from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed, Strings
 
 EXTENSIONS = kinds.USUAL
 
+# img2dataset's note on one of the folders that it numbers.
+_OF_SHARD = re.compile(r"(\d+)_stats\.json")
 # Larger files are not pictures: the largest readable picture, unpacked, has half as many bytes.
 MAX_BYTES = 2**30
 
@@ -60,7 +63,7 @@ class FolderImages(ImageSource):
         self.root = os.fspath(directory)
         endings = {extension.lower() for extension in extensions}
         endings = tuple(endings - (set(kinds.PICTURES) - set(kinds.decodable())))
-        walked = _Walked(endings, split)
+        walked = _Walked(self.root, endings, split)
         for folder, files in file_bytes.walk(self.root, walked.leave):
             walked.add(folder, files)
         left = walked.left
@@ -80,6 +83,8 @@ class FolderImages(ImageSource):
         self._beside_rows, self._beside = walked.beside_rows, walked.beside
         self._has_texts = walked.has_texts
         classes = _classes(self._folders, split is not None)
+        if walked.shards:
+            classes = ["" if name in walked.shards else name for name in classes]
         self.label_names = tuple(sorted(set(classes) - {""}))
         numbers = {name: number for number, name in enumerate(self.label_names)}
         self._labels = [numbers.get(name, -1) for name in classes]
@@ -138,18 +143,21 @@ class _Walked:
         has_texts: whether there are texts at all.
         left: files that are not used.
         found: number of files of each kind.
+        shards: top folders that are parts of a download, not classes.
 
     Args:
+        root: the folder.
         endings: endings of pictures.
         split: the split that is read.
     """
 
-    def __init__(self, endings: tuple[str, ...], split: str | None):
-        self._endings, self._split = endings, split
+    def __init__(self, root: str, endings: tuple[str, ...], split: str | None):
+        self._root, self._endings, self._split = root, endings, split
         self.folders, self.counts, self.names = [], [], []
         self.beside_rows, self.beside = array("Q"), Strings()
         self.has_texts = False
         self.left, self.found = Listed(), Counter()
+        self.shards: set[str] = set()
         self._used, self._seen, self._rows = set(), set(), 0
 
     @property
@@ -179,6 +187,8 @@ class _Walked:
                 self.left.append(before + name, why)
             return
         self._seen.add(top)
+        if not folder:
+            self.shards = {found[1] for name in others if (found := _OF_SHARD.fullmatch(name))}
         if others:
             self._add_texts(before, pictures, others)
         if pictures:
@@ -199,7 +209,17 @@ class _Walked:
         taken = texts.used(pictures)
         for name in others:
             if name not in taken:
-                self.left.append(before + name, beside_pictures(name))
+                self.left.append(before + name, self._why_not(before + name, texts, pictures))
+
+    def _why_not(self, path: str, texts: beside.Texts, pictures: Sequence[str]) -> str:
+        """Why a file is neither a picture nor the text of one."""
+        name = path.rpartition("/")[2]
+        if kinds.shard_kind(name) == "Parquet":
+            found = why_not(content_of(file_bytes.join(self._root, path)))
+            return found or beside_pictures(name)
+        if texts.is_second(name, pictures):
+            return "is another text of a picture, whose caption is in the first"
+        return beside_pictures(name)
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:

@@ -15,6 +15,8 @@ PICTURES = (
 )
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 TABLES = (".csv", ".tsv", ".jsonl")
+# Usual names of a table's column of files; the first one present counts.
+FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 # Endings of a picture's text, in the order in which they are looked for.
 BESIDE = (".txt", ".caption", ".json")
 # Shards: parts of a whole are numbered after the ending (TFDS, TFRecord), and some writers of

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_mdm.data.sources import file_bytes, kinds, splits
+from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table_bytes import is_table
 
-NO_PICTURES = "is a Parquet file without pictures"
 # Function (path of a folder, names of its files) -> whether each file is used.
 Used = Callable[[str, Sequence[str]], Sequence[bool]]
 
@@ -34,6 +34,7 @@ class Survey:
         self.shards: dict[str, list[str]] = defaultdict(list)
         self.tables: list[str] = []
         self.pictures, self.splits = 0, set()
+        self._contents: dict[str, str] = {}
         for folder, names in file_bytes.walk(root):
             pictures = 0
             for name in names:
@@ -50,6 +51,27 @@ class Survey:
             if pictures:
                 self.pictures += pictures
                 self.splits.add(splits.of_folder(folder))
+
+    def content(self, shard: str) -> str:
+        """What a Parquet file is for, see `content_of`; its end is read once.
+
+        Args:
+            shard: its path in the folder.
+        """
+        if shard not in self._contents:
+            self._contents[shard] = content_of(file_bytes.join(self.root, shard))
+        return self._contents[shard]
+
+    def why_not(self, path: str, reason: Callable[[str], str]) -> str:
+        """Why a file is not used; of Parquet files only the content tells.
+
+        Args:
+            path: its path in the folder.
+            reason: why another file is not used.
+        """
+        if kinds.shard_kind(path) != "Parquet":
+            return reason(path)
+        return why_not(self.content(path)) or reason(path)
 
 
 def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed, Counter]:
@@ -150,7 +172,6 @@ def beside_pictures(path: str) -> str:
     """Why a file is not used in a folder of pictures."""
     reasons = {
         "pictures": "is a picture with an ending that is not read here",
-        "Parquet files": NO_PICTURES,
     }
     if kinds.ending_of(path) == ".json":
         reasons["tables"] = "is not a list of objects that name pictures"

@@ -13,7 +13,8 @@ from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.folder import FolderImages
 from keras_mdm.data.sources.listing import Survey
-from keras_mdm.data.sources.parquet import ParquetImages, holds_pictures
+from keras_mdm.data.sources.parquet import ParquetImages
+from keras_mdm.data.sources.parquet_contents import PICTURES, UNREADABLE, content_of
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.table_choice import choose_tables, open_tables
@@ -107,7 +108,7 @@ def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> Ima
     kind = kinds.shard_kind(name)
     if kind is None and kinds.is_unnamed_tfrecord(path):
         kind = "TFRecord"
-    if kind == "Parquet" and not holds_pictures(path):
+    if kind == "Parquet" and content_of(path) not in (PICTURES, UNREADABLE):
         return TableImages(path, **split, **options)
     if kind is None:
         raise checks.error(
@@ -126,7 +127,7 @@ def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> Image
     for kind, opened in _SHARDS.items():
         shards = survey.shards.get(kind, [])
         if kind == "Parquet":  # metadata beside pictures has the same ending
-            shards = [s for s in shards if holds_pictures(file_bytes.join(path, s))]
+            shards = _with_pictures(survey, shards)
         if shards:
             return _open_shards(survey, opened, shards, split, options)
     tables, table_split = choose_tables(survey, split)
@@ -139,6 +140,20 @@ def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> Image
     several = len(found - {None}) > 1 and (None not in found or "train" in found)
     chosen = splits.choose(found, split, path) if several or split is not None else None
     return FolderImages(path, split=chosen, **options)
+
+
+def _with_pictures(survey: Survey, shards: Sequence[str]) -> list[str]:
+    """The Parquet files with pictures. Files that cannot be read count as these, so that they are
+    reported, unless other files show that they are metadata."""
+    content = {shard: survey.content(shard) for shard in shards}
+    several = survey.pictures or survey.shards.get("TFRecord")
+    wanted = {PICTURES} if several and PICTURES not in content.values() else {PICTURES, UNREADABLE}
+    return [
+        shard
+        for shard, found in content.items()
+        # Otherwise names of files would replace the captions of a damaged table.
+        if found in wanted or (found == UNREADABLE and table_bytes.is_metadata(shard))
+    ]
 
 
 def _open_shards(
@@ -157,11 +172,7 @@ def _open_shards(
     def reason(path: str) -> str:
         if path in of:
             return splits.not_chosen(of[path], chosen or "")
-        if kinds.shard_kind(path) == "Parquet" and not holds_pictures(
-            file_bytes.join(survey.root, path)
-        ):
-            return listing.NO_PICTURES
-        return listing.beside_shards(path)
+        return survey.why_not(path, listing.beside_shards)
 
     left, source.found = listing.account(survey.root, listing.listed(used), reason)
     source.unused = Listed((*source.unused, *left))

@@ -17,7 +17,9 @@ from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
-from keras_mdm.data.sources.table import FILE, number_classes
+from keras_mdm.data.sources.parquet_contents import downloads, pictures_in
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.table import number_classes
 from keras_mdm.data.sources.texts import captions_in, is_text, text_of
 
 _log = logging.getLogger(__name__)
@@ -64,12 +66,15 @@ class ParquetImages(ImageSource):
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
         broken, schema, sizes = [], None, []
+        self._rows: dict[int, np.ndarray] = {}  # of groups in which some rows have no picture
+        failed = Listed()
         wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
             try:
                 with file_bytes.open_file(path) as file:
                     opened = pyarrow.parquet.ParquetFile(file)
                     meta, own = opened.metadata, opened.schema_arrow
+                    noted = [downloads(opened, group) for group in range(meta.num_row_groups)]
             except Exception as problem:
                 broken.append(Skipped(os.path.basename(path), reason_of(problem)))
                 continue
@@ -81,11 +86,19 @@ class ParquetImages(ImageSource):
                 broken.append(Skipped(os.path.basename(path), reason))
                 continue
             self._meta[path] = meta
-            for group in range(meta.num_row_groups):
+            for group, reasons in enumerate(noted):
+                rows = range(meta.row_group(group).num_rows)
+                if any(reasons):
+                    for row, reason in enumerate(reasons):
+                        if reason:
+                            failed.append(_name(path, group, row), reason)
+                    rows = np.flatnonzero([reason is None for reason in reasons])
+                    self._rows[len(self._groups)] = rows
                 self._groups.append((path, group))
-                self.shard_sizes.append(meta.row_group(group).num_rows)
+                self.shard_sizes.append(len(rows))
                 sizes.append(_bytes_of(meta.row_group(group), self._names.values()))
         super().__init__(broken, max_skipped)
+        self.unused = failed
         self.check_shards(broken, len(paths))
         self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
         if not sum(self.shard_sizes):
@@ -108,13 +121,14 @@ class ParquetImages(ImageSource):
         return int(self._ends[-1])
 
     def _place(self, row: int) -> tuple[int, int]:
-        return place_in(self._ends, row)
+        group, place = place_in(self._ends, row)
+        rows = self._rows.get(group)
+        return group, place if rows is None else int(rows[place])
 
     def name(self, row: int) -> str:
         """File, group and row."""
         group, place = self._place(row)
-        path, number = self._groups[group]
-        return f"{os.path.basename(path)}: row {place} of group {number}"
+        return _name(*self._groups[group], place)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -186,6 +200,10 @@ class ParquetImages(ImageSource):
         }
 
 
+def _name(path: str, group: int, row: int) -> str:
+    return f"{os.path.basename(path)}: row {row} of group {group}"
+
+
 def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
     """Bytes of some columns of a group of rows, once unpacked."""
     columns = (group.column(number) for number in range(group.num_columns))
@@ -213,7 +231,7 @@ def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]
         for part, names in usual.items()
     }
     if not wanted["image"]:
-        chosen["image"] = next(iter(_pictures(schema)), None)
+        chosen["image"] = next(iter(pictures_in(schema)), None)
     for part, name in chosen.items():
         if (part == "image" or wanted[part]) and name not in schema.names:
             raise checks.error(
@@ -223,42 +241,6 @@ def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]
                 columns=sorted(schema.names),
             )
     return chosen
-
-
-def _pictures(schema: Any) -> list[str]:
-    """The columns with usual names that hold bytes of pictures, not names of files."""
-    import pyarrow
-
-    def holds(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-    return [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
-
-
-def holds_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of pictures; true also for unreadable files, so that
-    their reader reports them."""
-    schema = _schema(path)
-    return schema is None or bool(_pictures(schema))
-
-
-def names_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of names of files, like a table."""
-    schema = _schema(path)
-    return schema is not None and bool(set(FILE) & set(schema.names)) and not _pictures(schema)
-
-
-def _schema(path: str) -> Any:
-    import pyarrow.parquet
-
-    try:
-        with file_bytes.open_file(path) as file:
-            return pyarrow.parquet.ParquetFile(file).schema_arrow
-    except Exception as problem:
-        reason_of(problem)  # raises what is not the file's fault
-        return None
 
 
 def texts_in(value: Any) -> list[str]:
