@@ -389,3 +389,35 @@ def test_what_save_to_disk_writes_is_one_message(tmp_path):
             open_images(tmp_path / name)
     lay(tmp_path / "other", {"dataset_info.json": info, "1.png": 1})
     assert list(told(open_images(tmp_path / "other"))) == ["dataset_info.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train-0-of-4", "a.tfrec", "flowers00-230.tfrec", "coco_train.record", "A.TFR"]
+)
+def test_names_of_tfrecord_files(tmp_path, name):
+    tfrecord(tmp_path / name, [1, 2])
+    source = open_images(tmp_path)
+    assert len(records(source)) == 2 and source.found == {"TFRecord files": 1}
+    assert len(open_images(tmp_path / name)) == 2
+    (tmp_path / name).write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match="compressed with gzip.*gunzip"):
+            open_images(path)
+
+
+def test_other_files_with_names_like_those_of_tfrecord_files(tmp_path):
+    lay(
+        tmp_path,
+        {"a.png": 1, "labels-0-of-1": "a text", "b.record": "", "c-0-of-1.gz": b"\x1f\x8b"},
+    )
+    assert list(captions(open_images(tmp_path))) == ["a.png"]
+
+
+def test_damaged_parts_of_a_whole_without_endings(tmp_path):
+    for part in range(2):
+        tfrecord(tmp_path / f"train-0000{part}-of-00004", [part])
+    lay(tmp_path, {"train-00002-of-00004": bytes(100), "train-00003-of-00004": ""})
+    source = open_images(tmp_path, max_skipped=0.5)
+    assert len(records(source)) == 2
+    assert [entry.file for entry in source.skipped] == ["train-00002-of-00004"]
+    assert told(source) == {"train-00003-of-00004": "is empty"}

@@ -76,6 +76,11 @@ class ExampleImages(ImageSource):
         super().__init__(self._files.broken, max_skipped)
         self.check_shards(self._files.broken, len(paths), usable=len(self))
         self.paths, self.label_names = paths, tuple(label_names)
+        self.unused = tuple(
+            Skipped(os.path.basename(path), "is empty")
+            for path, count in zip(paths, counts, strict=True)
+            if not count and not file_bytes.file_size(path)
+        )
         if not len(self):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0

@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import zlib
 
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.machine_faults import of_the_machine
@@ -26,10 +27,13 @@ _SHARDS = {
     "ArrayRecord": re.compile(rf"\.array_?record{_PART}$"),
     "tar": re.compile(rf"\.tar{_PART}$"),
     "Parquet": re.compile(rf"\.(?:parquet|pq){_PART}(?:\.(?:gzip|gz|snappy|zstd|brotli|lz4))?$"),
-    "TFRecord": re.compile(rf"\.tfrecords?{_PART}(?:\.(?:gz|gzip|zlib))?$"),
+    "TFRecord": re.compile(rf"\.tfrec(?:ords?)?{_PART}(?:\.(?:gz|gzip|zlib))?$"),
 }
-# ImageNet's own TFRecord files have no ending.
-_NUMBERED = re.compile(r"-\d{3,}-of-\d{3,}$")
+# ImageNet's own TFRecord files have no ending; other endings of such files are not theirs alone.
+_NUMBERED = re.compile(r"-\d+-of-\d+(?:\.gz)?$")
+_UNNAMED = re.compile(rf"(?:{_NUMBERED.pattern}|\.(?:tfr|tf_records?|records?)$)", re.IGNORECASE)
+# Bytes that hold the first twelve of a packed file.
+_START = 512
 
 _REASONS = {
     "is a checksum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
@@ -67,24 +71,39 @@ def stem_of(name: str) -> str:
     return _NUMBERED.sub("", name)
 
 
-def is_unnamed_tfrecord(path: str) -> bool:
-    """Whether a file has a name like train-00000-of-01024 and begins like a TFRecord file."""
-    if not _NUMBERED.search(path):
-        return False
-    import google_crc32c
+def numbered_stem(name: str) -> str | None:
+    """The part that is common to files like train-00000-of-01024; `None` for other names."""
+    found = _NUMBERED.search(name)
+    return name[: found.start()] if found else None
 
+
+def is_unnamed_tfrecord(path: str) -> bool:
+    """Whether a file has a name like train-00000-of-01024 or a.record and begins like a TFRecord
+    file, packed or not: the error for packed ones says what to do."""
+    if not _UNNAMED.search(path):
+        return False
     try:
         with file_bytes.open_file(path) as file:
-            header = file.read(12)
+            start = file.read(_START)
     except OSError as problem:  # a pipe, or reading is not permitted
         if of_the_machine(problem):
             raise
         return False
-    if len(header) < 12:
+    try:
+        start = zlib.decompressobj(47).decompress(start, 12) if file_bytes.packed(start) else start
+    except zlib.error:
         return False
-    found = google_crc32c.value(header[:8])
+    return _begins_as_tfrecord(start)
+
+
+def _begins_as_tfrecord(start: bytes) -> bool:
+    import google_crc32c
+
+    if len(start) < 12:
+        return False
+    found = google_crc32c.value(start[:8])
     rotated = (found >> 15 | found << 17) & 0xFFFFFFFF
-    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", header[8:])[0]
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", start[8:12])[0]
 
 
 def reason_of(name: str) -> str:

@@ -35,6 +35,7 @@ class Survey:
         self.tables: list[str] = []
         self.pictures, self.splits = 0, set()
         self._contents: dict[str, str] = {}
+        numbered = []
         for folder, names in file_bytes.walk(root):
             pictures = 0
             for name in names:
@@ -48,9 +49,16 @@ class Survey:
                     self.tables.append(path)
                 elif kinds.is_unnamed_tfrecord(file_bytes.join(root, path)):
                     self.shards["TFRecord"].append(path)
+                elif kinds.numbered_stem(path):
+                    numbered.append(path)
             if pictures:
                 self.pictures += pictures
                 self.splits.add(splits.of_folder(folder))
+        # Beside readable parts of the same whole, the others are damaged parts.
+        known = {kinds.numbered_stem(path) for path in self.shards.get("TFRecord", ())}
+        damaged = [path for path in numbered if kinds.numbered_stem(path) in known]
+        if damaged:
+            self.shards["TFRecord"] = sorted(self.shards["TFRecord"] + damaged)
 
     def content(self, shard: str) -> str:
         """What a Parquet file is for, see `content_of`; its end is read once.

@@ -175,6 +175,12 @@ def _open_shards(
         return survey.why_not(path, listing.beside_shards)
 
     left, source.found = listing.account(survey.root, listing.listed(used), reason)
+    # The name of a shard need not tell its kind.
+    for kind, paths in survey.shards.items():
+        unnamed = sum(listing.kind_of(path) == "other files" for path in paths)
+        source.found["other files"] -= unnamed
+        source.found[f"{kind} files"] += unnamed
+    source.found = +source.found
     source.unused = Listed((*source.unused, *left))
     if chosen is not None:
         source.choices = {**source.choices, "split": chosen or "files without a split"}
