@@ -378,19 +378,6 @@ def test_captions_that_are_no_texts(tmp_path):
         assert [r.captions for r in records(open_images(tmp_path / name))] == expected
 
 
-def test_what_save_to_disk_writes_is_one_message(tmp_path):
-    info = json.dumps({"builder_name": "x", "features": {}, "splits": {}})
-    one = {"dataset_info.json": info, "state.json": "{}", "data-00000-of-00001.arrow": b""}
-    lay(tmp_path / "one", one)
-    lay(tmp_path / "all", {"dataset_dict.json": '{"splits": ["train"]}'})
-    lay(tmp_path / "all" / "train", one)
-    for name in ("one", "all"):
-        with pytest.raises(ValueError, match="save_to_disk.*to_parquet"):
-            open_images(tmp_path / name)
-    lay(tmp_path / "other", {"dataset_info.json": info, "1.png": 1})
-    assert list(told(open_images(tmp_path / "other"))) == ["dataset_info.json"]
-
-
 @pytest.mark.parametrize(
     "name", ["train-0-of-4", "a.tfrec", "flowers00-230.tfrec", "coco_train.record", "A.TFR"]
 )
@@ -421,3 +408,9 @@ def test_damaged_parts_of_a_whole_without_endings(tmp_path):
     assert len(records(source)) == 2
     assert [entry.file for entry in source.skipped] == ["train-00002-of-00004"]
     assert told(source) == {"train-00003-of-00004": "is empty"}
+
+
+def test_double_slashes_in_names_of_a_table(tmp_path):
+    lay(tmp_path, {"sub/a.png": 1, "metadata.csv": "file_name,text\nsub//a.png,one\n"})
+    source = open_images(tmp_path)
+    assert captions(source) == {"sub//a.png": ("one",)} and not len(source.unused)

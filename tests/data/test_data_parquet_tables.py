@@ -93,3 +93,43 @@ def test_numbered_folders_of_a_download_are_not_classes(tmp_path):
     source = open_images(tmp_path)
     assert not source.label_names and {record.label for record in records(source)} == {-1}
     assert told(source)["00000/000000.json"].startswith("is another text of a picture")
+
+
+@pytest.mark.parametrize("kind", ["string_view", "binary", "large_binary"])
+def test_classes_by_name_in_any_type_of_text(tmp_path, kind):
+    classes = pyarrow.array(["dog", "cat", None]).cast(getattr(pyarrow, kind)())
+    parquet(tmp_path / "a.parquet", (1, 2, 3), label=classes)
+    source = open_images(tmp_path)
+    assert source.label_names == ("cat", "dog")
+    assert [record.label for record in records(source)] == [1, 0, -1]
+
+
+def test_classes_by_name_in_one_file_and_by_number_in_another(tmp_path):
+    parquet(tmp_path / "a.parquet", (1,), label=["dog"])
+    parquet(tmp_path / "b.parquet", (2,), label=[7])
+    source = open_images(tmp_path)
+    assert [source.label_names[record.label] for record in records(source)] == ["dog", "7"]
+
+
+def noted(features):
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def test_what_hugging_face_notes_about_columns(tmp_path):
+    pictures = [{"bytes": sources.png(n), "path": None} for n in range(2)]
+    table = pyarrow.table({"sound": pictures, "photo": pictures, "label": [1, 0]})
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    features |= {"sound": {"sampling_rate": 8000, "_type": "Audio"}, "photo": {"_type": "Image"}}
+    table = table.replace_schema_metadata(noted(features))
+    pyarrow.parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    source = open_images(tmp_path)
+    assert source.label_names == ("cat", "dog") and source.choices["image"] == "photo"
+    assert [record.label for record in records(source)] == [1, 0]
+
+
+def test_pictures_in_a_column_that_is_named(tmp_path):
+    parquet(tmp_path / "a.parquet", scan=[sources.png(1)], caption=["a"])
+    with pytest.raises(ValueError, match="pass image="):
+        open_images(tmp_path)
+    for path in (tmp_path, tmp_path / "a.parquet"):
+        assert records(open_images(path, image="scan"))[0].captions == ("a",)

@@ -46,6 +46,7 @@ _REASONS = {
     "is packed: unpack it": (
         *(".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z", ".rar"),
     ),
+    "is an Arrow file: pass it by itself, or the folder that save_to_disk wrote": (".arrow",),
     "is a video: videos are a separate source": VIDEOS,
     "is a text that belongs to no other file": BESIDE,
     "is an unsupported table": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),

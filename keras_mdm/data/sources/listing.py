@@ -111,6 +111,8 @@ def kind_of(name: str) -> str:
         return "pictures"
     if kind := kinds.shard_kind(name):
         return f"{kind} files"
+    if kinds.ending_of(name) == ".arrow":
+        return "Arrow files"
     if is_table(name):
         return "tables"
     return "texts" if kinds.ending_of(name) in kinds.BESIDE else "other files"
@@ -152,7 +154,7 @@ def named(tables: Sequence[str], hashes: Sequence[np.ndarray]) -> Used:
 
 def name_hash(name: str) -> int:
     """A number that identifies the name of a file within one run, however a table writes it."""
-    if not name.isascii() or "\\" in name or "./" in name:
+    if not name.isascii() or "\\" in name or "./" in name or "//" in name:
         name = os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
     return hash(name)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data import sharding
-from keras_mdm.data.sources import file_bytes, kinds, listing, splits, table_bytes
+from keras_mdm.data.sources import file_bytes, kinds, listing, saved, splits, table_bytes
+from keras_mdm.data.sources.arrow import ArrowImages
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.folder import FolderImages
@@ -80,7 +81,8 @@ def open_images(
     if not file_bytes.is_remote(path):
         if _of_tfds(path):
             return TfdsImages(path, **named_split, **options)
-        _refuse_saved(path)
+        if saved.is_saved(path):
+            return saved.open_saved(path, split, options)
     manifest = _manifest(path)
     if manifest is not None:
         if split is not None:
@@ -105,16 +107,20 @@ def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> Ima
     name = os.path.basename(path)
     if table_bytes.is_table(name) or kinds.ending_of(name) == ".json":
         return TableImages(path, **split, **options)
+    if kinds.ending_of(name) == ".arrow" and not split:
+        return ArrowImages([path], **options)
     kind = kinds.shard_kind(name)
     if kind is None and kinds.is_unnamed_tfrecord(path):
         kind = "TFRecord"
-    if kind == "Parquet" and content_of(path) not in (PICTURES, UNREADABLE):
+    if kind == "Parquet" and not (
+        options.get("image") or content_of(path) in (PICTURES, UNREADABLE)
+    ):
         return TableImages(path, **split, **options)
     if kind is None:
         raise checks.error(
             "a file must be a table, a tar shard, or a file of records",
-            fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .tfrecord or "
-            ".array_record",
+            fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .arrow, "
+            ".tfrecord or .array_record",
             source=path,
         )
     if split:
@@ -126,7 +132,8 @@ def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> Image
     survey = Survey(path)
     for kind, opened in _SHARDS.items():
         shards = survey.shards.get(kind, [])
-        if kind == "Parquet":  # metadata beside pictures has the same ending
+        # Metadata beside pictures has the same ending.
+        if kind == "Parquet" and not options.get("image"):
             shards = _with_pictures(survey, shards)
         if shards:
             return _open_shards(survey, opened, shards, split, options)
@@ -198,20 +205,6 @@ def _of_tfds(folder: str) -> bool:
         return True  # TFDS says what is wrong with it
     of_others = isinstance(info, dict) and ("features" in info or "builder_name" in info)
     return not of_others and not (Path(folder) / "state.json").is_file()
-
-
-def _refuse_saved(folder: str) -> None:
-    """Raise if `save_to_disk` of Hugging Face's datasets wrote a folder."""
-    if (Path(folder) / "dataset_dict.json").is_file() or (
-        (Path(folder) / "state.json").is_file() and any(Path(folder).glob("*.arrow"))
-    ):
-        raise checks.error(
-            "data sets of Hugging Face must be Parquet files",
-            fix=f"write one: datasets.load_from_disk({folder!r}) is a data set, or one per split; "
-            "call its to_parquet('train.parquet') and pass the folder of that file",
-            source=folder,
-            written_by="save_to_disk",
-        )
 
 
 def _manifest(folder: str) -> dict[str, Any] | None:

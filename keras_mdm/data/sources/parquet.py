@@ -11,16 +11,15 @@ from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.order.windows import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
-from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources import columns, file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
-from keras_mdm.data.sources.parquet_contents import downloads, pictures_in
+from keras_mdm.data.sources.parquet_contents import downloads
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table import number_classes
-from keras_mdm.data.sources.texts import captions_in, is_text, text_of
+from keras_mdm.data.sources.texts import is_text
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class ParquetImages(ImageSource):
         memory = checks.integer("memory", memory, minimum=1)
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
-        broken, schema, sizes = [], None, []
+        broken, schemas, sizes = [], [], []
         self._rows: dict[int, np.ndarray] = {}  # of groups in which some rows have no picture
         failed = Listed()
         wanted = {"image": image, "caption": caption, "label": label}
@@ -78,14 +77,15 @@ class ParquetImages(ImageSource):
             except Exception as problem:
                 broken.append(Skipped(os.path.basename(path), reason_of(problem)))
                 continue
-            if schema is None:
-                schema, self._names = own, _choose(own, wanted)
+            if not schemas:
+                self._names = columns.choose(own, wanted)
             missing = [name for name in self._names.values() if name and name not in own.names]
             if missing:
                 reason = f"has no column {missing[0]!r}, which other files have"
                 broken.append(Skipped(os.path.basename(path), reason))
                 continue
             self._meta[path] = meta
+            schemas.append(own)
             for group, reasons in enumerate(noted):
                 rows = range(meta.row_group(group).num_rows)
                 if any(reasons):
@@ -105,7 +105,7 @@ class ParquetImages(ImageSource):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
-        self._classes = self._named_classes(schema)
+        self._classes = self._named_classes(schemas) if schemas else None
         self._kept = KeptGroups(sizes, self._load, memory, _bytes_in_memory)
         self.shard_window = self._kept.window
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
@@ -152,7 +152,7 @@ class ParquetImages(ImageSource):
         data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
             raise Unusable("has no bytes of a picture")
-        captions = texts_in(table["caption"][place]) if "caption" in table else ()
+        captions = columns.texts_in(table["caption"][place]) if "caption" in table else ()
         return Record(
             self.name(row),
             data,
@@ -161,26 +161,28 @@ class ParquetImages(ImageSource):
         )
 
     def _label(self, value: Any) -> int:
-        return class_number(value) if self._classes is None else self._classes.get(value, -1)
+        if self._classes is None:
+            return class_number(value)
+        return self._classes.get(columns.class_name(value) or "", -1)
 
-    def _named_classes(self, schema: Any) -> dict[str, int] | None:
-        """The number of each class, if the files hold names; this reads all names."""
-        import pyarrow
+    def _named_classes(self, schemas: Sequence[Any]) -> dict[str, int] | None:
+        """The number of each class, if files hold names; this reads all names."""
         import pyarrow.compute
+        import pyarrow.parquet
 
         column = self._names["label"]
         if column is None:
             return None
-        kind = schema.field(column).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        if not any(columns.is_text(schema.field(column).type) for schema in schemas):
+            self.label_names = columns.names_of_classes(schemas[0], column)
             return None
-        found: set[str] = set()
+        found: set[str | None] = set()
         for path in self._meta:
             with file_bytes.open_file(path) as file:
                 opened = pyarrow.parquet.ParquetFile(file, metadata=self._meta[path])
                 for batch in opened.iter_batches(columns=[column]):
-                    found.update(pyarrow.compute.unique(batch.column(0)).to_pylist())
+                    values = pyarrow.compute.unique(batch.column(0)).to_pylist()
+                    found.update(map(columns.class_name, values))
         names = sorted(name for name in found if name and is_text(name))
         self.label_names, numbers = number_classes(names)
         return dict(zip(names, numbers.tolist(), strict=False))
@@ -221,35 +223,3 @@ def _bytes_in_memory(columns: dict[str, Any]) -> int:
 def _joined(column: Any) -> Any:
     """A column in one piece, if one can hold it: places in a piece take 31 bits."""
     return column.combine_chunks() if column.nbytes < 2**31 else column
-
-
-def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:
-    """The columns to use."""
-    usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL}
-    chosen = {
-        part: wanted[part] or next((name for name in names if name in schema.names), None)
-        for part, names in usual.items()
-    }
-    if not wanted["image"]:
-        chosen["image"] = next(iter(pictures_in(schema)), None)
-    for part, name in chosen.items():
-        if (part == "image" or wanted[part]) and name not in schema.names:
-            raise checks.error(
-                f"the files must have a column for `{part}`",
-                fix=f"pass {part}=, the name of the column",
-                looked_for=name or usual[part],
-                columns=sorted(schema.names),
-            )
-    return chosen
-
-
-def texts_in(value: Any) -> list[str]:
-    """The texts of a field, one or a list; they may be stored as bytes, in any encoding."""
-    if not value.is_valid:
-        return []
-    value = getattr(value, "value", value) if hasattr(value, "dictionary") else value
-    if hasattr(value, "as_buffer"):
-        return [text_of(value.as_buffer().to_pybytes())]
-    if hasattr(value, "values") and not hasattr(value, "keys"):
-        return [text for part in value.values for text in texts_in(part)]
-    return list(captions_in(value.as_py()))

@@ -1,5 +1,6 @@
 """What a Parquet file is for: it may hold pictures, name them like a table, or do neither."""
 
+import json
 from typing import Any
 
 from keras_mdm.data.skipping import reason_of
@@ -33,7 +34,7 @@ def content_of(path: str) -> str:
     if any(not _without_bytes(meta, schema.field(name)) for name in pictures):
         return PICTURES
     named = [name for name in FILE if name in schema.names]
-    return NAMES if any(_is_text(schema.field(name).type) for name in named) else NEITHER
+    return NAMES if any(_is_name(schema.field(name).type) for name in named) else NEITHER
 
 
 def why_not(content: str) -> str | None:
@@ -50,7 +51,8 @@ def why_not(content: str) -> str | None:
 
 
 def pictures_in(schema: Any) -> list[str]:
-    """The columns with usual names that hold bytes of pictures, not names of files.
+    """The columns with usual names that hold bytes of pictures, not names of files; else columns
+    of Hugging Face's pictures.
 
     Args:
         schema: Arrow schema of a file.
@@ -62,7 +64,14 @@ def pictures_in(schema: Any) -> list[str]:
             return kind.get_field_index("bytes") >= 0
         return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
-    return [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
+    def is_picture(field: Any) -> bool:
+        kind = field.type
+        both = pyarrow.types.is_struct(kind) and {"bytes", "path"} == {one.name for one in kind}
+        return both and feature_of(schema, field.name).get("_type", "Image") == "Image"
+
+    usual = [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
+    # Hugging Face's pictures have this type, under any name.
+    return usual or [field.name for field in schema if is_picture(field)]
 
 
 def downloads(opened: Any, group: int) -> list[str | None]:
@@ -83,6 +92,20 @@ def downloads(opened: Any, group: int) -> list[str | None]:
     ]
 
 
+def feature_of(schema: Any, column: str) -> dict[str, Any]:
+    """What Hugging Face's datasets notes about a column; empty if nothing.
+
+    Args:
+        schema: Arrow schema of a file.
+        column: name of the column.
+    """
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _without_bytes(meta: Any, field: Any) -> bool:
     """Whether all pictures of a column are given by their names only."""
     import pyarrow
@@ -94,19 +117,27 @@ def _without_bytes(meta: Any, field: Any) -> bool:
         group = meta.row_group(number)
         columns = map(group.column, range(group.num_columns))
         column = next((found for found in columns if found.path_in_schema == wanted), None)
-        counted = column is not None and column.statistics is not None
-        if not counted or column.statistics.null_count != group.num_rows:
+        statistics = column.statistics if column is not None else None
+        if statistics is None or statistics.null_count != group.num_rows:
             return False
         empty = True
     return empty
 
 
-def _is_text(kind: Any) -> bool:
+def _is_name(kind: Any) -> bool:
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):  # {bytes, path} without bytes
+        return kind.get_field_index("path") >= 0
+    return is_text(kind) and not pyarrow.types.is_binary(kind)
+
+
+def is_text(kind: Any) -> bool:
+    """Whether values of an Arrow type are texts, or bytes that may be."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
-    if pyarrow.types.is_struct(kind):  # {bytes, path} without bytes
-        return kind.get_field_index("path") >= 0
-    known = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
-    return any(rule(kind) for rule in known)
+    types = pyarrow.types
+    known = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(rule(kind) for rule in (*known, types.is_binary, types.is_large_binary))
