@@ -38,6 +38,8 @@ def read(file: Path, use: Callable[[Any], Used]) -> Used | None:
     True
     """
     try:
+        if file.exists() and not file.is_file():
+            raise ValueError("it is not a file")  # opening a pipe would wait for a writer
         # Opened here, or it would stay open if it is not an archive.
         with open(file, "rb") as stream, np.load(stream) as arrays:
             return use(arrays)

@@ -15,8 +15,9 @@ from keras_mdm.data.sources import delimited, file_bytes, kinds, splits, table_b
 from keras_mdm.data.sources.base import Record
 from keras_mdm.data.sources.columns import texts_in
 from keras_mdm.data.sources.examples import CAPTION as CAPTION_OF_RECORDS
+from keras_mdm.data.sources.kinds import FILE
 from keras_mdm.data.sources.table import CAPTION as CAPTION_OF_TABLES
-from keras_mdm.data.sources.table import FILE, SPLIT
+from keras_mdm.data.sources.table import SPLIT
 from keras_mdm.data.sources.texts import Lines, captions_in
 
 CAPTION = tuple(dict.fromkeys((*CAPTION_OF_TABLES, *CAPTION_OF_RECORDS)))
@@ -94,7 +95,7 @@ def _rows(path: str) -> tuple[Iterator[_Row], str]:
         raise checks.error("the table must be a file", fix="check its path", table=path)
     if kinds.shard_kind(path) == "Parquet":
         return _parquet_rows(path), "row"
-    if kinds.ending_of(path) == ".json":
+    if kinds.ending_of(path) == ".json" and not table_bytes.is_json_lines(path):
         return iter(enumerate(_objects(path), 1)), "object"
     ending, memory = table_bytes.load(path)
     delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)

@@ -150,7 +150,7 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
             lines.append(f"  and {len(classes) - 10} more")
     lines += ["", f"{len(found.broken)} records or files that cannot be used"]
     lines += _by_reason(found.broken)
-    lines += ["", f"{len(found.unused)} files that are not used"]
+    lines += ["", f"{len(found.unused)} files or features that are not used"]
     lines += _by_reason(found.unused)
     return "\n".join(lines)
 

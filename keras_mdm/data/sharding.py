@@ -189,8 +189,10 @@ def require_share(
     """
     skipped = [Skipped(*entry) for shard in shards for entry in shard["skipped"]]
     # Records that turned out unusable while batches were read are found here again.
-    count = len({*skipped, *source.skipped})
-    seen = min(len(source), max(LEAST, len(shards) * per_shard))
+    others = len({*source.skipped} - {*skipped})
+    count = len({*skipped}) + others
+    # What was left out from the start is none of the records.
+    seen = min(len(source), max(LEAST, len(shards) * per_shard)) + others
     if any(shard["records"] for shard in shards) and count > max_skipped * seen:
         fix = f"{source.advice}, or call again with a higher max_skipped to continue"
         raise share_error(count, seen, max_skipped, what=source.what, fix=fix, first=skipped)

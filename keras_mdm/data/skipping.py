@@ -187,6 +187,18 @@ class Skipping:
             self._unusable.update(reasons)
         self.check_share()
 
+    def leave_out_files(self, files: Sequence[Skipped]) -> None:
+        """List files as unusable that gave no records.
+
+        Args:
+            files: the files and why.
+
+        Raises:
+            ValueError: if too large a share is unusable.
+        """
+        self._left_out = (*files, *self._left_out)
+        self.check_share()
+
     def attempt(self, row: int, make: Callable[[int], Made]) -> Made | Skipped:
         """Make something from one record.
 

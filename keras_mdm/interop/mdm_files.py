@@ -50,6 +50,12 @@ def read_config(config: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]
             )
         require_nests(config)
         return {NETWORK: dict(config)}
+    if not isinstance(config[NETWORK], Mapping | None):
+        raise checks.error(
+            f"the section `{NETWORK}` must be a mapping",
+            fix="pass the file that belongs to the model, such as cc12m_64x64.yaml",
+            type=type(config[NETWORK]).__name__,
+        )
     require_nests(config[NETWORK])
     whole = dict(config)
     whole[NETWORK] = _with_nests(whole)

@@ -2,16 +2,15 @@
 
 import io
 import os
-import pickle
 import reprlib
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_mdm import checks
-from keras_mdm.interop.torch_pickle import SafeUnpickler, too_large
+from keras_mdm.interop.torch_limits import Refusal, refusal, too_large
+from keras_mdm.interop.torch_pickle import SafeUnpickler
+from keras_mdm.machine_faults import of_the_machine
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -56,10 +55,10 @@ def read_legacy(path: str | os.PathLike) -> Any:
         if beyond or too_large(size, values.size):
             raise _broken(path, f"a tensor that reaches beyond its storage, {size}, {stride}")
         width = values.itemsize
-        view = np.lib.stride_tricks.as_strided(
+        # Not copied: thousands of tensors may show the same few bytes.
+        return np.lib.stride_tricks.as_strided(
             values[offset:], size, [step * width for step in stride], writeable=False
         )
-        return view.copy()
 
     file = io.BytesIO(content)
 
@@ -83,10 +82,11 @@ def read_legacy(path: str | os.PathLike) -> Any:
             storages[key] = np.frombuffer(data, np.uint8)
         file.seek(begin)
         return load()
-    except (
-        *(pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError),
-        *(OverflowError, RecursionError, UnicodeDecodeError, struct.error),
-    ) as problem:
+    except Refusal:
+        raise
+    except Exception as problem:  # pickles raise errors of all kinds
+        if of_the_machine(problem):
+            raise
         raise _broken(path, f"{type(problem).__name__}: {problem}") from None
 
 
@@ -101,8 +101,8 @@ def _codes(pickled: bytes) -> dict[str, str]:
     return found
 
 
-def _broken(path: str | os.PathLike, problem: str) -> ValueError:
-    return checks.error(
+def _broken(path: str | os.PathLike, problem: str) -> Refusal:
+    return refusal(
         "the file must be a whole checkpoint of PyTorch before 1.6",
         fix="fetch it again",
         file=str(path),

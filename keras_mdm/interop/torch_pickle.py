@@ -4,13 +4,12 @@ A pickle is a program that may name and call any function of any module. Here na
 only in a small table of harmless stand-ins.
 """
 
-import math
 import pickle
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from keras_mdm import checks
+from keras_mdm.interop.torch_limits import CopyBudget, Refusal, refusal
 
 # Element types by name of a storage class or dtype. "bfloat16" has no NumPy type; its bits are the
 # upper half of a float32's.
@@ -69,18 +68,6 @@ OFFICIAL_MODULES = (
 # A tuple that holds one tuple twice, which again holds one twice, and so on, is small in the file
 # but takes forever to compare or print; a deep one overflows the stack.
 _MAX_NESTED, _MAX_DEPTH = 100_000, 64
-# A tensor, such as an expanded one, may show values of its storage more than once.
-_MORE_VALUES = 2**20
-
-
-def too_large(size: tuple[int, ...], values: int) -> bool:
-    """Whether a tensor claims far more values than its storage holds, as strides of 0 allow.
-
-    Args:
-        size: its shape.
-        values: number of values of the storage.
-    """
-    return len(size) > 32 or math.prod(max(side, 1) for side in size) > values + _MORE_VALUES
 
 
 class Record:
@@ -194,8 +181,8 @@ def _harmless() -> dict[tuple[str, str], Any]:
     return table
 
 
-def _refused(name: str) -> ValueError:
-    return checks.error(
+def _refused(name: str) -> Refusal:
+    return refusal(
         "a checkpoint may only name tensors, plain values and the official code's own classes",
         fix="do not use this file unless you trust its author; nothing in it was run",
         name=name,
@@ -217,12 +204,33 @@ class SafeUnpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, make_tensor: Any, make_storage: Any):
         super().__init__(file, encoding="latin1")
         self._table = {**_harmless(), **_rebuild(make_tensor)}
-        for names in (("builtins", "tuple"), ("__builtin__", "tuple"), ("torch", "Size")):
-            self._table[names] = lambda items=(): self._weighed(tuple(items))
+        budget = CopyBudget()
+        for names, made in self._table.items():
+            if made in (set, frozenset, list, dict, _encode):
+                self._table[names] = budget.counted(made)
+            elif made is tuple:
+                self._table[names] = budget.counted(lambda items=(): self._weighed(tuple(items)))
         self._make_storage = make_storage
         # By address of a tuple with tuples inside: the tuple itself, so that its address is not
         # reused, how many things it holds at any depth, and how deep it is.
         self._tuples: dict[int, tuple[tuple, int, int]] = {}
+
+    def load(self) -> Any:
+        """Unpickle.
+
+        Returns:
+            The object.
+
+        Raises:
+            Refusal: if the pickle is hostile.
+            pickle.UnpicklingError: if it is damaged; it may raise other errors as well.
+        """
+        try:
+            return super().load()
+        except Refusal:
+            raise
+        except ValueError as problem:  # of numbers and versions
+            raise pickle.UnpicklingError(str(problem)) from problem
 
     def find_class(self, module: str, name: str) -> Any:
         """Look up a name in the table; official classes become `Record`s, others are refused."""
@@ -237,7 +245,7 @@ class SafeUnpickler(pickle._Unpickler):
         count = len(made) + sum(count for _, count, _ in inside)
         depth = 1 + max((depth for _, _, depth in inside), default=0)
         if count > _MAX_NESTED or depth > _MAX_DEPTH:
-            raise checks.error(
+            raise refusal(
                 "tuples of a checkpoint must be small",
                 fix="do not use this file unless you trust its author; nothing in it was run",
                 entries=count,
@@ -255,6 +263,12 @@ class SafeUnpickler(pickle._Unpickler):
     for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
         dispatch[_code[0]] = lambda self, load=dispatch[_code[0]]: self._weigh_last(load)
     del _code
+
+    def _refuse_bytearray(self) -> None:
+        # It would be allocated before it is read, with any size.
+        raise _refused("bytearray")
+
+    dispatch[pickle.BYTEARRAY8[0]] = _refuse_bytearray
 
     def get_extension(self, code: int) -> None:
         """Refuse the extension registry."""

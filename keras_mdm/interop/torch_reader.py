@@ -3,7 +3,6 @@
 import io
 import mmap
 import os
-import pickle
 import reprlib
 import struct
 import zipfile
@@ -14,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.interop.torch_pickle import SafeUnpickler, too_large
+from keras_mdm.interop.torch_limits import Refusal, refusal, too_large
+from keras_mdm.interop.torch_pickle import SafeUnpickler
+from keras_mdm.machine_faults import of_the_machine
 
 _PART = 2**26  # bytes read at a time for the checksum
 _MAX_PICKLE = 2**29
@@ -51,18 +52,19 @@ class TorchFile:
         try:
             self._archive = zipfile.ZipFile(self.path)
             names = self._archive.namelist()
-        except (zipfile.BadZipFile, OSError, ValueError) as problem:
-            raise self._broken("is not a whole zip archive", problem) from None
+        except Exception as problem:
+            raise self._fault(problem, "is not a whole zip archive") from None
         pickles = [name for name in names if name.split("/")[-1] == "data.pkl"]
         if len(pickles) != 1:
             raise self._broken(f"holds {len(pickles)} entries data.pkl", "expected one")
         self._prefix = pickles[0].removesuffix("data.pkl")
         order = f"{self._prefix}byteorder"
-        if order in names and self._archive.read(order) != b"little":
+        if order in names and self._entry(order) != b"little":
             raise self._broken("was written on a big-endian machine", "expected little-endian")
         with open(self.path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._storages: dict[str, np.ndarray] = {}
+        self._converted: dict[int, np.ndarray] = {}
 
     def items(self) -> Any:
         """Return the saved object; tensors are read-only float or integer arrays."""
@@ -71,32 +73,33 @@ class TorchFile:
             name = f"{self._prefix}data.pkl"
             if self._archive.getinfo(name).file_size > _MAX_PICKLE:
                 raise self._broken("has a pickle of gigabytes", "tensors are not part of it")
-            file = io.BytesIO(self._archive.read(name))
+            file = io.BytesIO(self._entry(name))
             return SafeUnpickler(file, self._tensor, self._storage).load()
-        except (
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            EOFError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            TypeError,
-            UnicodeDecodeError,
-            struct.error,
-            OverflowError,
-            RecursionError,
-            RuntimeError,  # a flipped bit can make an entry look encrypted
-            zlib.error,
-        ) as problem:
-            raise self._broken("cannot be read", f"{type(problem).__name__}: {problem}") from None
+        except Refusal:
+            raise
+        except Exception as problem:  # parsers of pickles and archives raise errors of all kinds
+            raise self._fault(problem, "cannot be read") from None
 
     def release(self) -> None:
         """Tell the operating system that the pages read so far are no longer needed."""
         if hasattr(self._map, "madvise"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def _broken(self, what: str, problem: Any) -> ValueError:
-        return checks.error(
+    def _entry(self, name: str) -> bytes:
+        """A whole entry of the archive, compared with its checksum."""
+        try:
+            return self._archive.read(name)
+        except Exception as problem:
+            raise self._fault(problem, "is damaged") from None
+
+    def _fault(self, problem: Exception, what: str) -> Exception:
+        """The error to raise for an error of a parser: the same if the machine is at fault."""
+        if of_the_machine(problem):
+            return problem
+        return self._broken(what, f"{type(problem).__name__}: {problem}")
+
+    def _broken(self, what: str, problem: Any) -> Refusal:
+        return refusal(
             f"the weights must be a checkpoint of PyTorch 1.6 or later; this file {what}",
             fix="fetch the file again, or rewrite it with torch.save",
             weights=str(self.path),
@@ -125,7 +128,7 @@ class TorchFile:
         except KeyError:
             raise self._broken("lacks a storage", name) from None
         if info.compress_type != zipfile.ZIP_STORED:
-            return np.frombuffer(self._archive.read(name), np.uint8)
+            return np.frombuffer(self._entry(name), np.uint8)
         header = self._map[info.header_offset : info.header_offset + _LOCAL_HEADER.size]
         if len(header) < _LOCAL_HEADER.size:
             raise self._broken("ends early", name)
@@ -160,13 +163,18 @@ class TorchFile:
             raise self._broken(
                 "holds a tensor that reaches beyond its storage", f"{size}, {stride}"
             )
-        whole = data[: data.nbytes // width * width].view("<u2" if code == "bfloat16" else code)
+        whole = self._values(data, code, width)
         if 0 in size:
-            view = np.zeros(size, whole.dtype)
-        else:
-            view = np.lib.stride_tricks.as_strided(
-                whole[offset:], size, [step * width for step in stride], writeable=False
-            )
-        if code == "bfloat16":
-            return (view.astype("<u4") << 16).view("<f4")
-        return view
+            return np.zeros(size, whole.dtype)
+        steps = [step * whole.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(whole[offset:], size, steps, writeable=False)
+
+    def _values(self, data: np.ndarray, code: str, width: int) -> np.ndarray:
+        data = data[: data.nbytes // width * width]
+        if code != "bfloat16":
+            return data.view(code)
+        # Once per storage: thousands of tensors may show the same values.
+        place = data.ctypes.data
+        if place not in self._converted:
+            self._converted[place] = (data.view("<u2").astype("<u4") << 16).view("<f4")
+        return self._converted[place]

@@ -64,9 +64,13 @@ class T5Tokenizer:
         rules.escape_whitespaces = True
         # Outside whatever graph or strategy the caller is in.
         with tf.init_scope():
-            self._pieces = tensorflow_text.SentencepieceTokenizer(
-                proto.SerializeToString(), out_type=tf.int32
-            )
+            try:
+                self._pieces = tensorflow_text.SentencepieceTokenizer(
+                    proto.SerializeToString(), out_type=tf.int32
+                )
+                self._pieces.tokenize([" "])  # some versions load it only now
+            except tf.errors.OpError as problem:
+                raise _not_whole(model, problem.message) from None
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, end token included, neither cut nor padded."""
@@ -121,14 +125,18 @@ def _parse(model: bytes) -> Any:
     except (DecodeError, UnicodeDecodeError) as problem:
         wrong = str(problem)
     if wrong:
-        raise checks.error(
-            "the vocabulary must be a whole SentencePiece model",
-            fix="use the spiece.model of a T5 model, downloaded whole",
-            size=len(model),
-            problem=wrong,
-        )
+        raise _not_whole(model, wrong)
     proto.DiscardUnknownFields()
     return proto
+
+
+def _not_whole(model: bytes, problem: str) -> ValueError:
+    return checks.error(
+        "the vocabulary must be a whole SentencePiece model",
+        fix="use the spiece.model of a T5 model, downloaded whole",
+        size=len(model),
+        problem=problem,
+    )
 
 
 def _damage(proto: Any) -> str | None:

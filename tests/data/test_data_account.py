@@ -11,7 +11,7 @@ import pytest
 from data import sources
 from data.test_data_layouts import lay, parquet, tar, told
 from keras_mdm.cli import main as cli
-from keras_mdm.data import open_images, overview
+from keras_mdm.data import open_images, overview, prepare_images
 
 
 def files_below(root):
@@ -97,6 +97,34 @@ def test_files_beside_shards_and_tables_are_accounted_for(tmp_path, kind):
     assert len(used) + len(source.unused) == len(everything) == sum(source.found.values())
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.tfrecord", "a.parquet", "a.array_record"])
+def test_a_damaged_shard_beside_pictures_is_no_source(tmp_path, name):
+    """It was, and the pictures could not be opened."""
+    lay(tmp_path, {f"{n}.png": n for n in range(3)})
+    (tmp_path / name).write_bytes(b"damaged" * 100)
+    source = open_images(tmp_path, max_skipped=0.5)
+    assert len(source) == 3 and source.unused == []
+    ((file, reason),) = source.skipped
+    assert file == name and "file without a readable picture" in reason
+    assert sum(source.found.values()) == 4
+    with pytest.raises(ValueError, match=r"may be unusable.*1 of 4.*a\."):
+        open_images(tmp_path)
+    tar(tmp_path / "good.tar", {"0.png": sources.png(1)})
+    assert len(open_images(tmp_path, max_skipped=1.0)) == 1
+
+
+def test_files_without_records_do_not_count_as_records(tmp_path):
+    """`prepare` compared unusable rows of a table with the other rows only: more than all."""
+    lay(tmp_path, {"0.png": 0, "1.png": 1})
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join(
+            ['{"file": "0.png", "text": "a"}', '{"file": "1.png", "text": "a\\u0000"}', *"[]"] * 4
+        )
+    )
+    made = prepare_images(tmp_path, tmp_path / "out", size=8, max_skipped=1.0, progress=False)
+    assert len(made) == 1
+
+
 def test_the_command_shows_the_account(tmp_path, capsys):
     root = strange(tmp_path / "strange")
     lay(root, {f"more/{n}.md5": "" for n in range(5)})
@@ -123,3 +151,17 @@ def test_empty_parquet_files_are_listed_as_such(tmp_path):
     source = open_images(tmp_path)
     assert len(source) == 2
     assert list(source.unused) == [("a.parquet", "is a Parquet file without pictures")]
+
+
+def test_files_beside_prepared_shards_and_single_files_are_accounted_for(tmp_path):
+    lay(tmp_path / "in", {"1.png": 1, "2.png": 2})
+    prepare_images(tmp_path / "in", tmp_path / "out", size=8, progress=False)
+    shard = next((tmp_path / "out").glob("*.array_record*"))
+    lay(tmp_path / "out", {"old.array_record": shard.read_bytes(), "notes.md": b""})
+    source = open_images(tmp_path / "out")
+    assert len(source) == 2 and source.found["ArrayRecord files"] == 2
+    assert {entry.file: entry.reason for entry in source.unused} == {
+        "old.array_record": "is a shard that the manifest does not list",
+        "notes.md": "is of an unsupported kind",
+    }
+    assert open_images(shard).found == {"ArrayRecord files": 1}

@@ -53,6 +53,11 @@ def test_a_damaged_file_is_told_once(tmp_path, caplog):
     assert caplog.text.count("made again") == 1
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    assert kept.read(tmp_path / "a.npz", dict) is None
+
+
 KINDS = {"text": states, "tar": tar, "tfrecord": tfrecord}
 DAMAGE = {
     "empty": b"",

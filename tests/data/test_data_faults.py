@@ -202,7 +202,11 @@ def test_json_that_is_nested_too_deeply(tmp_path):
     assert len(source) == 3 and "not JSON" in source.skipped[0].reason
 
 
-def test_sizes_that_are_no_numbers(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "value"), [("bytes", b"tall"), ("float", 1.5), ("float", np.nan), ("int64", -5)]
+)
+def test_sizes_that_are_no_numbers(tmp_path, kind, value):
+    """1.5 became 1, and -5 pixels were told to the model."""
     from tensorflow.core.example.example_pb2 import Example
 
     array_record = pytest.importorskip("array_record.python.array_record_module")
@@ -210,13 +214,15 @@ def test_sizes_that_are_no_numbers(tmp_path):
     for number in range(COUNT):
         record = Example.FromString(encode_example(png(number), ["a"], -1, "k", (8, 8)))
         if number == 2:
-            record.features.feature["original_height"].bytes_list.value.append(b"tall")
+            feature = record.features.feature["original_height"]
+            feature.Clear()
+            getattr(feature, f"{kind}_list").value.append(value)
         writer.write(record.SerializeToString())
     writer.close()
     source = open_images(tmp_path / "a.array_record", max_skipped=0.5)
     list(image_dataset(source, ImageRule(4), batch_size=4, seed=0, repeat=False))
     ((file, reason),) = source.skipped
-    assert file.endswith("record 2") and "cannot be read" in reason
+    assert file.endswith("record 2") and f"has the original size {value!r} x 8" in reason
 
 
 def test_folders_in_memory(tmp_path):

@@ -96,6 +96,11 @@ def test_one_split_of_parquet_files_is_read(tmp_path):
         (["0.tar", "test.tar"], 1),
         (["laion-train-0.tar", "laion-val-0.tar", "laion-0.tar"], 1),
         (["test-0.tar", "test-1.tar"], 2),
+        (["split=train/0.tar", "split=test/0.tar"], 1),  # as Spark and pyarrow name folders
+        (["a/partial-train/0.tar", "a/partial-test/0.tar"], 1),  # Hugging Face, converted
+        (["train-00000-of-00001.tar", "extra-00000-of-00001.tar"], 1),
+        (["s-train-000-of-002.tar", "s-train-001-of-002.tar", "s-extra-000-of-001.tar"], 2),
+        (["cc-00000-of-00002.tar", "cc-00001-of-00002.tar"], 2),
     ],
 )
 def test_splits_of_shards(tmp_path, names, read):
@@ -113,6 +118,54 @@ def test_splits_of_pictures(tmp_path):
     assert source.label_names == ("cat", "dog") and source.choices == {"split": "train"}
     assert len(source.unused) == 2 and not source.skipped
     assert [r.key for r in records(open_images(f"{tmp_path}:test"))] == ["test/cat/3.png"]
+
+
+def test_columns_that_could_be_read_instead_are_listed(tmp_path):
+    data = [{"bytes": sources.png(1), "path": None}]
+    columns = {"conditioning_image": data, "caption": ["a"], "width": [8]}
+    parquet(tmp_path / "0.parquet", [1], **columns)
+    source = open_images(tmp_path)
+    assert source.choices == {"image": "image", "caption": "caption"}
+    assert told(source) == {
+        "column conditioning_image": "is not read: image='conditioning_image' chooses it",
+        "column text": "is not read: caption='text' chooses it",
+    }
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path, ending):
+    for number, folder in enumerate(("en", "fr")):
+        if ending == "tar":
+            tar(tmp_path / folder / "0.tar", {"0.png": sources.png(number), "1.txt": b"alone"})
+        else:
+            parquet(tmp_path / folder / "0.parquet", [number + 1])
+    source = open_images(tmp_path, max_skipped=1.0)
+    names = [source.name(row) for row in range(2)]
+    assert [name.partition("/")[0] for name in names] == ["en", "fr"]
+    expected = ["en/0.tar: 1", "fr/0.tar: 1"] if ending == "tar" else []
+    assert [entry.file for entry in source.skipped] == expected
+
+
+def test_a_split_of_any_name_beside_a_numbered_train(tmp_path):
+    parquet(tmp_path / "train-00000-of-00001.parquet", [1, 2])
+    parquet(tmp_path / "unsupervised-00000-of-00001.parquet", [3])
+    source = open_images(tmp_path)
+    assert len(source) == 2 and source.choices["split"] == "train"
+    assert "unsupervised" in told(source)["unsupervised-00000-of-00001.parquet"]
+    assert len(open_images(f"{tmp_path}:unsupervised")) == 1
+
+
+def test_two_kinds_of_pictures_with_splits(tmp_path):
+    lay(tmp_path, {"trainA/1.png": 1, "trainB/2.png": 2, "testA/3.png": 3, "testB/4.png": 4})
+    source = open_images(tmp_path)
+    assert {r.key: r.label for r in records(source)} == {"trainA/1.png": 0, "trainB/2.png": 1}
+    assert source.label_names == ("trainA", "trainB") and len(source.unused) == 2
+
+
+def test_pictures_of_another_split_of_tables_belong_to_no_split_by_themselves(tmp_path):
+    lay(tmp_path, {"p/1.png": 1, "p/2.png": 2, "train.csv": "file,text\np/1.png,one\n"})
+    lay(tmp_path, {"test.csv": "file,text\np/2.png,two\n"})
+    assert "table does not name" in told(open_images(tmp_path))["p/2.png"]
 
 
 def test_splits_within_classes(tmp_path):
@@ -199,6 +252,20 @@ def test_links_to_folders_are_followed_and_never_in_circles(tmp_path):
     assert len(open_images(root)) == 1
 
 
+def test_a_folder_behind_two_links_is_read_once(tmp_path):
+    outside = lay(tmp_path / "outside", {"cat/1.png": 1, "2.png": 2})
+    root = lay(tmp_path / "root", {"3.png": 3})
+    (root / "a").symlink_to(outside / "cat")
+    (root / "b").symlink_to(outside)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    source = open_images(root)
+    assert [r.key for r in records(source)] == ["3.png", "a/1.png", "b/2.png"]
+    assert told(source) == {
+        "b/cat/": "is a folder that a link leads to, and is read there",
+        "gone": "is a link that leads nowhere",
+    }
+
+
 # Endings and texts
 
 
@@ -240,6 +307,36 @@ def test_tables_in_other_forms(tmp_path, name):
     source = open_images(tmp_path)
     assert captions(source) == {"1.png": ("one",)} and list(told(source)) == ["2.png"]
     assert captions(open_images(tmp_path / name)) == {"1.png": ("one",)}
+
+
+def test_json_lines_with_the_ending_of_json(tmp_path):
+    rows = [{"file_name": f"{n}.png", "text": f"row {n}"} for n in range(3)]
+    lines = [json.dumps(row) for row in rows]
+    lines.insert(1, '{"file_name": "9.png", "text": "cut')
+    lay(tmp_path, {f"{n}.png": n for n in range(3)})
+    lay(tmp_path, {"metadata.json": "\n".join(lines)})
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert captions(source) == {f"{n}.png": (f"row {n}",) for n in range(3)}
+    assert [entry.file for entry in source.skipped] == ["metadata.json, line 2"]
+    # One entry that is no object costs itself, and not the captions of all others.
+    lay(tmp_path, {"metadata.json": json.dumps([*rows[:2], None])})
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert captions(source) == {"0.png": ("row 0",), "1.png": ("row 1",)}
+    assert [tuple(entry) for entry in source.skipped] == [
+        ("metadata.json, row 3", "is not a JSON object")
+    ]
+
+
+def test_a_text_without_a_caption_is_not_replaced_by_the_name_of_the_file(tmp_path):
+    lay(tmp_path, {"a.png": 1, "a.json": '{"caption": NaN}', "b.png": 2, "b.txt": "\n"})
+    lay(tmp_path, {"red_c.png": 3, "red_c.json": '{"width": 8}', "d.png": 4, "d.txt": "four"})
+    lay(tmp_path, {"d.json": '{"caption": "again"}', "e.jif": 5, "f.PJPEG": 6})
+    source = open_images(tmp_path)
+    assert captions(source) == {
+        **{"a.png": (), "b.png": (), "d.png": ("four",), "e.jif": ("e",), "f.PJPEG": ("f",)},
+        "red_c.png": ("red c",),
+    }
+    assert told(source) == {"d.json": "is another text of a picture, of which one is read"}
 
 
 def test_json_that_is_no_table(tmp_path):

@@ -1,7 +1,9 @@
 """Files of pictures and videos as others make them: large, thin, cut, and made to do harm."""
 
+import dataclasses
 import os
 import resource
+import socket
 import struct
 import subprocess
 import threading
@@ -25,6 +27,7 @@ from keras_mdm.data import (
     load_folder,
     open_clips,
     open_images,
+    overview,
     read_clip,
     read_picture,
 )
@@ -115,6 +118,15 @@ def test_thin_pictures_are_cropped_before_they_are_resized(shape):
         found = decode(data, ImageRule(256, crop="random"), place=place)[0]
         assert found[128, 128].tolist() == [10, 90, 200]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
+
+
+def test_pictures_of_millions_of_rows_are_seen_before_they_are_decoded(monkeypatch):
+    """Of 1 x 64 million pixels, in 124 kB, the tables of rows alone took a gigabyte."""
+    monkeypatch.setattr("keras_mdm.data.pictures.files.MAX_SIDE", 1000)
+    decode(encoded(Image.new("L", (1, 1000))), ImageRule(8))
+    for size in ((1, 1001), (1001, 1)):
+        with pytest.raises(Unusable, match="a side of more than 1000"):
+            decode(encoded(Image.new("L", size)), ImageRule(8))
 
 
 @pytest.mark.parametrize("shape", [(40, 400), (500, 50), (6, 90), (90, 5)])
@@ -384,6 +396,29 @@ def test_reordered_frames(tmp_path, name, options):
         assert [number_of(picture) for picture in clip] == list(range(first, first + 15, 2))
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "form"), [("a.mov", "qtrle", "argb"), ("a.mkv", "ffv1", "bgra")]
+)
+def test_transparent_videos_are_put_on_white(tmp_path, name, codec, form):
+    av = pytest.importorskip("av")
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:, :8] = (200, 0, 0, 0)
+    pixels[:, 8:] = (0, 0, 200, 255)
+    with av.open(str(tmp_path / name), "w") as file:
+        stream = file.add_stream(codec, rate=8)
+        stream.width = stream.height = 16
+        stream.pix_fmt = form
+        for _ in range(3):
+            shown = av.VideoFrame.from_ndarray(pixels, "rgba").reformat(format=form)
+            file.mux(stream.encode(shown))
+        file.mux(stream.encode())
+    rule = ClipRule(16, frames=2, stride=1)
+    clip = read_clip(tmp_path / name, rule, place=0.0)
+    assert clip[0, 0, 0].tolist() == [255] * 3 and clip[0, 0, -1].tolist() == [0, 0, 200]
+    kept = read_clip(tmp_path / name, dataclasses.replace(rule, channels=4), place=0.0)
+    np.testing.assert_array_equal(kept[1], pixels)
+
+
 def cut(source, target, begin, *, from_key=True):
     """Copy the packets from the key frame before a frame on, as tools do that cut without encoding:
     what is before the cut has negative times."""
@@ -463,3 +498,26 @@ def test_what_is_written_to_a_terminal(tmp_path, capsys):
     told = capsys.readouterr().out
     assert r"\x1b[31mred\nline\x9b\u202e.png" in told
     assert not {"\x1b", "\x9b", "\u202e"} & {*told}
+
+
+def test_sockets_are_not_a_disk_that_is_gone(tmp_path):
+    """Opening one gives the same error, which ended the job."""
+    (tmp_path / "0.png").write_bytes(png(0))
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.getcwd()
+        os.chdir(tmp_path)  # paths of sockets must be short
+        try:
+            made.bind("1.png")
+        finally:
+            os.chdir(here)
+    source = open_images(tmp_path, max_skipped=1.0)
+    assert overview.look(source, progress=False).broken == [
+        ("1.png", "cannot be read: is a device or a pipe, not a file")
+    ]
+
+
+def test_a_text_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "0.png").write_bytes(png(0))
+    os.mkfifo(tmp_path / "0.txt")
+    with pytest.raises(Unusable, match=r"its text 0\.txt cannot be read: is a device"):
+        open_images(tmp_path).read(0)

@@ -108,8 +108,15 @@ def test_a_quote_is_not_closed_far_away_or_never(tmp_path):
     lines = "\n".join(["some words"] * (delimited.MAX_LINES + 1))
     rows = [("0.png", "a"), ("1.png", f'"b\n{lines}\nend"'), ("2.png", "c")]
     source, found = read_all(write_table(tmp_path / "t.csv", rows, ","))
-    assert found[0] == rows[0] and found[-1] == rows[2]
-    assert source.skipped[0] == ("t.csv, line 3", delimited.OPEN_QUOTE)
+    assert found == [rows[0], rows[2]]  # its lines are not taken for rows either
+    assert list(source.skipped) == [("t.csv, line 3", delimited.OPEN_QUOTE)]
+
+
+def test_a_tsv_of_videos_has_no_quoting(tmp_path):
+    rows = [(f"{n}.mp4", f"caption {n}") for n in range(20)]
+    rows[3] = ("3.mp4", '"caption 3, and more')
+    source, found = videos_of(write_table(tmp_path / "t.tsv", rows, "\t"))
+    assert found == rows and not source.skipped
 
 
 @pytest.mark.parametrize("read", [read_all, videos_of])

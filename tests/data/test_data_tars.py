@@ -73,6 +73,44 @@ def test_behind_a_damaged_header_the_next_one_is_found(whole, shard):
         shard(bytes(broken)) and open_images(source._bytes.paths[0])
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["é{}", "x" * 120 + "{}"])
+def test_a_name_is_not_taken_from_the_wrong_header(shard, form, name):
+    """With the header damaged that held a name, the member had a part of it, or "?" for letters:
+    texts and pictures of several records could become one."""
+    parts = [
+        (f"{name.format(n)}.{e}", PNG if e == "png" else b"text")
+        for n in range(4)
+        for e in ("png", "txt")
+    ]
+    data = bytearray(archive(*parts, form=form))
+    places = [place for place in range(0, len(data), 512) if data[place + 156] in b"xL"]
+    if not places:  # this form holds the letters themselves
+        return
+    for picture, text in ((2, 5), (4, 7)):
+        data[places[picture] + 150] ^= 4
+        data[places[text] + 150] ^= 4
+    source = shard(bytes(data))
+    found = [source.read(row).captions for row in range(len(source))]
+    assert found == [("text",), ()]  # 0; 3 without its text; 1 and 2 are listed
+    damaged = [why for _, why in source.skipped if why == "is damaged in its extended header"]
+    assert len(damaged) == 4
+
+
+def test_headers_of_old_archives_are_found(whole, shard):
+    """They lack the mark by which the next header was sought."""
+    data, places = bytearray(whole[0]), whole[1]
+    for place in places:
+        data[place + 257 : place + 265] = bytes(8)
+        data[place + 148 : place + 156] = b" " * 8
+        data[place + 148 : place + 156] = b"%06o\0 " % sum(data[place : place + 512])
+    data[places[10] + 30] ^= 4
+    source = shard(bytes(data))
+    assert len(source) == COUNT - 1
+    where = f"a.tar: bytes {places[10]} to {places[11]}"
+    assert [file for file, _ in source.skipped] == [where, "a.tar: 005"]
+
+
 def test_zeros_in_the_middle_are_not_its_end(whole, shard):
     data, places = whole
     broken = bytearray(data)

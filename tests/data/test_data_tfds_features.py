@@ -13,7 +13,7 @@ from keras_mdm.data.sources.tfds_features import candidates_of, captions_of, cho
 F = tfds.features
 
 
-def prepared(root, features, records, supervised=None):
+def prepared(root, features, records, splits=("train",), supervised=None):
     """A data set written in its folder as TFDS writes it."""
     features = F.FeaturesDict(features)
     info = tfds.core.DatasetInfo(
@@ -24,8 +24,8 @@ def prepared(root, features, records, supervised=None):
         supervised_keys=supervised,
     )
     writer = tfds.core.SequentialWriter(info, 10, overwrite=True)
-    writer.initialize_splits(["train"])
-    writer.add_examples({"train": records})
+    writer.initialize_splits(list(splits))
+    writer.add_examples(dict.fromkeys(splits, records))
     writer.close_all()
     return root
 
@@ -95,6 +95,24 @@ def test_one_picture_and_class_are_as_they_were(tmp_path):
     chosen = {"split": "train", "image": "input", "caption": "description", "label": "kind"}
     assert source.choices == chosen and source.unused == ()
     assert isinstance(source, TfdsImages)
+
+
+def test_every_feature_and_every_file_is_accounted_for(tmp_path):
+    parts = {
+        **{"image": PARTS["image"], "label": PARTS["label"], "size": F.Scalar(np.int64)},
+        **{"parts": F.Sequence({"x": F.Scalar(np.int64)}), "views": F.Sequence(PARTS["image"])},
+    }
+    record = {"image": sources.pixels(1), "label": 1, "size": 3, "parts": [{"x": 1}]}
+    record["views"] = [sources.pixels(2)]
+    prepared(tmp_path, parts, [record] * 2, ["train", "test"])
+    (tmp_path / "notes.md").write_text("")
+    source = open_images(tmp_path)
+    assert source.found["TFRecord files"] == 2 and len(source) == 2
+    neither = "is not read: it is neither picture, class nor caption"
+    listed = {entry.file: entry.reason for entry in source.unused}
+    assert listed.pop("notes.md") == "is of an unsupported kind"
+    assert listed.pop("mine-test.tfrecord-00000").startswith("belongs to the split test")
+    assert listed == dict.fromkeys(["feature size", "feature parts/x", "feature views"], neither)
 
 
 def test_keys_of_the_data_set_and_then_the_first_by_name():

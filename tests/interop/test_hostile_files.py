@@ -1,6 +1,7 @@
 """Configurations and checkpoints that are small and unfold without an end."""
 
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -33,6 +34,13 @@ def test_configurations(tmp_path, kind):
     (tmp_path / "a.yaml").write_text(CONFIGS[kind])
     with pytest.raises(ValueError, match="must be YAML. Received: .*To fix it"):
         read_config(tmp_path / "a.yaml")
+
+
+def test_sections_that_are_no_mappings(tmp_path):
+    for content in ("!!set {a, b}", "[1, 2]", "text"):
+        (tmp_path / "a.yaml").write_text(f"unet_config: {content}\n")
+        with pytest.raises(ValueError, match="`unet_config` must be a mapping.*To fix it"):
+            read_config(tmp_path / "a.yaml")
 
 
 def test_references_are_read(tmp_path):
@@ -69,6 +77,21 @@ BOMBS = {
     "deep": b"\x80\x02)" + b"\x85" * 200_000 + b".",
     "a deep key": b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"K\x01s.",
     "by name": b"\x80\x02(" + b"K\x01" * 100_001 + b"lq\x000cbuiltins\ntuple\n(h\x00tR.",
+    # Copies of a list, and of a text: 8 GB from 300 kB.
+    "lists": b"\x80\x02]q\x00("
+    + b"N" * 10**5
+    + b"e("
+    + b"cbuiltins\nlist\nh\x00\x85R" * 10**4
+    + b"t.",
+    "texts": b"\x80\x02X\x40\x42\x0f\x00"
+    + b"x" * 10**6
+    + b"q\x00("
+    + b"c_codecs\nencode\nh\x00\x85R" * 8000
+    + b"t.",
+    "an array of bytes": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",
+    "a frame": b"\x80\x04\x95" + b"\xff" * 8 + b"N.",
+    "a number": b"\x80\x02Ifive\n.",
+    "a version": b"\x80\x63N.",
     "no text": b"\x80\x02X\x01\x00\x00\x00\xff.",
 }
 
@@ -105,6 +128,33 @@ def test_tensors_that_unfold(tmp_path, size, stride, kind):
     )
     with pytest.raises(ValueError, match="far larger than its storage.*To fix it"):
         TorchFile(path).items()
+
+
+def test_tensors_that_show_the_same_bytes_are_not_copied(tmp_path):
+    """A thousand of 4 MB each, in a small file."""
+    for kind in ("FloatStorage", "BFloat16Storage"):
+        value = {n: tensor("0", (2**20,), (0,), kind=kind) for n in range(3)}
+        path = write_archive(tmp_path / "x.pth", pickled(value), {"0": bytes(16)})
+        found = TorchFile(path).items()
+        assert all(np.shares_memory(found[0], found[n]) for n in range(3))
+    value = {n: tensor("0", (2**20,), (0,)) for n in range(3)}
+    (tmp_path / "y.pth").write_bytes(legacy(value, bytes(16)))
+    found = read_legacy(tmp_path / "y.pth")
+    assert all(np.shares_memory(found[0], found[n]) for n in range(3))
+
+
+def test_damaged_archives_give_one_kind_of_error(tmp_path):
+    """Some raised what the parser of archives raises: of a checksum, of an unknown version."""
+    path = write_archive(tmp_path / "x.pth", pickled({"a": 1}), {})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/byteorder", "little")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        try:
+            TorchFile(path).items()
+        except ValueError as problem:
+            assert "To fix it" in str(problem)
 
 
 def legacy(value, storage):

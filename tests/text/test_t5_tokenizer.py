@@ -171,6 +171,7 @@ DAMAGED = {
     "of no kind": piece(b"b", kind=9),
     "two unknown": piece(b"b", kind=2),
     "no byte": piece(b"b", kind=6),
+    "a byte, but no characters by bytes": piece(b"<0x41>", kind=6),  # TensorFlow's own error
     "of a model of no kind": numbered(2, 2, numbered(3, 0, bytes([77]))),
 }
 

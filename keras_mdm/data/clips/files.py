@@ -174,10 +174,10 @@ def find_videos(
             directory=str(directory),
         )
     if captions is None:
-        tables = sorted(file for file in root.iterdir() if file.suffix.lower() == ".csv")
+        tables = sorted(file for file in root.iterdir() if file.suffix.lower() in (".csv", ".tsv"))
         if len(tables) > 1:
             raise checks.error(
-                "there must be one CSV file in the folder, or it must be named",
+                "there must be one CSV or TSV file in the folder, or it must be named",
                 fix="pass captions=, the file to use",
                 files=[table.name for table in tables],
             )

@@ -193,9 +193,11 @@ def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndar
 
     def convert(frame: Any) -> np.ndarray:
         width, height = cover(frame.width * pixel, frame.height, size)
-        if max(width, height) > _LONG * size:
-            whole = Image.fromarray(frame.to_ndarray(format="rgb24"))
-            picture = np.asarray(cut_out(whole, size, pixel=pixel))
+        transparent = any(part.is_alpha for part in frame.format.components)
+        if transparent or max(width, height) > _LONG * size:
+            whole = Image.fromarray(frame.to_ndarray(format="rgba" if transparent else "rgb24"))
+            whole = to_channels(whole, channels) if transparent else whole
+            picture = as_pixels(cut_out(whole, size, pixel=pixel))
         else:
             # When shrinking, averages of areas, as for the levels below: they do not ring.
             kind = "AREA" if min(frame.width, frame.height) > size else "BICUBIC"
@@ -203,7 +205,7 @@ def _converter(stream: Any, size: int, channels: int) -> Callable[[Any], np.ndar
             picture = _centre(small.to_ndarray(), size)
         turns = round((frame.rotation or 0) / 90) % 4
         picture = np.rot90(picture, turns) if turns else picture
-        if channels == 3:
+        if channels == 3 or transparent:
             return picture
         return as_pixels(to_channels(Image.fromarray(picture), channels))
 

@@ -1,4 +1,4 @@
-"""CSV files that list videos and their captions: the user's own, and WebVid's."""
+"""CSV and TSV files that list videos and their captions: the user's own, and WebVid's."""
 
 import csv
 import os
@@ -28,13 +28,13 @@ def is_webvid(table: Path) -> bool:
         return False
     with table.open("rb") as file:
         try:
-            return _KEY in _header(Lines(file))
+            return _KEY in _header(Lines(file), table)
         except csv.Error:  # reported when the table is read
             return False
 
 
 def read_table(table: Path) -> tuple[Sequence[str], Sequence[str], list[Skipped], bool]:
-    """Read a CSV file that lists videos.
+    """Read a CSV or TSV file that lists videos.
 
     Args:
         table: the file; ten million rows fit into memory.
@@ -110,7 +110,7 @@ def _read_csv(table: Path) -> tuple[dict[str, Sequence[str]], list[Skipped]]:
         lines = Lines(file)
         size = os.fstat(file.fileno()).st_size - lines.position
         try:
-            header = _header(lines)
+            header = _header(lines, table)
         except csv.Error as problem:
             raise _unreadable(table, line=1, problem=str(problem)) from None
         if size % len("\n".encode(lines.encoding)):
@@ -118,8 +118,13 @@ def _read_csv(table: Path) -> tuple[dict[str, Sequence[str]], list[Skipped]]:
         return _columns(lines, header, table.name)
 
 
-def _header(lines: Lines) -> list[str]:
-    return [name.strip() for name in delimited.values_of(next(iter(lines), ""), ",")]
+def _header(lines: Lines, table: Path) -> list[str]:
+    first = next(iter(lines), "")
+    return [name.strip() for name in delimited.values_of(first, _delimiter(table.name))]
+
+
+def _delimiter(table: str) -> str:
+    return "\t" if table.lower().endswith(".tsv") else ","
 
 
 def _unreadable(table: Path, **received: Any) -> ValueError:
@@ -139,7 +144,7 @@ def _columns(
     columns: dict[str, Strings] = {name: Strings() for name in used}
     key = next((name for name in (_KEY, *OWN_COLUMNS) if name in used), None)
     broken = []
-    rows = delimited.rows_of(lines, ",", header, key) if key else ()
+    rows = delimited.rows_of(lines, _delimiter(table), header, key) if key else ()
     for number, _, _, row in rows:
         if isinstance(row, str):
             broken.append(Skipped(f"{table}, line {number}", row))

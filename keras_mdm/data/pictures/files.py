@@ -12,6 +12,8 @@ from keras_mdm.data.pictures.orientation import orientation_of
 from keras_mdm.data.skipping import Unusable, reason_of
 
 MAX_PIXELS = 64_000_000
+# Pillow keeps eight bytes per row of each of its pictures: of one pixel a row, that is most of it.
+MAX_SIDE = 1_000_000
 # Pillow's names. It knows some forty formats; some start programs (EPS: Ghostscript), and most are
 # hardly ever tested against malicious files.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -39,7 +41,8 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
         A Pillow picture.
 
     Raises:
-        Unusable: if the bytes are not a picture in one of `FORMATS`, or hold too many pixels.
+        Unusable: if the bytes are not a picture in one of `FORMATS`, or hold too many pixels, in
+            all or on one side.
     """
     from PIL import Image
 
@@ -60,6 +63,8 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
         raise Unusable(reason_of(problem)) from problem
     if width * height > max_pixels:
         raise Unusable(f"has {width} x {height} pixels, more than {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise Unusable(f"has {width} x {height} pixels, a side of more than {MAX_SIDE}")
     if picture.format == "PNG":
         _scale_transparent_colour(picture)
     return picture

@@ -53,6 +53,7 @@ class ArrowImages(ImageSource):
         wanted = {"image": image, "caption": caption, "label": label}
         self._tables, self.paths, broken = [], [], []
         self._names: dict[str, str | None] = {}
+        unused: list[Skipped] = []
         for path in paths:
             name = os.path.basename(path)
             try:
@@ -67,6 +68,7 @@ class ArrowImages(ImageSource):
                 reason = f"has no column {missing[0]!r}, which other files have"
                 broken.append(Skipped(name, reason))
                 continue
+            unused = unused or columns.not_chosen(table.schema, self._names)
             self._tables.append(table.select(list(dict.fromkeys(used))))
             self.paths.append(path)
         super().__init__(broken, max_skipped)
@@ -79,6 +81,7 @@ class ArrowImages(ImageSource):
         self._ends = np.cumsum(sizes)
         self._classes = self._named_classes()
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
+        self.unused = tuple(unused)
 
     def _named_classes(self) -> dict[str, int] | None:
         import pyarrow.compute

@@ -3,11 +3,17 @@
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
-from keras_mdm.data.sources.parquet_contents import feature_of, is_text, pictures_in
+from keras_mdm.data.sources.parquet_contents import (
+    feature_of,
+    holds_bytes,
+    is_text,
+    pictures_in,
+)
 from keras_mdm.data.sources.texts import captions_in, text_of
 
-__all__ = ["choose", "class_name", "is_text", "names_of_classes", "texts_in"]
+__all__ = ["choose", "class_name", "is_text", "names_of_classes", "not_chosen", "texts_in"]
 
 
 def choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:
@@ -36,6 +42,24 @@ def choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:
                 columns=sorted(schema.names),
             )
     return chosen
+
+
+def not_chosen(schema: Any, chosen: dict[str, str | None]) -> list[Skipped]:
+    """The columns that could have been read instead: of pictures, or with usual names.
+
+    Args:
+        schema: Arrow schema of a file.
+        chosen: the columns that are read, from `choose`.
+    """
+    usual = {**dict.fromkeys(CAPTION, "caption"), **dict.fromkeys(LABEL, "label")}
+    found = (
+        (usual.get(f.name) or ("image" if holds_bytes(f.type) else None), f.name) for f in schema
+    )
+    return [
+        Skipped(f"column {name}", f"is not read: {part}={name!r} chooses it")
+        for part, name in found
+        if part and name not in chosen.values()
+    ]
 
 
 def class_name(value: Any) -> str | None:

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from keras_mdm.data.sources import kinds
 from keras_mdm.data.sources.texts import Lines
 
-# If a quoted field spans more lines than this, its quote counts as never closed.
+# A row with a field over more lines than this is not used.
 MAX_LINES = 64
+# If a quoted field spans even more lines, its quote counts as never closed.
+_SEARCHED = 1024
 OPEN_QUOTE = "has a quote that is not closed in its line"
 # The error of Python's reader for a text that ends within quotes.
 _UNFINISHED = "unexpected end of data"
@@ -95,7 +97,10 @@ def rows_of(lines: Lines, delimiter: str, header: Sequence[str], key: str) -> It
             if found is None:
                 yield number, begin, end, OPEN_QUOTE
                 continue
-            values, end = found
+            values, end, count = found
+            if count > MAX_LINES:
+                yield number, begin, end, OPEN_QUOTE
+                continue
         if len(values) > reader.width and any(values[reader.width :]):
             more = f"has {len(values)} values for {reader.width} columns"
             more += f": write quotes around values that hold a {_NAMES[delimiter]}"
@@ -133,10 +138,10 @@ class _Rows:
             name = values[self._key]
             self._plain, self._spaced = not _has_ending(name), " " in name
 
-    def go_on(self, text: str) -> tuple[list[str], int] | None:
-        """The values of a row that continues on the next lines, and where it ends; `None` if the
-        quote is a stray one."""
-        for number in range(MAX_LINES):
+    def go_on(self, text: str) -> tuple[list[str], int, int] | None:
+        """The values of a row that continues on the next lines, where it ends, and its number of
+        lines; `None` if the quote is a stray one."""
+        for number in range(_SEARCHED):
             if number == len(self._waiting):
                 line = self._next()
                 if line is None:
@@ -156,7 +161,7 @@ class _Rows:
                 return None
             for _ in range(number + 1):
                 self._waiting.popleft()
-            return values, end
+            return values, end, number + 2
         return None
 
     def _is_row(self, text: str) -> bool:

@@ -47,15 +47,22 @@ def open_file(path: str | os.PathLike) -> Any:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a pipe would wait.
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    special = OSError(errno.EINVAL, "is a device or a pipe, not a file", path)
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait.
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as problem:
+        # Sockets and some devices cannot be opened at all; a disk that is gone looks the same.
+        if problem.errno in (errno.ENXIO, errno.ENODEV) and not os.path.isfile(path):
+            raise special from None
+        raise
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise OSError(errno.EINVAL, "is a device or a pipe, not a file", path)
+    raise special
 
 
 class _RemoteFile(io.RawIOBase):

@@ -15,7 +15,7 @@ from keras_mdm.data.sources import beside, file_bytes, kinds, splits
 from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import stamp_of_files
-from keras_mdm.data.sources.listing import beside_pictures, kind_of
+from keras_mdm.data.sources.listing import DANGLING, beside_pictures, dangling, kind_of
 from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed, Strings
 
@@ -23,6 +23,7 @@ EXTENSIONS = kinds.USUAL
 
 # img2dataset's note on one of the folders that it numbers.
 _OF_SHARD = re.compile(r"(\d+)_stats\.json")
+_ANOTHER = "is another text of a picture, of which one is read"
 # Larger files are not pictures: the largest readable picture, unpacked, has half as many bytes.
 MAX_BYTES = 2**30
 
@@ -31,9 +32,9 @@ class FolderImages(ImageSource):
     """Pictures of a folder and its sub-folders.
 
     The captions of `horse.jpg` are the lines of `horse.txt` beside it, of `horse.jpg.txt` or of
-    `horse.caption`, or a field `caption` of `horse.json`, with endings in upper or lower case; or
-    else the name of the file. The class of a picture is its top sub-folder. Files that are neither
-    pictures nor such texts are listed in `unused`.
+    `horse.caption`, or a field `caption` of `horse.json`, with endings in upper or lower case; or,
+    if there is no such text, the name of the file. The class of a picture is its top sub-folder.
+    Files that are neither pictures nor such texts are listed in `unused`.
 
     Args:
         directory: the folder, or a URL that TensorFlow can list.
@@ -126,7 +127,7 @@ class FolderImages(ImageSource):
             if place < len(self._beside_rows) and self._beside_rows[place] == row:
                 text = file_bytes.join(os.path.dirname(path), self._beside[place])
             found = beside.captions_of_file(text)
-            if found:
+            if found is not None:
                 return found
         return (caption_from_name(os.path.basename(stem)),)
 
@@ -146,7 +147,7 @@ class _Walked:
         shards: top folders that are parts of a download, not classes.
 
     Args:
-        root: the folder.
+        root: the folder that is walked through.
         endings: endings of pictures.
         split: the split that is read.
     """
@@ -207,33 +208,37 @@ class _Walked:
                 self.beside_rows.append(self._rows + row)
                 self.beside.append(other)
         taken = texts.used(pictures)
+        more = texts.more(pictures, taken)
         for name in others:
             if name not in taken:
-                self.left.append(before + name, self._why_not(before + name, texts, pictures))
+                why = _ANOTHER if name in more else self._why_not(before + name)
+                self.left.append(before + name, why)
 
-    def _why_not(self, path: str, texts: beside.Texts, pictures: Sequence[str]) -> str:
+    def _why_not(self, path: str) -> str:
         """Why a file is neither a picture nor the text of one."""
+        if dangling(self._root, path):
+            return DANGLING
         name = path.rpartition("/")[2]
+        found = None
         if kinds.shard_kind(name) == "Parquet":
             found = why_not(content_of(file_bytes.join(self._root, path)))
-            return found or beside_pictures(name)
-        if texts.is_second(name, pictures):
-            return "is another text of a picture, whose caption is in the first"
-        return beside_pictures(name)
+        return found or beside_pictures(name)
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:
     """The class of each folder, "" for none: the top folder, or the one below the split if the path
-    names one; but the top folder if several folders each contain splits."""
+    names one; but the top folder if several folders each contain splits. Folders of one split with
+    different names, such as trainA and trainB, are classes as well."""
     if not of_split:
         return [folder.partition("/")[0] for folder in folders]
     found = []
     places = [splits.place_in(folder) for folder in folders]
     parts = [folder.split("/") for folder in folders]
     tops = {tuple(part[:place]) for part, place in zip(parts, places, strict=True)}
+    names = {part[place] for part, place in zip(parts, places, strict=True)}
     for part, place in zip(parts, places, strict=True):
-        below = part[place + 1 :]
-        found.append(part[0] if len(tops) > 1 else (below[0] if below else ""))
+        below = part[place + 1 :] or (part[place:] if len(names) > 1 else [""])
+        found.append(part[0] if len(tops) > 1 else below[0])
     return found
 
 

@@ -12,10 +12,11 @@ from keras_mdm.machine_faults import of_the_machine
 USUAL = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PICTURES = (
     *USUAL,
-    *(".jfif", ".jpe", ".avif", ".apng", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jfif", ".jif", ".jpe", ".pjpeg", ".pjp", ".avif", ".apng", ".jp2", ".j2k"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Usual names of a table's column of files; the first one present counts.
 FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 # Endings of a picture's text, in the order in which they are looked for.
@@ -31,6 +32,7 @@ _SHARDS = {
 }
 # ImageNet's own TFRecord files have no ending; other endings of such files are not theirs alone.
 _NUMBERED = re.compile(r"-\d+-of-\d+(?:\.gz)?$")
+_COUNTED = re.compile(r"-\d+-of-\d+")
 _UNNAMED = re.compile(rf"(?:{_NUMBERED.pattern}|\.(?:tfr|tf_records?|records?)$)", re.IGNORECASE)
 # Bytes that hold the first twelve of a packed file.
 _START = 512
@@ -73,9 +75,9 @@ def stem_of(name: str) -> str:
 
 
 def numbered_stem(name: str) -> str | None:
-    """The part that is common to files like train-00000-of-01024; `None` for other names."""
-    found = _NUMBERED.search(name)
-    return name[: found.start()] if found else None
+    """The name of a shard without ending and number, such as "train" for
+    `train-00000-of-00002.parquet`; `None` if its name does not say how many shards there are."""
+    return stem_of(name) if _COUNTED.search(name) else None
 
 
 def is_unnamed_tfrecord(path: str) -> bool:

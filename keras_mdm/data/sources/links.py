@@ -15,9 +15,12 @@ class Links:
         self._targets: set[str] = set()
 
     def problem(self, path: str) -> str | None:
-        """Why a folder must not be entered, if it is a link that leads in a circle or to files that
-        are read anyway."""
+        """Why a folder must not be entered, if it is a link that leads in a circle, or if its files
+        are read elsewhere."""
         if not os.path.islink(path):
+            # A link to a sub-folder may come before one to its parent.
+            if self._targets and os.path.realpath(path) in self._targets:
+                return "is a folder that a link leads to, and is read there"
             return None
         target = os.path.realpath(path)
         inside = os.path.relpath(target, self._root)
@@ -31,3 +34,8 @@ class Links:
             return "is a link to a folder that another link leads to"
         self._targets.add(target)
         return None
+
+
+def leads_nowhere(path: str) -> bool:
+    """Whether a path is a link whose target is missing, or that leads in a circle."""
+    return os.path.islink(path) and not os.path.exists(path)

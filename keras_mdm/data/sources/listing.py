@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_mdm.data.sources import file_bytes, kinds, splits
+from keras_mdm.data.sources.links import leads_nowhere
 from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table_bytes import is_table
 
+# Why a link is not used whose target, perhaps a whole folder, is missing.
+DANGLING = "is a link that leads nowhere"
 # Function (path of a folder, names of its files) -> whether each file is used.
 Used = Callable[[str, Sequence[str]], Sequence[bool]]
 
@@ -55,7 +58,8 @@ class Survey:
                 self.pictures += pictures
                 self.splits.add(splits.of_folder(folder))
         # Beside readable parts of the same whole, the others are damaged parts.
-        known = {kinds.numbered_stem(path) for path in self.shards.get("TFRecord", ())}
+        unnamed = (path for path in self.shards.get("TFRecord", ()) if not kinds.shard_kind(path))
+        known = set(map(kinds.numbered_stem, unnamed))
         damaged = [path for path in numbered if kinds.numbered_stem(path) in known]
         if damaged:
             self.shards["TFRecord"] = sorted(self.shards["TFRecord"] + damaged)
@@ -101,8 +105,13 @@ def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed
             found[kind_of(name)] += 1
             if not is_used:
                 path = f"{folder}/{name}" if folder else name
-                left.append(path, reason(path))
+                left.append(path, DANGLING if dangling(root, path) else reason(path))
     return left, found
+
+
+def dangling(root: str, path: str) -> bool:
+    """Whether a file of a folder is a link that leads nowhere."""
+    return not file_bytes.is_remote(root) and leads_nowhere(file_bytes.join(root, path))
 
 
 def kind_of(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.data import sharding
+from keras_mdm.data.base import Skipped
 from keras_mdm.data.sources import file_bytes, kinds, listing, saved, splits, table_bytes
 from keras_mdm.data.sources.arrow import ArrowImages
 from keras_mdm.data.sources.base import ImageSource
@@ -16,12 +16,12 @@ from keras_mdm.data.sources.folder import FolderImages
 from keras_mdm.data.sources.listing import Survey
 from keras_mdm.data.sources.parquet import ParquetImages
 from keras_mdm.data.sources.parquet_contents import PICTURES, UNREADABLE, content_of
+from keras_mdm.data.sources.prepared import manifest_of, open_prepared
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.table_choice import choose_tables, open_tables
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
-from keras_mdm.files import parse_json
 
 TFDS = "tfds:"
 # Kinds of shards, in the order in which they are looked for in a folder.
@@ -83,11 +83,11 @@ def open_images(
             return TfdsImages(path, **named_split, **options)
         if saved.is_saved(path):
             return saved.open_saved(path, split, options)
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     if manifest is not None:
         if split is not None:
             splits.choose((), split, path)  # raises, as there is none
-        return _prepared(path, manifest, options)
+        return open_prepared(path, manifest, options)
     return _open_folder(path, split, options)
 
 
@@ -104,6 +104,12 @@ def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
 
 
 def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
+    source = _file_of_kind(path, split, options)
+    source.found = {listing.kind_of(os.path.basename(path)): 1}
+    return source
+
+
+def _file_of_kind(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
     name = os.path.basename(path)
     if table_bytes.is_table(name) or kinds.ending_of(name) == ".json":
         return TableImages(path, **split, **options)
@@ -130,36 +136,60 @@ def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> Ima
 
 def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> ImageSource:
     survey = Survey(path)
+    empty: list[Skipped] = []  # shards that give no pictures
     for kind, opened in _SHARDS.items():
         shards = survey.shards.get(kind, [])
         # Metadata beside pictures has the same ending.
         if kind == "Parquet" and not options.get("image"):
             shards = _with_pictures(survey, shards)
-        if shards:
-            return _open_shards(survey, opened, shards, split, options)
+        if not shards:
+            continue
+        others = survey.pictures or any(survey.shards[k] for k in survey.shards if k != kind)
+        # Otherwise names of files would replace the captions of a damaged table.
+        if survey.pictures and any(map(table_bytes.is_metadata, shards)):
+            others = 0
+        source = _open_shards(survey, opened, shards, split, options, bool(others))
+        if source is not None:
+            return _without(source, empty)
+        empty += [
+            Skipped(shard, f"is a {kind} file without a readable picture") for shard in shards
+        ]
     tables, table_split = choose_tables(survey, split)
     if tables:
-        return open_tables(survey, tables, table_split, split, options)
+        return _without(open_tables(survey, tables, table_split, split, options), empty)
     if survey.shards.get("Parquet") and not survey.pictures:  # its error lists the columns
         return ParquetImages([file_bytes.join(path, s) for s in survey.shards["Parquet"]])
     # A class may be called train or test, but not if both exist or a split is asked for.
     found = survey.splits
     several = len(found - {None}) > 1 and (None not in found or "train" in found)
     chosen = splits.choose(found, split, path) if several or split is not None else None
-    return FolderImages(path, split=chosen, **options)
+    return _without(FolderImages(path, split=chosen, **options), empty)
+
+
+def _without(source: ImageSource, empty: Sequence[Skipped]) -> ImageSource:
+    """The source, with shards beside it listed as unusable rather than as not used."""
+    if empty:
+        names = {shard.file for shard in empty}
+        source.unused = Listed(entry for entry in source.unused if entry.file not in names)
+        source.leave_out_files(empty)
+    return source
 
 
 def _with_pictures(survey: Survey, shards: Sequence[str]) -> list[str]:
     """The Parquet files with pictures. Files that cannot be read count as these, so that they are
-    reported, unless other files show that they are metadata."""
+    reported, but not if they are called like a folder or a shard, whose metadata they then are."""
+    records = {os.path.splitext(shard)[0] for shard in survey.shards.get("TFRecord", ())}
+
+    def of_others(shard: str) -> bool:
+        stem = os.path.splitext(shard)[0]
+        return stem in records or file_bytes.exists(file_bytes.join(survey.root, stem))
+
     content = {shard: survey.content(shard) for shard in shards}
-    several = survey.pictures or survey.shards.get("TFRecord")
-    wanted = {PICTURES} if several and PICTURES not in content.values() else {PICTURES, UNREADABLE}
+    some = PICTURES in content.values()
     return [
         shard
         for shard, found in content.items()
-        # Otherwise names of files would replace the captions of a damaged table.
-        if found in wanted or (found == UNREADABLE and table_bytes.is_metadata(shard))
+        if found == PICTURES or (found == UNREADABLE and (some or not of_others(shard)))
     ]
 
 
@@ -169,12 +199,20 @@ def _open_shards(
     shards: Sequence[str],
     split: str | None,
     options: dict[str, Any],
-) -> ImageSource:
-    """Open the shards of one kind and one split, and list the files beside them."""
-    of = {shard: splits.of_file(shard) for shard in shards}
+    others: bool,
+) -> ImageSource | None:
+    """Open the shards of one kind and one split, and list the files beside them. `None` if they
+    give no pictures, for example as the only shard is damaged, and files of other kinds may."""
+    of = splits.of_shards(shards)
     chosen = splits.choose(set(of.values()), split, survey.root)
     used = [s for s in shards if chosen is None or of[s] == (chosen or None)]
-    source = opened([file_bytes.join(survey.root, shard) for shard in used], **options)
+    paths = [file_bytes.join(survey.root, shard) for shard in used]
+    try:
+        source = opened(paths, **options)
+    except ValueError:
+        if others and not _gives_pictures(opened, paths, options):
+            return None
+        raise
 
     def reason(path: str) -> str:
         if path in of:
@@ -194,6 +232,16 @@ def _open_shards(
     return source
 
 
+def _gives_pictures(
+    opened: Callable[..., ImageSource], paths: Sequence[str], options: dict[str, Any]
+) -> bool:
+    """Whether any record of some shards can be found, however many cannot."""
+    try:
+        return len(opened(paths, **{**options, "max_skipped": 1.0})) > 0
+    except ValueError:
+        return False
+
+
 def _of_tfds(folder: str) -> bool:
     """Whether TFDS prepared a folder; Hugging Face uses a file of the same name."""
     file = Path(folder) / "dataset_info.json"
@@ -205,41 +253,6 @@ def _of_tfds(folder: str) -> bool:
         return True  # TFDS says what is wrong with it
     of_others = isinstance(info, dict) and ("features" in info or "builder_name" in info)
     return not of_others and not (Path(folder) / "state.json").is_file()
-
-
-def _manifest(folder: str) -> dict[str, Any] | None:
-    """What `prepare_images` wrote about a folder; `None` for other files of that name."""
-    path = file_bytes.join(folder, sharding.MANIFEST)
-    if not file_bytes.is_file(path):
-        return None
-    with file_bytes.open_file(path) as file:
-        content = file.read()
-    if not file_bytes.exists(file_bytes.join(folder, sharding.PLAN)):
-        try:
-            listed = json.loads(content)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(listed, dict) or "shards" not in listed:
-            return None
-    return parse_json(
-        content,
-        path,
-        what="the manifest of prepared data",
-        fix=sharding.MANIFEST_FIX,
-        keys={"shards": sharding.SHARDS},
-    )
-
-
-def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) -> ExampleImages:
-    """The shards that a manifest of `prepare_images` lists."""
-    if not isinstance(manifest.get("label_names"), list):
-        raise checks.error(
-            "the folder must hold pictures",
-            fix="prepared clips are opened with open_clips",
-            source=folder,
-        )
-    files = [file_bytes.join(folder, shard["file"]) for shard in manifest["shards"]]
-    return ExampleImages(files, label_names=manifest["label_names"], **options)
 
 
 def _is_folder(path: str) -> bool:

@@ -17,7 +17,7 @@ from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
 from keras_mdm.data.sources.parquet_contents import downloads
-from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.strings import Listed, short_names
 from keras_mdm.data.sources.table import number_classes
 from keras_mdm.data.sources.texts import is_text
 
@@ -67,6 +67,7 @@ class ParquetImages(ImageSource):
         broken, schemas, sizes = [], [], []
         self._rows: dict[int, np.ndarray] = {}  # of groups in which some rows have no picture
         failed = Listed()
+        self._shown = dict(zip(paths, short_names(paths), strict=True))
         wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
             try:
@@ -75,14 +76,14 @@ class ParquetImages(ImageSource):
                     meta, own = opened.metadata, opened.schema_arrow
                     noted = [downloads(opened, group) for group in range(meta.num_row_groups)]
             except Exception as problem:
-                broken.append(Skipped(os.path.basename(path), reason_of(problem)))
+                broken.append(Skipped(self._shown[path], reason_of(problem)))
                 continue
             if not schemas:
                 self._names = columns.choose(own, wanted)
             missing = [name for name in self._names.values() if name and name not in own.names]
             if missing:
                 reason = f"has no column {missing[0]!r}, which other files have"
-                broken.append(Skipped(os.path.basename(path), reason))
+                broken.append(Skipped(self._shown[path], reason))
                 continue
             self._meta[path] = meta
             schemas.append(own)
@@ -91,7 +92,7 @@ class ParquetImages(ImageSource):
                 if any(reasons):
                     for row, reason in enumerate(reasons):
                         if reason:
-                            failed.append(_name(path, group, row), reason)
+                            failed.append(self._name(path, group, row), reason)
                     rows = np.flatnonzero([reason is None for reason in reasons])
                     self._rows[len(self._groups)] = rows
                 self._groups.append((path, group))
@@ -109,6 +110,8 @@ class ParquetImages(ImageSource):
         self._kept = KeptGroups(sizes, self._load, memory, _bytes_in_memory)
         self.shard_window = self._kept.window
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
+        for column in columns.not_chosen(schemas[0], self._names):
+            failed.append(*column)
         if self._kept.least > memory:
             self.choices["memory"] = f"{self._kept.least / 1e9:.1f} GB for three groups of rows"
             _log.warning(
@@ -128,7 +131,10 @@ class ParquetImages(ImageSource):
     def name(self, row: int) -> str:
         """File, group and row."""
         group, place = self._place(row)
-        return _name(*self._groups[group], place)
+        return self._name(*self._groups[group], place)
+
+    def _name(self, path: str, group: int, row: int) -> str:
+        return f"{self._shown[path]}: row {row} of group {group}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -200,10 +206,6 @@ class ParquetImages(ImageSource):
             for part, name in self._names.items()
             if name is not None
         }
-
-
-def _name(path: str, group: int, row: int) -> str:
-    return f"{os.path.basename(path)}: row {row} of group {group}"
 
 
 def _bytes_of(group: Any, names: Iterable[str | None]) -> int:

@@ -59,19 +59,24 @@ def pictures_in(schema: Any) -> list[str]:
     """
     import pyarrow
 
-    def holds(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
     def is_picture(field: Any) -> bool:
         kind = field.type
         both = pyarrow.types.is_struct(kind) and {"bytes", "path"} == {one.name for one in kind}
         return both and feature_of(schema, field.name).get("_type", "Image") == "Image"
 
-    usual = [name for name in IMAGE if name in schema.names and holds(schema.field(name).type)]
+    names = (name for name in IMAGE if name in schema.names)
+    usual = [name for name in names if holds_bytes(schema.field(name).type)]
     # Hugging Face's pictures have this type, under any name.
     return usual or [field.name for field in schema if is_picture(field)]
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Whether values of an Arrow type may be pictures: bytes, or `{bytes, path}`."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
 def downloads(opened: Any, group: int) -> list[str | None]:

@@ -9,6 +9,7 @@ from keras_mdm import checks
 from keras_mdm.data.sources import listing, splits
 from keras_mdm.data.sources.arrow import ArrowImages
 from keras_mdm.data.sources.base import ImageSource
+from keras_mdm.data.sources.strings import Listed
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
@@ -40,7 +41,8 @@ def open_saved(folder: str, split: str | None, options: dict[str, Any]) -> Image
             return splits.not_chosen(splits.canonical(name), chosen or "")
         return listing.beside_shards(path)
 
-    source.unused, source.found = listing.account(folder, listing.listed(sorted(used)), reason)
+    left, source.found = listing.account(folder, listing.listed(sorted(used)), reason)
+    source.unused = Listed((*source.unused, *left))
     if chosen is not None:
         source.choices = {**source.choices, "split": chosen}
     return source

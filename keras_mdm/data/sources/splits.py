@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,16 @@ _NAMES = {
 }
 _CALLED = {name: split for split, names in _NAMES.items() for name in names}
 _WORDS = "|".join(sorted(_CALLED, key=len, reverse=True))
-# train, train2017, val_images; but not train_station, which may be a class.
-_FOLDER = re.compile(rf"({_WORDS})(?:[-_. ]?(?:\d+|images?|imgs?|set|data|split))*", re.IGNORECASE)
+# train, train2017, val_images, split=train, partial-train, trainA; but not train_station, which may
+# be a class.
+_FOLDER = re.compile(
+    rf"(?:split=|partial-)?({_WORDS})(?:[-_. ]?(?:\d+|images?|imgs?|set|data|split|(?-i:[AB])$))*",
+    re.IGNORECASE,
+)
 # Between characters other than letters: mnist-train, test_0.
 _FILE = re.compile(rf"(?:^|[-_. \d])({_WORDS})(?=$|[-_. \d])", re.IGNORECASE)
+# What may stand before "train" in the name of a shard.
+_TRAIN = re.compile(r"(|.*-)train")
 
 
 def canonical(name: str) -> str:
@@ -58,6 +64,30 @@ def of_file(path: str) -> str | None:
         return split
     found = _FILE.findall(kinds.stem_of(name))
     return canonical(found[-1]) if found else None
+
+
+def of_shards(paths: Sequence[str]) -> dict[str, str | None]:
+    """The split of each of the shards of a folder.
+
+    Hugging Face names files `train-00000-of-00002.parquet`, TFDS `mine-train.tfrecord-00000-of-2`.
+    Beside these, `extra-00000-of-00001.parquet` is another split, whatever it is called.
+
+    Args:
+        paths: relative, with forward slashes.
+
+    Example:
+
+    >>> of_shards(["train-00000-of-00001.parquet", "extra-00000-of-00001.parquet"])
+    {'train-00000-of-00001.parquet': 'train', 'extra-00000-of-00001.parquet': 'extra'}
+    """
+    found = {path: of_file(path) for path in paths}
+    stems = {path: kinds.numbered_stem(path.rpartition("/")[2]) or "" for path in paths}
+    before = {match[1] for stem in set(stems.values()) if (match := _TRAIN.fullmatch(stem))}
+    for path, stem in stems.items():
+        start = next((start for start in before if stem.startswith(start)), None)
+        if found[path] is None and start is not None:
+            found[path] = stem.removeprefix(start) or None
+    return found
 
 
 def choose(found: Collection[str | None], wanted: str | None, source: str) -> str | None:

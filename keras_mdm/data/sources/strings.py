@@ -1,10 +1,30 @@
 """Millions of short texts in two arrays, and lists of files with reasons built on them."""
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from keras_mdm.data.base import Skipped
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Names by which files can be told apart: without folders, unless names come twice.
+
+    Args:
+        paths: the files.
+
+    Example:
+
+    >>> short_names(["x/a.tar", "x/b.tar"]), short_names(["x/en/0.tar", "x/fr/0.tar"])
+    (['a.tar', 'b.tar'], ['en/0.tar', 'fr/0.tar'])
+    """
+    names = [os.path.basename(path) for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    whole = [path.replace(os.sep, "/") for path in paths]
+    before = os.path.commonprefix(whole).rpartition("/")[0]
+    return [path.removeprefix(before).lstrip("/") for path in whole]
 
 
 class Strings(Sequence):

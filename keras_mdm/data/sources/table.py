@@ -79,6 +79,8 @@ class TableImages(ImageSource):
         self.root = os.path.dirname(self.table) if root is None else os.fspath(root)
         ending, self._memory = table_bytes.load(self.table)
         checks.one_of("the ending of the table", ending, ENDINGS)
+        # Tables that did not consist of lines are counted by their objects or rows.
+        self._unit = "row" if table_bytes.has_no_lines(self.table) else "line"
         self._delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
         self._header: list[str] = []
         places, sizes, labels = array("Q"), array("I"), array("i")
@@ -215,9 +217,7 @@ class TableImages(ImageSource):
             yield number, begin, end, row
 
     def _place(self, number: int) -> str:
-        # Tables that did not consist of lines are counted by their objects or rows.
-        what = "row" if table_bytes.has_no_lines(self.table) else "line"
-        return f"{os.path.basename(self.table)}, {what} {number}"
+        return f"{os.path.basename(self.table)}, {self._unit} {number}"
 
 
 def _problem(row: dict[str, Any]) -> str | None:

@@ -16,6 +16,8 @@ PACKED = tuple(f"{ending}.gz" for ending in kinds.TABLES)
 _METADATA = "metadata"
 # Most bytes that are held in memory as a whole.
 MAX_BYTES = 2 << 30
+# Most bytes of a line that shows how a .json file is written.
+_LONGEST_LINE = 1 << 20
 
 
 def is_table(name: str) -> bool:
@@ -59,6 +61,8 @@ def load(path: str) -> tuple[str, InMemory | None]:
     ending = kinds.ending_of(path)
     if lowered.endswith(PACKED):
         return kinds.ending_of(lowered.removesuffix(".gz")), InMemory(_unpacked(path))
+    if ending == ".json" and is_json_lines(path):
+        return ".jsonl", None
     if ending == ".json":
         return ".jsonl", InMemory(_lines(path, _objects(path)))
     if kinds.shard_kind(path) == "Parquet":
@@ -68,7 +72,9 @@ def load(path: str) -> tuple[str, InMemory | None]:
 
 def has_no_lines(path: str) -> bool:
     """Whether a table is one JSON document, or Parquet."""
-    return kinds.ending_of(path) == ".json" or kinds.shard_kind(path) == "Parquet"
+    if kinds.ending_of(path) == ".json":
+        return not is_json_lines(path)
+    return kinds.shard_kind(path) == "Parquet"
 
 
 def _too_large(path: str) -> ValueError:
@@ -95,8 +101,20 @@ def _unpacked(path: str) -> bytes:
     return data
 
 
+def is_json_lines(path: str) -> bool:
+    """Whether a .json file holds one object a line, as pandas and Hugging Face write it."""
+    with file_bytes.open_file(path) as file:
+        first, second = file.readline(_LONGEST_LINE), file.readline(_LONGEST_LINE)
+    try:
+        return isinstance(json.loads(text_of(first)), dict) and second.lstrip().startswith(b"{")
+    except (ValueError, RecursionError):
+        return False
+
+
 def lists_files(path: str) -> bool:
     """Whether a .json file is a list of objects, rather than a description of the data."""
+    if file_bytes.is_file(path) and is_json_lines(path):
+        return True
     if file_bytes.file_size(path) > MAX_BYTES // 8:
         raise _too_large(path)
     if not file_bytes.is_file(path):
@@ -129,8 +147,9 @@ def json_of(path: str) -> Any:
 
 def _objects(path: str) -> list[dict[str, Any]]:
     found = json_of(path)
-    whole = isinstance(found, list) and found and all(isinstance(row, dict) for row in found)
-    return found if whole else []
+    # Others among the objects are listed as rows that cannot be used.
+    rows = isinstance(found, list) and any(isinstance(row, dict) for row in found)
+    return found if rows else []
 
 
 def _rows(path: str) -> Any:

@@ -115,7 +115,8 @@ def open_tables(
 
     def reason(path: str) -> str:
         of = splits.of_file(path)
-        if chosen is not None and of != (chosen or None):
+        # The pictures of several splits may lie in one folder.
+        if chosen is not None and of != (chosen or None) and (of or kinds.shard_kind(path)):
             return splits.not_chosen(of, chosen)
         return survey.why_not(path, listing.beside_tables)
 

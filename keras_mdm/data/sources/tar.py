@@ -14,6 +14,7 @@ from keras_mdm.data.sources import file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import index_files, stamp_of_files
+from keras_mdm.data.sources.strings import short_names
 from keras_mdm.data.sources.table import CAPTION
 from keras_mdm.data.sources.tar_index import COLUMNS, REST, fits, index_of, unreadable
 from keras_mdm.data.sources.tar_members import BLOCK
@@ -58,16 +59,17 @@ class TarImages(ImageSource):
             unreadable,
             fits,
             kind="tar",
-            version=4,
+            version=5,
             cache_dir=cache_dir,
             progress=progress,
         )
         left_out, unused = [], []
-        for path, index in zip(paths, found, strict=True):
+        self._shown = short_names(paths)
+        for path, index in zip(self._shown, found, strict=True):
             for listed, kind in ((left_out, "bad"), (unused, "unused")):
                 names, reasons = index[f"{kind}_name"], index[f"{kind}_reason"]
                 for name, reason in zip(names, reasons, strict=True):
-                    listed.append(Skipped(f"{os.path.basename(path)}: {name}", str(reason)))
+                    listed.append(Skipped(f"{path}: {name}", str(reason)))
         self._members = np.concatenate([index["members"] for index in found])
         counts = [len(index["members"]) for index in found]
         self._ends = np.cumsum(counts)
@@ -96,8 +98,7 @@ class TarImages(ImageSource):
 
     def name(self, row: int) -> str:
         """Shard, and place in it."""
-        path = self._bytes.paths[self._shard(row)]
-        return f"{os.path.basename(path)}: byte {int(self._members[row, 0, 0]) * BLOCK}"
+        return f"{self._shown[self._shard(row)]}: byte {int(self._members[row, 0, 0]) * BLOCK}"
 
     @property
     def identity(self) -> dict[str, Any]:

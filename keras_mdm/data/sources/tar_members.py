@@ -3,6 +3,7 @@
 The standard library stops silently at a damaged header, and everything after it is lost.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -15,8 +16,12 @@ _AT_A_TIME = 1 << 20
 # Not damage, but worth knowing.
 APPENDED = "another archive begins behind the first: both are read"
 NO_END = "has no end mark: it may be truncated"
-# What marks a header, and where.
-_MAGIC, _MAGIC_AT = b"ustar", 257
+# Where a header holds its checksum, and what it looks like. (Its mark "ustar" is newer than many
+# archives.)
+_SUM_AT, _SUM = 148, re.compile(rb"[0-7 \0]{5}[0-7][0-7 \0]{2}")
+# What the name of a header about the next header holds, and where its type is.
+_ABOUT = (b"././@LongLink", b"PaxHeader")
+_NAME, _TYPE_AT = 100, 156
 # Most bytes of a header about the next header; larger ones are damaged.
 _LONGEST = 1 << 20
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -78,17 +83,25 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
         yield Damage(0, 0, "is empty")
     position, begin, ended = 0, 0, not total
     ahead: dict[str, str] = {}  # what a header says about the next one
+    damaged = False  # directly before the position
     while position < total:
         file.seek(position)
-        header = _header(file.read(BLOCK))
+        block = file.read(BLOCK)
+        header = _header(block)
         if header is None:
             start, ahead = begin if ahead else position, {}
             position, zeros = _next_header(file, position, total)
+            damaged = not zeros
+            if position < total and _is_about(block):  # one place with the next member
+                begin, ahead, ended = start, {"damaged": ""}, False
+                continue
             if not zeros or position < total:
                 yield Damage(start, position, _reason(zeros, start, position, total))
             begin, ended = position, zeros
             continue
-        ended = False
+        if damaged and _may_be_replaced(block, header):
+            ahead["damaged"] = ""
+        ended = damaged = False
         place = position + BLOCK
         stop = place + -(-header.size // BLOCK) * BLOCK
         long = header.type in (*_PAX, tarfile.XGLTYPE, *tarfile.GNU_TYPES[:2])
@@ -96,7 +109,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
             name = ahead.get("path", header.name)
             position, _ = _next_header(file, place, total)
             yield Damage(begin, position, f"says that it has {header.size} bytes", name)
-            begin, ahead = position, {}
+            begin, ahead, damaged = position, {}, True
             continue
         if long and place + header.size <= total:
             found = _about_next(header.type, file.read(header.size))
@@ -112,6 +125,7 @@ def members(file: Any, total: int) -> Iterator[Member | Damage]:
             # Its name or its end is unknown: no member is better than a wrong one.
             position, _ = _next_header(file, place, total)
             yield Damage(begin, position, "is damaged in its extended header", name)
+            damaged = True
         elif place + size > total:
             yield Damage(begin, total, f"ends at byte {total} instead of {place + size}", name)
             return
@@ -134,6 +148,20 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
         return None
 
 
+def _is_about(block: bytes) -> bool:
+    """Whether a damaged header was probably about the next one."""
+    kind = block[_TYPE_AT : _TYPE_AT + 1]
+    return kind in (*_PAX, *tarfile.GNU_TYPES[:2]) or any(name in block[:_NAME] for name in _ABOUT)
+
+
+def _may_be_replaced(block: bytes, header: tarfile.TarInfo) -> bool:
+    """Whether a header may hold only a part of the name, or "?" for some characters, because an
+    earlier header holds all of it."""
+    if header.type in (*_PAX, tarfile.XGLTYPE, *tarfile.GNU_TYPES[:2]):
+        return False
+    return b"\0" not in block[:_NAME] or b"?" in block[:_NAME]
+
+
 def _next_header(file: Any, position: int, total: int) -> tuple[int, bool]:
     """The place of the next header at or after a place, or the end; and whether only zeros come
     before it."""
@@ -143,12 +171,9 @@ def _next_header(file: Any, position: int, total: int) -> tuple[int, bool]:
         piece = file.read(_AT_A_TIME)
         if not piece:
             break
-        found = piece.find(_MAGIC)
-        while found >= 0:
-            start = found - _MAGIC_AT
-            if start >= 0 and start % BLOCK == 0 and _header(piece[start : start + BLOCK]):
+        for start in range(0, len(piece), BLOCK):
+            if _SUM.match(piece, start + _SUM_AT) and _header(piece[start : start + BLOCK]):
                 return position + start, zeros and not any(piece[:start])
-            found = piece.find(_MAGIC, found + 1)
         zeros = zeros and not any(piece)
         position += len(piece)
     return total, zeros

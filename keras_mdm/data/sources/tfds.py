@@ -1,14 +1,18 @@
 """Data sets of TensorFlow Datasets that were prepared on this machine."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED
+from keras_mdm.data.sources import kinds, listing
 from keras_mdm.data.sources.examples import ExampleImages
-from keras_mdm.data.sources.tfds_features import candidates_of, captions_of, choose
+from keras_mdm.data.sources.strings import Listed
+from keras_mdm.data.sources.tfds_features import candidates_of, captions_of, choose, names_of
 
 
 class TfdsImages(ExampleImages):
@@ -80,6 +84,32 @@ class TfdsImages(ExampleImages):
                 if name != self.choices.get(part)
             ),
         )
+        known = {name for names in candidates.values() for name in names}
+        self.unused += tuple(
+            Skipped(f"feature {name}", "is not read: it is neither picture, class nor caption")
+            for name in sorted(names_of(builder.info.features) - known - {self._names["key"]})
+        )
+        files, self.found = _account(builder, split, instructions)
+        self.unused += tuple(files)
+
+
+def _account(builder: Any, split: str, parts: Sequence[Any]) -> tuple[Listed, Counter]:
+    """The files of a data set that are not read, and how many there are of each kind."""
+    used = {os.path.basename(part.filename) for part in parts}
+    splits = builder.info.splits
+    of = {file: name for name in sorted(splits) for file in splits[name].filenames}
+
+    def reason(path: str) -> str:
+        name = of.get(path)
+        if name is None:
+            return kinds.reason_of(os.path.basename(path))
+        return f"belongs to the split {name}, {split} is read"
+
+    def is_used(folder: str, names: Sequence[str]) -> list[bool]:
+        # TFDS describes the data in .json files, and names classes in others.
+        return [not folder and (n in used or n.endswith((".json", ".labels.txt"))) for n in names]
+
+    return listing.account(os.fspath(builder.data_dir), is_used, reason)
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> Any:

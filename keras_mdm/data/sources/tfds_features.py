@@ -67,6 +67,25 @@ def captions_of(names: Collection[str], supervised: Any) -> tuple[str, ...]:
     return (*CAPTION, *(name for name in more if name in names))
 
 
+def names_of(features: Any) -> set[str]:
+    """Names of all features of a data set, those of groups and lists as `group/name`.
+
+    Args:
+        features: as for `candidates_of`.
+    """
+    import tensorflow_datasets as tfds
+
+    def walk(found: Any, before: str) -> Iterator[str]:
+        found = found.feature if isinstance(found, tfds.features.Sequence) else found
+        if not hasattr(found, "items"):
+            yield before
+            return
+        for name, feature in found.items():
+            yield from walk(feature, f"{before}/{name}" if before else name)
+
+    return set(walk(features, ""))
+
+
 def _flat(features: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Features by their names in records: those of a group are called `group/name`."""
     import tensorflow_datasets as tfds
