@@ -82,6 +82,7 @@ class ExampleImages(ImageSource):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
+        self._found: set[str] = set()
         self._names = self._choose(image, caption, label)
         self.choices |= {
             part: name for part, name in self._names.items() if name is not None and part != "key"
@@ -101,13 +102,12 @@ class ExampleImages(ImageSource):
 
     def _choose(self, image: str | None, caption: str | None, label: str | None) -> dict:
         """Names of the features to use, looked for in the first records."""
-        found: set[str] = set()
+        found = self._found
         for row in range(min(8, len(self))):
             try:
                 found |= set(self._features(row))
             except Unusable as problem:
                 reason_of(problem)  # raises what is not the record's fault
-        self._found = found
         wanted = {"image": image, "caption": caption, "label": label}
         usual = self._usual
         first = {
