@@ -99,3 +99,15 @@ def test_what_cannot_be_read_in_order(tmp_path):
     (tmp_path / "state.json").write_text("[]")
     with pytest.raises(ValueError, match="must list the Arrow files"):
         open_images(tmp_path)
+
+
+def test_columns_that_could_be_read_instead_are_listed(tmp_path):
+    picture = [{"bytes": sources.png(1), "path": None}]
+    table = pyarrow.table({"image": picture, "depth": picture, "text": ["a"], "caption": ["b"]})
+    with pyarrow.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    for path in (tmp_path, tmp_path / "a.arrow"):
+        found = told(open_images(path))
+        assert found["column depth"] == "is not read: image='depth' chooses it"
+        assert found["column text"] == "is not read: caption='text' chooses it"

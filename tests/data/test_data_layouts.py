@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from data import sources
 from keras_mdm.data import find_videos, holds_videos, load_folder, open_images, prepare_images
+from keras_mdm.data.sources.beside import files_with_texts
 
 
 def lay(root, files):
@@ -511,3 +512,29 @@ def test_double_slashes_in_names_of_a_table(tmp_path):
     lay(tmp_path, {"sub/a.png": 1, "metadata.csv": "file_name,text\nsub//a.png,one\n"})
     source = open_images(tmp_path)
     assert captions(source) == {"sub//a.png": ("one",)} and not len(source.unused)
+
+
+def test_array_records_by_their_other_name(tmp_path):
+    lay(tmp_path / "in", {"1.png": 1, "2.png": 2})
+    prepare_images(tmp_path / "in", tmp_path / "out", size=8, progress=False)
+    shard = next((tmp_path / "out").glob("*.array_record*"))
+    shard.rename(tmp_path / "a.arrayrecord")
+    assert len(records(open_images(tmp_path / "a.arrayrecord"))) == 2
+
+
+def test_a_second_text_of_a_video_is_called_so(tmp_path):
+    lay(tmp_path, {"a.mp4": "", "a.txt": "one", "a.mp4.txt": "two", "b.txt": "nobody"})
+    found, left = files_with_texts(tmp_path, (".mp4",))
+    assert found == [("a.mp4", "a.txt")]
+    assert {entry.file: entry.reason for entry in left} == {
+        "a.mp4.txt": "is another text of a file, of which one is read",
+        "b.txt": "is a text that belongs to no other file",
+    }
+
+
+def test_a_packed_copy_of_a_part_is_not_a_damaged_part(tmp_path):
+    tfrecord(tmp_path / "train-00000-of-00001.tfrecord", [1])
+    lay(tmp_path, {"train-00000-of-00001.gz": gzip.compress(b"copy")})
+    source = open_images(tmp_path)
+    assert len(source) == 1 and not source.skipped
+    assert told(source) == {"train-00000-of-00001.gz": "is packed: unpack it"}

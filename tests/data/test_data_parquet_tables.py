@@ -133,3 +133,16 @@ def test_pictures_in_a_column_that_is_named(tmp_path):
         open_images(tmp_path)
     for path in (tmp_path, tmp_path / "a.parquet"):
         assert records(open_images(path, image="scan"))[0].captions == ("a",)
+
+
+def test_a_damaged_file_is_metadata_if_pictures_or_records_are_called_like_it(tmp_path):
+    pictures(tmp_path / "00000")
+    for name in ("00000", "0001"):
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1")
+    source = open_images(tmp_path, max_skipped=0.5)
+    assert list(told(source)) == ["00000.parquet"]
+    reason = "is a Parquet file without a readable picture"
+    assert [tuple(entry) for entry in source.skipped] == [("0001.parquet", reason)]
+    parquet(tmp_path / "good.parquet", (1,))  # now all of them are of records
+    source = open_images(tmp_path, max_skipped=0.7)
+    assert {entry.file for entry in source.skipped} == {"00000.parquet", "0001.parquet"}
