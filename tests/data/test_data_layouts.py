@@ -307,7 +307,8 @@ def test_tables_in_other_forms(tmp_path, name):
     lay(tmp_path, {"1.png": 1, "2.png": 2, name: content})
     source = open_images(tmp_path)
     assert captions(source) == {"1.png": ("one",)} and list(told(source)) == ["2.png"]
-    assert captions(open_images(tmp_path / name)) == {"1.png": ("one",)}
+    source = open_images(tmp_path / name)
+    assert captions(source) == {"1.png": ("one",)} and source.found == {"tables": 1}
 
 
 def test_json_lines_with_the_ending_of_json(tmp_path):
@@ -483,7 +484,8 @@ def test_names_of_tfrecord_files(tmp_path, name):
     tfrecord(tmp_path / name, [1, 2])
     source = open_images(tmp_path)
     assert len(records(source)) == 2 and source.found == {"TFRecord files": 1}
-    assert len(open_images(tmp_path / name)) == 2
+    source = open_images(tmp_path / name)
+    assert len(source) == 2 and source.found == {"TFRecord files": 1}
     (tmp_path / name).write_bytes(gzip.compress((tmp_path / name).read_bytes()))
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(ValueError, match="compressed with gzip.*gunzip"):

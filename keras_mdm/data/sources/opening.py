@@ -105,7 +105,10 @@ def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
 
 def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
     source = _file_of_kind(path, split, options)
-    source.found = {listing.kind_of(os.path.basename(path)): 1}
+    kind = listing.kind_of(os.path.basename(path))
+    # The name need not tell: train-00000-of-00001, or a table in a .json file.
+    kind = {"other files": "TFRecord files", "texts": "tables"}.get(kind, kind)
+    source.found = {kind: 1}
     return source
 
 
