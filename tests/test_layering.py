@@ -68,7 +68,7 @@ ALLOWED = {
     | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},
-    "interop": {"models", "layers", "training", "diffusion", "yaml"},
+    "interop": {"models", "layers", "training", "diffusion", "machine_faults", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli"}
 
