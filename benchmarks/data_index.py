@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_mdm.data.sources import examples, file_bytes, folder, table, tar
+from keras_mdm.data.sources import examples, file_bytes, folder, table, tar, tf_records
 
 SHARDS = Path(tempfile.mkdtemp())
 
@@ -76,7 +76,8 @@ def tar_of(count: int) -> tar.TarImages:
     """Shards of 10,000 pictures with known indexes."""
     shards = -(-count // 10_000)
     members = np.ones((10_000, 4, 2), np.uint32)
-    index = {"members": members, "bad_name": np.array([], str), "bad_reason": np.array([], str)}
+    lists = ("bad_name", "bad_reason", "unused_name", "unused_reason")
+    index = {"members": members, **{name: np.array([], str) for name in lists}}
     file_bytes.exists = lambda path: True
     tar.index_files = lambda paths, *_, **__: [{**index, "members": members.copy()} for _ in paths]
     return tar.TarImages([f"{n:05d}.tar" for n in range(shards)])
@@ -101,7 +102,7 @@ def new_tar_of(count: int) -> tar.TarImages:
 def tfrecord_of(count: int) -> examples.ExampleImages:
     """Files of 10,000 records with known indexes."""
     file_bytes.exists = lambda path: True
-    examples.index_files = lambda paths, *_, **__: [
+    tf_records.index_files = lambda paths, *_, **__: [
         {"place": np.arange(10_000, dtype=np.uint64), "size": np.ones(10_000, np.uint32), "end": 0}
         for _ in paths
     ]

@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--phase", type=json.loads, default={}, help="fields of Phase")
     parser.add_argument("--process", type=json.loads, default={}, help="options of the model")
     parser.add_argument("--sampling", type=json.loads, default={}, help="options of generate")
+    parser.add_argument("--optimizer", help="name of another optimizer, such as Adam")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-n", "--count", type=int, default=256, help="pictures to draw (256)")
     parser.add_argument("--keep", type=Path, help="write the trained model here")
@@ -79,6 +80,8 @@ def main() -> None:
     outer = dataclasses.replace(recipe.OUTER, **args.outer)
     phase = dataclasses.replace(recipe.SCALE.phases[1], levels=[recipe.INNER, outer], **args.phase)
     scale = dataclasses.replace(recipe.SCALE, process={**recipe.SCALE.process, **args.process})
+    if args.optimizer:
+        scale = dataclasses.replace(scale, optimizer=getattr(mdm.optimizers, args.optimizer))
     words = ["--seed", str(args.seed)]
     arguments = options.parser(recipe.__doc__, run_dir="unused").parse_args(words)
     encoder = texts.encoder(arguments, scale.tokens)
@@ -90,7 +93,7 @@ def main() -> None:
             phase.levels, seed=args.seed, **data.conditions, **scale.network
         )
         made = training.built(unet, phase, scale, encoder, args.seed)
-        return training.compiled(made, phase, micro_batches=1, recompute=())
+        return training.compiled(made, phase, scale, micro_batches=1, recompute=())
 
     model = mdm.load(args.model) if args.model else train(args, phase, make_model, data, watched)
     if args.keep:

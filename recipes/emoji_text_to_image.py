@@ -7,9 +7,9 @@ works on squares of 2 x 2 pixels: more channels at fewer positions (docs/outer-l
 
     levels          16, then 16 and 64        schedule    cosine, SNR / 4 at 64 (shift 4, power 1)
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
-    optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA
-    loss            v, weighted by min-SNR (gamma 5)
-    sampling        DDPM, 25 steps, guidance 3, static threshold
+    optimizer       Muon, clip 2, warm-up, half a cosine down; EMA
+    loss            v, weighted by min-SNR (gamma 5); none for estimates beyond white and black
+    sampling        DDPM, 25 steps, guidance 1.5, static threshold
     data            Twemoji (CC BY 4.0), fetched once by
                     keras-mdm assets fetch emoji minilm efficientnet-lite0
 
@@ -46,7 +46,7 @@ SCALE = Scale(
     phases=[
         mdm.Phase(
             [INNER],
-            steps=750,
+            steps=550,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -57,7 +57,7 @@ SCALE = Scale(
         # needs many steps and its samples are sixteen times larger.
         mdm.Phase(
             [INNER, OUTER],
-            steps=1400,
+            steps=1100,
             batch_size=18,
             learning_rate=2e-3,
             warmup_steps=40,
@@ -75,9 +75,11 @@ SCALE = Scale(
         "threshold": "static",
         "ema_decay": 0.995,
         "loss_weighting": "min_snr",
+        "censored": True,
     },
     guided_levels=2,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 1.5, "batch_size": 64},
+    optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=200,
     sample_every=350,

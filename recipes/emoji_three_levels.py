@@ -8,9 +8,9 @@ brings in the loss of a new level. Outer levels are built as in the quickstart.
 
     levels          16, then 16 and 32, then 16, 32 and 64
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
-    optimizer       Adam (0.9, 0.99), clip 2, warm-up, half a cosine down; EMA and two power EMAs
-    loss            v, weighted by min-SNR (gamma 5)
-    sampling        DDPM, 25 steps, guidance 3, static threshold
+    optimizer       Muon, clip 2, warm-up, half a cosine down; EMA and two power EMAs
+    loss            v, weighted by min-SNR (gamma 5); none for estimates beyond white and black
+    sampling        DDPM, 25 steps, guidance 2, static threshold
     data            Twemoji (CC BY 4.0), fetched once by
                     keras-mdm assets fetch emoji minilm efficientnet-lite0
 
@@ -38,14 +38,14 @@ LEVELS = [
         heads=4,
         attention_ffn=False,
     ),
-    mdm.LevelSpec(32, channels=(32, 64), blocks=(1, 1), **SEEING),
-    mdm.LevelSpec(64, patch=2, channels=(64,), blocks=(1,), **SEEING),
+    mdm.LevelSpec(32, patch=2, channels=(64,), blocks=(1,), **SEEING),
+    mdm.LevelSpec(64, patch=2, channels=(64, 64), blocks=(1, 1), **SEEING),
 ]
 SCALE = Scale(
     phases=[
         mdm.Phase(
             LEVELS[:1],
-            steps=750,
+            steps=550,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -53,7 +53,7 @@ SCALE = Scale(
         ),
         mdm.Phase(
             LEVELS[:2],
-            steps=500,
+            steps=400,
             batch_size=24,
             learning_rate=2e-3,
             warmup_steps=40,
@@ -63,7 +63,7 @@ SCALE = Scale(
         ),
         mdm.Phase(
             LEVELS,
-            steps=900,
+            steps=700,
             batch_size=18,
             learning_rate=2e-3,
             warmup_steps=40,
@@ -81,9 +81,11 @@ SCALE = Scale(
         "times": "stratified",
         "power_emas": (0.05, 0.1),
         "loss_weighting": "min_snr",
+        "censored": True,
     },
     guided_levels=3,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 3.0, "batch_size": 64},
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+    optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=100,
     sample_every=300,

@@ -17,14 +17,14 @@ batch holds pictures of one bucket, at all its levels.
     network         that of the emoji recipes           the paper's rule, --width times its
                                                         channels; the left one: --scale small
     batches         32, 18 (then 9)                     --batches (64, 32, 16, ...)
-    steps           800, 400 (then 200)                 --steps (20000 a phase)
+    steps           550, 1100 (then 400)                --steps (20000 a phase)
     data            251 Twemoji drawings (CC BY 4.0),   folder, tar shards, record files, table,
                     written into a plain folder first   tfds:NAME
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 1000 steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 1000 steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999
-    sampling        DPM-Solver++ 2M, 16 steps,          DPM-Solver++ 2M, 25 steps, guidance 4,
-                    guidance 3, static threshold        static threshold
+    sampling        DDPM, 25 steps, guidance 2 at all   DPM-Solver++ 2M, 25 steps, guidance 4,
+                    levels, static threshold            static threshold
     hardware        2 CPU cores                         see --dry-run for memory and arithmetic
     hours           9 minutes with levels 16 and 64     depend on --steps, not run here
 
@@ -56,12 +56,14 @@ INNER = mdm.LevelSpec(
 
 def small_inner(size: int) -> mdm.LevelSpec:
     """The innermost level for two cores: that of 16 pixels; for larger sizes one thin block per
-    further resolution is added around it."""
-    extra = max(0, round(math.log2(size / 16)))
+    further resolution is added around it, and from 64 on patches take the place of the first."""
+    patch = 2 if size >= 64 else 1
+    extra = max(0, round(math.log2(size / patch / 16)))
     thin = (max(16, INNER.channels[0] // 2 ** (extra - n)) for n in range(extra))
     return dataclasses.replace(
         INNER,
         size=size,
+        patch=patch,
         channels=(*thin, *INNER.channels),
         blocks=(1,) * extra + tuple(INNER.blocks),
         attention=(0,) * extra + tuple(INNER.attention),
@@ -69,24 +71,36 @@ def small_inner(size: int) -> mdm.LevelSpec:
     )
 
 
-def small_outer(size: int, inside: int) -> mdm.LevelSpec:
-    """An outer level for two cores: one block per resolution, 16 channels at the highest."""
-    count = int(math.log2(size // inside)) + 1
-    channels = tuple(16 * 2**n for n in range(count))
-    return mdm.LevelSpec(size, channels=channels, blocks=(1,) * count, groups=16)
+def small_outer(size: int, inside: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level for two cores, as in the quickstart (docs/outer-levels.md): one block per
+    resolution, from that of its patches down to that of the level inside."""
+    resolutions = [size // 2]
+    while resolutions[-1] > inside.size // inside.patch:
+        resolutions.append(resolutions[-1] // 2)
+    first = 32 if resolutions[0] >= 128 else 64
+    return mdm.LevelSpec(
+        size,
+        patch=2,
+        channels=(first, *[64] * (len(resolutions) - 1)),
+        blocks=(1,) * len(resolutions),
+        groups=16,
+        learned_deviation=True,
+        sees_below=True,
+    )
 
 
 def small(arguments: argparse.Namespace) -> Scale:
     """The numbers for two cores, with the requested levels."""
     sizes, steps, batches = per_level(arguments, small=True)
     levels = [small_inner(sizes[0])]
-    levels += [small_outer(*pair) for pair in zip(sizes[1:], sizes, strict=False)]
+    for size in sizes[1:]:
+        levels.append(small_outer(size, levels[-1]))
     first = {"learning_rate": 1.5e-3, "warmup_steps": 50, "final_learning_rate": 0.15}
     later = {
-        "learning_rate": 3e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 40,
         "final_learning_rate": 0.05,
-        "inner_learning_rate": 0.12,
+        "inner_learning_rate": 0.18,
     }
     return Scale(
         phases=[
@@ -94,9 +108,17 @@ def small(arguments: argparse.Namespace) -> Scale:
             for n in range(len(levels))
         ],
         network={"text_blocks": 0},
-        process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-        guided_levels=1,
-        sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+        process={
+            "residual": True,
+            "shift_power": 1.0,
+            "threshold": "static",
+            "ema_decay": 0.995,
+            "loss_weighting": "min_snr",
+            "censored": True,
+        },
+        guided_levels=len(levels),
+        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+        optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,
         sample_every=300,
@@ -139,7 +161,7 @@ def per_level(arguments: argparse.Namespace, small: bool) -> tuple[list, list, l
     levels = arguments.levels or ([16, 64] if small else [64, 256])
     count = len(levels)
     if small:
-        default = [(800, 32), (400, 18)] + [(200, 9)] * count
+        default = [(550, 32), (1100, 18)] + [(400, 9)] * count
     else:
         default = [(20_000, max(8, 64 // 2**n)) for n in range(count)]
     steps = arguments.steps or [steps for steps, _ in default[:count]]

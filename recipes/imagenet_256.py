@@ -6,14 +6,13 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
                     without arguments                   with --data SOURCE
     levels          16, 64                              64, 256 (appendix A)
     batches         32, 18                              512, 256
-    steps           500, 500                            300K, 500K
+    steps           450, 1000                           300K, 500K
     data            251 Twemoji drawings (CC BY 4.0),   ImageNet: a folder per class, shards of
                     each one a class                    `keras-mdm prepare`, or tfds:imagenet2012
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 16 steps,          DDPM, 250 steps, guidance 2.5, dynamic
-                    guidance 3 at 16, static            threshold (appendix C, figure 12)
-                    threshold
+    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 2.5, dynamic
+                    levels, static threshold            threshold (appendix C, figure 12)
     hardware        2 CPU cores                         8 A100 in the paper; not run here
     hours           9 minutes                           not given in the paper, not run here
     paper's metric  -                                   FID-50K 8.92, 6.62 with guidance 1.2
@@ -43,12 +42,21 @@ INNER = mdm.LevelSpec(
     heads=4,
     attention_ffn=False,
 )
-OUTER = mdm.LevelSpec(64, channels=(16, 32, 64), blocks=(1, 1, 1), groups=16)
+# As in the quickstart, see docs/outer-levels.md.
+OUTER = mdm.LevelSpec(
+    64,
+    patch=2,
+    channels=(64, 64),
+    blocks=(1, 1),
+    groups=16,
+    learned_deviation=True,
+    sees_below=True,
+)
 SMALL = Scale(
     phases=[
         mdm.Phase(
             [INNER],
-            steps=500,
+            steps=450,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -56,18 +64,26 @@ SMALL = Scale(
         ),
         mdm.Phase(
             [INNER, OUTER],
-            steps=500,
+            steps=1000,
             batch_size=18,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
         ),
     ],
     network={},
-    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    guided_levels=1,
-    sampling={"sampler": "dpmpp_2m", "steps": 16, "guidance_scale": 3.0, "batch_size": 64},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "loss_weighting": "min_snr",
+        "censored": True,
+    },
+    guided_levels=2,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+    optimizer=mdm.optimizers.Muon,
     tokens=0,
     checkpoint_every=200,
     sample_every=300,

@@ -8,7 +8,7 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
                     without arguments                   with --data DIR
     levels          16, 8x16, 8x32 (frames x pixels)    64, 16x64, 16x256
     batches         32, 12, 9                           2048, 512, 128
-    steps           450, 430, 260                       500K, 500K, 300K
+    steps           400, 400, 350                       500K, 500K, 300K
     data            50 Twemoji drawings (CC BY 4.0)     WebVid-10M: videos with captions, or clips
                     in 8 motions, an eighth of the      that `keras-mdm prepare` made of them; 16
                     pairs held out                      frames, every 4th, short videos spread,
@@ -16,11 +16,10 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
     text            all-MiniLM-L6-v2, 16 tokens         FLAN-T5 XL with --text-encoder DIR, else
                                                         all-MiniLM-L6-v2, 128 tokens; encoded
                                                         before with --embeddings DIR
-    optimizer       Adam (0.9, 0.99), clip 2; rates     Adam (0.9, 0.99), 1e-4, 30K steps of
+    optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DPM-Solver++ 2M, 12 steps,          DDPM, 250 steps, guidance 7, dynamic
-                    guidance 2 up to 8x16, static       threshold (appendix C)
-                    threshold
+    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
+                    levels, static threshold            threshold (appendix C)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           18 minutes                          not given in the paper, not run here
 
@@ -53,13 +52,21 @@ SMALL_LEVELS = [
         blocks=(1, 1, 1, 1),
         temporal_attention=(1, 1, 1, 0),
     ),
-    mdm.LevelSpec(32, frames=8, channels=(16, 32), blocks=(1, 1), groups=16),
+    mdm.LevelSpec(
+        32,
+        frames=8,
+        channels=(32, 64),
+        blocks=(1, 1),
+        groups=16,
+        learned_deviation=True,
+        sees_below=True,
+    ),
 ]
 SMALL = Scale(
     phases=[
         mdm.Phase(
             SMALL_LEVELS[:1],
-            steps=450,
+            steps=400,
             batch_size=32,
             learning_rate=1.5e-3,
             warmup_steps=50,
@@ -67,7 +74,7 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS[:2],
-            steps=430,
+            steps=400,
             batch_size=12,
             learning_rate=1.5e-3,
             warmup_steps=60,
@@ -76,19 +83,26 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS,
-            steps=260,
+            steps=350,
             batch_size=9,
             learning_rate=2e-3,
             warmup_steps=40,
             final_learning_rate=0.05,
-            inner_learning_rate=0.12,
+            inner_learning_rate=0.18,
         ),
     ],
     network={"text_blocks": 0},
-    process={"residual": True, "shift_power": 1.0, "threshold": "static", "ema_decay": 0.995},
-    # The inner levels decide what moves, and how.
-    guided_levels=2,
-    sampling={"sampler": "dpmpp_2m", "steps": 12, "guidance_scale": 2.0, "batch_size": 48},
+    process={
+        "residual": True,
+        "shift_power": 1.0,
+        "threshold": "static",
+        "ema_decay": 0.995,
+        "loss_weighting": "min_snr",
+        "censored": True,
+    },
+    guided_levels=3,
+    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 48},
+    optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=200,
     sample_every=600,

@@ -72,7 +72,7 @@ ALLOWED = {
     | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},
-    "interop": {"models", "layers", "training", "diffusion", "yaml"},
+    "interop": {"machine_faults", "models", "layers", "training", "diffusion", "yaml"},
 }
 FREE = {"__init__", "__main__", "cli"}
 

@@ -129,8 +129,12 @@ def test_a_folder_in_small_takes_any_levels(recipe):
     made = folder.small(parsed).phases
     assert [phase.level_names for phase in made] == [("64",), ("64", "128"), ("64", "128", "256")]
     inner, *outer = made[-1].levels
-    assert inner.channels == (16, 32, 64, 128, 256) and inner.attention == (0, 0, 0, 1, 1)
-    assert [level.channels for level in outer] == [(16, 32), (16, 32)]
+    assert inner.patch == 2 and inner.channels == (32, 64, 128, 256)
+    assert inner.attention == (0, 0, 1, 1)
+    assert [level.channels for level in outer] == [(64, 64), (32, 64)]
+    for sizes in ([16, 64], [16, 32, 64], [32, 128], [64, 256]):  # levels fit into one another
+        parsed.levels = sizes
+        resolve(folder.small(parsed).phases[-1].levels)
     parsed.levels = None
     assert folder.small(parsed).phases[-1].levels[0] == folder.INNER
     parsed.steps = [1]

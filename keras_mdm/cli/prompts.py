@@ -95,16 +95,21 @@ def _texts_of(source: str) -> tuple[list[str], bool]:
 
 
 def _lines_of(path: str) -> list[str]:
+    from keras_mdm.data.sources.texts import is_text, text_of
+
+    problem: OSError | None = None
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
+        text = text_of(Path(path).read_bytes())
+    except OSError as found:
+        problem, text = found, "\0"
+    if "\0" in text or not is_text(text):
         raise checks.error(
             "--prompts must be a text file in UTF-8 with a prompt per line",
             fix="check the path, or write the file again",
             prompts=path,
-            problem=str(problem),
+            problem=str(problem or "other bytes"),
         ) from problem
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def text_measures(

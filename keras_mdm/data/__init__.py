@@ -29,6 +29,7 @@ from keras_mdm.data.pictures.rule import ImageRule, read_picture
 from keras_mdm.data.pictures.shards import ImagePreparation, prepare_images
 from keras_mdm.data.sharding import read_skipped
 from keras_mdm.data.skipping import Unusable
+from keras_mdm.data.sources.arrow import ArrowImages
 from keras_mdm.data.sources.base import ImageSource, Record, Rows, split
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.folder import FolderImages
@@ -39,6 +40,7 @@ from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
 
 __all__ = [
+    "ArrowImages",
     "MOTIONS",
     "SIMPLE_CONCEPTS",
     "CaptionedImages",

@@ -13,10 +13,11 @@ from keras_mdm.data.pictures.dataset import usable_captions
 from keras_mdm.data.skipping import Unusable, reason_of
 from keras_mdm.data.sources import delimited, file_bytes, kinds, splits, table_bytes
 from keras_mdm.data.sources.base import Record
+from keras_mdm.data.sources.columns import texts_in
 from keras_mdm.data.sources.examples import CAPTION as CAPTION_OF_RECORDS
-from keras_mdm.data.sources.parquet import texts_in
+from keras_mdm.data.sources.kinds import FILE
 from keras_mdm.data.sources.table import CAPTION as CAPTION_OF_TABLES
-from keras_mdm.data.sources.table import FILE, SPLIT
+from keras_mdm.data.sources.table import SPLIT
 from keras_mdm.data.sources.texts import Lines, captions_in
 
 CAPTION = tuple(dict.fromkeys((*CAPTION_OF_TABLES, *CAPTION_OF_RECORDS)))

@@ -21,6 +21,8 @@ WEIGHTINGS: dict[str, dict[str, float]] = {
     "sigmoid": {"bias": 2.0},
 }
 
+_HALF_A_GREY_LEVEL = 1.0 / 255.0
+
 
 def level_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of every sample.
@@ -43,6 +45,40 @@ def level_loss(prediction: Tensor, target: Tensor) -> Tensor:
     dtype = "float64" if ops.dtype(prediction) == "float64" else "float32"
     difference = ops.cast(prediction, dtype) - ops.cast(target, dtype)
     return ops.mean(difference * difference, axis=tuple(range(1, len(difference.shape))))
+
+
+def censored(prediction: Tensor, target: Tensor, x0: Tensor, kind: str) -> Tensor:
+    """Let estimates be beyond the ends of the range where the data is at an end.
+
+    Pure white and pure black say "at least this": the static threshold clips what is beyond. So
+    where x0 is within half a grey level of 1 (-1), predictions that imply more (less) become the
+    target and cost nothing. The network may keep a distance from the end, and its errors no longer
+    show as grain on white.
+
+    Args:
+        prediction: (B, ...).
+        target: (B, ...), likewise.
+        x0: (B, ...), the clean data in [-1, 1].
+        kind: what prediction and target are: `"eps"`, `"v"` or `"x0"`.
+
+    Returns:
+        (B, ...), the prediction or, where it is beyond an end, the target.
+
+    Example:
+
+    >>> found = censored(ops.array([1.5, 0.5]), ops.array([1.0, 1.0]), ops.array([1.0, 1.0]), "x0")
+    >>> [float(value) for value in found]
+    [1.0, 0.5]
+
+    Reference: Tobin, Estimation of relationships for limited dependent variables, Econometrica 26
+    (1958), for regression on data that a limit cuts off.
+    """
+    # More of eps or v means less of x0.
+    outwards = ops.sign(x0) * (1.0 if kind == "x0" else -1.0)
+    target = ops.cast(target, ops.dtype(prediction))
+    beyond = (prediction - target) * ops.cast(outwards, ops.dtype(prediction)) > 0.0
+    at_end = ops.abs(x0) >= 1.0 - _HALF_A_GREY_LEVEL
+    return ops.where(ops.logical_and(at_end, beyond), target, prediction)
 
 
 def vdm_table(schedule: Schedule) -> np.ndarray:

@@ -99,3 +99,25 @@ def get(threshold: str | Threshold) -> Threshold:
     if callable(threshold):
         return threshold
     return _THRESHOLDS[checks.one_of("threshold", threshold, NAMES)]
+
+
+def check_censored(censored: bool, threshold: str | Threshold) -> bool:
+    """Return `censored`, checked against the threshold of the estimates.
+
+    Args:
+        censored: whether training lets estimates be beyond the ends, see `losses.censored`.
+        threshold: as in `get`; a function is trusted.
+
+    Raises:
+        ValueError: if the threshold would not clip them, or divide by their overshoot.
+    """
+    checks.one_of("censored", censored, (False, True))
+    if censored and isinstance(threshold, str) and threshold != "static":
+        raise checks.error(
+            "estimates of a censored model may be beyond the ends of the range, where only "
+            "clipping is right",
+            fix='pass threshold="static", or train with censored=False',
+            censored=censored,
+            threshold=threshold,
+        )
+    return censored

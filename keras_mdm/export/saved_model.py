@@ -18,7 +18,7 @@ from keras_mdm.conditioning.low_res import (
     micro_conditions,
     sees_noise,
 )
-from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.files import temporary_directory
 from keras_mdm.finite import check_weights
@@ -105,6 +105,7 @@ def export_saved_model(
             guidance=guidance,
             weights=weights,
         ).check()
+        thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
     module = _Sampler(stages_of(model), plans, levels_of(model), eta)
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(list(variables))
-        self._slots = [self.add_optimizer_variables(variables, name) for name in self.slot_names]
+        self._slots = [self.make_slots(name, variables) for name in self.slot_names]
         self._updates = self.add_variable(
             (len(variables),), dtype="int64", aggregation="only_first_replica", name="updates"
         )
@@ -144,7 +144,7 @@ class Optimizer(keras.optimizers.Optimizer):
         gone = set(before.values()) - set(rows)
         slots = []
         for name, held in zip(self.slot_names, self._slots, strict=True):
-            added = iter(self.add_optimizer_variables(new, name) if new else ())
+            added = iter(self.make_slots(name, new) if new else ())
             slots.append([next(added) if row is None else held[row] for row in rows])
             for row in gone:
                 self._untrack_variable(held[row])
@@ -245,6 +245,10 @@ class Optimizer(keras.optimizers.Optimizer):
     ) -> None:
         """Update one component of a variable in place, given its row of the coefficients."""
         raise NotImplementedError
+
+    def make_slots(self, name: str, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
+        """Make the slots of a name, one per variable."""
+        return self.add_optimizer_variables(variables, name)
 
     def slot(self, name: str, row: int) -> tf.Variable:
         """This replica's copy of the slot `name` of variable number `row`."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.conditioning import nulls
-from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.finite import check_weights
 from keras_mdm.models.nested_unet import check_nested
@@ -137,6 +137,7 @@ def _plan(model: Any, options: Options, guidance: guiding.Guidance, sampler: Any
         stop_at=_check_stop_at(model, options.stop_at),
         reconstruction=guidance.reconstruction > 0.0,
     ).check()
+    thresholding.check_censored(model.censored, plan.threshold)
     return plan if guidance.scale != 1.0 else plan.unguided()
 
 

@@ -7,7 +7,12 @@ import keras
 from keras_mdm import checks, optimizers
 
 # Our optimizers, which clip after the sum over replicas, by Keras' names.
-_BY_NAME = {"adam": optimizers.Adam, "adamw": optimizers.AdamW, "sgd": optimizers.SGD}
+_BY_NAME = {
+    "adam": optimizers.Adam,
+    "adamw": optimizers.AdamW,
+    "muon": optimizers.Muon,
+    "sgd": optimizers.SGD,
+}
 _WHERE = {
     "loss": "the loss is the model's own: pass loss_target, loss_weighting and level_weights to "
     "MatryoshkaDiffusion",
@@ -23,8 +28,9 @@ def optimizer_of(given: Any) -> keras.optimizers.Optimizer:
     """Return an optimizer, given itself, its name or its configuration.
 
     Args:
-        given: an optimizer; `"adam"`, `"adamw"` or `"sgd"` for those of `keras_mdm.optimizers` with
-            their defaults, or another name that Keras knows; or a configuration.
+        given: an optimizer; `"adam"`, `"adamw"`, `"muon"` or `"sgd"` for those of
+            `keras_mdm.optimizers` with their defaults, or another name that Keras knows; or a
+            configuration.
 
     Raises:
         ValueError: if it is none of these.

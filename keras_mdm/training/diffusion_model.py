@@ -21,7 +21,7 @@ from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.diffusion.losses import Weighting
 from keras_mdm.diffusion.parameterization import KINDS
 from keras_mdm.diffusion.pyramid import Downsampling
-from keras_mdm.diffusion.thresholding import Threshold
+from keras_mdm.diffusion.thresholding import Threshold, check_censored
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.models.own_network import as_network
 from keras_mdm.sampling import generate as drawing
@@ -82,6 +82,9 @@ class MatryoshkaDiffusion(DistributedTrainer):
             `"sigmoid"`, or a dict of options with the name under "kind"; or a function (schedule,
             t, target) -> weights `(B,)`, called with the schedule of every level; see
             `losses.weighting`.
+        censored: estimates beyond white or black cost nothing where the data is white or black,
+            see `losses.censored`. For drawings; needs a threshold that clips: `"static"`, or a
+            function.
         times: `"uniform"`, one independent time per sample; or `"stratified"`: [0, 1] is cut into
             as many equal intervals as the global batch has samples, with one time from each.
         downsample: how the data of lower levels is made, `"area"` or `"bilinear"`; or a function
@@ -164,6 +167,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         loss_target: str | None = None,
         level_weights: Mapping[str, float] | str | Callable[[Any], Mapping] | None = None,
         loss_weighting: Weighting = "none",
+        censored: bool = False,
         times: str = "uniform",
         downsample: Downsampling = "area",
         frame: str = "first",
@@ -211,6 +215,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         self.loss_weighting = options.check_weighting(loss_weighting, self.process)
         self.times = checks.one_of("times", times, steps.TIMES)
         self.threshold = options.check_threshold(threshold)
+        self.censored = check_censored(censored, self.threshold)
         self.guidance_shares = options.by_level(
             "guidance_shares", guidance_shares, unet.levels, minimum=0.0
         )

@@ -163,6 +163,7 @@ def testing_key(model: Any) -> str:
             model.loss_target,
             model.level_weights,
             model.loss_weighting,
+            model.censored,
             model.times,
             model.cond_dropout,
             model.null_in_data,

@@ -112,6 +112,8 @@ def level_losses(
         prediction = parameterization.convert(
             levels.prediction, model.loss_target, predictions[name], z[name], *at_t
         )
+        if model.censored:
+            prediction = losses.censored(prediction, target, x0[name], model.loss_target)
         by_level[name] = losses.level_loss(prediction, target)
     return by_level
 

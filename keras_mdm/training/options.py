@@ -157,6 +157,7 @@ def get_config(model: Any) -> dict[str, Any]:
         "prediction": process.prediction,
         "loss_target": model.loss_target,
         **saved_functions(model),
+        "censored": model.censored,
         "times": model.times,
         "frame": process.frame,
         "residual": process.use_residual,

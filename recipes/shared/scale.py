@@ -20,6 +20,7 @@ class Scale:
             deviation it would only amplify the difference of two estimates to a grain on flat
             areas.
         sampling: options of `generate`.
+        optimizer: makes the optimizer from a learning rate; Adam as in appendix B unless given.
         tokens: length of a prompt; 0 for networks without text.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between drawings.
@@ -39,6 +40,7 @@ class Scale:
     tokens: int
     checkpoint_every: int
     sample_every: int
+    optimizer: Callable[..., mdm.optimizers.Optimizer] = mdm.optimizers.Adam
     keep_every: int | None = None
     micro_batches: int | Callable[[mdm.Phase], int] = 1
     recompute: Sequence[str] = ()

@@ -89,7 +89,7 @@ def train(
         else:
             model = load(phase)
         parts = micro[machine.key(phase)]
-        return compiled(model, phase, micro_batches=parts, recompute=recompute)
+        return compiled(model, phase, scale, micro_batches=parts, recompute=recompute)
 
     recompute = machine.recompute(arguments, phases, scale.recompute)
     estimated = {
@@ -171,13 +171,14 @@ def built(
 def compiled(
     model: mdm.MatryoshkaDiffusion,
     phase: mdm.Phase,
+    scale: Scale,
     *,
     micro_batches: int,
     recompute: Sequence[str],
 ) -> mdm.MatryoshkaDiffusion:
-    """Compile a model with the optimizer of appendix B; `recompute` may name levels of later
+    """Compile a model, with the clipping of appendix B; `recompute` may name levels of later
     phases."""
-    optimizer = mdm.optimizers.Adam(phase.learning_rate_schedule(), clip_norm=2.0)
+    optimizer = scale.optimizer(phase.learning_rate_schedule(), clip_norm=2.0)
     again = [name for name in recompute if name in phase.level_names]
     model.compile(optimizer, micro_batches=micro_batches, recompute=again)
     return model

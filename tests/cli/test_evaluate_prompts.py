@@ -70,3 +70,13 @@ def test_what_holds_no_prompts_is_one_error(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{message}.*To fix it: "):
         chosen(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_prompts_with_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "prompts.txt").write_bytes("a café\r\n\r\na dog\r\n".encode(encoding))
+    found = prompts.chosen_prompts(str(tmp_path / "prompts.txt"), 2, np.random.default_rng(0))
+    assert found == ["a café", "a dog"]
+    (tmp_path / "prompts.txt").write_bytes("a café".encode("cp1252"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        prompts.chosen_prompts(str(tmp_path / "prompts.txt"), 2, np.random.default_rng(0))

@@ -5,6 +5,7 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from data import sources
@@ -142,6 +143,14 @@ def test_the_command_shows_the_account(tmp_path, capsys):
     assert cli.main(["data", f"{root}:test", "--sheet", str(tmp_path / "s.png")]) == 0
     out = capsys.readouterr().out
     assert "split: test" in out and "belongs to the split train" in out
+
+
+def test_empty_parquet_files_are_listed_as_such(tmp_path):
+    parquet(tmp_path / "b.parquet", (1, 2))
+    pyarrow.parquet.write_table(pyarrow.table({"image": [], "text": []}), tmp_path / "a.parquet")
+    source = open_images(tmp_path)
+    assert len(source) == 2
+    assert list(source.unused) == [("a.parquet", "is a Parquet file without pictures")]
 
 
 def test_files_beside_prepared_shards_and_single_files_are_accounted_for(tmp_path):

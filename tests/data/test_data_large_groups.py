@@ -52,3 +52,13 @@ def test_the_oldest_goes_first():
     kept = KeptGroups([1, 1, 1, 1, 6], lambda group: np.full(2, group), 8)
     assert [int(kept[group][0]) for group in (0, 1, 2, 0, 3, 4)] == [0, 1, 2, 0, 3, 4]
     assert list(kept._kept) == [0, 3, 4] and kept._bytes == 8
+
+
+def test_repeated_pictures_count_as_often_as_they_are_held(tmp_path):
+    data = sources.png(0) + bytes(50_000)
+    table = pyarrow.table({"image": [data] * 60})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    source = open_images(tmp_path, memory=2_000_000)
+    for row in range(60):
+        source.read(row)
+    assert len(source._kept._kept) == 3

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from data import sources
 from keras_mdm.data import find_videos, holds_videos, load_folder, open_images, prepare_images
+from keras_mdm.data.sources.beside import files_with_texts
 
 
 def lay(root, files):
@@ -306,7 +307,8 @@ def test_tables_in_other_forms(tmp_path, name):
     lay(tmp_path, {"1.png": 1, "2.png": 2, name: content})
     source = open_images(tmp_path)
     assert captions(source) == {"1.png": ("one",)} and list(told(source)) == ["2.png"]
-    assert captions(open_images(tmp_path / name)) == {"1.png": ("one",)}
+    source = open_images(tmp_path / name)
+    assert captions(source) == {"1.png": ("one",)} and source.found == {"tables": 1}
 
 
 def test_json_lines_with_the_ending_of_json(tmp_path):
@@ -475,14 +477,66 @@ def test_captions_that_are_no_texts(tmp_path):
         assert [r.captions for r in records(open_images(tmp_path / name))] == expected
 
 
-def test_what_save_to_disk_writes_is_one_message(tmp_path):
-    info = json.dumps({"builder_name": "x", "features": {}, "splits": {}})
-    one = {"dataset_info.json": info, "state.json": "{}", "data-00000-of-00001.arrow": b""}
-    lay(tmp_path / "one", one)
-    lay(tmp_path / "all", {"dataset_dict.json": '{"splits": ["train"]}'})
-    lay(tmp_path / "all" / "train", one)
-    for name in ("one", "all"):
-        with pytest.raises(ValueError, match="save_to_disk.*to_parquet"):
-            open_images(tmp_path / name)
-    lay(tmp_path / "other", {"dataset_info.json": info, "1.png": 1})
-    assert list(told(open_images(tmp_path / "other"))) == ["dataset_info.json"]
+@pytest.mark.parametrize(
+    "name", ["train-0-of-4", "a.tfrec", "flowers00-230.tfrec", "coco_train.record", "A.TFR"]
+)
+def test_names_of_tfrecord_files(tmp_path, name):
+    tfrecord(tmp_path / name, [1, 2])
+    source = open_images(tmp_path)
+    assert len(records(source)) == 2 and source.found == {"TFRecord files": 1}
+    source = open_images(tmp_path / name)
+    assert len(source) == 2 and source.found == {"TFRecord files": 1}
+    (tmp_path / name).write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match="compressed with gzip.*gunzip"):
+            open_images(path)
+
+
+def test_other_files_with_names_like_those_of_tfrecord_files(tmp_path):
+    lay(
+        tmp_path,
+        {"a.png": 1, "labels-0-of-1": "a text", "b.record": "", "c-0-of-1.gz": b"\x1f\x8b"},
+    )
+    assert list(captions(open_images(tmp_path))) == ["a.png"]
+
+
+def test_damaged_parts_of_a_whole_without_endings(tmp_path):
+    for part in range(2):
+        tfrecord(tmp_path / f"train-0000{part}-of-00004", [part])
+    lay(tmp_path, {"train-00002-of-00004": bytes(100), "train-00003-of-00004": ""})
+    source = open_images(tmp_path, max_skipped=0.5)
+    assert len(records(source)) == 2
+    assert [entry.file for entry in source.skipped] == ["train-00002-of-00004"]
+    assert told(source) == {"train-00003-of-00004": "is empty"}
+
+
+def test_double_slashes_in_names_of_a_table(tmp_path):
+    lay(tmp_path, {"sub/a.png": 1, "metadata.csv": "file_name,text\nsub//a.png,one\n"})
+    source = open_images(tmp_path)
+    assert captions(source) == {"sub//a.png": ("one",)} and not len(source.unused)
+
+
+def test_array_records_by_their_other_name(tmp_path):
+    lay(tmp_path / "in", {"1.png": 1, "2.png": 2})
+    prepare_images(tmp_path / "in", tmp_path / "out", size=8, progress=False)
+    shard = next((tmp_path / "out").glob("*.array_record*"))
+    shard.rename(tmp_path / "a.arrayrecord")
+    assert len(records(open_images(tmp_path / "a.arrayrecord"))) == 2
+
+
+def test_a_second_text_of_a_video_is_called_so(tmp_path):
+    lay(tmp_path, {"a.mp4": "", "a.txt": "one", "a.mp4.txt": "two", "b.txt": "nobody"})
+    found, left = files_with_texts(tmp_path, (".mp4",))
+    assert found == [("a.mp4", "a.txt")]
+    assert {entry.file: entry.reason for entry in left} == {
+        "a.mp4.txt": "is another text of a file, of which one is read",
+        "b.txt": "is a text that belongs to no other file",
+    }
+
+
+def test_a_packed_copy_of_a_part_is_not_a_damaged_part(tmp_path):
+    tfrecord(tmp_path / "train-00000-of-00001.tfrecord", [1])
+    lay(tmp_path, {"train-00000-of-00001.gz": gzip.compress(b"copy")})
+    source = open_images(tmp_path)
+    assert len(source) == 1 and not source.skipped
+    assert told(source) == {"train-00000-of-00001.gz": "is packed: unpack it"}

@@ -187,10 +187,44 @@ def test_pictures_with_large_texts_and_profiles(kind, monkeypatch):
         data = encoded(picture, exif=exif)
         data = data[:33] + 5 * chunk(b"tEXt", b"a\0" + b"b" * 2**14) + data[33:]
         monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**16)
-        monkeypatch.setattr("keras_mdm.data.pictures.files._MAX_TEXTS", 2**15)
+        monkeypatch.setattr("keras_mdm.data.pictures.chunks._MAX_TEXTS", 2**15)
     else:
         data = encoded(picture, pnginfo=long_text(kind), exif=exif)
     np.testing.assert_array_equal(square(data), np.asarray(picture)[::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+        chunk(b"zTXt", b"a\0\7" + zlib.compress(b"b")),
+        chunk(b"iCCP", b"a\0\7" + zlib.compress(b"b")),
+        chunk(b"gAMA", b"\0\0"),
+        chunk(b"pHYs", b""),
+        chunk(b"prVt", b"a")[:-1] + b"?",
+        chunk(b"eXIf", b"MM")[:-1] + b"?",
+    ],
+)
+def test_a_damaged_chunk_that_no_pixel_depends_on(damaged):
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    data = encoded(picture)
+    np.testing.assert_array_equal(square(data[:33] + damaged + data[33:]), np.asarray(picture))
+    np.testing.assert_array_equal(square(data[:-12] + damaged + data[-12:]), np.asarray(picture))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "before",
+    [(0x0100, 5, 1, 9999), (0x010F, 2, 20, 9999), (0x010E, 2, 2**32 - 1, 8), (0x010E, 99, 3, 0)],
+)
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_an_orientation_counts_behind_a_tag_that_lies_outside(kind, before):
+    picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    picture.paste((255, 255, 255), (0, 0, 8, 4))
+    tags = struct.pack(">HHII", *before) + struct.pack(">HHIHH", 0x0112, 3, 1, 3, 0)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + tags + bytes(4)
+    found = square(encoded(picture, kind, exif=exif))
+    assert found[1].mean() < 9 and found[6].mean() > 246
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -427,6 +461,32 @@ def test_frames_before_the_first_key_frame_do_not_count(tmp_path, ending):
     file = cut(whole, tmp_path / f"cut.{ending}", 10, from_key=False)
     clip = read_clip(file, ClipRule(SIZE, frames=8, stride=2), place=0.0)
     assert [number_of(picture) for picture in clip] == list(range(24, 39, 2))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "avi"])
+def test_every_frame_after_a_beginning_that_cannot_be_decoded(tmp_path, ending):
+    pytest.importorskip("av")
+    whole = write_video(tmp_path / f"whole.{ending}", 40, codec="mpeg4", bf=2, g=12)
+    file = cut(whole, tmp_path / f"cut.{ending}", 5, from_key=False)
+    count = count_frames(file)
+    rule = ClipRule(SIZE, frames=None, frame="first")
+    shown = [number_of(read_clip(file, rule, place=(n + 0.5) / count)) for n in range(count)]
+    assert shown == list(range(40 - count, 40)) and 24 <= count < 35
+
+
+def test_frames_whose_times_come_twice(tmp_path):
+    av = pytest.importorskip("av")
+    file = tmp_path / "a.mpg"
+    write_video(file, 60, codec="mpeg2video", bf=3, g=12, height=64, width=64)
+    with av.open(str(file)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    with av.open(str(file)) as container:
+        whole = [shown.to_ndarray(format="rgb24") for shown in container.decode(video=0)]
+    assert count_frames(file) == len(whole) == 60 > len(set(times))
+    rule = ClipRule(64, frames=None, frame="first")
+    for number in range(60):
+        found = read_clip(file, rule, place=(number + 0.5) / 60)
+        assert abs(found.astype(int) - whole[number]).max() < 8
 
 
 def test_what_is_written_to_a_terminal(tmp_path, capsys):

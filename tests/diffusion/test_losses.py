@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_mdm.diffusion import losses, schedules
+from keras_mdm.diffusion import losses, parameterization, schedules
 
 
 def test_level_loss_is_the_mean_per_sample(rng):
@@ -125,3 +125,17 @@ def test_weightings_and_their_options_are_checked():
         with pytest.raises(ValueError, match="Received"):
             losses.check_weighting(wrong)
     assert losses.check_weighting({"kind": "p2", "k": 2}) == ("p2", {"k": 2.0, "gamma": 1.0})
+
+
+@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+def test_estimates_beyond_the_ends_cost_nothing_where_the_data_is_at_an_end(kind, rng):
+    x0 = np.array([[1.0, 1.0, -1.0, -1.0, 0.99, 0.0]])
+    estimate = np.array([[1.3, 0.7, -1.3, -0.7, 1.3, 1.3]])
+    eps = rng.standard_normal(x0.shape)
+    alpha, sigma = 0.6, 0.8
+    noisy = alpha * x0 + sigma * eps
+    target = parameterization.from_x0_eps(kind, x0, eps, alpha, sigma)
+    prediction = parameterization.convert("x0", kind, estimate, noisy, alpha, sigma)
+    kept = losses.censored(tf.constant(prediction), tf.constant(target), tf.constant(x0), kind)
+    free = np.array([[True, False, True, False, False, False]])
+    np.testing.assert_array_equal(kept, np.where(free, target, prediction))

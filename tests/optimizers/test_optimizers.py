@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_mdm.averages.ema import ExponentialMovingAverage
 from keras_mdm.interop.torch_reader import TorchFile
-from keras_mdm.optimizers import SGD, Adam, AdamW
+from keras_mdm.optimizers import SGD, Adam, AdamW, Muon
 from keras_mdm.optimizers.learning_rates import Warmup
 from keras_mdm.optimizers.packing import pack, unpack
 
@@ -178,7 +178,7 @@ def traced(optimizer, weights):
     return tf.function(lambda g: optimizer.apply(g, weights), autograph=False)
 
 
-@pytest.mark.parametrize("optimizer", [Adam, AdamW, SGD])
+@pytest.mark.parametrize("optimizer", [Adam, AdamW, Muon, SGD])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("clip", [None, 0.3])
 def test_a_step_that_is_not_finite_changes_nothing_but_its_counts(optimizer, bad, clip):
@@ -314,6 +314,7 @@ def test_learning_rate_factors_and_freezing():
         Adam(0.3, beta_1=0.8, beta_2=0.95, epsilon=1e-6, clip_norm=None, name="a"),
         AdamW(Warmup(0.3, 7, start=2), weight_decay=0.2, clip_norm=3.0),
         SGD(0.3, momentum=0.5, nesterov=True, clip_norm=1.0),
+        Muon(0.3, momentum=0.8, rms=0.1, exclude=["a"], clip_norm=1.0),
     ],
 )
 def test_config_round_trip(optimizer):
@@ -408,6 +409,7 @@ def copies(variable):
         lambda: SGD(0.1, clip_norm=1.0),
         lambda: SGD(0.1, momentum=0.9, clip_norm=1.0),
         lambda: AdamW(Warmup(0.05, 3), weight_decay=0.1, epsilon=0.5, clip_norm=1.0),
+        lambda: Muon(Warmup(0.05, 3), epsilon=0.5, clip_norm=1.0),
     ],
 )
 def test_two_replicas_equal_one_device(make, two_replicas):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tiny_models import PLAIN_INNER, TEXT_WIDTH, Record, arrays, outer, tiny_unet
 
-from keras_mdm import MatryoshkaDiffusion, WeightRamp
+from keras_mdm import MatryoshkaDiffusion, WeightRamp, export_saved_model, load
 from keras_mdm.optimizers import SGD, Adam
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -132,9 +132,42 @@ def test_weights_that_follow_the_progress():
         {"loss_weighting": {"kind": "p2", "gamma": "1"}},
         {"level_weights": "lowest"},
         {"times": "sobol"},
+        {"censored": 2, "threshold": "static"},
+        {"censored": True},
+        {"censored": True, "threshold": "none"},
     ],
     ids=str,
 )
 def test_unknown_options_are_refused(options):
     with pytest.raises(ValueError, match="Received"):
         make_model(**options)
+
+
+def test_a_censored_model_is_drawn_with_clipping_only(tmp_path):
+    model = make_model(censored=True, threshold="static")
+    text = {"text": np.ones((1, 2, TEXT_WIDTH), "float32")}
+    model.generate(text, steps=2, dry_run=True)
+    with pytest.raises(ValueError, match="threshold='dynamic'"):
+        model.generate(text, steps=2, threshold="dynamic", dry_run=True)
+    with pytest.raises(ValueError, match="threshold='none'"):
+        export_saved_model(model, tmp_path / "export", threshold="none")
+    model.save(tmp_path / "model.keras")
+    assert load(tmp_path / "model.keras").censored
+
+
+def test_white_may_be_overshot_in_training():
+    """At white pixels a network that overshoots has no loss; without the option it has."""
+    batch = {"image": np.full((2, 16, 16, 3), 255, "uint8")}
+    batch["text"] = np.ones((2, 2, TEXT_WIDTH), "float32")
+    found = []
+
+    def beyond(inputs):
+        return {"8": tf.fill((2, 8, 8, 3), 1.5), "16": tf.fill((2, 16, 16, 3), 1.5)}
+
+    for censored in (False, True):
+        model = make_model(censored=censored, threshold="static", prediction="x0")
+        x0, given = model.prepare(batch)
+        eps = {name: tf.zeros_like(value) for name, value in x0.items()}
+        _, by_level = model.joint_loss(beyond, x0, eps, tf.constant([300, 600]), given)
+        found.append([float(tf.reduce_max(value)) for value in by_level.values()])
+    np.testing.assert_allclose(found, [[0.25, 0.25], [0.0, 0.0]], rtol=1e-6)

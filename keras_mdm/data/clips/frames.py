@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.data.clips import packets
 from keras_mdm.data.clips.rule import ClipRule, UnusableVideo
 from keras_mdm.data.pictures.files import to_channels
 from keras_mdm.data.pictures.rule import as_pixels, cut_out
@@ -27,9 +28,6 @@ MAX_FRAME_PIXELS = 36_000_000
 _MAX_ASPECT = 64.0
 # Frames whose longer side exceeds this multiple of the other are cropped before they are resized.
 _LONG = 8
-# Containers that store the time at which each frame is shown. Others store the order of decoding
-# only, and the times that FFmpeg makes up are wrong where frames are reordered.
-_WITH_TIMES = {"mov", "mp4", "mpegts"}
 # Bytes that any machine with memory left can give.
 _SOME_MEMORY = 2**25
 
@@ -47,9 +45,9 @@ def read_frames(path: Path, rule: ClipRule, place: float) -> list[np.ndarray]:
     """
     with _opened(path) as (container, stream):
         convert = _converter(stream, rule.drawn, rule.channels)
-        times = _frame_times(container, stream)
+        times = packets.frame_times(container, stream)
         if times is None:
-            count = sum(1 for _ in _decoded(container, stream))
+            count = sum(1 for _ in packets.from_start(container, stream))
             return _read_by_number(container, stream, rule.wanted(count, place), convert)
         wanted = [times[number] for number in rule.wanted(len(times), place)]
         return _read_by_time(container, stream, wanted, min(0, times[0]), convert)
@@ -65,8 +63,10 @@ def count_video_frames(path: Path) -> int:
         UnusableVideo: if it cannot be read.
     """
     with _opened(path) as (container, stream):
-        times = _frame_times(container, stream)
-        return sum(1 for _ in _decoded(container, stream)) if times is None else len(times)
+        times = packets.frame_times(container, stream)
+        return (
+            sum(1 for _ in packets.from_start(container, stream)) if times is None else len(times)
+        )
 
 
 def cover(width: float, height: float, size: int) -> tuple[int, int]:
@@ -139,39 +139,11 @@ def _doubted(path: Path, kind: type[Exception]) -> Iterator[None]:
         raise UnusableVideo(f"is damaged, FFmpeg says: {problem.strerror}") from None
 
 
-def _frame_times(container: Any, stream: Any) -> list[int] | None:
-    """Presentation times of all frames in order, from the packets, without decoding; `None` if the
-    packets do not have them."""
-    packets = [
-        (packet.pts, packet.is_keyframe, packet.is_discard)
-        for packet in container.demux(stream)
-        if packet.size
-    ]
-    times = [time for time, _, _ in packets]
-    if None in times:  # as in old AVI files
-        return None
-    if stream.codec_context.has_b_frames and not _WITH_TIMES & {*container.format.name.split(",")}:
-        if all(one < other for one, other in zip(times, times[1:], strict=False)):
-            return None  # made up: frames are reordered, but these times are not
-    # A file cut from another one begins in the middle: frames before its first key frame cannot be
-    # decoded, and frames hidden by an edit list are decoded but not shown.
-    first = next((number for number, (_, key, _) in enumerate(packets) if key), 0)
-    begin = times[first] if times else 0
-    shown = {time for time, _, hidden in packets[first:] if not hidden and time >= begin}
-    return sorted(shown)
-
-
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """All frames from the beginning, in the order in which they are shown."""
-    container.seek(0)
-    return container.decode(stream)
-
-
 def _read_by_number(
     container: Any, stream: Any, wanted: Sequence[int], convert: Callable[[Any], np.ndarray]
 ) -> list[np.ndarray]:
     found = {}
-    for number, frame in enumerate(_decoded(container, stream)):
+    for number, frame in enumerate(packets.from_start(container, stream)):
         if number in wanted:
             found[number] = convert(frame)
         if number >= wanted[-1]:
@@ -189,8 +161,8 @@ def _read_by_time(
     found: dict[int, np.ndarray] = {}
     # Some containers seek to a later frame than asked for; then read from the beginning.
     for start in (wanted[0], begin):
-        container.seek(start, stream=stream, backward=True)
-        for frame in container.decode(stream):
+        packets.seek(container, start, stream)
+        for frame in packets.decoded(container, stream):
             if not found and frame.pts is not None and frame.pts > wanted[0]:
                 break
             if frame.pts in wanted and frame.pts not in found:

@@ -3,12 +3,12 @@ done about orientation, transparency and 16 bits."""
 
 import functools
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 
+from keras_mdm.data.pictures import chunks
+from keras_mdm.data.pictures.orientation import orientation_of
 from keras_mdm.data.skipping import Unusable, reason_of
 
 MAX_PIXELS = 64_000_000
@@ -22,16 +22,12 @@ _NOT_READ = ("EPS", "PSD", "ICNS", "ICO", "DDS", "SGI", "PCX", "WMF")
 # Pillow's modes by the number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_ORIENTATION = 0x0112
 # Tags for the sides of the tiles of a TIFF; each tile is held in memory as a whole.
 _TILE_SIDES = (322, 323)
 # Factors for grey values of fewer than 8 bits.
 _SCALES = {"1": 255, "L;2": 85, "L;4": 17}
 # Pixels that are converted at a time: each takes some twenty bytes meanwhile.
 _AT_A_TIME = 2**20
-# Most bytes of texts in one PNG; Pillow gives up above twice as many.
-_MAX_TEXTS = 2**25
 
 
 def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
@@ -53,7 +49,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Any:
     if not data:
         raise Unusable("is empty")
     try:
-        data = without_large_texts(data) if data.startswith(_PNG) else data
+        data = chunks.needed(data) if data.startswith(chunks.SIGNATURE) else data
         picture = Image.open(io.BytesIO(data), formats=_formats())
         width, height = picture.size
         if picture.format == "TIFF":
@@ -141,23 +137,13 @@ def _upright(picture: Any) -> Any:
     from PIL import Image
 
     picture.load()
-    value = _orientation(picture)
+    value = orientation_of(picture)
     turns = (
         *(None, None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180),
         *(Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE),
         *(Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
     )
-    known = isinstance(value, int) and 0 <= value < len(turns)
-    return picture if not known or turns[value] is None else picture.transpose(turns[value])
-
-
-def _orientation(picture: Any) -> Any:
-    try:
-        value = picture.getexif().get(_ORIENTATION)
-    except Exception as problem:
-        reason_of(problem)
-        return None  # tags that cannot be read are ignored everywhere
-    return value[0] if isinstance(value, tuple | bytes) and len(value) == 1 else value
+    return picture if turns[value] is None else picture.transpose(turns[value])
 
 
 def picture_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -182,7 +168,7 @@ def picture_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         except Exception as problem:
             raise Unusable(reason_of(problem)) from problem
         return height, width
-    turned = picture.format != "PNG" and _orientation(picture) in (5, 6, 7, 8)
+    turned = picture.format != "PNG" and orientation_of(picture) in (5, 6, 7, 8)
     return picture.size if turned else picture.size[::-1]
 
 
@@ -212,36 +198,3 @@ def _scale_transparent_colour(picture: Any) -> None:
         picture.info["transparency"] = min(255, colour * _SCALES[kind])
     elif isinstance(colour, tuple) and kind == "RGB;16B":
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
-
-
-def without_large_texts(data: bytes) -> bytes:
-    """A PNG without the texts and colour profiles that Pillow refuses to unpack.
-
-    Image generators store their workflows in texts, and photo editors their history. Only the
-    orientation is used here, and that is small."""
-    pieces, place, begin, texts = [], len(_PNG), 0, 0
-    while place + 12 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + size
-        if kind in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
-            texts += size
-            if texts > _MAX_TEXTS or _unpacks_to_much(kind, data[place + 8 : end - 4]):
-                pieces.append(data[begin:place])
-                begin = end
-        place = end
-    return b"".join([*pieces, data[begin:]]) if pieces else data
-
-
-def _unpacks_to_much(kind: bytes, content: bytes) -> bool:
-    from PIL import PngImagePlugin
-
-    _, _, packed = content.partition(b"\0")
-    if kind == b"tEXt" or (kind == b"iTXt" and packed[:1] != b"\1"):
-        return False
-    if kind == b"iTXt":  # two flags, a language and a translated name come first
-        packed = b"\0" + packed[2:].partition(b"\0")[2].partition(b"\0")[2]
-    limit = PngImagePlugin.MAX_TEXT_CHUNK
-    try:
-        return len(zlib.decompressobj().decompress(packed[1:], limit + 1)) > limit
-    except zlib.error:  # Pillow treats it as empty
-        return False

@@ -10,6 +10,8 @@ from keras_mdm.data.sources import file_bytes, kinds
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.texts import captions_in, text_of
 
+# Why a text is not read.
+ANOTHER = "is another text of a file, of which one is read"
 # Fields of a JSON text that may hold captions.
 _CAPTIONS = ("caption", "captions", "text", "prompt", "title")
 
@@ -53,20 +55,30 @@ class Texts:
         """The texts of some files."""
         return set(filter(None, map(self.of, files)))
 
-    def candidates(self, files: Collection[str]) -> set[str]:
-        """All texts that could be of some files; one of them is read for each file."""
-        if len(self._exact) == len(self.used(files)):
-            return self.used(files)
-        keys = {_key(name) for file in files for name in _candidates(file)}
-        return {name for name in self._exact if _key(name) in keys}
+    def more(self, files: Collection[str], used: Collection[str]) -> set[str]:
+        """The texts that would be of some files if these had no other.
+
+        Args:
+            files: the files.
+            used: their texts.
+        """
+        left = self._exact.difference(used)
+        wanted = {_key(_stem(text)) for text in left}
+        keys = (_key(stem) for file in files if left for stem in (file, _stem(file)))
+        found = wanted.intersection(keys)
+        return {text for text in left if _key(_stem(text)) in found}
+
+
+def _stem(file: str) -> str:
+    return os.path.splitext(file)[0]
 
 
 def _usual(file: str) -> str:
-    return f"{os.path.splitext(file)[0]}.txt"
+    return f"{_stem(file)}.txt"
 
 
 def _candidates(file: str) -> Iterator[str]:
-    stem = os.path.splitext(file)[0]
+    stem = _stem(file)
     for ending in kinds.BESIDE:
         yield stem + ending
         yield file + ending
@@ -137,8 +149,10 @@ def files_with_texts(
         files = [name for name in names if kinds.ending_of(name) in endings]
         pairs = [(name, texts.of(name) if texts.any else None) for name in files]
         found += [(before + name, text and before + text) for name, text in pairs]
-        taken = {text for _, text in pairs}.union(files)
+        taken = set(filter(None, (text for _, text in pairs)))
+        more = texts.more(files, taken)
+        taken.update(files)
         for name in names:
             if name not in taken:
-                left.append(before + name, kinds.reason_of(name))
+                left.append(before + name, ANOTHER if name in more else kinds.reason_of(name))
     return sorted(found), left

@@ -1,7 +1,6 @@
 """Files of tf.train.Example records: TFRecord and ArrayRecord, as TFDS and `prepare` write them."""
 
 import os
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +9,14 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
-from keras_mdm.data.sources import file_bytes
-from keras_mdm.data.sources.array_records import open_array_record
+from keras_mdm.data.sources import file_bytes, kinds
+from keras_mdm.data.sources.array_records import ArrayRecords
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.index_cache import Index, index_files, stamp_of_files
+from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.strings import short_names
 from keras_mdm.data.sources.texts import text_of
-from keras_mdm.open_files import OpenFiles
+from keras_mdm.data.sources.tf_records import TFRecords
 
 # Usual names of features; the first one present counts.
 IMAGE = ("image", "image/encoded", "jpg", "png", "webp", "image_bytes", "image_raw")
@@ -69,7 +68,8 @@ class ExampleImages(ImageSource):
     ):
         paths = file_bytes.require_files(files, "record file")
         options = {"cache_dir": cache_dir, "progress": progress}
-        kind = _ArrayRecords if "array_record" in os.path.basename(paths[0]) else _TFRecords
+        of_arrays = kinds.shard_kind(os.path.basename(paths[0])) == "ArrayRecord"
+        kind = ArrayRecords if of_arrays else TFRecords
         self._files = kind(paths, **options)
         counts = self._files.counts
         self._ranges = [(0, count) for count in counts] if ranges is None else list(ranges)
@@ -82,26 +82,32 @@ class ExampleImages(ImageSource):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
+        self._found: set[str] = set()
         self._names = self._choose(image, caption, label)
         self.choices |= {
             part: name for part, name in self._names.items() if name is not None and part != "key"
         }
-        self.unused = tuple(
+        unused = [
+            Skipped(shown, "is empty")
+            for path, shown, count in zip(paths, self._shown, counts, strict=True)
+            if not count and not file_bytes.file_size(path)
+        ]
+        unused += (
             Skipped(f"feature {name}", f"is not read: {part}={name!r} chooses it")
             for part in ("image", "caption", "label")
             for name in self._usual[part]
             if name in self._found and name not in self._names.values()
         )
+        self.unused = tuple(unused)
 
     def _choose(self, image: str | None, caption: str | None, label: str | None) -> dict:
         """Names of the features to use, looked for in the first records."""
-        found: set[str] = set()
+        found = self._found
         for row in range(min(8, len(self))):
             try:
                 found |= set(self._features(row))
             except Unusable as problem:
                 reason_of(problem)  # raises what is not the record's fault
-        self._found = found
         wanted = {"image": image, "caption": caption, "label": label}
         usual = self._usual
         first = {
@@ -195,102 +201,3 @@ def _original_size(values: list) -> tuple[int, int]:
 
 def _name(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-class _ArrayRecords:
-    """Records of ArrayRecord files, which contain their own index."""
-
-    def __init__(self, paths: Sequence[str], **_):
-        self._readers = OpenFiles(paths, open_array_record)
-        self.counts, self.broken = [], []
-        for number, (path, shown) in enumerate(zip(paths, short_names(paths), strict=True)):
-            if file_bytes.is_remote(path):
-                raise checks.error(
-                    "ArrayRecord files must be on this machine",
-                    fix="copy them, or mount the bucket",
-                    path=path,
-                )
-            try:
-                self.counts.append(self._readers[number].num_records())
-            except Exception as problem:
-                self.broken.append(Skipped(shown, reason_of(problem)))
-                self.counts.append(0)
-
-    def read(self, file: int, record: int) -> bytes:
-        return self._readers[file].read([record])[0]
-
-
-class _TFRecords:
-    """Records of TFRecord files, at places that are found once and cached."""
-
-    def __init__(self, paths: Sequence[str], **options: Any):
-        found = index_files(
-            paths, _index, _unreadable, _fits, kind="tfrecord", version=2, **options
-        )
-        self._places = [index["place"] for index in found]
-        self._sizes = [index["size"] for index in found]
-        self.counts = [len(places) for places in self._places]
-        self.broken = []
-        for path, shown, index in zip(paths, short_names(paths), found, strict=True):
-            reason = str(index["reason"]) if "reason" in index else ""
-            if not reason and index["end"] != file_bytes.file_size(path):
-                reason = f"cannot be read from byte {int(index['end'])} on"
-                with file_bytes.open_file(path) as file:
-                    packed = file_bytes.packed(file.read(6)) if not index["end"] else ""
-                reason += f": {packed}" if packed else ""
-            if reason:
-                self.broken.append(Skipped(shown, reason))
-        self._bytes = file_bytes.FileBytes(paths)
-
-    def read(self, file: int, record: int) -> bytes:
-        place, size = int(self._places[file][record]), int(self._sizes[file][record])
-        data = self._bytes.read(file, place, size + 4)
-        if not _holds(data):
-            raise OSError("the content does not match its checksum")
-        return data[:-4]
-
-
-def _holds(data: bytes) -> bool:
-    """Whether the last four bytes are the checksum of the others, as TFRecord masks it."""
-    import google_crc32c
-
-    found = google_crc32c.value(data[:-4])
-    rotated = (found >> 15 | found << 17) & 0xFFFFFFFF
-    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == int.from_bytes(data[-4:], "little")
-
-
-def _index(path: str) -> Index:
-    """Place and size of every record of a TFRecord file, and the byte where its records end."""
-    places, sizes = [], []
-    total, position = file_bytes.file_size(path), 0
-    with file_bytes.open_file(path) as file:
-        while position + 12 <= total:
-            file.seek(position)
-            # Length and its checksum before, the checksum of the content after.
-            header = file.read(12)
-            (size,) = struct.unpack("<Q", header[:8])
-            if position + 16 + size > total or not _holds(header):
-                break
-            places.append(position + 12)
-            sizes.append(size)
-            position += 16 + size
-    return {
-        "place": np.asarray(places, np.uint64),
-        "size": np.asarray(sizes, np.uint32),
-        "end": np.asarray(position, np.uint64),
-    }
-
-
-def _unreadable(reason: str) -> Index:
-    nothing = np.zeros(0, np.uint64)
-    return {"place": nothing, "size": nothing, "end": np.uint64(0), "reason": np.asarray(reason)}
-
-
-def _fits(found: Index) -> bool:
-    place, size, end = found["place"], found["size"], found["end"]
-    return (
-        place.ndim == size.ndim == 1
-        and len(place) == len(size)
-        and end.ndim == 0
-        and [column.dtype for column in (place, size, end)] == [np.uint64, np.uint32, np.uint64]
-    )

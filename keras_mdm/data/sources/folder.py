@@ -16,10 +16,14 @@ from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.listing import DANGLING, beside_pictures, dangling, kind_of
+from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed, Strings
 
 EXTENSIONS = kinds.USUAL
 
+# img2dataset's note on one of the folders that it numbers.
+_OF_SHARD = re.compile(r"(\d+)_stats\.json")
+_ANOTHER = "is another text of a picture, of which one is read"
 # Larger files are not pictures: the largest readable picture, unpacked, has half as many bytes.
 MAX_BYTES = 2**30
 
@@ -80,6 +84,8 @@ class FolderImages(ImageSource):
         self._beside_rows, self._beside = walked.beside_rows, walked.beside
         self._has_texts = walked.has_texts
         classes = _classes(self._folders, split is not None)
+        if walked.shards:
+            classes = ["" if name in walked.shards else name for name in classes]
         self.label_names = tuple(sorted(set(classes) - {""}))
         numbers = {name: number for number, name in enumerate(self.label_names)}
         self._labels = [numbers.get(name, -1) for name in classes]
@@ -138,6 +144,7 @@ class _Walked:
         has_texts: whether there are texts at all.
         left: files that are not used.
         found: number of files of each kind.
+        shards: top folders that are parts of a download, not classes.
 
     Args:
         root: the folder that is walked through.
@@ -151,6 +158,7 @@ class _Walked:
         self.beside_rows, self.beside = array("Q"), Strings()
         self.has_texts = False
         self.left, self.found = Listed(), Counter()
+        self.shards: set[str] = set()
         self._used, self._seen, self._rows = set(), set(), 0
 
     @property
@@ -180,6 +188,8 @@ class _Walked:
                 self.left.append(before + name, why)
             return
         self._seen.add(top)
+        if not folder:
+            self.shards = {found[1] for name in others if (found := _OF_SHARD.fullmatch(name))}
         if others:
             self._add_texts(before, pictures, others)
         if pictures:
@@ -198,17 +208,21 @@ class _Walked:
                 self.beside_rows.append(self._rows + row)
                 self.beside.append(other)
         taken = texts.used(pictures)
-        again = texts.candidates(pictures) - taken
+        more = texts.more(pictures, taken)
         for name in others:
-            if name in taken:
-                continue
-            if name in again:
-                why = "is another text of a picture, of which one is read"
-            elif dangling(self._root, before + name):
-                why = DANGLING
-            else:
-                why = beside_pictures(name)
-            self.left.append(before + name, why)
+            if name not in taken:
+                why = _ANOTHER if name in more else self._why_not(before + name)
+                self.left.append(before + name, why)
+
+    def _why_not(self, path: str) -> str:
+        """Why a file is neither a picture nor the text of one."""
+        if dangling(self._root, path):
+            return DANGLING
+        name = path.rpartition("/")[2]
+        found = None
+        if kinds.shard_kind(name) == "Parquet":
+            found = why_not(content_of(file_bytes.join(self._root, path)))
+        return found or beside_pictures(name)
 
 
 def _classes(folders: Sequence[str], of_split: bool) -> list[str]:

@@ -21,13 +21,21 @@ class KeptGroups:
         least: bytes that are needed at least.
 
     Args:
-        sizes: bytes of each group in memory.
+        sizes: bytes that each group is expected to take in memory.
         load: loads the group of a given number.
         memory: bytes that all kept groups may take; three are kept in any case.
+        size_of: bytes of a group that was loaded, if it may take more than was expected.
     """
 
-    def __init__(self, sizes: Sequence[int], load: Callable[[int], Any], memory: int):
-        self._sizes, self._load, self._memory = sizes, load, memory
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        load: Callable[[int], Any],
+        memory: int,
+        size_of: Callable[[Any], int] = lambda loaded: 0,
+    ):
+        self._sizes, self._load, self._memory, self._size_of = sizes, load, memory, size_of
+        self._taken: dict[int, int] = {}
         largest = max(sizes, default=0)
         self.window = max(1, (memory // max(1, largest) - _AHEAD) // _WINDOWS)
         self.least = sum(sorted(sizes)[-_LEAST:])
@@ -44,12 +52,14 @@ class KeptGroups:
                     self._kept.move_to_end(group)
                     return self._kept[group]
             loaded = self._load(group)
+            # Repeated values are stored once in a file, but not in memory.
+            size = max(self._sizes[group], self._size_of(loaded))
             with self._lock:
-                self._kept[group] = loaded
-                self._bytes += self._sizes[group]
+                self._kept[group], self._taken[group] = loaded, size
+                self._bytes += size
                 while len(self._kept) > _LEAST and (
                     len(self._kept) > _MOST or self._bytes > self._memory
                 ):
                     oldest, _ = self._kept.popitem(last=False)
-                    self._bytes -= self._sizes[oldest]
+                    self._bytes -= self._taken.pop(oldest)
             return loaded

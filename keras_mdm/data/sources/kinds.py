@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import zlib
 
 from keras_mdm.data.sources import file_bytes
 from keras_mdm.machine_faults import of_the_machine
@@ -16,6 +17,8 @@ PICTURES = (
 )
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+# Usual names of a table's column of files; the first one present counts.
+FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 # Endings of a picture's text, in the order in which they are looked for.
 BESIDE = (".txt", ".caption", ".json")
 # Shards: parts of a whole are numbered after the ending (TFDS, TFRecord), and some writers of
@@ -25,11 +28,14 @@ _SHARDS = {
     "ArrayRecord": re.compile(rf"\.array_?record{_PART}$"),
     "tar": re.compile(rf"\.tar{_PART}$"),
     "Parquet": re.compile(rf"\.(?:parquet|pq){_PART}(?:\.(?:gzip|gz|snappy|zstd|brotli|lz4))?$"),
-    "TFRecord": re.compile(rf"\.tfrecords?{_PART}(?:\.(?:gz|gzip|zlib))?$"),
+    "TFRecord": re.compile(rf"\.tfrec(?:ords?)?{_PART}(?:\.(?:gz|gzip|zlib))?$"),
 }
-# ImageNet's own TFRecord files have no ending.
-_NUMBERED = re.compile(r"-\d{3,}-of-\d{3,}$")
-_COUNTED = re.compile(r"-\d{3,}-of-\d{3,}")
+# ImageNet's own TFRecord files have no ending; other endings of such files are not theirs alone.
+_NUMBERED = re.compile(r"-\d+-of-\d+(?:\.gz)?$")
+_COUNTED = re.compile(r"-\d+-of-\d+")
+_UNNAMED = re.compile(rf"(?:{_NUMBERED.pattern}|\.(?:tfr|tf_records?|records?)$)", re.IGNORECASE)
+# Bytes that hold the first twelve of a packed file.
+_START = 512
 
 _REASONS = {
     "is a checksum": (".md5", ".sha1", ".sha256", ".sha512", ".crc", ".crc32", ".sfv"),
@@ -42,6 +48,7 @@ _REASONS = {
     "is packed: unpack it": (
         *(".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z", ".rar"),
     ),
+    "is an Arrow file: pass it by itself, or the folder that save_to_disk wrote": (".arrow",),
     "is a video: videos are a separate source": VIDEOS,
     "is a text that belongs to no other file": BESIDE,
     "is an unsupported table": (*TABLES, ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml"),
@@ -74,23 +81,32 @@ def numbered_stem(name: str) -> str | None:
 
 
 def is_unnamed_tfrecord(path: str) -> bool:
-    """Whether a file has a name like train-00000-of-01024 and begins like a TFRecord file."""
-    if not _NUMBERED.search(path):
+    """Whether a file has a name like train-00000-of-01024 or a.record and begins like a TFRecord
+    file, packed or not: the error for packed ones says what to do."""
+    if not _UNNAMED.search(path):
         return False
-    import google_crc32c
-
     try:
         with file_bytes.open_file(path) as file:
-            header = file.read(12)
+            start = file.read(_START)
     except OSError as problem:  # a pipe, or reading is not permitted
         if of_the_machine(problem):
             raise
         return False
-    if len(header) < 12:
+    try:
+        start = zlib.decompressobj(47).decompress(start, 12) if file_bytes.packed(start) else start
+    except zlib.error:
         return False
-    found = google_crc32c.value(header[:8])
+    return _begins_as_tfrecord(start)
+
+
+def _begins_as_tfrecord(start: bytes) -> bool:
+    import google_crc32c
+
+    if len(start) < 12:
+        return False
+    found = google_crc32c.value(start[:8])
     rotated = (found >> 15 | found << 17) & 0xFFFFFFFF
-    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", header[8:])[0]
+    return (rotated + 0xA282EAD8) & 0xFFFFFFFF == struct.unpack("<I", start[8:12])[0]
 
 
 def reason_of(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_mdm.data.sources import file_bytes, kinds, splits
 from keras_mdm.data.sources.links import leads_nowhere
+from keras_mdm.data.sources.parquet_contents import content_of, why_not
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table_bytes import is_table
 
@@ -36,6 +37,8 @@ class Survey:
         self.shards: dict[str, list[str]] = defaultdict(list)
         self.tables: list[str] = []
         self.pictures, self.splits = 0, set()
+        self._contents: dict[str, str] = {}
+        numbered = []
         for folder, names in file_bytes.walk(root):
             pictures = 0
             for name in names:
@@ -49,9 +52,38 @@ class Survey:
                     self.tables.append(path)
                 elif kinds.is_unnamed_tfrecord(file_bytes.join(root, path)):
                     self.shards["TFRecord"].append(path)
+                elif kinds.numbered_stem(path):
+                    numbered.append(path)
             if pictures:
                 self.pictures += pictures
                 self.splits.add(splits.of_folder(folder))
+        # Beside readable parts of the same whole, the others are damaged parts.
+        unnamed = (path for path in self.shards.get("TFRecord", ()) if not kinds.shard_kind(path))
+        known = set(map(kinds.numbered_stem, unnamed))
+        damaged = [path for path in numbered if kinds.numbered_stem(path) in known]
+        if damaged:
+            self.shards["TFRecord"] = sorted(self.shards["TFRecord"] + damaged)
+
+    def content(self, shard: str) -> str:
+        """What a Parquet file is for, see `content_of`; its end is read once.
+
+        Args:
+            shard: its path in the folder.
+        """
+        if shard not in self._contents:
+            self._contents[shard] = content_of(file_bytes.join(self.root, shard))
+        return self._contents[shard]
+
+    def why_not(self, path: str, reason: Callable[[str], str]) -> str:
+        """Why a file is not used; of Parquet files only the content tells.
+
+        Args:
+            path: its path in the folder.
+            reason: why another file is not used.
+        """
+        if kinds.shard_kind(path) != "Parquet":
+            return reason(path)
+        return why_not(self.content(path)) or reason(path)
 
 
 def account(root: str, used: Used, reason: Callable[[str], str]) -> tuple[Listed, Counter]:
@@ -88,6 +120,8 @@ def kind_of(name: str) -> str:
         return "pictures"
     if kind := kinds.shard_kind(name):
         return f"{kind} files"
+    if kinds.ending_of(name) == ".arrow":
+        return "Arrow files"
     if is_table(name):
         return "tables"
     return "texts" if kinds.ending_of(name) in kinds.BESIDE else "other files"
@@ -129,7 +163,7 @@ def named(tables: Sequence[str], hashes: Sequence[np.ndarray]) -> Used:
 
 def name_hash(name: str) -> int:
     """A number that identifies the name of a file within one run, however a table writes it."""
-    if not name.isascii() or "\\" in name or "./" in name:
+    if not name.isascii() or "\\" in name or "./" in name or "//" in name:
         name = os.path.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
     return hash(name)
 
@@ -157,7 +191,6 @@ def beside_pictures(path: str) -> str:
     """Why a file is not used in a folder of pictures."""
     reasons = {
         "pictures": "is a picture with an ending that is not read here",
-        "Parquet files": "is a Parquet file without pictures",
     }
     if kinds.ending_of(path) == ".json":
         reasons["tables"] = "is not a list of objects that name pictures"

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.data import sharding
 from keras_mdm.data.base import Skipped
-from keras_mdm.data.sources import file_bytes, kinds, listing, splits, table_bytes
+from keras_mdm.data.sources import file_bytes, kinds, listing, saved, splits, table_bytes
+from keras_mdm.data.sources.arrow import ArrowImages
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.examples import ExampleImages
 from keras_mdm.data.sources.folder import FolderImages
 from keras_mdm.data.sources.listing import Survey
-from keras_mdm.data.sources.parquet import ParquetImages, holds_pictures
+from keras_mdm.data.sources.parquet import ParquetImages
+from keras_mdm.data.sources.parquet_contents import PICTURES, UNREADABLE, content_of
+from keras_mdm.data.sources.prepared import manifest_of, open_prepared
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.table_choice import choose_tables, open_tables
 from keras_mdm.data.sources.tar import TarImages
 from keras_mdm.data.sources.tfds import TfdsImages
-from keras_mdm.files import parse_json
 
 TFDS = "tfds:"
 # Kinds of shards, in the order in which they are looked for in a folder.
@@ -80,12 +81,13 @@ def open_images(
     if not file_bytes.is_remote(path):
         if _of_tfds(path):
             return TfdsImages(path, **named_split, **options)
-        _refuse_saved(path)
-    manifest = _manifest(path)
+        if saved.is_saved(path):
+            return saved.open_saved(path, split, options)
+    manifest = manifest_of(path)
     if manifest is not None:
         if split is not None:
             splits.choose((), split, path)  # raises, as there is none
-        return _prepared(path, manifest, options)
+        return open_prepared(path, manifest, options)
     return _open_folder(path, split, options)
 
 
@@ -103,7 +105,10 @@ def _without_split(path: str, split: str | None) -> tuple[str, str | None]:
 
 def _open_file(path: str, split: dict[str, str], options: dict[str, Any]) -> ImageSource:
     source = _file_of_kind(path, split, options)
-    source.found = {listing.kind_of(os.path.basename(path)): 1}
+    kind = listing.kind_of(os.path.basename(path))
+    # The name need not tell: train-00000-of-00001, or a table in a .json file.
+    kind = {"other files": "TFRecord files", "texts": "tables"}.get(kind, kind)
+    source.found = {kind: 1}
     return source
 
 
@@ -111,16 +116,20 @@ def _file_of_kind(path: str, split: dict[str, str], options: dict[str, Any]) -> 
     name = os.path.basename(path)
     if table_bytes.is_table(name) or kinds.ending_of(name) == ".json":
         return TableImages(path, **split, **options)
+    if kinds.ending_of(name) == ".arrow" and not split:
+        return ArrowImages([path], **options)
     kind = kinds.shard_kind(name)
     if kind is None and kinds.is_unnamed_tfrecord(path):
         kind = "TFRecord"
-    if kind == "Parquet" and not holds_pictures(path):
+    if kind == "Parquet" and not (
+        options.get("image") or content_of(path) in (PICTURES, UNREADABLE)
+    ):
         return TableImages(path, **split, **options)
     if kind is None:
         raise checks.error(
             "a file must be a table, a tar shard, or a file of records",
-            fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .tfrecord or "
-            ".array_record",
+            fix="pass a folder, or a file named *.csv, .tsv, .jsonl, .tar, .parquet, .arrow, "
+            ".tfrecord or .array_record",
             source=path,
         )
     if split:
@@ -133,11 +142,15 @@ def _open_folder(path: str, split: str | None, options: dict[str, Any]) -> Image
     empty: list[Skipped] = []  # shards that give no pictures
     for kind, opened in _SHARDS.items():
         shards = survey.shards.get(kind, [])
-        if kind == "Parquet":  # metadata beside pictures has the same ending
-            shards = [s for s in shards if holds_pictures(file_bytes.join(path, s))]
+        # Metadata beside pictures has the same ending.
+        if kind == "Parquet" and not options.get("image"):
+            shards = _with_pictures(survey, shards)
         if not shards:
             continue
         others = survey.pictures or any(survey.shards[k] for k in survey.shards if k != kind)
+        # Otherwise names of files would replace the captions of a damaged table.
+        if survey.pictures and any(map(table_bytes.is_metadata, shards)):
+            others = 0
         source = _open_shards(survey, opened, shards, split, options, bool(others))
         if source is not None:
             return _without(source, empty)
@@ -165,6 +178,24 @@ def _without(source: ImageSource, empty: Sequence[Skipped]) -> ImageSource:
     return source
 
 
+def _with_pictures(survey: Survey, shards: Sequence[str]) -> list[str]:
+    """The Parquet files with pictures. Files that cannot be read count as these, so that they are
+    reported, but not if they are called like a folder or a shard, whose metadata they then are."""
+    records = {os.path.splitext(shard)[0] for shard in survey.shards.get("TFRecord", ())}
+
+    def of_others(shard: str) -> bool:
+        stem = os.path.splitext(shard)[0]
+        return stem in records or file_bytes.exists(file_bytes.join(survey.root, stem))
+
+    content = {shard: survey.content(shard) for shard in shards}
+    some = PICTURES in content.values()
+    return [
+        shard
+        for shard, found in content.items()
+        if found == PICTURES or (found == UNREADABLE and (some or not of_others(shard)))
+    ]
+
+
 def _open_shards(
     survey: Survey,
     opened: Callable[..., ImageSource],
@@ -189,9 +220,15 @@ def _open_shards(
     def reason(path: str) -> str:
         if path in of:
             return splits.not_chosen(of[path], chosen or "")
-        return listing.beside_shards(path)
+        return survey.why_not(path, listing.beside_shards)
 
     left, source.found = listing.account(survey.root, listing.listed(used), reason)
+    # The name of a shard need not tell its kind.
+    for kind, paths in survey.shards.items():
+        unnamed = sum(listing.kind_of(path) == "other files" for path in paths)
+        source.found["other files"] -= unnamed
+        source.found[f"{kind} files"] += unnamed
+    source.found = +source.found
     source.unused = Listed((*source.unused, *left))
     if chosen is not None:
         source.choices = {**source.choices, "split": chosen or "files without a split"}
@@ -219,68 +256,6 @@ def _of_tfds(folder: str) -> bool:
         return True  # TFDS says what is wrong with it
     of_others = isinstance(info, dict) and ("features" in info or "builder_name" in info)
     return not of_others and not (Path(folder) / "state.json").is_file()
-
-
-def _refuse_saved(folder: str) -> None:
-    """Raise if `save_to_disk` of Hugging Face's datasets wrote a folder."""
-    if (Path(folder) / "dataset_dict.json").is_file() or (
-        (Path(folder) / "state.json").is_file() and any(Path(folder).glob("*.arrow"))
-    ):
-        raise checks.error(
-            "data sets of Hugging Face must be Parquet files",
-            fix=f"write one: datasets.load_from_disk({folder!r}) is a data set, or one per split; "
-            "call its to_parquet('train.parquet') and pass the folder of that file",
-            source=folder,
-            written_by="save_to_disk",
-        )
-
-
-def _manifest(folder: str) -> dict[str, Any] | None:
-    """What `prepare_images` wrote about a folder; `None` for other files of that name."""
-    path = file_bytes.join(folder, sharding.MANIFEST)
-    if not file_bytes.is_file(path):
-        return None
-    with file_bytes.open_file(path) as file:
-        content = file.read()
-    if not file_bytes.exists(file_bytes.join(folder, sharding.PLAN)):
-        try:
-            listed = json.loads(content)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(listed, dict) or "shards" not in listed:
-            return None
-    return parse_json(
-        content,
-        path,
-        what="the manifest of prepared data",
-        fix=sharding.MANIFEST_FIX,
-        keys={"shards": sharding.SHARDS},
-    )
-
-
-def _prepared(folder: str, manifest: dict[str, Any], options: dict[str, Any]) -> ExampleImages:
-    """The shards that a manifest of `prepare_images` lists."""
-    if not isinstance(manifest.get("label_names"), list):
-        raise checks.error(
-            "the folder must hold pictures",
-            fix="prepared clips are opened with open_clips",
-            source=folder,
-        )
-    shards = [shard["file"] for shard in manifest["shards"]]
-    files = [file_bytes.join(folder, shard) for shard in shards]
-    source = ExampleImages(files, label_names=manifest["label_names"], **options)
-    own = [*shards, sharding.MANIFEST, sharding.PLAN, sharding.SKIPPED]
-    own += [f"{shard.partition('.')[0]}.json" for shard in shards]  # what is known about each
-
-    def reason(path: str) -> str:
-        shard = kinds.shard_kind(path) == "ArrayRecord"
-        return (
-            "is a shard that the manifest does not list" if shard else listing.beside_shards(path)
-        )
-
-    left, source.found = listing.account(folder, listing.listed(own), reason)
-    source.unused = Listed((*source.unused, *left))
-    return source
 
 
 def _is_folder(path: str) -> bool:

@@ -11,15 +11,15 @@ from keras_mdm import checks
 from keras_mdm.data.base import Skipped
 from keras_mdm.data.order.windows import place_in
 from keras_mdm.data.skipping import MAX_SKIPPED, Unusable, reason_of
-from keras_mdm.data.sources import file_bytes
+from keras_mdm.data.sources import columns, file_bytes
 from keras_mdm.data.sources.base import ImageSource, Record, class_number
 from keras_mdm.data.sources.digests import digest
-from keras_mdm.data.sources.examples import CAPTION, IMAGE, LABEL
 from keras_mdm.data.sources.index_cache import stamp_of_files
 from keras_mdm.data.sources.kept_groups import KeptGroups
-from keras_mdm.data.sources.strings import short_names
-from keras_mdm.data.sources.table import FILE, number_classes
-from keras_mdm.data.sources.texts import captions_in, is_text, text_of
+from keras_mdm.data.sources.parquet_contents import downloads
+from keras_mdm.data.sources.strings import Listed, short_names
+from keras_mdm.data.sources.table import number_classes
+from keras_mdm.data.sources.texts import is_text
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,9 @@ class ParquetImages(ImageSource):
         memory = checks.integer("memory", memory, minimum=1)
         paths = file_bytes.require_files(files, "Parquet file")
         self._groups, self._meta, self.shard_sizes = [], {}, []
-        broken, schema, sizes = [], None, []
+        broken, schemas, sizes = [], [], []
+        self._rows: dict[int, np.ndarray] = {}  # of groups in which some rows have no picture
+        failed = Listed()
         self._shown = dict(zip(paths, short_names(paths), strict=True))
         wanted = {"image": image, "caption": caption, "label": label}
         for path in paths:
@@ -72,37 +74,44 @@ class ParquetImages(ImageSource):
                 with file_bytes.open_file(path) as file:
                     opened = pyarrow.parquet.ParquetFile(file)
                     meta, own = opened.metadata, opened.schema_arrow
+                    noted = [downloads(opened, group) for group in range(meta.num_row_groups)]
             except Exception as problem:
                 broken.append(Skipped(self._shown[path], reason_of(problem)))
                 continue
-            if schema is None:
-                schema, self._names = own, _choose(own, wanted)
+            if not schemas:
+                self._names = columns.choose(own, wanted)
             missing = [name for name in self._names.values() if name and name not in own.names]
             if missing:
                 reason = f"has no column {missing[0]!r}, which other files have"
                 broken.append(Skipped(self._shown[path], reason))
                 continue
             self._meta[path] = meta
-            for group in range(meta.num_row_groups):
+            schemas.append(own)
+            for group, reasons in enumerate(noted):
+                rows = range(meta.row_group(group).num_rows)
+                if any(reasons):
+                    for row, reason in enumerate(reasons):
+                        if reason:
+                            failed.append(self._name(path, group, row), reason)
+                    rows = np.flatnonzero([reason is None for reason in reasons])
+                    self._rows[len(self._groups)] = rows
                 self._groups.append((path, group))
-                self.shard_sizes.append(meta.row_group(group).num_rows)
+                self.shard_sizes.append(len(rows))
                 sizes.append(_bytes_of(meta.row_group(group), self._names.values()))
         super().__init__(broken, max_skipped)
+        self.unused = failed
         self.check_shards(broken, len(paths))
         self.paths, self._ends = paths, np.cumsum(self.shard_sizes)
         if not sum(self.shard_sizes):
             raise checks.error(
                 "the files must hold records", fix="check the files", files=paths[:3], records=0
             )
-        self._classes = self._named_classes(schema)
-        self._kept = KeptGroups(sizes, self._load, memory)
+        self._classes = self._named_classes(schemas) if schemas else None
+        self._kept = KeptGroups(sizes, self._load, memory, _bytes_in_memory)
         self.shard_window = self._kept.window
         self.choices |= {part: name for part, name in self._names.items() if name is not None}
-        self.unused = tuple(
-            Skipped(f"column {name}", f"is not read: {part}={name!r} chooses it")
-            for part, name in _alternatives(schema)
-            if name not in self._names.values()
-        )
+        for column in columns.not_chosen(schemas[0], self._names):
+            failed.append(*column)
         if self._kept.least > memory:
             self.choices["memory"] = f"{self._kept.least / 1e9:.1f} GB for three groups of rows"
             _log.warning(
@@ -115,13 +124,17 @@ class ParquetImages(ImageSource):
         return int(self._ends[-1])
 
     def _place(self, row: int) -> tuple[int, int]:
-        return place_in(self._ends, row)
+        group, place = place_in(self._ends, row)
+        rows = self._rows.get(group)
+        return group, place if rows is None else int(rows[place])
 
     def name(self, row: int) -> str:
         """File, group and row."""
         group, place = self._place(row)
-        path, number = self._groups[group]
-        return f"{self._shown[path]}: row {place} of group {number}"
+        return self._name(*self._groups[group], place)
+
+    def _name(self, path: str, group: int, row: int) -> str:
+        return f"{self._shown[path]}: row {row} of group {group}"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -145,7 +158,7 @@ class ParquetImages(ImageSource):
         data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
             raise Unusable("has no bytes of a picture")
-        captions = texts_in(table["caption"][place]) if "caption" in table else ()
+        captions = columns.texts_in(table["caption"][place]) if "caption" in table else ()
         return Record(
             self.name(row),
             data,
@@ -154,26 +167,28 @@ class ParquetImages(ImageSource):
         )
 
     def _label(self, value: Any) -> int:
-        return class_number(value) if self._classes is None else self._classes.get(value, -1)
+        if self._classes is None:
+            return class_number(value)
+        return self._classes.get(columns.class_name(value) or "", -1)
 
-    def _named_classes(self, schema: Any) -> dict[str, int] | None:
-        """The number of each class, if the files hold names; this reads all names."""
-        import pyarrow
+    def _named_classes(self, schemas: Sequence[Any]) -> dict[str, int] | None:
+        """The number of each class, if files hold names; this reads all names."""
         import pyarrow.compute
+        import pyarrow.parquet
 
         column = self._names["label"]
         if column is None:
             return None
-        kind = schema.field(column).type
-        kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        if not any(columns.is_text(schema.field(column).type) for schema in schemas):
+            self.label_names = columns.names_of_classes(schemas[0], column)
             return None
-        found: set[str] = set()
+        found: set[str | None] = set()
         for path in self._meta:
             with file_bytes.open_file(path) as file:
                 opened = pyarrow.parquet.ParquetFile(file, metadata=self._meta[path])
                 for batch in opened.iter_batches(columns=[column]):
-                    found.update(pyarrow.compute.unique(batch.column(0)).to_pylist())
+                    values = pyarrow.compute.unique(batch.column(0)).to_pylist()
+                    found.update(map(columns.class_name, values))
         names = sorted(name for name in found if name and is_text(name))
         self.label_names, numbers = number_classes(names)
         return dict(zip(names, numbers.tolist(), strict=False))
@@ -203,84 +218,10 @@ def _bytes_of(group: Any, names: Iterable[str | None]) -> int:
     )
 
 
+def _bytes_in_memory(columns: dict[str, Any]) -> int:
+    return sum(column.nbytes for column in columns.values())
+
+
 def _joined(column: Any) -> Any:
     """A column in one piece, if one can hold it: places in a piece take 31 bits."""
     return column.combine_chunks() if column.nbytes < 2**31 else column
-
-
-def _choose(schema: Any, wanted: dict[str, str | None]) -> dict[str, str | None]:
-    """The columns to use."""
-    usual = {"image": IMAGE, "caption": CAPTION, "label": LABEL}
-    chosen = {
-        part: wanted[part] or next((name for name in names if name in schema.names), None)
-        for part, names in usual.items()
-    }
-    if not wanted["image"]:
-        chosen["image"] = next(iter(_pictures(schema)), None)
-    for part, name in chosen.items():
-        if (part == "image" or wanted[part]) and name not in schema.names:
-            raise checks.error(
-                f"the files must have a column for `{part}`",
-                fix=f"pass {part}=, the name of the column",
-                looked_for=name or usual[part],
-                columns=sorted(schema.names),
-            )
-    return chosen
-
-
-def _pictures(schema: Any) -> list[str]:
-    """The columns with usual names that hold bytes of pictures, not names of files."""
-    return [n for n in IMAGE if n in schema.names and _holds_bytes(schema.field(n).type)]
-
-
-def _holds_bytes(kind: Any) -> bool:
-    import pyarrow
-
-    if pyarrow.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-
-def _alternatives(schema: Any) -> list[tuple[str, str]]:
-    """What each column may be: every one that holds bytes, and those with usual names."""
-    usual = {**dict.fromkeys(CAPTION, "caption"), **dict.fromkeys(LABEL, "label")}
-    found = (
-        (usual.get(f.name) or ("image" if _holds_bytes(f.type) else None), f.name) for f in schema
-    )
-    return [(part, name) for part, name in found if part]
-
-
-def holds_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of pictures; true also for unreadable files, so that
-    their reader reports them."""
-    schema = _schema(path)
-    return schema is None or bool(_pictures(schema))
-
-
-def names_pictures(path: str) -> bool:
-    """Whether a Parquet file has a column of names of files, like a table."""
-    schema = _schema(path)
-    return schema is not None and bool(set(FILE) & set(schema.names)) and not _pictures(schema)
-
-
-def _schema(path: str) -> Any:
-    import pyarrow.parquet
-
-    try:
-        with file_bytes.open_file(path) as file:
-            return pyarrow.parquet.ParquetFile(file).schema_arrow
-    except Exception as problem:
-        reason_of(problem)  # raises what is not the file's fault
-        return None
-
-
-def texts_in(value: Any) -> list[str]:
-    """The texts of a field, one or a list; they may be stored as bytes, in any encoding."""
-    if not value.is_valid:
-        return []
-    value = getattr(value, "value", value) if hasattr(value, "dictionary") else value
-    if hasattr(value, "as_buffer"):
-        return [text_of(value.as_buffer().to_pybytes())]
-    if hasattr(value, "values") and not hasattr(value, "keys"):
-        return [text for part in value.values for text in texts_in(part)]
-    return list(captions_in(value.as_py()))

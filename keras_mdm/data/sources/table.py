@@ -19,6 +19,7 @@ from keras_mdm.data.sources.base import ImageSource, Record
 from keras_mdm.data.sources.digests import digest
 from keras_mdm.data.sources.folder import read_whole
 from keras_mdm.data.sources.index_cache import stamp_of_files
+from keras_mdm.data.sources.kinds import FILE
 from keras_mdm.data.sources.kinds import TABLES as ENDINGS
 from keras_mdm.data.sources.listing import name_hash
 from keras_mdm.data.sources.strings import Listed
@@ -27,7 +28,6 @@ from keras_mdm.data.sources.texts import NOT_UTF8, Lines, captions_in, decode, i
 # A row: its line, first byte, byte after the last one, and its values or what is wrong with it.
 Found = tuple[int, int, int, dict[str, Any] | str]
 # Usual names of columns; the first one present counts.
-FILE = ("file", "file_name", "filename", "path", "filepath", "image")
 CAPTION = ("caption", "captions", "text", "prompt", "title")
 LABEL = ("label", "class", "label_name")
 SPLIT = "split"

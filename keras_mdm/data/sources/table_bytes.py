@@ -158,7 +158,13 @@ def _rows(path: str) -> Any:
     with file_bytes.open_file(path) as file:
         opened = pyarrow.parquet.ParquetFile(file)
         for batch in opened.iter_batches():
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                yield {name: _named(value) for name, value in row.items()}
+
+
+def _named(value: Any) -> Any:
+    """The name of a picture, for a `{bytes, path}` without bytes."""
+    return value["path"] if isinstance(value, dict) and value.keys() == {"bytes", "path"} else value
 
 
 def _lines(path: str, rows: Any) -> bytes:

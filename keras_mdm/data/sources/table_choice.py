@@ -1,6 +1,5 @@
 """Which tables of a folder are read."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from keras_mdm.data.sources import file_bytes, kinds, listing, splits
 from keras_mdm.data.sources.base import ImageSource
 from keras_mdm.data.sources.joined import JoinedImages
 from keras_mdm.data.sources.listing import Survey
-from keras_mdm.data.sources.parquet import names_pictures
+from keras_mdm.data.sources.parquet_contents import NAMES
 from keras_mdm.data.sources.strings import Listed
 from keras_mdm.data.sources.table import TableImages
 from keras_mdm.data.sources.table_bytes import is_metadata, lists_files
@@ -22,7 +21,8 @@ def choose_tables(survey: Survey, split: str | None) -> tuple[list[str], str | N
     """The tables to read, and their split; no tables if there are none.
 
     In the folder itself, and in a folder named after a split, the table is the one called metadata,
-    or the only one; in other folders it must be called metadata.
+    or the only one, or all Parquet files that name pictures; in other folders it must be called
+    metadata.
 
     Args:
         survey: survey of the folder.
@@ -54,18 +54,13 @@ def choose_tables(survey: Survey, split: str | None) -> tuple[list[str], str | N
         }
     if "" in by_folder:  # it covers everything below
         by_folder = {"": by_folder[""]}
-    return [_one_of(found) for found in by_folder.values()], chosen
+    return [table for found in by_folder.values() for table in _whole(found)], chosen
 
 
 def _in_parquet(survey: Survey) -> list[str]:
-    """Parquet files that name pictures: those called metadata, or the only one."""
+    """Parquet files that name pictures."""
     files = survey.shards.get("Parquet", [])
-    named = [file for file in files if is_metadata(file)]
-    return [
-        file
-        for file in named or (files if len(files) == 1 else [])
-        if names_pictures(file_bytes.join(survey.root, file))
-    ]
+    return [file for file in files if survey.content(file) == NAMES]
 
 
 def _is_table(survey: Survey, table: str) -> bool:
@@ -73,15 +68,18 @@ def _is_table(survey: Survey, table: str) -> bool:
     return not table.lower().endswith(".json") or lists_files(file_bytes.join(survey.root, table))
 
 
-def _one_of(tables: Sequence[str]) -> str:
+def _whole(tables: Sequence[str]) -> list[str]:
+    """The table of a folder; several Parquet files are parts of one."""
     named = [table for table in tables if is_metadata(table)]
-    if len(tables) > 1 and not named:
-        raise checks.error(
-            "there must be one table in the folder, or one called metadata",
-            fix="pass the table itself",
-            tables=list(tables),
-        )
-    return (named or tables)[0]
+    if named or len(tables) == 1:
+        return [(named or tables)[0]]
+    if all(kinds.shard_kind(table) == "Parquet" for table in tables):
+        return sorted(tables)
+    raise checks.error(
+        "there must be one table in the folder, or one called metadata",
+        fix="pass the table itself",
+        tables=list(tables),
+    )
 
 
 def open_tables(
@@ -112,7 +110,7 @@ def open_tables(
         source: ImageSource = TableImages(paths[0], max_skipped=max_skipped, **inside, **options)
     else:
         opened = [TableImages(path, max_skipped=1.0, **inside, **options) for path in paths]
-        before = [f"{os.path.dirname(table)}/" for table in tables]
+        before = [table[: table.rfind("/") + 1] for table in tables]
         source = JoinedImages(opened, before, max_skipped=max_skipped)
 
     def reason(path: str) -> str:
@@ -120,7 +118,7 @@ def open_tables(
         # The pictures of several splits may lie in one folder.
         if chosen is not None and of != (chosen or None) and (of or kinds.shard_kind(path)):
             return splits.not_chosen(of, chosen)
-        return listing.beside_tables(path)
+        return survey.why_not(path, listing.beside_tables)
 
     left, source.found = listing.account(survey.root, listing.named(tables, hashes), reason)
     source.unused = Listed((*source.unused, *left))

@@ -75,11 +75,14 @@ class TfdsImages(ExampleImages):
             for part, name in self.choices.items()
             if part in changed | several or (part in self._other and part == "caption")
         }
-        self.unused = tuple(
-            Skipped(f"feature {name}", f"is not read: {part}={name!r} chooses it")
-            for part, names in candidates.items()
-            for name in sorted(names)
-            if name != self.choices.get(part)
+        self.unused = (
+            *self.unused,
+            *(
+                Skipped(f"feature {name}", f"is not read: {part}={name!r} chooses it")
+                for part, names in candidates.items()
+                for name in sorted(names)
+                if name != self.choices.get(part)
+            ),
         )
         known = {name for names in candidates.values() for name in names}
         self.unused += tuple(
