@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         optimizers,
         text,
     )
+    from keras_mdm.cascade import Cascade
     from keras_mdm.costs.describe import describe
     from keras_mdm.export import export_saved_model
     from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cascade",
     "LevelSpec",
     "MatryoshkaDiffusion",
     "NestedUNet",
@@ -76,6 +78,7 @@ _ANYWHERE = _NETWORK | {"assets"}
 
 # Modules of the public names; a name that is missing here is itself a module.
 _HOMES = {
+    "Cascade": "keras_mdm.cascade",
     "LevelSpec": "keras_mdm.models",
     "MatryoshkaDiffusion": "keras_mdm.training",
     "NestedUNet": "keras_mdm.models",

@@ -25,6 +25,7 @@ ALLOWED = {
     "moved": set(),
     "backends": {"keras"},
     "levels": set(),
+    "stages": {"levels"},
     "untracked": set(),
     "distribute": {"tensorflow"},
     "named_arrays": set(),
@@ -56,15 +57,18 @@ ALLOWED = {
     | {"data.python_calls", "data.order.python_calls"}  # for captions
     | {"export"}  # of a model's own `export`
     | {"keras", "tensorflow", "tqdm"},
+    "cascade": {"backends", "conditioning", "levels", "pictures", "sampling", "stages", "training"}
+    | {"keras"},
     "latents": {"pictures", "tensorflow"},
-    "evaluation": {"assets", "interop.torch_legacy", "interop.torch_reader"}
+    "evaluation": {"assets", "stages", "interop.torch_legacy", "interop.torch_reader"}
     | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
-    "export": {"conditioning", "finite", "sampling", "training", "diffusion"}
+    "export": {"cascade", "conditioning", "finite", "sampling", "stages", "training", "diffusion"}
     | {"keras", "tensorflow"},
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
-    "runs": {"averages", "callbacks", "costs", "distribute", "finite", "layers", "models"}
+    "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "layers"}
+    | {"models", "stages"}
     | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},

@@ -77,5 +77,6 @@ def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[
         "sampler": args.sampler,
         "guidance_scale": guidance,
         "weights": args.weights,
+        "low_res_noise": args.low_res_noise,
     }
     return {key: value for key, value in given.items() if value is not None}

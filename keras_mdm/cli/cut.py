@@ -52,7 +52,14 @@ def run(args: argparse.Namespace) -> int:
         )
     model = models.load(args.model)
     from keras_mdm.files import write_atomically
+    from keras_mdm.stages import stages_of
 
+    if len(stages_of(model)) > 1:
+        raise checks.error(
+            "levels are taken from one network, and a cascade holds two",
+            fix="save `cascade.low` or `cascade.high` to a file of its own",
+            model=args.model,
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, model.cut(args.level).save)
     print(out)

@@ -90,6 +90,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="guidance scale; LEVEL=SCALE pairs for a scale per level (default: as the run draws)",
     )
     parser.add_argument(
+        "--low-res-noise",
+        type=int,
+        metavar="N",
+        help="for a cascade: noise added to the small pictures before they are enlarged, from 1 "
+        "(hardly any, the default) to the training steps (1000)",
+    )
+    parser.add_argument(
         "--sweep",
         nargs="+",
         type=float,
@@ -188,26 +195,30 @@ def _of_model(
     """(folder in --out, report) of what a model draws, one for each scale of guidance."""
     from keras_mdm import evaluation
     from keras_mdm.evaluation.samples import check_model
+    from keras_mdm.stages import levels_of, stages_of
 
     model = models.load(args.target) if model is None else model
     check_model(model)
-    levels = asked.chosen_levels(args.levels, model.unet.levels)
+    process = stages_of(model)[-1].process
+    levels = asked.chosen_levels(args.levels, levels_of(model))
     networks = {level: evaluation.network_of(features, level) for level in levels}
-    clips = {"frame": model.process.frame, "stride": args.stride}
-    real = references(args.reference, levels, model.downsample, features, count=args.real, **clips)
+    clips = {"frame": process.frame, "stride": args.stride}
+    real = references(
+        args.reference, levels, process.downsample, features, count=args.real, **clips
+    )
     given = prompts.conditions(args, model, real.captions)
     requests = {
         folder: evaluation.Request(
             args.count, **given, seed=args.seed, batch_size=args.batch_size, options=sampling
         )
-        for folder, sampling in asked.samplings(args, model.unet.levels).items()
+        for folder, sampling in asked.samplings(args, levels_of(model)).items()
     }
     evaluation.check(model, measures, requests.values(), few=args.few, networks=networks.values())
     for request in requests.values():
         # Wrong options are found before the first picture, and before its folder is made.
         one = request.conditions(slice(0, 1))
         model.generate(**one, **request.options, seed=request.seed, dry_run=True)
-    known = memorised.known(args, levels, model.downsample, features)
+    known = memorised.known(args, levels, process.downsample, features)
     options = {"features": features, "measures": measures, "few": args.few}
     options["texts"] = prompts.text_measures(args, real, levels, given, features)
     real_sets = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from keras_mdm.cli.quiet import quiet_start
 
 if TYPE_CHECKING:
+    from keras_mdm.cascade import Cascade
     from keras_mdm.training import MatryoshkaDiffusion
 
 
@@ -26,7 +27,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(path: str) -> "MatryoshkaDiffusion":
+def load(path: str) -> "MatryoshkaDiffusion | Cascade":
     """Load a model for a command, and say on stderr which one it is unless the path is a file.
 
     Args:

@@ -16,8 +16,10 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     """Prompts or labels for all pictures: as the model was trained, drawn by the seed."""
     import numpy as np
 
+    from keras_mdm.stages import stages_of
+
     rng = np.random.default_rng(checks.seed(args.seed))
-    spec = model.unet.spec
+    spec = stages_of(model)[0].unet.spec
     if args.prompts:
         return {"prompts": chosen_prompts(str(args.prompts), args.count, rng)}
     if spec.text_width is not None:

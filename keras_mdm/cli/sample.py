@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
@@ -12,6 +12,7 @@ from keras_mdm.cli import models
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_mdm.cascade import Cascade
     from keras_mdm.training import MatryoshkaDiffusion
 
 LONGEST_NAME = 60
@@ -70,6 +71,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="IMAGE",
         help="the picture that an upsampler enlarges, or that the model sees beside the noise",
     )
+    parser.add_argument(
+        "--low-res-noise",
+        type=int,
+        metavar="N",
+        help="noise that an upsampler or a cascade adds to that picture, from 1 (hardly any, the "
+        "default) to the training steps (1000), if it was trained so",
+    )
     parser.add_argument("--init", type=Path, metavar="IMAGE", help="a picture to change")
     parser.add_argument(
         "--strength", type=float, help="how much of it changes, 0 to 1 (default: 0.7)"
@@ -123,26 +131,20 @@ def run(args: argparse.Namespace) -> int:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
     captions = [caption for caption in captions for _ in range(args.per_prompt)]
-    low_res = {}
+    options = _options(args)
     if args.low_res:
-        low_res["low_res"] = seen_picture(args.low_res, model, len(captions) // args.per_prompt)
+        options["low_res"] = seen_picture(args.low_res, model, len(captions) // args.per_prompt)
+    if args.init:
+        options["init_image"] = _start(args.init, model, kind)
+    if kind == "codes":
+        options["output"] = "float32"
     images = model.generate(
         args.prompts or None,
         labels=args.label,
         num_images=None if args.prompts or args.label else 1,
-        **low_res,
         num_images_per_prompt=args.per_prompt,
-        negative_prompts=args.negative,
-        grid=args.grid,
-        stop_at=args.stop_at,
-        init_image=_start(args.init, model, kind) if args.init else None,
-        strength=args.strength,
-        steps=args.steps,
-        sampler=args.sampler,
-        guidance_scale=args.guidance,
         seed=args.seed,
-        weights=args.weights,
-        output="float32" if kind == "codes" else "uint8",
+        **options,
     )
     if kind == "codes":
         for path in write_codes(images, captions, args.out):
@@ -154,7 +156,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """Options of `generate` that are given; a cascade does not have all of them."""
+    given = {
+        "negative_prompts": args.negative,
+        "low_res_noise": args.low_res_noise,
+        "grid": args.grid,
+        "stop_at": args.stop_at,
+        "strength": args.strength,
+        "steps": args.steps,
+        "sampler": args.sampler,
+        "guidance_scale": args.guidance,
+        "weights": args.weights,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def kind_of(model: "MatryoshkaDiffusion | Cascade", wanted: str | None = None) -> str:
     """What a model draws, "pictures" or "codes", by its number of channels unless given.
 
     Args:
@@ -165,14 +183,16 @@ def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
         ValueError: if it may be either, or cannot be the one given.
     """
     from keras_mdm.pictures.pixels import PICTURE_CHANNELS
+    from keras_mdm.stages import stages_of
 
-    channels = model.unet.spec.out_channels
-    if wanted is None and channels == 4 and model.threshold == "none":
+    last = stages_of(model)[-1]
+    channels = last.unet.spec.out_channels
+    if wanted is None and channels == 4 and last.threshold == "none":
         raise checks.error(
             "four channels without a threshold may be a picture with transparency or a code",
             fix="say --as pictures or --as codes",
             channels=channels,
-            threshold=model.threshold,
+            threshold=last.threshold,
         )
     if wanted == "pictures" and channels not in PICTURE_CHANNELS:
         raise checks.error(
@@ -183,12 +203,14 @@ def kind_of(model: "MatryoshkaDiffusion", wanted: str | None = None) -> str:
     return wanted or ("pictures" if channels in PICTURE_CHANNELS else "codes")
 
 
-def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
+def _start(path: Path, model: "MatryoshkaDiffusion | Cascade", kind: str) -> "np.ndarray":
     """Read the file of --init: a picture, or the codes of one."""
     import numpy as np
 
+    from keras_mdm.stages import stages_of
+
     if kind == "pictures":
-        return read_picture(path, model.unet.spec.out_channels)
+        return read_picture(path, stages_of(model)[-1].unet.spec.out_channels)
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as problem:
@@ -199,7 +221,7 @@ def _start(path: Path, model: "MatryoshkaDiffusion", kind: str) -> "np.ndarray":
         ) from problem
 
 
-def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.ndarray":
+def seen_picture(path: Path, model: "MatryoshkaDiffusion | Cascade", count: int) -> "np.ndarray":
     """Read the picture of --low-res and repeat it for every prompt.
 
     Args:
@@ -213,8 +235,9 @@ def seen_picture(path: Path, model: "MatryoshkaDiffusion", count: int) -> "np.nd
     import numpy as np
 
     from keras_mdm.pictures.pixels import PICTURE_CHANNELS
+    from keras_mdm.stages import stages_of
 
-    spec = model.unet.spec
+    spec = stages_of(model)[0].unet.spec  # a cascade makes its small pictures itself
     channels = spec.in_channels - spec.out_channels
     if channels not in PICTURE_CHANNELS:
         raise checks.error(
@@ -250,7 +273,7 @@ def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.n
         ) from problem
 
 
-def attach(model: "MatryoshkaDiffusion", folder: Path) -> None:
+def attach(model: "MatryoshkaDiffusion | Cascade", folder: Path) -> None:
     """Give a model its FLAN-T5 encoder from a folder.
 
     Args:

@@ -7,7 +7,12 @@ import keras
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.conditioning.low_res import LOW_RES, as_low_res, low_res_channels
+from keras_mdm.conditioning.low_res import (
+    LOW_RES,
+    as_low_res,
+    low_res_channels,
+    micro_conditions,
+)
 from keras_mdm.levels import LevelShape
 from keras_mdm.models.network import NetworkFacts
 
@@ -27,7 +32,7 @@ def condition_names(spec: NetworkFacts) -> tuple[str, ...]:
         names.append("label")
     if low_res_channels(spec) > 0:
         names.append(LOW_RES)
-    return (*names, *spec.micro_conditions)
+    return (*names, *micro_conditions(spec))
 
 
 def pad_tokens(text: tf.Tensor, mask: tf.Tensor, length: tf.Tensor):

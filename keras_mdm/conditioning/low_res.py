@@ -1,4 +1,8 @@
-"""A picture that a network sees beside the noisy one, such as the one an upsampler enlarges."""
+"""A picture that a network sees beside the noisy one, such as the one an upsampler enlarges.
+
+With a micro-condition `low_res_noise` noise is added to that picture, and the network is told how
+much (noise augmentation).
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,12 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm import checks
-from keras_mdm.diffusion import LevelShape
+from keras_mdm.diffusion import LevelShape, Schedule
+from keras_mdm.diffusion.process import add_noise
 from keras_mdm.models.network import NetworkFacts
 from keras_mdm.pictures import pixels
 
 # Its key in a batch, and its name in `generate` and in an exported model.
 LOW_RES = "low_res"
+# The micro-condition that tells a network how noisy that picture is; without it there is no noise.
+LOW_RES_NOISE = "low_res_noise"
 
 
 def low_res_channels(spec: NetworkFacts) -> int:
@@ -24,9 +31,27 @@ def low_res_channels(spec: NetworkFacts) -> int:
     return spec.in_channels - spec.out_channels
 
 
+def sees_noise(spec: NetworkFacts) -> bool:
+    """Whether noise is added to the picture that a network sees, and the network is told.
+
+    Args:
+        spec: the network.
+    """
+    return LOW_RES_NOISE in spec.micro_conditions
+
+
+def micro_conditions(spec: NetworkFacts) -> tuple[str, ...]:
+    """The micro-conditions that come with the data; the noise of the picture is drawn instead.
+
+    Args:
+        spec: the network.
+    """
+    return tuple(name for name in spec.micro_conditions if name != LOW_RES_NOISE)
+
+
 def check_channels(spec: NetworkFacts) -> None:
-    """Raise unless a network has inputs for all outputs, and no micro-condition is called
-    `low_res`.
+    """Raise unless a network has inputs for all outputs, no micro-condition is called `low_res`,
+    and one called `low_res_noise` is of a network that sees a picture.
 
     Args:
         spec: the network.
@@ -44,6 +69,15 @@ def check_channels(spec: NetworkFacts) -> None:
             f"`{LOW_RES}` is the name of the picture in the in_channels beyond out_channels",
             fix="give the micro-condition another name",
             micro_conditions=spec.micro_conditions,
+        )
+    if sees_noise(spec) and not low_res_channels(spec):
+        raise checks.error(
+            f"the micro-condition `{LOW_RES_NOISE}` tells how noisy the picture is that a network "
+            "sees in its in_channels beyond out_channels",
+            fix="build the network with in_channels = out_channels + channels of that picture, or "
+            "give the micro-condition another name",
+            in_channels=spec.in_channels,
+            out_channels=spec.out_channels,
         )
 
 
@@ -116,6 +150,32 @@ def _resized(value: tf.Tensor, top: LevelShape) -> tf.Tensor:
     enlarged = value.shape[-2] is not None and value.shape[-2] <= top.width
     flat = tf.image.resize(flat, (top.height, top.width), "bilinear", antialias=not enlarged)
     return tf.reshape(flat, (-1, *clip, top.height, top.width, value.shape[-1]))
+
+
+def with_noise(
+    conditions: Mapping[str, tf.Tensor], eps: tf.Tensor, index: tf.Tensor, schedule: Schedule
+) -> dict[str, tf.Tensor]:
+    """Add noise to the picture, and say how much.
+
+    The picture has the size of the highest level by now; levels below see D^r of the noisy one.
+
+    Args:
+        conditions: conditions of every row, with the picture as returned by `as_low_res`.
+        eps: standard normal noise of the picture's shape.
+        index: table index k, scalar or `(B,)`.
+        schedule: of the highest level.
+
+    Returns:
+        The conditions with the noisy picture and `low_res_noise` `(B,)`, the time k / N.
+
+    Reference: Saharia et al. 2022 (arXiv 2205.11487), section 2.4; Gu et al. 2023 (arXiv
+    2310.15111), appendix D.1: the schedule is that of the diffusion itself.
+    """
+    picture = conditions[LOW_RES]
+    t = tf.cast(index, tf.float32) / schedule.num_steps
+    t = tf.broadcast_to(t, tf.shape(picture)[:1])
+    noisy = add_noise(picture, eps, *schedule.alpha_sigma(t))
+    return {**conditions, LOW_RES: noisy, LOW_RES_NOISE: t}
 
 
 def network_inputs(

@@ -13,6 +13,7 @@ from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.frames import network_of
 from keras_mdm.evaluation.picture_sets import Measured, check_classes, enlarged, measured
 from keras_mdm.evaluation.worth import Worth, enlarged_name, table_of_worth, worth_of
+from keras_mdm.stages import levels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,8 @@ def evaluate(
     clips.
 
     Args:
-        drawn: a `MatryoshkaDiffusion`, or {level: uint8 (n, H, W, 3), or (n, F, H, W, 3) for
-            clips, or an iterable of these}.
+        drawn: a `MatryoshkaDiffusion` or a `Cascade`, or {level: uint8 (n, H, W, 3), or
+            (n, F, H, W, 3) for clips, or an iterable of these}.
         reference: {level: real pictures of its size, in the same forms, or `moments.Statistics`, or
             what `measured` made of them}.
         request: what a model draws.
@@ -120,7 +121,7 @@ def evaluate(
                 directory=directory,
             )
         check(drawn, measures, [request], few=few)
-    known = list(drawn) if isinstance(drawn, Mapping) else list(drawn.unet.levels)
+    known = list(drawn) if isinstance(drawn, Mapping) else list(levels_of(drawn))
     levels = [level for level in known if level in reference]
     if not levels:
         raise checks.error(

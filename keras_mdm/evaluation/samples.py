@@ -14,6 +14,7 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.evaluation.frames import frames_of
 from keras_mdm.files import read_json, write_atomically
+from keras_mdm.stages import levels_of, stages_of
 
 REQUEST = "request.json"
 
@@ -70,20 +71,21 @@ class Request:
 def weights_digest(model: Any) -> str:
     """A digest of a model's weights and averages."""
     digest = hashlib.blake2b(digest_size=16)
-    for variable in [*model.unet.weights, *model.ema.averages]:
-        digest.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
+    for stage in stages_of(model):
+        for variable in [*stage.unet.weights, *stage.ema.averages]:
+            digest.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
     return digest.hexdigest()
 
 
 def check_model(model: Any) -> None:
     """Raise unless the model draws RGB pictures or clips."""
-    spec = model.unet.spec
-    if spec.out_channels != 3:
+    channels = stages_of(model)[-1].unet.spec.out_channels
+    if channels != 3:
         raise checks.error(
             "measures of pictures need a model of RGB pictures",
             fix="measure the decoded pictures of codes as a folder",
-            levels=list(model.unet.levels),
-            channels=spec.out_channels,
+            levels=list(levels_of(model)),
+            channels=channels,
         )
 
 
@@ -98,7 +100,7 @@ def draw(
     on where it was stopped.
 
     Args:
-        model: a `MatryoshkaDiffusion` of RGB pictures or clips.
+        model: a `MatryoshkaDiffusion` or a `Cascade` of RGB pictures or clips.
         request: what to draw.
         directory: where to.
         progress: show a progress bar.
@@ -153,7 +155,7 @@ def picture_path(directory: Path, level: str, number: int) -> Path:
 def _batches(
     model: Any, request: Request, directory: Path, progress: bool
 ) -> Iterator[dict[str, np.ndarray]]:
-    levels = model.unet.levels
+    levels = levels_of(model)
     with (
         ThreadPoolExecutor() as pool,
         tqdm(total=request.count, unit="picture", disable=not progress, desc="drawing") as bar,

@@ -10,12 +10,14 @@ from typing import Any
 import keras
 
 from keras_mdm import checks
+from keras_mdm.cascade import Cascade
 from keras_mdm.files import DAMAGED
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.layers.own_layers import UnknownLayer
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.runs.snapshot import load_snapshot, unknown_class
+from keras_mdm.stages import stages_of
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
@@ -24,7 +26,7 @@ _ATTEMPTS = 10
 SAMPLING = ("sampling", "steps", "sampler", "threshold", "guidance_scale")
 
 
-def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
+def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade:
     """Load a model from a `.keras` file, a run, a phase or a checkpoint.
 
     Weights, all averages, the null condition and measured deviations are loaded; the text encoder
@@ -39,7 +41,7 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion:
             `runs/x/checkpoints/phase-2/step-0001200`.
 
     Returns:
-        The model, not compiled.
+        The model, not compiled; a `Cascade` from the file of one.
 
     Raises:
         ValueError: if the path is none of these, its content is damaged or not a model, or a class
@@ -75,7 +77,7 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
     return {}
 
 
-def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion]:
+def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion | Cascade]:
     """Load a model, and say which one it was.
 
     Args:
@@ -104,10 +106,11 @@ def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion
                 raise
 
 
-def _load_found(found: FoundModel) -> MatryoshkaDiffusion:
+def _load_found(found: FoundModel) -> MatryoshkaDiffusion | Cascade:
     if found.kind == "file":
         model = _load_file(found.path)
-        warn_of_weights(model, model.unet.variables)  # loading warned of the averages already
+        for stage in stages_of(model):  # loading warned of the averages already
+            warn_of_weights(stage, stage.unet.variables)
         return model
     model = load_snapshot(found.path, description=_description_beside(found))
     warn_of_weights(model, model.variables)
@@ -129,7 +132,7 @@ def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
     return None
 
 
-def _load_file(path: Path) -> MatryoshkaDiffusion:
+def _load_file(path: Path) -> MatryoshkaDiffusion | Cascade:
     if not zipfile.is_zipfile(path):  # Keras would say that the file is not there
         raise _damaged(path, "not an archive, or truncated")
     try:
@@ -142,14 +145,15 @@ def _load_file(path: Path) -> MatryoshkaDiffusion:
         raise
     except (*DAMAGED, AttributeError, IndexError) as problem:
         raise _damaged(path, problem) from problem
-    if not isinstance(model, MatryoshkaDiffusion):
+    if not isinstance(model, MatryoshkaDiffusion | Cascade):
         raise checks.error(
-            "the file must hold a MatryoshkaDiffusion",
+            "the file must hold a MatryoshkaDiffusion or a Cascade",
             fix="save the diffusion model, not only its network",
             path=str(path),
             type=type(model).__name__,
         )
-    model.refresh(contents=False)  # gives averages of earlier versions their places
+    for stage in stages_of(model):
+        stage.refresh(contents=False)  # gives averages of earlier versions their places
     return model
 
 

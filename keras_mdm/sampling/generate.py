@@ -24,6 +24,7 @@ def generate(
     num_images_per_prompt: int = 1,
     micro: Mapping[str, Any] | None = None,
     low_res: Any = None,
+    low_res_noise: int | None = None,
     sampling: str = "default",
     steps: int | None = None,
     sampler: str | Sampler | None = None,
@@ -69,6 +70,10 @@ def generate(
         low_res: pictures that a network with more in_channels than out_channels sees beside those
             it draws, one each, such as the pictures an upsampler enlarges. `(B, h, w, C)`, or
             `(B, t, h, w, C)` for clips; uint8 or float in [-1, 1], of any size.
+        low_res_noise: how much noise these pictures get, as an index into the table of the training
+            schedule, from 1 (hardly any) to its number of steps (nothing else); 1 unless given.
+            Only for a network that is told, see `MatryoshkaDiffusion`. More noise lets the network
+            correct more of what it sees.
         sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic threshold):
             the defaults of `steps`, `sampler` and `threshold`.
         steps: number of steps, at most as many as the training schedule has.

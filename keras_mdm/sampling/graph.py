@@ -14,6 +14,7 @@ from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import cut
 from keras_mdm.models.recompute import no_recompute
 from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling.low_res_noise import add_noise
 from keras_mdm.sampling.plan import Amounts, SamplingPlan
 from keras_mdm.sampling.stepping import noisy_start, run_steps, start_noise
 
@@ -163,14 +164,15 @@ def sample_stretch(
         The state at the end.
     """
     spec, process = model.unet.spec, process_of(model, plan)
-    conditions = cast_conditions(rows["conditions"], spec)
+    given = (amounts["low_res_noise"], rows["seeds"], rows["samples"])
+    conditions = add_noise(model, cast_conditions(rows["conditions"], spec), *given)
     weaker, away = None, None
     if plan.autoguidance is not None:
         other, weights = plan.autoguidance
         weaker = other.network(weights, plan.stop_at)
     elif plan.guidance is not None:
         away = (
-            cast_conditions(rows["away"], spec)
+            add_noise(model, cast_conditions(rows["away"], spec), *given)
             if rows.get("away")
             else unconditional(conditions, model.null_condition)
         )

@@ -18,6 +18,7 @@ class Options:
     num_images_per_prompt: int
     micro: Mapping[str, Any] | None
     low_res: Any
+    low_res_noise: int | None
     sampling: str
     steps: int | None
     sampler: str | Sampler | None

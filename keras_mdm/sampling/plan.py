@@ -94,6 +94,7 @@ def amounts_of(
     rescale: float = 0.0,
     reconstruction: float = 0.0,
     eta: float = 0.0,
+    low_res_noise: Any = 1,
 ) -> Amounts:
     """The continuous choices of sampling as tensors, whose values never need another graph.
 
@@ -105,9 +106,12 @@ def amounts_of(
         rescale: how much of the conditional output's deviation to take, used if the plan says so.
         reconstruction: weight of reconstruction guidance, used if the plan says so.
         eta: DDIM's share of fresh noise, used if the plan says so.
+        low_res_noise: table index of the noise that the picture gets which the network sees, used
+            if the network is told.
 
     Returns:
-        dict of float32 scalars, except that "shares" is a dict by level name and "eta" is float64.
+        dict of float32 scalars, except that "shares" is a dict by level name, "eta" is float64 and
+        "low_res_noise" int32.
     """
     shares = shares or {}
     return {
@@ -116,4 +120,5 @@ def amounts_of(
         "rescale": tf.constant(rescale, tf.float32),
         "reconstruction": tf.constant(reconstruction, tf.float32),
         "eta": tf.constant(eta, tf.float64),
+        "low_res_noise": tf.convert_to_tensor(low_res_noise, tf.int32),
     }

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.conditioning.conditions import NO_CLASS, cast_conditions, condition_names
-from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels
+from keras_mdm.conditioning.low_res import LOW_RES, low_res_channels, micro_conditions
 from keras_mdm.finite import check_finite
 
 Arrays = dict[str, np.ndarray]
@@ -198,7 +198,7 @@ def _encode(model: Any, prompts: Sequence[str], argument: str = "prompts") -> Ar
 
 
 def _micro(model: Any, micro: Mapping[str, Any] | None, count: int, conditions: Arrays) -> Arrays:
-    known = model.unet.spec.micro_conditions
+    known = micro_conditions(model.unet.spec)
     checks.known_keys("micro", micro or {}, known)
     found = {}
     for name, value in (micro or {}).items():

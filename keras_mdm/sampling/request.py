@@ -14,6 +14,7 @@ from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.finite import check_weights
 from keras_mdm.models.nested_unet import check_nested
 from keras_mdm.sampling import graph, guiding, starting
+from keras_mdm.sampling.low_res_noise import check_noise_level
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.plan import Amounts, SamplingPlan, amounts_of
 from keras_mdm.sampling.stepping import level_shapes
@@ -77,6 +78,7 @@ def resolve(model: Any, options: Options) -> Request:
         rescale=guidance.rescale,
         reconstruction=guidance.reconstruction,
         eta=options.eta,
+        low_res_noise=check_noise_level(model, options.low_res_noise),
     )
     process = graph.process_of(model, plan)
     if not options.dry_run:

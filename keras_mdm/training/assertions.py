@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_mdm.conditioning.conditions import NO_CLASS
-from keras_mdm.conditioning.low_res import LOW_RES, has_aspect
+from keras_mdm.conditioning.low_res import LOW_RES, LOW_RES_NOISE, has_aspect
 from keras_mdm.models.network import NetworkFacts
 
 
@@ -90,6 +90,22 @@ def sampling_requirements(
             text=tokens,
             text_mask=tf.shape(conditions["text_mask"]),
         )
+
+
+def noise_requirement(index: tf.Tensor, num_steps: int) -> tf.Operation:
+    """Likewise for the noise of the picture that a network sees.
+
+    Args:
+        index: scalar, table index of the noise.
+        num_steps: N of the training schedule.
+    """
+    return require(
+        (index >= 1) & (index <= num_steps),
+        f"`{LOW_RES_NOISE}` must be an integer from 1 to {num_steps}, the steps of the training "
+        "schedule",
+        fix=f"pass for example {LOW_RES_NOISE}=1 for hardly any noise",
+        low_res_noise=index,
+    )
 
 
 def _condition(name: str, value: tf.Tensor, spec: NetworkFacts) -> tf.Operation:

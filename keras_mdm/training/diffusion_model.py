@@ -54,6 +54,11 @@ class MatryoshkaDiffusion(DistributedTrainer):
     `{"64": {"image": (B0, 64, 64, 3), ...}, "256": {"image": (B1, 256, 256, 3), ...}}` the level 64
     is trained on B0 + B1 samples and 256 on B1; the loss of a level is a mean over its samples.
 
+    If the levels have a micro-condition `low_res_noise`, as in
+    `LevelSpec(64, micro_conditions={"low_res_noise": 0.0})`, the enlarged `low_res` gets noise of
+    the highest level's schedule, of an amount drawn for every sample, and the network is told how
+    much: noise augmentation (appendix D.1). `generate` has the amount as an argument.
+
     A function among the options is saved by its name in Keras, see
     `keras.saving.register_keras_serializable`; `save`, `get_config` and runs refuse functions
     without one.

@@ -12,6 +12,7 @@ from keras_mdm.conditioning.conditions import condition_names, drop
 from keras_mdm.optimizers import Optimizer
 from keras_mdm.tracing import SharedTrace, local, share_repeats
 from keras_mdm.training import batches, objective, remainder
+from keras_mdm.training.augmenting import augmented
 from keras_mdm.training.penalties import penalties_of, with_penalties
 
 TIMES = ("uniform", "stratified")
@@ -134,7 +135,7 @@ def _loss_of(
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """(loss, losses by level) of all rows of the groups; rows that only fill up a batch have the
     loss 0, and the other rows take over their share."""
-    x0, eps, conditions, index, dropped = [], [], [], [], []
+    x0, eps, conditions, index, dropped, samples = [], [], [], [], [], []
     for level, group in drawn.items():
         data = {k: v for k, v in remainder.data_of(group).items() if k not in ("index", "dropped")}
         levels, given = objective.prepare_group(model, level, data)
@@ -143,12 +144,14 @@ def _loss_of(
         eps.append(model.draw_noise(purpose, step, group["sample"], levels))
         index.append(group["index"])
         dropped.append(group["dropped"])
+        samples.append(group["sample"])
     joined = batches.join_conditions(conditions, model.unet.spec)
     index, dropped = tf.concat(index, axis=0), tf.concat(dropped, axis=0)
     if purpose == "train" and condition_names(model.unet.spec) and model.cond_dropout:
         if isinstance(model.cond_dropout, Mapping):
             dropped = dict(zip(model.cond_dropout, tf.unstack(dropped, axis=-1), strict=True))
         joined = drop(joined, model.null_condition, dropped)
+    joined = augmented(model, purpose, step, tf.concat(samples, axis=0), joined)
     names = model.unet.levels
     return model.joint_loss(
         network,

@@ -1,0 +1,52 @@
+"""Models of one stage or several: what evaluation, export and commands ask of both."""
+
+from typing import Any
+
+from keras_mdm.levels import LevelShape
+
+# Added to the seeds of later stages, bit by bit: where two stages have a level of the same name,
+# one seed would give both the same noise.
+_OTHER_SEED = 0x2545F4914F6CDD1D
+
+
+def stages_of(model: Any) -> tuple[Any, ...]:
+    """The diffusion models that draw one after the other: those of a `Cascade`, or the model.
+
+    Args:
+        model: a `Cascade` or a `MatryoshkaDiffusion`.
+    """
+    return getattr(model, "stages", (model,))
+
+
+def levels_of(model: Any) -> tuple[str, ...]:
+    """Names of all levels that a model draws, ascending.
+
+    Of an upsampler, these are the levels larger than what it enlarges: the others are for itself.
+
+    Args:
+        model: a `Cascade` or a `MatryoshkaDiffusion`.
+    """
+    first, *others = stages_of(model)
+    levels = list(first.unet.levels)
+    for stage in others:
+        enlarged = LevelShape.parse(levels[-1])
+        levels += [
+            name for name in stage.unet.levels if is_larger(LevelShape.parse(name), enlarged)
+        ]
+    return tuple(levels)
+
+
+def is_larger(level: LevelShape, other: LevelShape) -> bool:
+    """Whether a level has more pixels or more frames than another, and not less of either."""
+    mine, its = ((each.frames or 1, each.height) for each in (level, other))
+    return mine != its and all(a >= b for a, b in zip(mine, its, strict=True))
+
+
+def seed_of_stage(seed: Any, number: int) -> Any:
+    """The seed of a stage, whose noise is independent of that of the other stages.
+
+    Args:
+        seed: of the picture, an integer below 2**63; or a tensor or an array of these.
+        number: of the stage, from 0, which keeps the seed.
+    """
+    return seed ^ _OTHER_SEED if number else seed
