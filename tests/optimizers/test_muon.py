@@ -114,6 +114,7 @@ def test_refuses_bad_arguments(arguments):
         Muon(0.1, **arguments)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_training_goes_on_from_saved_state(tmp_path):
     steps = [make_batch(np.random.default_rng(n), 2, text=False) for n in range(4)]
 
