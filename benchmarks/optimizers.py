@@ -13,7 +13,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +20,12 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
 import keras  # noqa: E402
+from outer_levels import Losses  # noqa: E402
 
 import emoji_text_to_image as recipe  # noqa: E402
 import keras_mdm as mdm  # noqa: E402
 from keras_mdm import evaluation  # noqa: E402
 from shared import drawings, options, texts, training  # noqa: E402
-
-
-class Watch(keras.callbacks.Callback):
-    """Losses and times of all steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.losses, self.times = [], []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.times.append(time.perf_counter())
-        self.losses.append(float(logs["loss"]))
 
 
 def main() -> None:
@@ -59,7 +47,7 @@ def main() -> None:
     arguments = options.parser(recipe.__doc__, run_dir="unused").parse_args(words)
     encoder = texts.encoder(arguments, scale.tokens)
     data = drawings.Drawings(arguments, phase.level_names, encoder, scale.process)
-    watch = Watch()
+    watch = Losses()
 
     def make_model(phase):
         unet = mdm.build_nested_unet(
@@ -95,7 +83,7 @@ def main() -> None:
         "seed": args.seed,
         "ms a step": round(1000 * float(np.median(np.diff(watch.times))), 1),
         "seconds": round(watch.times[-1] - watch.times[0], 1),
-        "loss": round(float(np.mean(watch.losses[-100:])), 5),
+        "loss": round(float(np.mean([one["loss"] for one in watch.losses[-100:]])), 5),
         "error": round(float(np.sqrt(np.mean(error**2))), 2),
         "kernel distance x 1000": str(evaluation.kernel_distance(*sets)),
     }

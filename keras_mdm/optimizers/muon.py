@@ -39,8 +39,8 @@ class Muon(AdamW):
     Adam's learning rates can be kept. Biases, norms, tables, and the first and last layers of a
     level take Adam's step. U V^T is found by three polynomials of the smaller Gram matrix.
 
-    On two cores a step of a small network takes up to half as long again as with Adam, and learns
-    about three times as much (docs/outer-levels.md). The paper trains with Adam.
+    On two cores a step of a small network takes about half as long again as with Adam, and does the
+    work of about two (docs/outer-levels.md). The paper trains with Adam.
 
     Args:
         learning_rate: as in `Adam`.
