@@ -42,6 +42,33 @@ def test_singular_values_follow_the_quintics_and_vectors_stay(shape, scale, rng)
     np.testing.assert_allclose(found, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(300, 64), (64, 300)])
+@pytest.mark.parametrize("values", [np.geomspace(1, 1e-3, 64), np.linspace(1, 0.1, 64)], ids=len)
+def test_products_in_bfloat16_find_the_same_directions(shape, values, rng):
+    u, v = (np.linalg.qr(rng.standard_normal((side, 64)))[0] for side in shape)
+    matrix = tf.constant((u * values) @ v.T, tf.float32)
+    found = orthogonalized(matrix, "bfloat16")
+    assert found.dtype == tf.float32
+    assert np.linalg.norm(found, 2) < 1.6
+    along = np.diag(u.T @ found.numpy() @ v)
+    want = quintic(values)
+    # Rounding may turn the polynomial where it is flat, between its ends.
+    near = (np.abs(along - want) < 0.1) | ((along > 0.65) & (along < 1.35) & (want > 0.7))
+    assert near.all()
+
+
+def test_products_have_the_dtype_of_the_policy():
+    assert Muon().product_dtype == "float32"
+    for policy, dtype in (("mixed_bfloat16", "bfloat16"), ("mixed_float16", "float32")):
+        keras.config.set_dtype_policy(policy)
+        try:
+            made = Muon()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert made.product_dtype == dtype
+        assert Muon.from_config(made.get_config()).product_dtype == dtype
+
+
 def test_a_matrix_of_low_rank_and_none_at_all(rng):
     thin = rng.standard_normal((64, 2)) @ rng.standard_normal((2, 32))
     found = orthogonalized(tf.constant(thin, tf.float32)).numpy()
@@ -106,7 +133,7 @@ def test_weight_decay_takes_matrices_too():
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"momentum": 1.0}, {"rms": -1.0}, {"exclude": "conv_in"}],
+    [{"momentum": 1.0}, {"rms": -1.0}, {"exclude": "conv_in"}, {"product_dtype": "float16"}],
     ids=str,
 )
 def test_refuses_bad_arguments(arguments):
