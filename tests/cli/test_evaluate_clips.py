@@ -93,7 +93,7 @@ def test_all_levels_of_a_model_of_clips(model, videos, tmp_path, capsys):
     row = found["4x16", "kernel distance of clips x 1000"]
     assert (row["drawn"], row["real"]) == (6, COUNT)
     about = json.loads((tmp_path / "a" / "report.json").read_text())["about"]
-    assert about["features"] == "quarters; mean and mean change over frames of quarters"
+    assert about["features"] == "quarters; mean and 4 x mean change over frames of quarters"
     # The folder of a level is a target itself, with the same number.
     drawn = tmp_path / "a" / "pictures" / "4x16"
     again = (*given[:5], "--metrics", "kernel", "--levels", "4x16", "--out", tmp_path / "b")

@@ -71,7 +71,7 @@ def test_disorder_and_standing_still_are_seen():
     assert abs(values["same"].value) < 3 * values["same"].error
     for name in ("still", "disorder"):
         assert values[name].value > 4 * values[name].error, name
-    assert report.about["features"] == "mean and mean change over frames of quarters"
+    assert report.about["features"] == "mean and 4 x mean change over frames of quarters"
 
 
 def test_frames_do_not_enter_for_one_clip_played_backwards():
@@ -104,7 +104,7 @@ def test_all_levels_of_a_model_of_clips(tmp_path):
     report = evaluate(Model(), reference, **OPTIONS, **given)
     subjects = {row.subject for row in report.rows}
     assert subjects == {"8", "3x8", "6x16", "8 enlarged to 3x8", "3x8 enlarged to 6x16"}
-    assert report.about["features"] == "quarters; mean and mean change over frames of quarters"
+    assert report.about["features"] == "quarters; mean and 4 x mean change over frames of quarters"
     assert {line.split()[1] for line in report.verdicts} == {"3x8", "6x16"}
     # The numbers of a level are those of its clips alone.
     drawn = Model().generate(seed=range(3, 23))
