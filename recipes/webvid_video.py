@@ -8,7 +8,7 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
                     without arguments                   with --data DIR
     levels          16, 8x16, 8x32 (frames x pixels)    64, 16x64, 16x256
     batches         32, 12, 9                           2048, 512, 128
-    steps           400, 400, 350                       500K, 500K, 300K
+    steps           400, 600, 500                       500K, 500K, 300K
     data            50 Twemoji drawings (CC BY 4.0)     WebVid-10M: videos with captions, or clips
                     in 8 motions, an eighth of the      that `keras-mdm prepare` made of them; 16
                     pairs held out                      frames, every 4th, short videos spread,
@@ -51,12 +51,17 @@ SMALL_LEVELS = [
         channels=(64, 64, 64, 64),
         blocks=(1, 1, 1, 1),
         temporal_attention=(1, 1, 1, 0),
+        learned_deviation=True,
+        sees_below=True,
     ),
+    # Patches as in the quickstart, with attention over time against flicker.
     mdm.LevelSpec(
         32,
         frames=8,
-        channels=(32, 64),
-        blocks=(1, 1),
+        patch=2,
+        channels=(64,),
+        blocks=(2,),
+        temporal_attention=(1,),
         groups=16,
         learned_deviation=True,
         sees_below=True,
@@ -74,7 +79,7 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS[:2],
-            steps=400,
+            steps=600,
             batch_size=12,
             learning_rate=1.5e-3,
             warmup_steps=60,
@@ -83,7 +88,7 @@ SMALL = Scale(
         ),
         mdm.Phase(
             SMALL_LEVELS,
-            steps=350,
+            steps=500,
             batch_size=9,
             learning_rate=2e-3,
             warmup_steps=40,
