@@ -15,7 +15,7 @@ first, or takes it from --start: a model, run or checkpoint of cc12m_256.py.
                                                         all-MiniLM-L6-v2; 128 tokens
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
+    sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           9 to 11 minutes                     not given in the paper, not run here
@@ -109,7 +109,7 @@ def small(count: int) -> Scale:
             "censored": True,
         },
         guided_levels=count,
-        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+        sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 64},
         optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,

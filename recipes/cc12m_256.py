@@ -15,7 +15,7 @@ pair in a thousand is held out for validation (appendix E).
                                                         all-MiniLM-L6-v2; 128 tokens
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
+    sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           10 to 12 minutes                    not given in the paper, not run here
@@ -97,7 +97,7 @@ def small(count: int) -> Scale:
             "censored": True,
         },
         guided_levels=count,
-        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+        sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 64},
         optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,

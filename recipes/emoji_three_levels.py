@@ -10,7 +10,7 @@ brings in the loss of a new level. Outer levels are built as in the quickstart.
     text            all-MiniLM-L6-v2, frozen, 16 tokens of width 384; 10 % of prompts dropped
     optimizer       Muon, clip 2, warm-up, half a cosine down; EMA and two power EMAs
     loss            v, weighted by min-SNR (gamma 5); none for estimates beyond white and black
-    sampling        DDPM, 25 steps, guidance 2, static threshold
+    sampling        DDPM, 10 steps, guidance 2, static threshold
     data            Twemoji (CC BY 4.0), fetched once by
                     keras-mdm assets fetch emoji minilm efficientnet-lite0
 
@@ -84,7 +84,7 @@ SCALE = Scale(
         "censored": True,
     },
     guided_levels=3,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+    sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 64},
     optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=100,

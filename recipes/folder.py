@@ -23,7 +23,7 @@ batch holds pictures of one bucket, at all its levels.
     text            all-MiniLM-L6-v2, 32 tokens         the same; FLAN-T5 with --text-encoder DIR
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 1000 steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999
-    sampling        DDPM, 25 steps, guidance 2 at all   DPM-Solver++ 2M, 25 steps, guidance 4,
+    sampling        DDPM, 10 steps, guidance 2 at all   DPM-Solver++ 2M, 25 steps, guidance 4,
                     levels, static threshold            static threshold
     hardware        2 CPU cores                         see --dry-run for memory and arithmetic
     hours           9 minutes with levels 16 and 64     depend on --steps, not run here
@@ -117,7 +117,7 @@ def small(arguments: argparse.Namespace) -> Scale:
             "censored": True,
         },
         guided_levels=len(levels),
-        sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+        sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 64},
         optimizer=mdm.optimizers.Muon,
         tokens=32,
         checkpoint_every=200,

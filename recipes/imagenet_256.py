@@ -11,7 +11,7 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
                     each one a class                    `keras-mdm prepare`, or tfds:imagenet2012
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 2.5, dynamic
+    sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 2.5, dynamic
                     levels, static threshold            threshold (appendix C, figure 12)
     hardware        2 CPU cores                         8 A100 in the paper; not run here
     hours           9 minutes                           not given in the paper, not run here
@@ -82,7 +82,7 @@ SMALL = Scale(
         "censored": True,
     },
     guided_levels=2,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 64},
+    sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 64},
     optimizer=mdm.optimizers.Muon,
     tokens=0,
     checkpoint_every=200,

@@ -18,7 +18,7 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
                                                         before with --embeddings DIR
     optimizer       Muon, clip 2; rates                 Adam (0.9, 0.99), 1e-4, 30K steps of
                     fall along half a cosine            warm-up, clip 2, EMA 0.9999 (appendix B)
-    sampling        DDPM, 25 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
+    sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendix C)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
     hours           18 minutes                          not given in the paper, not run here
@@ -106,7 +106,7 @@ SMALL = Scale(
         "censored": True,
     },
     guided_levels=3,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 2.0, "batch_size": 48},
+    sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 2.0, "batch_size": 48},
     optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=200,
