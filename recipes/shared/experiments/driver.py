@@ -7,10 +7,9 @@ its newest checkpoint. A training that several experiments have is made once.
 import argparse
 import dataclasses
 import gc
-import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from shared.experiments import output, setting, study
 from shared.experiments.fitting import Clock, fit
 from shared.experiments.ledger import Ledger
 from shared.experiments.measuring import BlockColours, Measure
-from shared.experiments.trainings import Planned, Training, plan, progressive, scaled
+from shared.experiments.trainings import Planned, Training, plan, progressive, shortened
 from shared.scale import Scale
 
 LEDGER, TRAININGS = "results.jsonl", "trainings"
@@ -103,8 +102,7 @@ def scale_of(experiment: Experiment, asked: setting.Setting) -> Scale:
     """The base scale of a setting."""
     if asked.scale == "small":
         base = experiment.base
-        phases = scaled(base.phases, asked.steps_scale)
-        return dataclasses.replace(base, phases=phases, checkpoint_every=100)
+        return shortened(base, asked.steps_scale)
     return rehearsal.miniature(experiment.base if asked.scale == "quick" else experiment.paper, 1)
 
 
@@ -233,6 +231,7 @@ class Loop:
         print(f"\n{variant.name}, seed {seed}", flush=True)
         models: list[Any] = []
         clocks: list[Clock] = []
+        seen: list[np.ndarray] = []  # what the upsampler enlarges, drawn once
 
         def record(share: float, model: Any, clock: Clock) -> None:
             """Measure a checkpoint, unless that was done."""
@@ -250,7 +249,7 @@ class Loop:
                     "step": step,
                     "flop": at.before + step * at.flop,
                     "seconds": seconds and round(seconds, 2),
-                    **self._measured(training, [*models[:stage], model], share, place),
+                    **self._measured(training, [*models[:stage], model], seen, share, place),
                 }
             )
 
@@ -293,19 +292,27 @@ class Loop:
         gc.collect()
 
     def _measured(
-        self, training: Training, models: Sequence[Any], share: float, place: Path
+        self,
+        training: Training,
+        models: Sequence[Any],
+        seen: list[np.ndarray],
+        share: float,
+        place: Path,
     ) -> dict[str, Any]:
         """The distance, the best of a sweep."""
-        drawing = training.joined(models)
-        last = share == 1.0
-        names = list(training.sweep) if last else list(training.sweep_early)
+        names = list(training.sweep) if share == 1.0 else list(training.sweep_early)
         found: dict[str, dict[str, Any]] = {}
         for name in names:
-            images = self.measure.draw(drawing, **training.sweep[name])
+            options = dict(training.sweep[name])
+            if len(models) > 1:
+                mdm.Cascade(*models)  # raises unless they fit each other
+                seen[:] = seen or [self.measure.draw(models[0])]
+                options["low_res"] = seen[0]
+            images = self.measure.draw(models[-1], stage=len(models) - 1, **options)
             found[name] = self.measure(images)
             _write_page(images, place / f"{share:g}{name and '-'}{name.replace(' ', '-')}.png")
         best = min(found, key=lambda name: found[name]["kid"])
-        values = {name: [each["kid"], each["kid_error"]] for name, each in found.items()}
+        values = {name or "kid": [each["kid"], each["kid_error"]] for name, each in found.items()}
         print(f"{share:g} of the budget: {values}", flush=True)
         swept = {"best": best, "sweep": values} if len(found) > 1 else {}
         return {**found[best], **swept}
@@ -342,8 +349,3 @@ def _write_page(images: np.ndarray, path: Path) -> None:
     rows = [np.concatenate(list(shown[first : first + 8]), 1) for first in range(0, SHOWN, 8)]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(path)
-
-
-def load_setting(directory: Path) -> Mapping[str, Any]:
-    """The stored setting of a directory."""
-    return json.loads((directory / setting.FILE).read_text())

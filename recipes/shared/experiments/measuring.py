@@ -9,8 +9,8 @@ import numpy as np
 
 import keras_mdm as mdm
 
-# Picture i of every model and checkpoint is drawn with seed SEED + i.
-SEED = 1_000
+# Picture i of every model and checkpoint is drawn with seed SEED + i, by upsamplers 2 * SEED + i.
+SEED = 1_000_000
 
 
 class BlockColours:
@@ -71,9 +71,15 @@ class Measure:
         self.real = evaluation.moments.features_of(features, real)
         self.floor = 1000.0 * evaluation.real_floor(self.real).value
 
-    def draw(self, model: Any, **options: Any) -> np.ndarray:
-        """The pictures of the highest level, uint8 (N, S, S, 3)."""
-        seeds = [SEED + place for place in range(len(self.subjects))]
+    def draw(self, model: Any, *, stage: int = 0, **options: Any) -> np.ndarray:
+        """The pictures of the highest level, uint8 (N, S, S, 3).
+
+        Args:
+            model: the model.
+            stage: place of the model in a cascade; each has noise of its own.
+            **options: of `generate`, besides those of all models.
+        """
+        seeds = [SEED * (stage + 1) + place for place in range(len(self.subjects))]
         given = {**self.sampling, **options, "seed": seeds, "progress": False}
         if self.subjects.prompts is None:
             drawn = model.generate(labels=list(self.subjects.labels), **given)

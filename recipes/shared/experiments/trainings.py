@@ -54,10 +54,6 @@ class Training:
     sweep_early: Sequence[str] = ("",)
     checkpoints: Sequence[float] = CHECKPOINTS
 
-    def joined(self, models: Sequence[mdm.MatryoshkaDiffusion]) -> Any:
-        """What draws: the model, or the cascade of both."""
-        return models[0] if len(models) == 1 else mdm.Cascade(*models)
-
     def digest(self) -> str:
         """Changes whenever the training does, so that results of another form are not taken."""
         parts = []
@@ -133,16 +129,21 @@ def plan(
     return made
 
 
-def scaled(phases: Sequence[mdm.Phase], factor: float) -> list[mdm.Phase]:
-    """Phases with other numbers of steps, warm-up included."""
-    return [
+def shortened(base: Scale, factor: float) -> Scale:
+    """A scale with other numbers of steps. Warm-ups are shorter in proportion, and so is the time
+    over which weights are averaged, or the average would lag behind a short training."""
+    less = min(1.0, factor)
+    phases = [
         dataclasses.replace(
             phase,
             steps=max(1, round(phase.steps * factor)),
-            warmup_steps=round(phase.warmup_steps * min(1.0, factor)),
+            warmup_steps=round(phase.warmup_steps * less),
         )
-        for phase in phases
+        for phase in base.phases
     ]
+    decay = max(0.5, 1.0 - (1.0 - base.process["ema_decay"]) / less)
+    process = {**base.process, "ema_decay": round(decay, 6)}
+    return dataclasses.replace(base, phases=phases, process=process, checkpoint_every=100)
 
 
 def plain(levels: Sequence[mdm.LevelSpec], **options: Any) -> mdm.LevelSpec:
