@@ -55,6 +55,8 @@ class Experiment:
         variants: function of the base scale.
         base: the small scale that variants change, and that sets the budget.
         paper: the paper's.
+        then: function (loop, variants) called when all is trained.
+        report: function (ledger, directory) called besides the usual tables and figures.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Experiment:
     variants: Callable[[Scale], Sequence[Variant]]
     base: Scale
     paper: Scale
+    then: Callable[["Loop", Sequence[Variant]], None] | None = None
+    report: Callable[[Ledger, Path], None] | None = None
 
 
 def run(experiment: Experiment, description: str, words: Sequence[str] | None = None) -> None:
@@ -73,7 +77,7 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
         return
     strategy = devices(arguments)
     asked = setting.of(arguments)
-    base = scale_of(experiment, asked)
+    base = scale_of(experiment, asked, arguments.rehearse or 1)
     variants = chosen(experiment.variants(base), arguments.variants)
     keras.config.set_dtype_policy(asked.dtype)
     directory = arguments.run_dir
@@ -86,8 +90,12 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
                 data = study_of(arguments, base, variants)
                 loop = Loop(experiment, asked, base, data, directory, ledger, arguments, strategy)
                 loop.make(variants)
+                if experiment.then is not None:
+                    experiment.then(loop, variants)
         finally:
             output.write_all(experiment, variants, ledger, directory)
+            if experiment.report is not None:
+                experiment.report(ledger, directory)
 
 
 def devices(arguments: argparse.Namespace) -> Any:
@@ -98,12 +106,13 @@ def devices(arguments: argparse.Namespace) -> Any:
     return mdm.distribute.strategy()
 
 
-def scale_of(experiment: Experiment, asked: setting.Setting) -> Scale:
-    """The base scale of a setting."""
+def scale_of(experiment: Experiment, asked: setting.Setting, replicas: int) -> Scale:
+    """The base scale of a setting; all but the small one in miniature."""
     if asked.scale == "small":
         base = experiment.base
         return shortened(base, asked.steps_scale)
-    return rehearsal.miniature(experiment.base if asked.scale == "quick" else experiment.paper, 1)
+    whole = experiment.base if asked.scale == "quick" else experiment.paper
+    return rehearsal.miniature(whole, replicas)
 
 
 def chosen(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Variant]:
@@ -180,6 +189,11 @@ class Loop:
                 if self._missing(variant, seed, plans[variant.name]):
                     self._train(variant, seed, plans[variant.name])
 
+    def model_file(self, training: Training, seed: int) -> Path:
+        """The finished model of a training, that of its last stage."""
+        stage = f"stage-{len(training.stages)}"
+        return self.directory / TRAININGS / training.name / f"seed-{seed}" / stage / "model.keras"
+
     def _plan(self, training: Training, budget: float | None) -> list[list[Planned]]:
         conditions = self.data.conditions
         return plan(training, conditions, tokens=self.base.tokens, budget=budget)
@@ -213,7 +227,7 @@ class Loop:
     def _take_known(self, variant: Variant, seed: int) -> None:
         """Take over what another experiment measured of the same training."""
         name = self.experiment.name
-        for record in list(self.ledger):
+        for record in list(self.ledger):  # as it grows
             if (record["training"], record["seed"]) != (variant.training.name, seed):
                 continue
             if record["digest"] != variant.training.digest():
@@ -258,11 +272,14 @@ class Loop:
 
             def due(
                 model: Any, phase: int, clock: Clock, number: int = number
-            ) -> dict[int, Callable[[], None]]:
+            ) -> dict[int, Callable[[], Any]]:
+                found: dict[int, list[float]] = {}
+                for share, (stage, part, step) in points.items():
+                    if (stage, part) == (number, phase):
+                        found.setdefault(step, []).append(share)
                 return {
-                    step: lambda share=share: record(share, model, clock)
-                    for share, (stage, part, step) in points.items()
-                    if (stage, part) == (number, phase)
+                    step: lambda shares=shares: [record(each, model, clock) for each in shares]
+                    for step, shares in found.items()
                 }
 
             model = fit(

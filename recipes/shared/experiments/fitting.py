@@ -64,7 +64,7 @@ class Watch(keras.callbacks.Callback):
         clock: Clock,
         number: int,
         first: int,
-        due: Mapping[int, Callable[[], None]],
+        due: Mapping[int, Callable[[], Any]],
         deadline: float | None,
     ):
         super().__init__()
@@ -106,7 +106,7 @@ def fit(
     run_dir: Path,
     *,
     seed: int,
-    due: Callable[[mdm.MatryoshkaDiffusion, int, Clock], Mapping[int, Callable[[], None]]],
+    due: Callable[[mdm.MatryoshkaDiffusion, int, Clock], Mapping[int, Callable[[], Any]]],
     deadline: float | None = None,
     strategy: Any = None,
 ) -> mdm.MatryoshkaDiffusion:

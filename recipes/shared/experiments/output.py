@@ -12,10 +12,12 @@ from typing import Any
 import keras_mdm as mdm
 from shared.experiments.ledger import Ledger, write
 from shared.experiments.setting import spread
+from shared.experiments.trainings import plan, progressive
 
 COLUMNS = (
     *("experiment", "variant", "seed", "checkpoint", "step", "flop", "seconds"),
     *("kid", "kid_error", "best", "floor", "drawn", "real"),
+    *("guidance", "r_precision", "r_precision_error"),
 )
 DISTANCE = "kernel distance x 1000, EfficientNet-Lite0"
 
@@ -112,17 +114,32 @@ def as_table(rows: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str
 
 
 def print_paper(experiment: Any) -> None:
-    """State the paper's full setting of every variant; nothing is trained."""
+    """State the paper's full setting of every variant, at equal FLOPs; nothing is trained."""
     base = experiment.paper
-    print(f"{experiment.title}: the paper's setting. Nothing is trained without --rehearse N.\n")
-    print("| variant | levels | steps | batch, by highest level | process |\n|---|---|---|---|---|")
+    conditions = {"text_width": 2048} if base.tokens else {"num_classes": 1000}
+    given = {"tokens": base.tokens, "conditions": conditions}
+    budget = float(plan(progressive(base), budget=None, **given)[-1][-1].after)
+    print(f"{experiment.title}: the paper's setting, {budget / 1e18:.4g} EFLOP per training.")
+    print("Nothing is trained without --rehearse N.\n")
+    head = ("variant", "levels", "steps", "batch, by highest level", "TFLOP per step", "changes")
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for variant in experiment.variants(base):
-        for number, stage in enumerate(variant.training.stages):
-            for phase in stage.scale.phases:
-                name = variant.what if not number else f"{variant.what}, upsampler"
+        planned = plan(variant.training, budget=budget, **given)
+        for number, (stage, phases) in enumerate(
+            zip(variant.training.stages, planned, strict=True)
+        ):
+            changes = {k: v for k, v in stage.scale.process.items() if base.process.get(k) != v}
+            for each in phases:
+                phase = each.phase
                 groups = ", ".join(f"{level}: {rows}" for level, rows in phase.groups.items())
-                process = json.dumps(stage.scale.process, sort_keys=True)
-                levels = ", ".join(phase.level_names)
-                print(f"| {name} | {levels} | {phase.steps} | {groups} | `{process}` |")
-    print(f"\noptimizer, network: {base.optimizer.__name__}, {json.dumps(base.network)}")
+                cells = [
+                    variant.what if not number else f"{variant.what}, upsampler",
+                    ", ".join(phase.level_names),
+                    str(phase.steps),
+                    groups,
+                    f"{each.flop / 1e12:.4g}",
+                    ", ".join(f"{key} {value}" for key, value in changes.items()),
+                ]
+                print(f"| {' | '.join(cells)} |")
+    print(f"\n{base.optimizer.__name__}; process {json.dumps(dict(base.process))}")
     print(f"drawn with {json.dumps(dict(base.sampling))}")

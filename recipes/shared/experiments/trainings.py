@@ -221,6 +221,67 @@ def with_phases(base: Scale, name: str, change: Callable[[mdm.Phase], mdm.Phase]
     return progressive(dataclasses.replace(base, phases=[change(p) for p in base.phases]), name)
 
 
+def with_low_steps(base: Scale, name: str, factor: float) -> Training:
+    """The progressive training with a longer or shorter first phase; without one at factor 0."""
+    if not factor:
+        return at_once(base)
+    first, *others = base.phases
+    first = dataclasses.replace(first, steps=max(1, round(first.steps * factor)))
+    return progressive(dataclasses.replace(base, phases=[first, *others]), name)
+
+
+def between(levels: Sequence[mdm.LevelSpec]) -> list[mdm.LevelSpec]:
+    """Two levels with a third of twice the lower size between them: the blocks of the outer level
+    are divided at its resolution, as in the paper's networks of three levels."""
+    inner, outer = levels
+    *_, resolved = mdm.models.resolve.resolve(levels).levels
+    size = 2 * inner.shape.height
+    top = size // outer.patch
+    above = [place for place, side in enumerate(resolved.resolutions) if side >= top]
+    below = [place for place, side in enumerate(resolved.resolutions) if side <= top]
+
+    def part(places: Sequence[int], **changes: Any) -> mdm.LevelSpec:
+        lists = {
+            name: [getattr(resolved, name)[place] for place in places]
+            for name in ("channels", "blocks", "attention")
+        }
+        lists["blocks"][-1] = 1  # joins the two levels
+        return dataclasses.replace(outer, **lists, **changes)
+
+    return [inner, part(below, size=size), part(above)]
+
+
+def three_levels(base: Scale, name: str = "levels-3", **process: Any) -> Training:
+    """The progressive training with one more level, added together with the highest."""
+    first, last = base.phases
+    last = dataclasses.replace(last, levels=between(last.levels))
+    scale = dataclasses.replace(base, phases=[first, last], process={**base.process, **process})
+    return progressive(dataclasses.replace(scale, guided_levels=3), name)
+
+
+def paper_output(level: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level without a deviation, for which the paper's output has no place."""
+    return dataclasses.replace(level, learned_deviation=False)
+
+
+def paper_level(level: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level that sees its own noisy picture alone, as in the paper."""
+    return dataclasses.replace(level, learned_deviation=False, sees_below=False)
+
+
+def with_levels(
+    base: Scale, name: str, change: Callable[[mdm.LevelSpec], mdm.LevelSpec], **process: Any
+) -> Training:
+    """The progressive training with other outer levels."""
+
+    def phase(given: mdm.Phase) -> mdm.Phase:
+        inner, *outer = given.levels
+        return dataclasses.replace(given, levels=[inner, *map(change, outer)])
+
+    scale = dataclasses.replace(base, process={**base.process, **process})
+    return with_phases(scale, name, phase)
+
+
 def _levels(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
     return mdm.models.resolve.resolve(phase.levels).levels
 
@@ -242,6 +303,6 @@ def _alone(base: Scale, phase: mdm.Phase) -> Scale:
     # SNR is divided by (ratio ^ power), and "-shift4" divides it by 4^2.
     power = base.process.get("shift_power", 2.0)
     shift = (outer.shape.height / inner.shape.height) ** (power / 2.0)
-    schedule = {outer.name: f"{base.process.get('schedule', 'cosine')}-shift{shift:g}"}
+    schedule = f"{base.process.get('schedule', 'cosine')}-shift{shift:g}"
     process = {**_without_nest(base.process), "schedule": schedule}
     return dataclasses.replace(base, phases=[phase], process=process, guided_levels=1)
