@@ -99,6 +99,18 @@ def test_three_levels_are_those_of_the_recipe(recipe, trainings):
         assert resolve(trainings.between(two)) == resolve(three)
 
 
+def test_the_plain_network_of_a_nest(recipe, trainings):
+    """The default of one level at 256 is the paper's nest without its joints, at less arithmetic."""
+    nest = [recipe("imagenet_256").PAPER_64, recipe("imagenet_256").PAPER_256]
+    alone = resolve([256])
+    assert resolve([trainings.plain(nest)], time_width=1024) == alone
+    assert alone.levels[0].attention == (0, 0, 0, 1, 5)
+    small = recipe("emoji_text_to_image")
+    level = trainings.plain([small.INNER, small.OUTER])
+    assert (level.size, level.patch, level.channels) == (64, 2, (64, 64, 128, 256))
+    assert level.attention == (0, 0, 1, 1) and level.blocks == (1, 1, 1, 1)
+
+
 def run(module, *words):
     module.run(module.EXPERIMENT, "", [str(word) for word in words])
 

@@ -193,7 +193,7 @@ def simple(base: Scale) -> Training:
     """A plain UNet at the highest size (section 4.1)."""
     level = plain(base.phases[-1].levels)
     scale = _alone(base, _whole(base, levels=[level], mixed=False))
-    return Training("simple", [Stage(scale)])
+    return Training("simple", [Stage(scale, network=_time_width(base))])
 
 
 def cascaded(base: Scale) -> Training:
@@ -205,7 +205,7 @@ def cascaded(base: Scale) -> Training:
     size = int(base.phases[0].level_names[-1])
     return Training(
         "cascaded",
-        [Stage(low), Stage(high, sees=size, network={"in_channels": 6})],
+        [Stage(low), Stage(high, sees=size, network={"in_channels": 6, **_time_width(base)})],
         sweep={f"low_res_noise {k}": {"low_res_noise": k} for k in (1, 100, 500, 700, 1000)},
         sweep_early=("low_res_noise 100", "low_res_noise 500"),
     )
@@ -284,6 +284,11 @@ def with_levels(
 
 def _levels(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
     return mdm.models.resolve.resolve(phase.levels).levels
+
+
+def _time_width(base: Scale) -> dict[str, int]:
+    """The nest's width of the time embedding, which follows its innermost channels."""
+    return {"time_width": 4 * _levels(base.phases[0])[0].channels[0]}
 
 
 def _whole(base: Scale, **changes: Any) -> mdm.Phase:
