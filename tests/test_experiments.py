@@ -100,7 +100,7 @@ def test_three_levels_are_those_of_the_recipe(recipe, trainings):
 
 
 def test_the_plain_network_of_a_nest(recipe, trainings):
-    """The default of one level at 256 is the paper's nest without its joints, at less arithmetic."""
+    """The default of one level at 256 is the nest of the paper without its joints."""
     nest = [recipe("imagenet_256").PAPER_64, recipe("imagenet_256").PAPER_256]
     alone = resolve([256])
     assert resolve([trainings.plain(nest)], time_width=1024) == alone

@@ -145,6 +145,8 @@ def study_of(
         return study.generated(sizes, base.tokens)
     if arguments.data:
         return study.folder(arguments.data, sizes, downsample, base.tokens)
+    if arguments.styles:
+        return study.styles(arguments.styles, sizes, downsample, base.tokens)
     return study.emoji(sizes, downsample, base.tokens)
 
 

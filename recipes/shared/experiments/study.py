@@ -83,6 +83,15 @@ def emoji(sizes: Sequence[int], downsample: str, tokens: int) -> Study:
     return Study(source, encoder, {"text_width": encoder.width})
 
 
+def styles(names: Sequence[str], sizes: Sequence[int], downsample: str, tokens: int) -> Study:
+    """All drawings of several styles, without the concepts that are held out in one of them; the
+    captions name style and thing."""
+    source = mdm.data.load_styles(sizes, names, downsample=downsample, split="train")
+    print(f"{len(source)} drawings. {source.attribution}", flush=True)
+    encoder = mdm.text.MiniLM(length=tokens)
+    return Study(source, encoder, {"text_width": encoder.width})
+
+
 def folder(directory: str, sizes: Sequence[int], downsample: str, tokens: int) -> Study:
     """Your own pictures, with captions from .txt files beside them or from their names."""
     source = mdm.data.load_folder(directory, size=list(sizes), downsample=downsample)
