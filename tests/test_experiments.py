@@ -231,6 +231,8 @@ def test_a_directory_keeps_its_setting(finished, experiment, tmp_path):
     with pytest.raises(ValueError, match="new or hold experiments.*thesis.txt"):
         run(module, *words[:-1], tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="--report needs results.*To fix it"):
+        run(module, *words[:-1], tmp_path / "none", "--report")
     with pytest.raises(ValueError, match="Received: latent. To fix it: choose of mdm, mdm-at"):
         run(module, *words, "--variants", "mdm", "latent")
 

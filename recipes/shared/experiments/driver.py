@@ -83,6 +83,11 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
     directory = arguments.run_dir
     if not arguments.report:
         asked.claim(directory)
+    elif not (directory / LEDGER).is_file():
+        raise ValueError(
+            f"--report needs results. Received: {directory}, which has no {LEDGER}. To fix it: run "
+            "the experiment without --report first"
+        )
     with mdm.runs.directory.RunDirectory(directory).locked():
         ledger = Ledger(directory / LEDGER)
         try:
