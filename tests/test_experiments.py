@@ -45,7 +45,8 @@ def trainings(recipe):
 
 
 def planned(trainings, training, budget):
-    return trainings.plan(training, {"text_width": 384}, tokens=16, budget=budget)
+    text = {"text_width": 384} if training.stages[0].scale.tokens else {}
+    return trainings.plan(training, text, tokens=16, budget=budget)
 
 
 def test_all_variants_spend_the_same(experiment, trainings):
@@ -71,7 +72,7 @@ def test_all_variants_spend_the_same(experiment, trainings):
 
 
 def test_a_budget_that_is_spent_too_early(experiment, trainings):
-    base = experiment("convergence").EXPERIMENT.base
+    base = tiny(experiment("convergence")).base
     training = trainings.with_low_steps(base, "x", 10.0)
     budget = float(planned(trainings, trainings.progressive(base), None)[-1][-1].after)
     with pytest.raises(ValueError, match="leave some of the budget.*To fix it"):
@@ -111,8 +112,10 @@ def test_the_plain_network_of_a_nest(recipe, trainings):
     assert level.attention == (0, 0, 1, 1) and level.blocks == (1, 1, 1, 1)
 
 
-def run(module, *words):
-    module.run(module.EXPERIMENT, "", [str(word) for word in words])
+def run(module, *words, **changes):
+    """Run an experiment in its tiny form."""
+    made = dataclasses.replace(tiny(module), **changes)
+    module.run(made, "", [str(word) for word in words])
 
 
 def records(directory):
@@ -165,11 +168,9 @@ def finished(tmp_path_factory, eagerly):
         for folder in ("recipes/experiments", "recipes"):
             patch.syspath_prepend(str(ROOT / folder))
         patch.setattr("keras.config.set_dtype_policy", lambda policy: None)
-        for name in ("convergence", "levels"):
-            module = importlib.import_module(name)
-            patch.setattr(module, "EXPERIMENT", tiny(module))
         measuring = importlib.import_module("shared.experiments.measuring")
         patch.setattr(measuring.Measure, "draw", draw_few(measuring))
+        patch.setattr(importlib.import_module("shared.rehearsal"), "STEPS", 2)
         run(importlib.import_module("convergence"), *words, "--variants", "mdm", "cascaded")
         yield directory, words
 
@@ -186,7 +187,7 @@ def test_an_experiment_writes_all_that_it_found(finished):
     last = found[-1]
     assert len(last["sweep"]) == 5 and last["kid"] == min(kid for kid, _ in last["sweep"].values())
     ends = [r["flop"] for r in found if r["checkpoint"] == 1.0]
-    assert abs(ends[0] - ends[1]) < 0.1 * ends[0]
+    assert abs(ends[0] - ends[1]) < 0.25 * ends[0]  # half a step, of few
     rows = list(csv.DictReader((directory / "convergence.csv").open()))
     assert [float(row["kid"]) for row in rows] == [r["kid"] for r in found]
     summary = json.loads((directory / "convergence.json").read_text())["rows"]
@@ -211,15 +212,13 @@ def test_nothing_is_made_twice(finished, experiment, monkeypatch):
     assert [r["kid"] for r in taken] == [r["kid"] for r in records(directory)[:3]]
 
 
-def test_a_training_of_another_form_is_not_taken_over(finished, experiment, monkeypatch):
+def test_a_training_of_another_form_is_not_taken_over(finished, experiment):
     directory, words = finished
     module = experiment("convergence")
-    base = module.EXPERIMENT.base
+    base = tiny(module).base
     other = dataclasses.replace(base, process={**base.process, "censored": False})
-    changed = dataclasses.replace(module.EXPERIMENT, base=other)
-    monkeypatch.setattr(module, "EXPERIMENT", changed)
     with pytest.raises(ValueError, match="'mdm', measured in another form .*To fix it"):
-        run(module, *words, "--variants", "mdm")
+        run(module, *words, "--variants", "mdm", base=other)
 
 
 def test_a_directory_keeps_its_setting(finished, experiment, tmp_path):

@@ -73,6 +73,8 @@ def variants(base: Scale) -> list[Variant]:
             f"3 levels, {output}",
         ),
     }
+    if not wiener:  # the paper's levels are such levels already
+        del made["paper-level"]
     return [Variant(name, training, what) for name, (training, what) in made.items()]
 
 
