@@ -2,7 +2,9 @@
 
 from setuptools import find_packages, setup
 
-RECIPES = ("keras_mdm.recipes", "keras_mdm.recipes.shared")
+RECIPES = tuple(
+    f"keras_mdm.recipes{room}" for room in ("", ".experiments", ".shared", ".shared.experiments")
+)
 
 setup(
     packages=[*find_packages(include=["keras_mdm*"]), *RECIPES],

@@ -15,7 +15,12 @@ import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
 
 from keras_mdm import checks
-from keras_mdm.costs.describe import DEFAULT_TEXT_TOKENS, FLOP, warn_of_uncounted
+from keras_mdm.costs.describe import (
+    DEFAULT_TEXT_TOKENS,
+    FLOP,
+    count_step_flop,
+    warn_of_uncounted,
+)
 from keras_mdm.costs.unallocated import unallocated
 from keras_mdm.models import NestedUNet
 from keras_mdm.models.own_network import as_network
@@ -57,6 +62,38 @@ FLOP_WITH_GRADIENTS: dict[str, Callable[[tf.Operation], int]] = {
     "DepthwiseConv2dNativeBackpropInput": _depthwise_gradient,
     "DepthwiseConv2dNativeBackpropFilter": _depthwise_gradient,
 }
+
+
+def step_flop(
+    phase: Phase,
+    make_unet: Callable[[Phase], NestedUNet],
+    *,
+    text_tokens: int = DEFAULT_TEXT_TOKENS,
+) -> int:
+    """Count the arithmetic of an optimizer step of a phase; nothing is allocated.
+
+    By definition these are three forward passes of every sample at its levels, which is what
+    trainings of equal compute have in common whatever their optimizer and their memory.
+
+    Args:
+        phase: the phase.
+        make_unet: function (phase) -> network with the levels of the phase.
+        text_tokens: tokens of the text.
+
+    Returns:
+        Twice the multiply-adds of convolutions and matrix products.
+
+    Example:
+
+    >>> level = LevelSpec(8, channels=(32, 64), blocks=(1, 1))
+    >>> phases = [Phase([level], steps=1, batch_size=size) for size in (2, 6)]
+    >>> few, many = (step_flop(p, lambda p: build_nested_unet(p.levels)) for p in phases)
+    >>> many == 3 * few
+    True
+    """
+    tokens = checks.integer("text_tokens", text_tokens, minimum=1)
+    with unallocated():
+        return count_step_flop(as_network(make_unet(phase)), phase.groups, tokens)
 
 
 def estimate_training(

@@ -14,6 +14,7 @@ from keras_mdm.data.emoji.drawings import EmojiData, load_emoji
 from keras_mdm.data.emoji.motions import MOTIONS, track_of
 from keras_mdm.data.emoji.moving import MovingEmoji, load_moving_emoji
 from keras_mdm.data.emoji.simple_concepts import SIMPLE_CONCEPTS
+from keras_mdm.data.emoji.styles import StyledEmoji, load_styles
 from keras_mdm.data.order.mixing import mixed_dataset
 from keras_mdm.data.order.pipeline import (
     image_text_dataset,
@@ -59,6 +60,7 @@ __all__ = [
     "Record",
     "Rows",
     "Skipped",
+    "StyledEmoji",
     "TableImages",
     "TarImages",
     "TfdsImages",
@@ -80,6 +82,7 @@ __all__ = [
     "load_emoji",
     "load_folder",
     "load_moving_emoji",
+    "load_styles",
     "mixed_dataset",
     "open_clips",
     "open_images",

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -103,7 +103,7 @@ class CaptionedImages:
         return dataclasses.replace(self, **changes)
 
     # Fields besides `images` that hold one entry per picture.
-    _per_picture = ("captions", "labels")
+    _per_picture: ClassVar[tuple[str, ...]] = ("captions", "labels")
 
 
 def area_average(images: np.ndarray, size: int) -> np.ndarray:

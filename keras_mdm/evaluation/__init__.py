@@ -1,6 +1,6 @@
 """Measures of what a model generates; they take arrays, functions, and what has `generate`."""
 
-from keras_mdm.evaluation import moments, motion, retrieval, sweep
+from keras_mdm.evaluation import chart, moments, motion, report, retrieval, sweep
 from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 from keras_mdm.evaluation.evaluate import Report, check, evaluate
 from keras_mdm.evaluation.frames import FrameFeatures, network_of
@@ -53,6 +53,7 @@ __all__ = [
     "TextMeasure",
     "TextScorer",
     "Worth",
+    "chart",
     "check",
     "clip_score",
     "density_coverage",
@@ -70,6 +71,7 @@ __all__ = [
     "precision_recall",
     "r_precision",
     "real_floor",
+    "report",
     "retrieval",
     "sweep",
 ]

@@ -2,21 +2,14 @@
 
 import csv
 import dataclasses
-import html
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.evaluation.chart import Dot, chart
 from keras_mdm.evaluation.report import Row
-
-_WIDTH, _HEIGHT = 720, 460
-# Left, top, right, bottom of the frame that the curves lie in.
-_FRAME = (84, 56, 700, 400)
-_INK, _GRID, _COLOURS = "#333", "#ddd", ("#2a6fb0", "#d1622b", "#3a8f4c", "#8a4fa0", "#8c6d1f")
-_TICKS = 6
-_SPARE = 0.08  # of the range, on both sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +90,12 @@ def curve(
             measures=sorted({row.measure for one in reports.values() for row in one.rows}),
         )
     x_label = text if distance and text else "guidance scale"
-    return _svg(lines, x_label, str(distance or text))
+    dots = {
+        f"level {level}": [Dot(p.x, p.y, p.x_error, p.y_error, f"{p.scale:g}") for p in points]
+        for level, points in lines.items()
+    }
+    note = "numbers at the points: guidance scale"
+    return chart(dots, x_label, str(distance or text), note=note)
 
 
 def points_of(
@@ -121,121 +119,3 @@ def _number(row: Row | None) -> tuple[float, float]:
 def _levels(reports: Mapping[float, Any]) -> list[str]:
     subjects = (row.subject for one in reports.values() for row in one.rows)
     return [name for name in dict.fromkeys(subjects) if " enlarged to " not in name]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """From numbers to pixels."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    @classmethod
-    def over(cls, values: Iterable[float], start: float, end: float) -> "_Axis":
-        known = list(values)
-        low, high = min(known), max(known)
-        spare = _SPARE * (high - low) or 0.05 * abs(high) or 1.0
-        return cls(low - spare, high + spare, start, end)
-
-    def at(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round numbers, at most about `_TICKS`."""
-        rough = (self.high - self.low) / _TICKS
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
-        first, last = math.ceil(self.low / step), math.floor(self.high / step)
-        return [number * step for number in range(first, last + 1)]
-
-
-def _ends(value: float, error: float) -> tuple[float, float]:
-    error = error if math.isfinite(error) else 0.0
-    return value - error, value + error
-
-
-def _svg(lines: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> str:
-    left, top, right, bottom = _FRAME
-    every = [point for points in lines.values() for point in points]
-    across = _Axis.over((v for p in every for v in _ends(p.x, p.x_error)), left, right)
-    up = _Axis.over((v for p in every for v in _ends(p.y, p.y_error)), bottom, top)
-    middle = (top + bottom) / 2
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-            'font-family="DejaVu Sans, sans-serif" font-size="13">',
-            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
-            *_ticks(across, up),
-            f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
-            f'fill="none" stroke="{_INK}"/>',
-            _text((left + right) / 2, bottom + 44, x_label),
-            f'<g transform="rotate(-90 22 {middle})">{_text(22, middle, y_label)}</g>',
-            *_legend(list(lines)),
-            *(
-                part
-                for number, points in enumerate(lines.values())
-                for part in _line(points, across, up, _COLOURS[number % len(_COLOURS)])
-            ),
-            "</svg>\n",
-        ]
-    )
-
-
-def _ticks(across: _Axis, up: _Axis) -> list[str]:
-    left, top, right, bottom = _FRAME
-    drawn = []
-    for value in across.ticks:
-        x = across.at(value)
-        drawn.append(_stroke((x, top), (x, bottom), _GRID))
-        drawn.append(_text(x, bottom + 20, f"{value:.6g}"))
-    for value in up.ticks:
-        y = up.at(value)
-        drawn.append(_stroke((left, y), (right, y), _GRID))
-        drawn.append(_text(left - 8, y + 4, f"{value:.6g}", anchor="end"))
-    return drawn
-
-
-def _legend(levels: Sequence[str]) -> list[str]:
-    drawn, x = [], float(_FRAME[0])
-    for number, level in enumerate(levels):
-        colour = _COLOURS[number % len(_COLOURS)]
-        drawn.append(_stroke((x, 30), (x + 24, 30), colour, 2))
-        drawn.append(_text(x + 30, 34, f"level {level}", anchor="start"))
-        x += 80 + 8 * len(level)
-    end = _FRAME[2]
-    return [*drawn, _text(end, 34, "numbers at the points: guidance scale", anchor="end")]
-
-
-def _line(points: Sequence[Point], across: _Axis, up: _Axis, colour: str) -> list[str]:
-    places = [(across.at(p.x), up.at(p.y)) for p in points]
-    way = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    drawn = [f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="2"/>']
-    for point, (x, y) in zip(points, places, strict=True):
-        low, high = (up.at(value) for value in _ends(point.y, point.y_error))
-        drawn.append(_stroke((x, low), (x, high), colour))
-        begin, end = (across.at(value) for value in _ends(point.x, point.x_error))
-        drawn.append(_stroke((begin, y), (end, y), colour))
-        drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        drawn.append(_text(x + 7, y - 7, f"{point.scale:g}", anchor="start", colour=colour))
-    return drawn
-
-
-def _stroke(
-    start: tuple[float, float], end: tuple[float, float], colour: str, width: int = 1
-) -> str:
-    (x0, y0), (x1, y1) = start, end
-    return (
-        f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" stroke="{colour}" '
-        f'stroke-width="{width}"/>'
-    )
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "middle", colour: str = _INK) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">'
-        f"{html.escape(text)}</text>"
-    )

@@ -14,6 +14,9 @@ from keras_mdm.models.specs import (
     parse_level,
 )
 
+# The paper's innermost size, and the highest resolution at which it has attention.
+INNERMOST, ATTENDED = 64, 32
+
 
 def resolve(
     levels: Sequence[Any],
@@ -61,7 +64,8 @@ def resolve(
     for spec in specs[1:]:
         resolved.append(_outer(spec, resolved, outer_width))
     if time_width is None:
-        time_width = 4 * resolved[0].channels[0]
+        alone = _halvings_above(specs[0]) if specs[0].channels is None else 0
+        time_width = 4 * resolved[0].channels[alone]
     checks.integer("time_width", time_width, minimum=8)
     own = {level.name: level.time_width for level in resolved if level.time_width is not None}
     if own and any(value is not None for value in widths.values()):
@@ -118,14 +122,20 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
             raise checks.error(
                 must, fix=f"set {name} on outer levels only", level=spec.name, **{name: True}
             )
-    count = spec.num_resolutions or 3
+    above = _halvings_above(spec)
+    count = spec.num_resolutions or 3 + above
     first = max(32, 32 * round(256 * width / 32))
     resolutions = spec.resolutions or _halvings(spec.grid_height, count, spec)
+    channels = [first * max(1, index + 1 - above) for index in range(count)]
+    for index, side in enumerate(resolutions[:above]):
+        channels[index] = channels_at(
+            side, width=1.0, first_channels=first, innermost=spec.grid_height >> above
+        )
     filled = dataclasses.replace(
         spec,
-        channels=spec.channels or tuple(first * (index + 1) for index in range(count)),
+        channels=spec.channels or tuple(channels),
         blocks=spec.blocks or (2,) * count,
-        attention=spec.attention or ((0, 1, 5) if count == 3 else (0,) + (1,) * (count - 1)),
+        attention=spec.attention or _attention(resolutions, above),
         temporal_attention=spec.temporal_attention or (0,) * count,
         resolutions=resolutions,
         axis="space",
@@ -134,6 +144,27 @@ def _innermost(spec: LevelSpec, width: float) -> LevelSpec:
     )
     _check(filled, top=spec.grid_height)
     return filled
+
+
+def _halvings_above(spec: LevelSpec) -> int:
+    """How often the innermost level is halved before it has the size of the paper's, 64.
+
+    A single level of a higher resolution is the plain UNet of the paper's nest (section 4.1): its
+    resolutions above 64 are those of outer levels, and attention stays at 32 and 16, where it is
+    affordable.
+    """
+    return max(0, math.ceil(math.log2(spec.grid_height / INNERMOST)))
+
+
+def _attention(resolutions: Sequence[int], above: int) -> tuple[int, ...]:
+    """Attention layers per resolution of the innermost level."""
+    count = len(resolutions)
+    if not above:
+        return (0, 1, 5) if count == 3 else (0,) + (1,) * (count - 1)
+    if count == 3 + above:
+        return (0,) * (count - 2) + (1, 5)
+    # Own channels: where it is affordable, and at least where it is cheapest.
+    return tuple(int(side <= ATTENDED or side == resolutions[-1]) for side in resolutions)
 
 
 def _outer(spec: LevelSpec, inside: Sequence[LevelSpec], width: float) -> LevelSpec:

@@ -96,6 +96,52 @@ class Drawings:
         report_skipped(self.source)
 
 
+class Enlarged(Drawings):
+    """Drawings in memory for an upsampler, which sees each of them at a smaller size.
+
+    Args:
+        arguments: of the recipe.
+        levels: names of all levels.
+        encoder: of the captions.
+        process: options of `MatryoshkaDiffusion`.
+        sees: the smaller size.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        levels: Sequence[str],
+        encoder: mdm.text.TextEncoder,
+        process: Mapping[str, Any],
+        *,
+        sees: int,
+    ):
+        super().__init__(arguments, [str(sees), *levels], encoder, process)
+        self.sees = sees
+
+    def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
+        """Make the function that returns the batches of a phase from a step on."""
+        states = mdm.text.encode_cached(self.encoder, self.source.captions)
+
+        def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
+            return mdm.data.image_text_dataset(
+                self.source.images[int(phase.level_names[-1])],
+                *states,
+                low_res=self.source.images[self.sees],
+                batch_size=phase.batch_size,
+                seed=self.seed,
+                first_step=first_step,
+            )
+
+        return make_dataset
+
+    def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
+        """Return the maker of the callback that enlarges the first real drawings every n steps."""
+        few = self.source.take(np.arange(8))
+        seen = few.images[self.sees]
+        return drawing.SampleGrids(few.captions, every=every, low_res=seen, **sampling)
+
+
 def load(
     directory: str | None, *, sizes: Sequence[int], downsample: str = "area"
 ) -> mdm.data.CaptionedImages:

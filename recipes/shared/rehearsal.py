@@ -74,19 +74,28 @@ def begin(
         )
     if arguments.strategy == "one" and count > 1:
         made.error(f"--rehearse {count} and --strategy one exclude each other")
-    tf.config.set_visible_devices([], "GPU")
-    if workers == 1:
-        (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * count
-        )
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    make_devices(count if workers == 1 else None)
     small = miniature(scale, count)
     run_dir = Path(arguments.run_dir)
     highest = small.phases[-1].levels[-1]
     folder = run_dir.with_name(f"{run_dir.name}-data")
     vars(arguments).update(rehearsal_data.make(folder, kind, highest, small.tokens))
     return small
+
+
+def make_devices(count: int | None) -> None:
+    """Hide GPUs, divide the CPU into logical devices, and leave graphs as they are traced.
+
+    Args:
+        count: number of devices; `None` to leave the CPU whole.
+    """
+    tf.config.set_visible_devices([], "GPU")
+    if count is not None:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def miniature(scale: Scale, replicas: int) -> Scale:

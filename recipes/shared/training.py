@@ -53,7 +53,7 @@ def train(
     *,
     load: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion] | None = None,
     skip_trained: bool = False,
-) -> None:
+) -> mdm.MatryoshkaDiffusion | None:
     """Train, draw and export; or with --dry-run print what would be done.
 
     Args:
@@ -64,6 +64,9 @@ def train(
             itself, since several workers have to connect before anything touches TensorFlow.
         load: makes the model of a phase instead of building it.
         skip_trained: leave out the phases whose levels the model of --start has.
+
+    Returns:
+        The trained model; none with --dry-run.
     """
     keras.config.set_dtype_policy(arguments.dtype)
     began = time.perf_counter()
@@ -118,7 +121,7 @@ def train(
             made = opened.datasets()
             estimated |= {"callbacks": callbacks, "validation": validation}
             machine.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
-        return
+        return None
     model = mdm.fit_progressively(
         phases,
         make_model,
@@ -140,6 +143,7 @@ def train(
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
+    return model
 
 
 def guides(arguments: argparse.Namespace, scale: Scale, data: Data) -> bool:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class EmojiData(CaptionedImages):
     concepts: tuple[str, ...] = ()
     attribution: str = ""
 
-    _per_picture = ("captions", "labels", "concepts")
+    _per_picture: ClassVar[tuple[str, ...]] = ("captions", "labels", "concepts")
 
 
 def load_emoji(

@@ -1,0 +1,375 @@
+"""The loop of every experiment: for each seed and variant train, measure on the way, and report.
+
+What is finished is in the ledger and is not repeated; a training that was stopped continues from
+its newest checkpoint. A training that several experiments have is made once.
+"""
+
+import argparse
+import dataclasses
+import gc
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+import keras_mdm as mdm
+from shared import rehearsal
+from shared.experiments import output, setting, study
+from shared.experiments.fitting import Clock, fit
+from shared.experiments.ledger import Ledger
+from shared.experiments.measuring import BlockColours, Measure
+from shared.experiments.trainings import Planned, Training, plan, progressive, shortened
+from shared.scale import Scale
+
+LEDGER, TRAININGS = "results.jsonl", "trainings"
+SHOWN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A line of a figure.
+
+    Args:
+        name: in tables and ledger.
+        training: what is trained.
+        what: in words, for the legend.
+    """
+
+    name: str
+    training: Training
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """An experiment: its variants, and where they are measured.
+
+    Args:
+        name: in the ledger and of its files.
+        title: of the figure.
+        variants: function of the base scale.
+        base: the small scale that variants change, and that sets the budget.
+        paper: the paper's.
+        then: function (loop, variants) called when all is trained.
+        report: function (ledger, directory) called besides the usual tables and figures.
+    """
+
+    name: str
+    title: str
+    variants: Callable[[Scale], Sequence[Variant]]
+    base: Scale
+    paper: Scale
+    then: Callable[["Loop", Sequence[Variant]], None] | None = None
+    report: Callable[[Ledger, Path], None] | None = None
+
+
+def run(experiment: Experiment, description: str, words: Sequence[str] | None = None) -> None:
+    """Run an experiment from the command line."""
+    made = setting.parser(description)
+    arguments = setting.parse(made, words)
+    if arguments.scale == "paper" and not arguments.rehearse:
+        output.print_paper(experiment)
+        return
+    strategy = devices(arguments)
+    asked = setting.of(arguments)
+    base = scale_of(experiment, asked, arguments.rehearse or 1)
+    variants = chosen(experiment.variants(base), arguments.variants)
+    keras.config.set_dtype_policy(asked.dtype)
+    directory = arguments.run_dir
+    if not arguments.report:
+        asked.claim(directory)
+    elif not (directory / LEDGER).is_file():
+        raise ValueError(
+            f"--report needs results. Received: {directory}, which has no {LEDGER}. To fix it: run "
+            "the experiment without --report first"
+        )
+    with mdm.runs.directory.RunDirectory(directory).locked():
+        ledger = Ledger(directory / LEDGER)
+        try:
+            if not arguments.report:
+                data = study_of(arguments, base, variants)
+                loop = Loop(experiment, asked, base, data, directory, ledger, arguments, strategy)
+                loop.make(variants)
+                if experiment.then is not None:
+                    experiment.then(loop, variants)
+        finally:
+            output.write_all(experiment, variants, ledger, directory)
+            if experiment.report is not None:
+                experiment.report(ledger, directory)
+
+
+def devices(arguments: argparse.Namespace) -> Any:
+    """The strategy; in a rehearsal logical devices, made before anything uses TensorFlow."""
+    if not arguments.rehearse:
+        return None
+    rehearsal.make_devices(arguments.rehearse)
+    return mdm.distribute.strategy()
+
+
+def scale_of(experiment: Experiment, asked: setting.Setting, replicas: int) -> Scale:
+    """The base scale of a setting; all but the small one in miniature."""
+    if asked.scale == "small":
+        base = experiment.base
+        return shortened(base, asked.steps_scale)
+    whole = experiment.base if asked.scale == "quick" else experiment.paper
+    return rehearsal.miniature(whole, replicas)
+
+
+def chosen(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Variant]:
+    """The variants with these names, in their order; all of them without names."""
+    known = [variant.name for variant in variants]
+    strange = [name for name in names or () if name not in known]
+    if strange:
+        raise ValueError(
+            f"--variants must name variants of the experiment. Received: {', '.join(strange)}. "
+            f"To fix it: choose of {', '.join(known)}"
+        )
+    return [variant for variant in variants if not names or variant.name in names]
+
+
+def study_of(
+    arguments: argparse.Namespace, base: Scale, variants: Sequence[Variant]
+) -> study.Study:
+    """The pictures, at the sizes of all levels."""
+    sizes = sorted(
+        {
+            int(level)
+            for variant in variants
+            for stage in variant.training.stages
+            for phase in stage.scale.phases
+            for level in phase.level_names
+        }
+    )
+    downsample = base.process.get("downsample", "area")
+    if arguments.scale != "small":
+        return study.generated(sizes, base.tokens)
+    if arguments.data:
+        return study.folder(arguments.data, sizes, downsample, base.tokens)
+    if arguments.styles:
+        return study.styles(arguments.styles, sizes, downsample, base.tokens)
+    return study.emoji(sizes, downsample, base.tokens)
+
+
+class Loop:
+    """Trains and measures what the ledger lacks."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        asked: setting.Setting,
+        base: Scale,
+        data: study.Study,
+        directory: Path,
+        ledger: Ledger,
+        arguments: argparse.Namespace,
+        strategy: Any,
+    ):
+        self.experiment, self.asked, self.base, self.data = experiment, asked, base, data
+        self.directory, self.ledger, self.strategy = directory, ledger, strategy
+        self.seeds = range(arguments.seeds)
+        self.deadline = arguments.minutes and time.monotonic() + 60.0 * arguments.minutes
+        highest = int(base.phases[-1].level_names[-1])
+        small = asked.scale == "small"
+        sampling = {**base.sampling, "steps": asked.sampling_steps}
+        sampling |= {"guidance_scale": asked.guidance}
+        self.measure = Measure(
+            data.source.images[highest],
+            data.subjects(asked.pictures),
+            mdm.evaluation.EfficientNetLite0() if small else BlockColours(),
+            sampling,
+        )
+        planned = self._plan(progressive(base), None)
+        self.budget = float(planned[-1][-1].after)
+
+    def make(self, variants: Sequence[Variant]) -> None:
+        """All variants, seed after seed, so that a stopped experiment compares all of them."""
+        plans = {each.name: self._plan(each.training, self.budget) for each in variants}
+        print(f"{self.experiment.name}: {self.budget / 1e12:.4g} TFLOP per training", flush=True)
+        for seed in self.seeds:
+            for variant in variants:
+                self._take_known(variant, seed)
+                if self._missing(variant, seed, plans[variant.name]):
+                    self._train(variant, seed, plans[variant.name])
+
+    def model_file(self, training: Training, seed: int) -> Path:
+        """The finished model of a training, that of its last stage."""
+        stage = f"stage-{len(training.stages)}"
+        return self.directory / TRAININGS / training.name / f"seed-{seed}" / stage / "model.keras"
+
+    def _plan(self, training: Training, budget: float | None) -> list[list[Planned]]:
+        conditions = self.data.conditions
+        return plan(training, conditions, tokens=self.base.tokens, budget=budget)
+
+    def _points(
+        self, training: Training, planned: Sequence[Sequence[Planned]]
+    ) -> dict[float, tuple[int, int, int]]:
+        """(stage, phase, step) of every checkpoint at which the highest level can be drawn."""
+        highest = self.base.phases[-1].level_names[-1]
+        found, last = {}, len(planned) - 1
+        for share in training.checkpoints:
+            for number, each in enumerate(planned[last], start=1):
+                step = each.step_at(share * self.budget)
+                if share == 1.0 and number == len(planned[last]):
+                    step = each.phase.steps  # whole steps: the budget is met within half a step
+                if step is not None and each.phase.level_names[-1] == highest:
+                    found[share] = (last, number, step)
+                    break
+        return found
+
+    def _missing(
+        self, variant: Variant, seed: int, planned: Sequence[Sequence[Planned]]
+    ) -> list[float]:
+        name = self.experiment.name
+        return [
+            share
+            for share in self._points(variant.training, planned)
+            if (name, variant.name, seed, share) not in self.ledger
+        ]
+
+    def _take_known(self, variant: Variant, seed: int) -> None:
+        """Take over what another experiment measured of the same training."""
+        name = self.experiment.name
+        for record in list(self.ledger):  # as it grows
+            if (record["training"], record["seed"]) != (variant.training.name, seed):
+                continue
+            if record["digest"] != variant.training.digest():
+                raise ValueError(
+                    "trainings of one name must be the same in all experiments of a directory. "
+                    f"Received: {variant.training.name!r} of {variant.name!r}, measured in another "
+                    "form before. To fix it: pass another --run-dir"
+                )
+            self.ledger.add({**record, "experiment": name, "variant": variant.name})
+
+    def _train(self, variant: Variant, seed: int, planned: Sequence[Sequence[Planned]]) -> None:
+        training = variant.training
+        points = self._points(training, planned)
+        place = self.directory / TRAININGS / training.name / f"seed-{seed}"
+        print(f"\n{variant.name}, seed {seed}", flush=True)
+        models: list[Any] = []
+        clocks: list[Clock] = []
+        seen: list[np.ndarray] = []  # what the upsampler enlarges, drawn once
+
+        def record(share: float, model: Any, clock: Clock) -> None:
+            """Measure a checkpoint, unless that was done."""
+            key = (self.experiment.name, variant.name, seed, share)
+            if key in self.ledger:
+                return
+            stage, number, step = points[share]
+            seconds = _seconds(planned, [*clocks[:stage], clock], points[share])
+            at = planned[stage][number - 1]
+            self.ledger.add(
+                {
+                    **dict(zip(("experiment", "variant", "seed", "checkpoint"), key, strict=True)),
+                    "training": training.name,
+                    "digest": training.digest(),
+                    "step": step,
+                    "flop": at.before + step * at.flop,
+                    "seconds": seconds and round(seconds, 2),
+                    **self._measured(training, [*models[:stage], model], seen, share, place),
+                }
+            )
+
+        for number, (stage, own) in enumerate(zip(training.stages, planned, strict=True)):
+            run_dir = place / f"stage-{number + 1}"
+
+            def due(
+                model: Any, phase: int, clock: Clock, number: int = number
+            ) -> dict[int, Callable[[], Any]]:
+                found: dict[int, list[float]] = {}
+                for share, (stage, part, step) in points.items():
+                    if (stage, part) == (number, phase):
+                        found.setdefault(step, []).append(share)
+                return {
+                    step: lambda shares=shares: [record(each, model, clock) for each in shares]
+                    for step, shares in found.items()
+                }
+
+            model = fit(
+                stage,
+                own,
+                self.data,
+                run_dir,
+                seed=seed,
+                due=due,
+                deadline=self.deadline,
+                strategy=self.strategy,
+            )
+            models.append(model)
+            clocks.append(Clock(run_dir))
+        record(1.0, models[-1], clocks[-1])  # of a run that was stopped after its last step
+        lost = self._missing(variant, seed, planned)
+        if lost:
+            raise ValueError(
+                f"a training must be measured on its way. Received: {place}, which has ended, and "
+                f"no results at {lost} of the budget. To fix it: remove the folder; it is trained "
+                "again"
+            )
+        for number in range(len(models)):
+            _tidy(place / f"stage-{number + 1}")
+        del model
+        models.clear()
+        gc.collect()
+
+    def _measured(
+        self,
+        training: Training,
+        models: Sequence[Any],
+        seen: list[np.ndarray],
+        share: float,
+        place: Path,
+    ) -> dict[str, Any]:
+        """The distance, the best of a sweep."""
+        names = list(training.sweep) if share == 1.0 else list(training.sweep_early)
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            options = dict(training.sweep[name])
+            if len(models) > 1:
+                mdm.Cascade(*models)  # raises unless they fit each other
+                seen[:] = seen or [self.measure.draw(models[0])]
+                options["low_res"] = seen[0]
+            images = self.measure.draw(models[-1], stage=len(models) - 1, **options)
+            found[name] = self.measure(images)
+            _write_page(images, place / f"{share:g}{name and '-'}{name.replace(' ', '-')}.png")
+        best = min(found, key=lambda name: found[name]["kid"])
+        values = {name or "kid": [each["kid"], each["kid_error"]] for name, each in found.items()}
+        print(f"{share:g} of the budget: {values}", flush=True)
+        swept = {"best": best, "sweep": values} if len(found) > 1 else {}
+        return {**found[best], **swept}
+
+
+def _seconds(
+    planned: Sequence[Sequence[Planned]], clocks: Sequence[Clock], point: tuple[int, int, int]
+) -> float | None:
+    """Seconds of training up to a checkpoint; `None` if a phase was too short to be timed."""
+    stage, number, step = point
+    whole = 0.0
+    for place, clock in enumerate(clocks):
+        for part, each in enumerate(planned[place], start=1):
+            if (place, part) > (stage, number):
+                break
+            steps = step if (place, part) == (stage, number) else each.phase.steps
+            seconds = clock.seconds(part, steps)
+            if seconds is None:
+                return None
+            whole += seconds
+    return whole
+
+
+def _tidy(run_dir: Path) -> None:
+    """Keep the model and the record of a finished run; its checkpoints take gigabytes."""
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    for file in run_dir.glob("phase-*.keras"):
+        file.unlink()
+
+
+def _write_page(images: np.ndarray, path: Path) -> None:
+    """The first pictures, eight in a row."""
+    shown = images[:SHOWN]
+    rows = [np.concatenate(list(shown[first : first + 8]), 1) for first in range(0, SHOWN, 8)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)

@@ -1,0 +1,313 @@
+"""Trainings to compare: which models, in which phases, and how far a budget of FLOPs takes them."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras_mdm as mdm
+from shared.scale import Scale
+
+# The micro-condition that tells an upsampler how noisy the picture is that it enlarges.
+NOISY = {"low_res_noise": 0.0}
+CHECKPOINTS = (0.4, 0.6, 0.8, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A model of a training, which is trained alone.
+
+    Args:
+        scale: its phases and numbers.
+        sees: size of the smaller picture that it enlarges, if it is an upsampler.
+        network: options of `build_nested_unet` besides those of the scale.
+    """
+
+    scale: Scale
+    sees: int | None = None
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def make_unet(self, phase: mdm.Phase, conditions: Mapping[str, Any], seed: int) -> Any:
+        """The network of a phase."""
+        given = {**conditions, **self.scale.network, **self.network}
+        return mdm.build_nested_unet(phase.levels, seed=seed, **given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One way to spend the budget.
+
+    Args:
+        name: in the ledger and in the name of its folder; equal names are trained once for all
+            experiments.
+        stages: its models, in the order in which they are trained.
+        checkpoints: shares of the budget at which it is measured, ascending; the last is 1.
+        sweep: options of `generate` to try at the last checkpoint, by name; the best counts.
+        sweep_early: names of those that are tried at earlier checkpoints.
+    """
+
+    name: str
+    stages: Sequence[Stage]
+    sweep: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=lambda: {"": {}})
+    sweep_early: Sequence[str] = ("",)
+    checkpoints: Sequence[float] = CHECKPOINTS
+
+    def digest(self) -> str:
+        """Changes whenever the training does, so that results of another form are not taken."""
+        parts = []
+        for stage in self.stages:
+            scale = stage.scale
+            levels = [dataclasses.asdict(level) for level in _levels(scale.phases[-1])]
+            rows = [phase.table_row() for phase in scale.phases]
+            optimizer = getattr(scale.optimizer, "__name__", repr(scale.optimizer))
+            parts.append([levels, rows, scale.network, stage.network, scale.process, optimizer])
+        text = json.dumps([parts, self.sweep, self.checkpoints], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A phase with what it costs.
+
+    Args:
+        phase: the phase, with the steps that the budget allows.
+        flop: of one step, forward and backward.
+        before: spent before the phase begins, in all stages.
+    """
+
+    phase: mdm.Phase
+    flop: int
+    before: int
+
+    @property
+    def after(self) -> int:
+        """Spent at the end of the phase."""
+        return self.before + self.phase.steps * self.flop
+
+    def step_at(self, spent: float) -> int | None:
+        """The step of this phase at which so much has been spent, if it is one of them."""
+        step = math.ceil(round((spent - self.before) / self.flop, 6))
+        return step if 0 < step <= self.phase.steps else None
+
+
+def plan(
+    training: Training, conditions: Mapping[str, Any], *, tokens: int, budget: float | None
+) -> list[list[Planned]]:
+    """The phases of every stage, the last of which ends where the budget does.
+
+    Args:
+        training: the training, with phases of the wanted lengths.
+        conditions: options of the network that follow from the data.
+        tokens: of a text.
+        budget: FLOPs of the whole training; the phases as they are without one.
+
+    Raises:
+        ValueError: if the budget is spent before the last phase begins.
+    """
+    made, spent = [], 0
+    for place, stage in enumerate(training.stages):
+        planned = []
+        for number, phase in enumerate(stage.scale.phases):
+            flop = mdm.costs.step_flop(
+                phase, lambda p, s=stage: s.make_unet(p, conditions, 0), text_tokens=max(1, tokens)
+            )
+            last = place == len(training.stages) - 1 and number == len(stage.scale.phases) - 1
+            if last and budget is not None:
+                left = round((budget - spent) / flop)
+                if left < 1:
+                    raise ValueError(
+                        "the phases before the last must leave some of the budget. Received: "
+                        f"{training.name} with {spent / 1e12:.3g} TFLOP before its last phase, of "
+                        f"{budget / 1e12:.3g}. To fix it: pass a larger --steps-scale"
+                    )
+                phase = dataclasses.replace(phase, steps=left)
+            planned.append(Planned(phase, flop, spent))
+            spent = planned[-1].after
+        made.append(planned)
+    return made
+
+
+def shortened(base: Scale, factor: float) -> Scale:
+    """A scale with other numbers of steps. Warm-ups are shorter in proportion, and so is the time
+    over which weights are averaged, or the average would lag behind a short training."""
+    less = min(1.0, factor)
+    phases = [
+        dataclasses.replace(
+            phase,
+            steps=max(1, round(phase.steps * factor)),
+            warmup_steps=round(phase.warmup_steps * less),
+        )
+        for phase in base.phases
+    ]
+    decay = max(0.5, 1.0 - (1.0 - base.process["ema_decay"]) / less)
+    process = {**base.process, "ema_decay": round(decay, 6)}
+    return dataclasses.replace(base, phases=phases, process=process, checkpoint_every=100)
+
+
+def plain(levels: Sequence[mdm.LevelSpec], **options: Any) -> mdm.LevelSpec:
+    """One level of the highest size with the blocks of a whole nest: the simple DM's UNet.
+
+    Where an outer level reaches the resolution of the level inside, it has blocks that only join
+    the two; a plain UNet goes on with those of the level inside.
+
+    Args:
+        levels: of the nest.
+        **options: of the level, besides what follows from the nest.
+    """
+    inner, *outer = levels = mdm.models.resolve.resolve(levels).levels
+    per_resolution = {}
+    for name in ("channels", "blocks", "attention"):
+        own = getattr(inner, name)
+        for level in outer:
+            own = (*getattr(level, name)[:-1], *own)
+        per_resolution[name] = own
+    return mdm.LevelSpec(
+        levels[-1].size,
+        patch=levels[-1].patch,
+        heads=inner.heads,
+        attention_ffn=inner.attention_ffn,
+        groups=min(level.groups for level in levels),
+        **per_resolution,
+        **options,
+    )
+
+
+def progressive(base: Scale, name: str = "mdm") -> Training:
+    """The nest, grown phase after phase (section 3.3)."""
+    return Training(name, [Stage(base)])
+
+
+def at_once(base: Scale, name: str = "mdm-at-once", **changes: Any) -> Training:
+    """The nest with all levels from the first step, at the rate of networks that begin."""
+    return Training(name, [Stage(dataclasses.replace(base, phases=[_whole(base, **changes)]))])
+
+
+def highest_only(base: Scale) -> Training:
+    """The nest with the highest level's loss alone (section 4.1, the second simple DM)."""
+    return at_once(base, "nested-highest-only", level_weights="highest", mixed=False)
+
+
+def simple(base: Scale) -> Training:
+    """A plain UNet at the highest size (section 4.1)."""
+    level = plain(base.phases[-1].levels)
+    scale = _alone(base, _whole(base, levels=[level], mixed=False))
+    return Training("simple", [Stage(scale, network=_time_width(base))])
+
+
+def cascaded(base: Scale) -> Training:
+    """The nest's first phase as a model of its own, and an upsampler of the nest's configuration
+    with noise augmentation (section 4.1, appendix D.1)."""
+    low = dataclasses.replace(base, phases=base.phases[:1], process=_without_nest(base.process))
+    level = plain(base.phases[-1].levels, micro_conditions=NOISY)
+    high = _alone(base, _whole(base, levels=[level], mixed=False))
+    size = int(base.phases[0].level_names[-1])
+    return Training(
+        "cascaded",
+        [Stage(low), Stage(high, sees=size, network={"in_channels": 6, **_time_width(base)})],
+        sweep={f"low_res_noise {k}": {"low_res_noise": k} for k in (1, 100, 500, 700, 1000)},
+        sweep_early=("low_res_noise 100", "low_res_noise 500"),
+    )
+
+
+def changed(base: Scale, name: str, **process: Any) -> Training:
+    """The progressive training with other options of `MatryoshkaDiffusion`."""
+    return progressive(dataclasses.replace(base, process={**base.process, **process}), name)
+
+
+def with_phases(base: Scale, name: str, change: Callable[[mdm.Phase], mdm.Phase]) -> Training:
+    """The progressive training with other phases."""
+    return progressive(dataclasses.replace(base, phases=[change(p) for p in base.phases]), name)
+
+
+def with_low_steps(base: Scale, name: str, factor: float) -> Training:
+    """The progressive training with a longer or shorter first phase; without one at factor 0."""
+    if not factor:
+        return at_once(base)
+    first, *others = base.phases
+    first = dataclasses.replace(first, steps=max(1, round(first.steps * factor)))
+    return progressive(dataclasses.replace(base, phases=[first, *others]), name)
+
+
+def between(levels: Sequence[mdm.LevelSpec]) -> list[mdm.LevelSpec]:
+    """Two levels with a third of twice the lower size between them: the blocks of the outer level
+    are divided at its resolution, as in the paper's networks of three levels."""
+    inner, outer = levels
+    *_, resolved = mdm.models.resolve.resolve(levels).levels
+    size = 2 * inner.shape.height
+    top = size // outer.patch
+    above = [place for place, side in enumerate(resolved.resolutions) if side >= top]
+    below = [place for place, side in enumerate(resolved.resolutions) if side <= top]
+
+    def part(places: Sequence[int], **changes: Any) -> mdm.LevelSpec:
+        lists = {
+            name: [getattr(resolved, name)[place] for place in places]
+            for name in ("channels", "blocks", "attention")
+        }
+        lists["blocks"][-1] = 1  # joins the two levels
+        return dataclasses.replace(outer, **lists, **changes)
+
+    return [inner, part(below, size=size), part(above)]
+
+
+def three_levels(base: Scale, name: str = "levels-3", **process: Any) -> Training:
+    """The progressive training with one more level, added together with the highest."""
+    first, last = base.phases
+    last = dataclasses.replace(last, levels=between(last.levels))
+    scale = dataclasses.replace(base, phases=[first, last], process={**base.process, **process})
+    return progressive(dataclasses.replace(scale, guided_levels=3), name)
+
+
+def paper_output(level: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level without a deviation, for which the paper's output has no place."""
+    return dataclasses.replace(level, learned_deviation=False)
+
+
+def paper_level(level: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level that sees its own noisy picture alone, as in the paper."""
+    return dataclasses.replace(level, learned_deviation=False, sees_below=False)
+
+
+def with_levels(
+    base: Scale, name: str, change: Callable[[mdm.LevelSpec], mdm.LevelSpec], **process: Any
+) -> Training:
+    """The progressive training with other outer levels."""
+
+    def phase(given: mdm.Phase) -> mdm.Phase:
+        inner, *outer = given.levels
+        return dataclasses.replace(given, levels=[inner, *map(change, outer)])
+
+    scale = dataclasses.replace(base, process={**base.process, **process})
+    return with_phases(scale, name, phase)
+
+
+def _levels(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
+    return mdm.models.resolve.resolve(phase.levels).levels
+
+
+def _time_width(base: Scale) -> dict[str, int]:
+    """The nest's width of the time embedding, which follows its innermost channels."""
+    return {"time_width": 4 * _levels(base.phases[0])[0].channels[0]}
+
+
+def _whole(base: Scale, **changes: Any) -> mdm.Phase:
+    """The last phase as the only one: with the rate and the warm-up of the first."""
+    first, last = base.phases[0], base.phases[-1]
+    given = {"learning_rate": first.learning_rate, "warmup_steps": first.warmup_steps}
+    return dataclasses.replace(last, inner_learning_rate=1.0, **{**given, **changes})
+
+
+def _without_nest(process: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in process.items() if key not in ("residual", "shift_power")}
+
+
+def _alone(base: Scale, phase: mdm.Phase) -> Scale:
+    """The scale of one level, with the noise schedule that the level has in the nest."""
+    inner, outer = _levels(base.phases[-1])[0], _levels(phase)[-1]
+    # SNR is divided by (ratio ^ power), and "-shift4" divides it by 4^2.
+    power = base.process.get("shift_power", 2.0)
+    shift = (outer.shape.height / inner.shape.height) ** (power / 2.0)
+    schedule = f"{base.process.get('schedule', 'cosine')}-shift{shift:g}"
+    process = {**_without_nest(base.process), "schedule": schedule}
+    return dataclasses.replace(base, phases=[phase], process=process, guided_levels=1)

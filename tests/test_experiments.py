@@ -1,0 +1,360 @@
+"""The experiments: equal compute, a ledger that repeats nothing, and inputs that do not fit."""
+
+import csv
+import dataclasses
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keras_mdm as mdm
+from keras_mdm.models.resolve import resolve
+
+pytestmark = pytest.mark.usefixtures("eagerly")
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("convergence", "low_res_steps", "levels", "guidance", "ablations")
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Function that imports a module of the recipes by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    return importlib.import_module
+
+
+@pytest.fixture
+def experiment(recipe, monkeypatch):
+    """Function that imports an experiment."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "experiments"))
+    monkeypatch.setattr("keras.config.set_dtype_policy", lambda policy: None)
+    return importlib.import_module
+
+
+@pytest.fixture
+def trainings(recipe):
+    return recipe("shared.experiments.trainings")
+
+
+def planned(trainings, training, budget):
+    text = {"text_width": 384} if training.stages[0].scale.tokens else {}
+    return trainings.plan(training, text, tokens=16, budget=budget)
+
+
+def test_all_variants_spend_the_same(experiment, trainings):
+    module = experiment("convergence")
+    base = trainings.shortened(module.EXPERIMENT.base, 0.25)
+    budget = float(planned(trainings, trainings.progressive(base), None)[-1][-1].after)
+    for variant in module.variants(base):
+        last = planned(trainings, variant.training, budget)[-1][-1]
+        assert abs(last.after - budget) <= last.flop / 2, variant.name
+        # The last checkpoint is the last step, and half the budget is spent at half of the steps.
+        assert last.step_at(last.after) == last.phase.steps
+        middle = last.step_at((last.before + last.after) / 2)
+        assert abs(middle - last.phase.steps / 2) <= 1
+        assert last.step_at(last.before) is None and last.step_at(last.after + last.flop) is None
+    simple, cascaded = (v for v in module.variants(base) if v.name in ("simple", "cascaded"))
+    # The same blocks and options; only what needs a level below is gone.
+    assert simple.training.stages[0].scale.optimizer is base.optimizer
+    (low, high) = cascaded.training.stages
+    assert low.scale.phases == base.phases[:1] and high.sees == 16
+    process = {k: v for k, v in base.process.items() if k not in ("residual", "shift_power")}
+    assert high.scale.process == {**process, "schedule": "cosine-shift2"}
+    assert low.scale.process == process
+
+
+def test_a_budget_that_is_spent_too_early(experiment, trainings):
+    base = tiny(experiment("convergence")).base
+    training = trainings.with_low_steps(base, "x", 10.0)
+    budget = float(planned(trainings, trainings.progressive(base), None)[-1][-1].after)
+    with pytest.raises(ValueError, match="leave some of the budget.*To fix it"):
+        planned(trainings, training, budget)
+
+
+def test_one_level_has_the_noise_of_the_nest(experiment, trainings):
+    base = experiment("convergence").EXPERIMENT.base
+    scale = trainings.simple(base).stages[0].scale
+    alone = mdm.diffusion.schedules.get(scale.process["schedule"])
+    shapes = [level.shape for level in resolve(base.phases[-1].levels).levels]
+    nested = mdm.diffusion.schedules.of_levels("cosine", shapes, power=base.process["shift_power"])[
+        "64"
+    ]
+    t = np.linspace(0.05, 0.95, 7)
+    np.testing.assert_allclose(alone.logsnr(t), nested.logsnr(t), atol=1e-5)
+
+
+def test_three_levels_are_those_of_the_recipe(recipe, trainings):
+    module = recipe("cc12m_256")
+    for two, three in (
+        (module.SMALL_LEVELS[2], module.SMALL_LEVELS[3]),
+        (module.PAPER_LEVELS[2], module.PAPER_LEVELS[3]),
+    ):
+        assert resolve(trainings.between(two)) == resolve(three)
+
+
+def test_the_plain_network_of_a_nest(recipe, trainings):
+    """The default of one level at 256 is the nest of the paper without its joints."""
+    nest = [recipe("imagenet_256").PAPER_64, recipe("imagenet_256").PAPER_256]
+    alone = resolve([256])
+    assert resolve([trainings.plain(nest)], time_width=1024) == alone
+    assert alone.levels[0].attention == (0, 0, 0, 1, 5)
+    small = recipe("emoji_text_to_image")
+    level = trainings.plain([small.INNER, small.OUTER])
+    assert (level.size, level.patch, level.channels) == (64, 2, (64, 64, 128, 256))
+    assert level.attention == (0, 0, 1, 1) and level.blocks == (1, 1, 1, 1)
+
+
+def run(module, *words, **changes):
+    """Run an experiment in its tiny form."""
+    made = dataclasses.replace(tiny(module), **changes)
+    module.run(made, "", [str(word) for word in words])
+
+
+def records(directory):
+    return [json.loads(line) for line in (directory / "results.jsonl").read_text().splitlines()]
+
+
+def tiny(module):
+    """The experiment with a base whose miniature has few layers, by classes."""
+    inner = mdm.LevelSpec(16, channels=(32,), blocks=(1,), attention=(0,), attention_ffn=False)
+    outer = mdm.LevelSpec(32, patch=2, channels=(32,), blocks=(1,))
+    base = dataclasses.replace(
+        module.EXPERIMENT.base,
+        phases=[
+            mdm.Phase([inner], steps=4, batch_size=3),
+            mdm.Phase([inner, outer], steps=4, batch_size=3),
+        ],
+        optimizer=mdm.optimizers.Adam,
+        sampling={"sampler": "ddpm", "batch_size": 100},
+        tokens=0,
+        network={},
+    )
+    return dataclasses.replace(module.EXPERIMENT, base=base)
+
+
+def draw_few(measuring):
+    """`Measure.draw` that draws two pictures and repeats them: noise of a row takes a while."""
+    draw = measuring.Measure.draw
+
+    def few(self, model, **options):
+        count, subjects = len(self.subjects), self.subjects
+        self.subjects = measuring.Subjects(labels=subjects.labels[:2])
+        try:
+            if "low_res" in options:
+                assert len(options["low_res"]) == count
+                options["low_res"] = options["low_res"][:2]
+            drawn = draw(self, model, **options)
+        finally:
+            self.subjects = subjects
+        return np.tile(drawn, (count // 2, 1, 1, 1))
+
+    return few
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, eagerly):
+    """A directory in which the cascade and the nest were trained once."""
+    directory = tmp_path_factory.mktemp("experiments") / "quick"
+    words = ["--scale", "quick", "--seeds", "1", "--pictures", "100", "--run-dir", directory]
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("recipes/experiments", "recipes"):
+            patch.syspath_prepend(str(ROOT / folder))
+        patch.setattr("keras.config.set_dtype_policy", lambda policy: None)
+        measuring = importlib.import_module("shared.experiments.measuring")
+        patch.setattr(measuring.Measure, "draw", draw_few(measuring))
+        patch.setattr(importlib.import_module("shared.rehearsal"), "STEPS", 2)
+        run(importlib.import_module("convergence"), *words, "--variants", "mdm", "cascaded")
+        yield directory, words
+
+
+def test_an_experiment_writes_all_that_it_found(finished):
+    directory, _ = finished
+    found = records(directory)
+    keys = [(r["variant"], r["seed"], r["checkpoint"]) for r in found]
+    assert keys == [
+        *(("mdm", 0, share) for share in (0.6, 0.8, 1.0)),  # before, there is no picture at 4
+        *(("cascaded", 0, share) for share in (0.6, 0.8, 1.0)),
+    ]
+    assert all(r["drawn"] == 100 and math.isfinite(r["kid"]) for r in found)
+    last = found[-1]
+    assert len(last["sweep"]) == 5 and last["kid"] == min(kid for kid, _ in last["sweep"].values())
+    ends = [r["flop"] for r in found if r["checkpoint"] == 1.0]
+    assert abs(ends[0] - ends[1]) < 0.25 * ends[0]  # half a step, of few
+    rows = list(csv.DictReader((directory / "convergence.csv").open()))
+    assert [float(row["kid"]) for row in rows] == [r["kid"] for r in found]
+    summary = json.loads((directory / "convergence.json").read_text())["rows"]
+    assert [row["variant"] for row in summary] == [r["variant"] for r in found]
+    assert (directory / "convergence-flop.svg").read_text().startswith("<svg")
+    folder = directory / "trainings" / "cascaded" / "seed-0"
+    assert (folder / "stage-2" / "model.keras").is_file() and list(folder.glob("1-*.png"))
+    assert not (folder / "stage-1" / "checkpoints").exists()
+
+
+def test_nothing_is_made_twice(finished, experiment, monkeypatch):
+    directory, words = finished
+    before = (directory / "results.jsonl").read_bytes()
+    driver = importlib.import_module("shared.experiments.driver")
+    monkeypatch.setattr(driver, "fit", lambda *_, **__: pytest.fail("trained again"))
+    run(experiment("convergence"), *words, "--variants", "mdm", "cascaded")
+    assert (directory / "results.jsonl").read_bytes() == before
+    # Another experiment takes over the training that it has in common.
+    run(experiment("levels"), *words, "--variants", "levels-2")
+    taken = [r for r in records(directory) if r["experiment"] == "levels"]
+    assert [(r["variant"], r["training"]) for r in taken] == [("levels-2", "mdm")] * 3
+    assert [r["kid"] for r in taken] == [r["kid"] for r in records(directory)[:3]]
+
+
+def test_a_training_of_another_form_is_not_taken_over(finished, experiment):
+    directory, words = finished
+    module = experiment("convergence")
+    base = tiny(module).base
+    other = dataclasses.replace(base, process={**base.process, "censored": False})
+    with pytest.raises(ValueError, match="'mdm', measured in another form .*To fix it"):
+        run(module, *words, "--variants", "mdm", base=other)
+
+
+def test_a_directory_keeps_its_setting(finished, experiment, tmp_path):
+    directory, words = finished
+    module = experiment("convergence")
+    with pytest.raises(ValueError, match="guidance 1.0 there, 2.0 asked for.*To fix it"):
+        run(module, *words, "--guidance", "2")
+    (tmp_path / "thesis.txt").write_text("not ours")
+    with pytest.raises(ValueError, match="new or hold experiments.*thesis.txt"):
+        run(module, *words[:-1], tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="--report needs results.*To fix it"):
+        run(module, *words[:-1], tmp_path / "none", "--report")
+    with pytest.raises(ValueError, match="Received: latent. To fix it: choose of mdm, mdm-at"):
+        run(module, *words, "--variants", "mdm", "latent")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--pictures", "99"], "a whole number from 100, which a kernel distance needs"),
+        (["--scale", "quick", "--rehearse", "2"], "--rehearse belongs to --scale paper"),
+        (["--scale", "quick", "--data", "x"], "--data belongs to --scale small"),
+        (["--seeds", "0"], "a whole number above 0"),
+    ],
+)
+def test_words_that_do_not_fit(experiment, words, said, capsys):
+    with pytest.raises(SystemExit):
+        run(experiment("levels"), *words)
+    assert said in capsys.readouterr().err
+
+
+def test_too_few_real_pictures(recipe):
+    measuring = recipe("shared.experiments.measuring")
+    subjects = measuring.Subjects(prompts=["a"] * 100)
+    few = np.zeros((99, 8, 8, 3), "uint8")
+    with pytest.raises(ValueError, match="at least 100 pictures.*real=99"):
+        measuring.Measure(few, subjects, measuring.BlockColours(), {})
+
+
+def test_a_damaged_ledger(recipe, tmp_path):
+    ledger = recipe("shared.experiments.ledger")
+    record = dict.fromkeys(ledger.KEY, 1)
+    made = ledger.Ledger(tmp_path / "results.jsonl")
+    made.add({**record, "kid": 2.0})
+    made.add({**record, "kid": 3.0})
+    assert [each["kid"] for each in ledger.Ledger(made.path)] == [2.0]  # the first one stays
+    made.path.write_text(made.path.read_text() + '{"experiment": ')
+    with pytest.raises(ValueError, match="Received: line 2, .*To fix it: remove the line"):
+        ledger.Ledger(made.path)
+
+
+def test_the_clock_counts_every_step_once(recipe, tmp_path):
+    fitting = recipe("shared.experiments.fitting")
+    clock = fitting.Clock(tmp_path)
+    assert clock.seconds(1, 10) is None
+    for seconds in (1.0, 3.0):
+        clock.add(1, seconds)
+    clock.save()
+    assert fitting.Clock(tmp_path).seconds(1, 10) == 20.0
+
+
+def test_means_over_seeds(recipe):
+    output = recipe("shared.experiments.output")
+    given = {"variant": "a", "checkpoint": 1.0, "flop": 10, "seconds": 5.0, "kid_error": 9.0}
+    (row,) = output.summary([{**given, "kid": kid} for kid in (1.0, 3.0)], ["a"])
+    assert (row["kid"], row["error"], row["seeds"]) == (2.0, 1.0, 2)
+    (row,) = output.summary([{**given, "kid": 1.0}], ["a"])
+    assert row["error"] == 9.0  # of the distance itself
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_experiments_are_named_and_told_apart(experiment, trainings, name):
+    module = experiment(name)
+    assert name == module.EXPERIMENT.name and name in (ROOT / "docs" / "results.md").read_text()
+    for scale in (module.EXPERIMENT.base, module.EXPERIMENT.paper):
+        made = module.variants(scale)
+        digests = {variant.training.name: variant.training.digest() for variant in made}
+        assert len(set(digests.values())) == len(digests) == len({v.name for v in made})
+
+
+def command(name, directory, *words):
+    file = ROOT / "recipes" / "experiments" / f"{name}.py"
+    given = ["--scale", "quick", "--seeds", "1", "--pictures", "100", "--run-dir", str(directory)]
+    return [sys.executable, str(file), *given, *words]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on(tmp_path):
+    """The results are those of a run that was not killed, and no record is made twice."""
+    words = ["--dtype", "float32", "--variants", "mdm", "cascaded"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command("convergence", whole, *words), check=True, capture_output=True)
+    kills, wanted = 0, [1, 3]
+    while True:
+        process = subprocess.Popen(command("convergence", cut, *words), stdout=subprocess.PIPE)
+        while process.poll() is None:
+            lines = (
+                (cut / "results.jsonl").read_text().count("\n")
+                if cut.exists() and (cut / "results.jsonl").exists()
+                else 0
+            )
+            if kills < len(wanted) and lines >= wanted[kills]:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.02)
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+    assert kills == 2
+    ours, theirs = records(cut), records(whole)
+    assert [r["checkpoint"] for r in ours] == [r["checkpoint"] for r in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["kid"] == pytest.approx(other["kid"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_each_of_them_in_seconds(name, tmp_path):
+    done = subprocess.run(
+        command(name, tmp_path / "run"), capture_output=True, text=True, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / f"{name}-flop.svg").is_file()
+
+
+@pytest.mark.slow
+def test_the_papers_setting_is_rehearsed(tmp_path):
+    words = ["--scale", "paper", "--rehearse", "2", "--seeds", "1", "--variants", "mdm", "simple"]
+    file = ROOT / "recipes" / "experiments" / "convergence.py"
+    done = subprocess.run(
+        [sys.executable, str(file), *words, "--run-dir", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {r["variant"] for r in records(tmp_path / "run")} == {"mdm", "simple"}
