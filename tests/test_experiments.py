@@ -363,14 +363,22 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
         assert mine["kid"] == pytest.approx(other["kid"], rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """A directory for all experiments: what two of them have in common is trained once."""
+    return tmp_path_factory.mktemp("together") / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_each_of_them_in_seconds(name, tmp_path):
+def test_each_of_them_in_seconds(name, together):
     done = subprocess.run(
-        command(name, tmp_path / "run"), capture_output=True, text=True, env=dict(os.environ)
+        command(name, together), capture_output=True, text=True, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "run" / f"{name}-flop.svg").is_file()
+    assert (together / f"{name}-flop.svg").is_file()
+    found = [record for record in records(together) if record["experiment"] == name]
+    assert found and all(math.isfinite(record["kid"]) for record in found)
 
 
 @pytest.mark.slow
