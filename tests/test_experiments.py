@@ -110,6 +110,14 @@ def test_three_levels_are_those_of_the_recipe(recipe, trainings):
         assert resolve(trainings.between(two)) == resolve(three)
 
 
+def test_three_levels_of_a_miniature(recipe, trainings):
+    """A rehearsal's levels have all their lists written out."""
+    rehearsal = recipe("shared.rehearsal")
+    made = rehearsal.miniature(recipe("emoji_text_to_image").SCALE, 1)
+    inner, middle, outer = resolve(trainings.between(made.phases[-1].levels)).levels
+    assert inner.size < middle.size < outer.size
+
+
 def test_the_plain_network_of_a_nest(recipe, trainings):
     """The default of one level at 256 is the nest of the paper without its joints."""
     nest = [recipe("imagenet_256").PAPER_64, recipe("imagenet_256").PAPER_256]

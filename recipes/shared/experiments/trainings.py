@@ -243,7 +243,7 @@ def between(levels: Sequence[mdm.LevelSpec]) -> list[mdm.LevelSpec]:
     def part(places: Sequence[int], **changes: Any) -> mdm.LevelSpec:
         lists = {
             name: [getattr(resolved, name)[place] for place in places]
-            for name in ("channels", "blocks", "attention")
+            for name in ("channels", "blocks", "attention", "temporal_attention")
         }
         lists["blocks"][-1] = 1  # joins the two levels
         return dataclasses.replace(outer, **lists, **changes)
