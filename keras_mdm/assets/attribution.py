@@ -23,7 +23,7 @@ def attribution_text(record: Asset, *, changes: str = "none") -> str:
         f"- Author: {record.author}\n"
         f"- Licence: {record.licence}\n"
         f"- Changes: {changes}\n"
-        f"- Taken from the wheel of: {origin}\n\n"
+        f"- Taken from the package: {origin}\n\n"
         "Show this line wherever the files, or pictures made from them, are published:\n\n"
         f"> {record.attribution}\n"
     )

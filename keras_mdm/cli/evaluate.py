@@ -42,9 +42,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         required=True,
         metavar="SOURCE",
         help="real pictures: a source as in `keras-mdm data`, 'emoji' for the drawings of the "
-        "quickstart ('openmoji' in another style, 'emoji:held-out' for concepts that it does not "
-        "train on); for clips a folder of videos or prepared clips; or an .npz file of statistics "
-        "for a single level",
+        "quickstart ('openmoji' or 'fluent' in another style, 'emoji:held-out' for concepts that "
+        "it does not train on); for clips a folder of videos or prepared clips; or an .npz file of "
+        "statistics for a single level",
     )
     parser.add_argument(
         "--metrics",

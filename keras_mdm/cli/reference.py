@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from keras_mdm.data import EmojiData
 
 # Styles of the embedded drawings by the word that names them on the command line.
-EMOJI = {"emoji": "twemoji", "openmoji": "openmoji"}
+EMOJI = {"emoji": "twemoji", "openmoji": "openmoji", "fluent": "fluent"}
 HELD_OUT = "held-out"
 _SCORED = 5000  # pictures that the scorer of texts is trained on
 _AT_A_TIME = 256
@@ -127,7 +127,7 @@ def spread(total: int, count: int | None) -> list[int]:
 
 
 def is_emoji(reference: str) -> bool:
-    """Whether a word names embedded drawings: emoji, openmoji, or the held-out ones of these."""
+    """Whether a word names embedded drawings: those of a style, or the held-out ones of these."""
     style, colon, part = reference.partition(":")
     return style in EMOJI and part == (HELD_OUT if colon else "")
 

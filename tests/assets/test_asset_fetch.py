@@ -11,6 +11,7 @@ import shutil
 import sys
 import tarfile
 
+import numpy as np
 import pytest
 
 from keras_mdm import assets
@@ -212,6 +213,65 @@ def test_npm_delivers_the_pinned_package(npm, directory):
     assert assets.fetch("drawings", progress=False) == directory
     assert (directory / "b.svg").read_bytes() == FILES["b.svg"]
     assert not (directory / "readme.txt").exists()
+
+
+@pytest.fixture
+def icons(shelf, monkeypatch):
+    """Function that has npm deliver an icon set."""
+
+    def deliver(content):
+        packed = shelf / "some-icons-1.0.tgz"
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content).encode()
+        with tarfile.open(packed, "w:gz") as archive:
+            member = tarfile.TarInfo("package/icons.json")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+        monkeypatch.setattr(fetching, "download", copying(packed, []))
+        source = wheels.source_of(packed, "@some/icons")
+        given = {"kind": "npm", "members": ("package/icons.json",), "icon_set": True}
+        pin(monkeypatch, dataclasses.replace(source, **given))
+
+    return deliver
+
+
+ICONS = {
+    "width": 32,
+    "height": 32,
+    "icons": {
+        "red-dot": {"body": '<circle r="9" fill="#f00"/>'},
+        "left": {"body": '<rect width="8" height="32"/>', "height": 33},
+    },
+    "aliases": {"right": {"parent": "left", "hFlip": True}},
+}
+
+
+def test_every_icon_of_a_set_becomes_a_file(icons, directory):
+    icons(ICONS)
+    assert assets.fetch("drawings", progress=False) == directory
+    assert sorted(file.name for file in directory.glob("*.svg")) == [
+        *("left.svg", "red-dot.svg", "right.svg")
+    ]
+    dot, left, right = (
+        (directory / f"{name}.svg").read_text() for name in ("red-dot", "left", "right")
+    )
+    assert 'viewBox="0 0 32 32"' in dot and '<circle r="9"' in dot
+    assert 'viewBox="0 0 32 33"' in left
+    assert "each icon" in (directory / "ATTRIBUTION.md").read_text()
+    assert assets.is_fetched("drawings")
+    # Drawn, an alias is the mirrored icon.
+    pytest.importorskip("resvg_py")
+    from keras_mdm.data.emoji.rasterise import draw
+
+    np.testing.assert_array_equal(draw(right, 66), draw(left, 66)[:, ::-1])
+    assert draw(left, 66).min() == 0
+
+
+def test_an_icon_with_unknown_parts_is_refused(icons, directory):
+    icons({**ICONS, "aliases": {"down": {"parent": "left", "rotate": 1}}})
+    with pytest.raises(ValueError, match="rotate"):
+        assets.fetch("drawings", progress=False)
+    assert left_behind(directory) == []
 
 
 def test_npm_that_delivers_something_else_is_refused(npm, directory, monkeypatch):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keras_mdm import checks
+from keras_mdm.data.emoji.file_names import SKIN_TONES, concepts_in_words
 
 # Styles and the assets that hold them.
-STYLES = {"twemoji": "emoji", "openmoji": "openmoji"}
+STYLES = {"twemoji": "emoji", "openmoji": "openmoji", "fluent": "fluent"}
 
 # The groups of the Unicode emoji list, in its order. Labels are positions in this tuple.
 GROUPS = (
@@ -24,7 +25,6 @@ GROUPS = (
     "Flags",
 )
 
-SKIN_TONES = {"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
 _SPLIT_SALT = b"keras_mdm emoji split 1:"
 
 
@@ -125,7 +125,7 @@ def read_catalogue(directory: Path) -> tuple[Concept, ...]:
     Drawings with a skin tone and drawings without a name (private code points) are left out.
 
     Args:
-        directory: the folder, with one SVG per emoji, named by code points.
+        directory: the folder, with one SVG per emoji, named by code points or in words.
 
     Returns:
         One record per concept, sorted by id.
@@ -134,9 +134,10 @@ def read_catalogue(directory: Path) -> tuple[Concept, ...]:
         ValueError: if the packages that hold the names are not installed.
     """
     names, groups = names_and_groups()
+    in_words = concepts_in_words(names)
     concepts = {}
     for file in sorted(directory.glob("*.svg")):
-        key = concept_id(file.stem)
+        key = in_words.get(file.stem) or concept_id(file.stem)
         if key not in names or not SKIN_TONES.isdisjoint(key.split("-")):
             continue
         # If a set holds a drawing with and without a variation selector, the first one is used.

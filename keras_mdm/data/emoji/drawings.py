@@ -66,7 +66,8 @@ def load_emoji(
     Args:
         sizes: heights and widths in pixels; smaller ones are reduced from the largest.
         downsample: how they are reduced, the process's D^r: "area" or "bilinear".
-        style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
+        style: "twemoji" (asset `emoji`), "openmoji" (asset `openmoji`) or "fluent" (asset `fluent`,
+            shaded; drawing one takes five times as long).
         concepts: None for all (about 1,900); an integer for that many, a fair sample whose smaller
             sizes are contained in the larger; "simple" for the quickstart's list of distinct
             objects without people, flags and symbols; or a list of names such as "red apple".

@@ -101,7 +101,7 @@ def load_moving_emoji(
     Args:
         sizes: heights and widths in pixels.
         frames: length of the clips.
-        style: "twemoji" (asset `emoji`) or "openmoji" (asset `openmoji`).
+        style: "twemoji" (asset `emoji`), "openmoji" or "fluent" (assets of these names).
         concepts: which drawings, as in `load_emoji`; an integer takes that many of the list
             "simple".
         motions: names of motions, see `motions.MOTIONS`.

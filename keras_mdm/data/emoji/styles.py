@@ -48,7 +48,7 @@ def load_styles(
 
     Args:
         sizes: as in `load_emoji`, like `downsample`, `concepts`, `cache_dir` and `progress`.
-        styles: at least two of "twemoji" and "openmoji".
+        styles: at least two of "twemoji", "openmoji" and "fluent".
         split: "all", "train" without what is held out, or "validation" with nothing else.
 
     Returns:

@@ -100,8 +100,9 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--styles",
         nargs="+",
         metavar="STYLE",
-        help="all drawings of several styles, such as twemoji openmoji (about 3,700), instead of "
-        "the quickstart's 251; captions name the style, and concepts are held out in one",
+        help="all drawings of several styles, such as twemoji openmoji fluent (5,244 of them), "
+        "instead of the quickstart's 251; captions name the style, and concepts are held out in "
+        "one",
     )
     made.add_argument(
         "--seeds", type=options.whole, default=3, metavar="N", help="trainings of a variant (3)"

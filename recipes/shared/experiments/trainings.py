@@ -13,6 +13,8 @@ from shared.scale import Scale
 # The micro-condition that tells an upsampler how noisy the picture is that it enlarges.
 NOISY = {"low_res_noise": 0.0}
 CHECKPOINTS = (0.4, 0.6, 0.8, 1.0)
+# FLOPs of a step, by what they follow from.
+_counted: dict[str, int] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +112,7 @@ def plan(
     for place, stage in enumerate(training.stages):
         planned = []
         for number, phase in enumerate(stage.scale.phases):
-            flop = mdm.costs.step_flop(
-                phase, lambda p, s=stage: s.make_unet(p, conditions, 0), text_tokens=max(1, tokens)
-            )
+            flop = _step_flop(stage, phase, conditions, max(1, tokens))
             last = place == len(training.stages) - 1 and number == len(stage.scale.phases) - 1
             if last and budget is not None:
                 left = round((budget - spent) / flop)
@@ -243,7 +243,7 @@ def between(levels: Sequence[mdm.LevelSpec]) -> list[mdm.LevelSpec]:
     def part(places: Sequence[int], **changes: Any) -> mdm.LevelSpec:
         lists = {
             name: [getattr(resolved, name)[place] for place in places]
-            for name in ("channels", "blocks", "attention")
+            for name in ("channels", "blocks", "attention", "temporal_attention")
         }
         lists["blocks"][-1] = 1  # joins the two levels
         return dataclasses.replace(outer, **lists, **changes)
@@ -280,6 +280,17 @@ def with_levels(
 
     scale = dataclasses.replace(base, process={**base.process, **process})
     return with_phases(scale, name, phase)
+
+
+def _step_flop(stage: Stage, phase: mdm.Phase, conditions: Mapping[str, Any], tokens: int) -> int:
+    """FLOPs of a step. Variants have most phases in common: each network is counted once."""
+    options = (stage.scale.network, stage.network, conditions)
+    key = repr((_levels(phase), phase.groups, options, tokens))
+    if key not in _counted:
+        _counted[key] = mdm.costs.step_flop(
+            phase, lambda given: stage.make_unet(given, conditions, 0), text_tokens=tokens
+        )
+    return _counted[key]
 
 
 def _levels(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
