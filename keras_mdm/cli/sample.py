@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from keras_mdm.cascade import Cascade
+    from keras_mdm.latents import LatentDiffusion
     from keras_mdm.training import MatryoshkaDiffusion
+
+    Model = MatryoshkaDiffusion | Cascade | LatentDiffusion
 
 LONGEST_NAME = 60
 GRID_FILE = "grid.png"
@@ -126,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
         )
     model = models.load(args.model)
-    kind = kind_of(model, args.kind)
+    kind = kind_of(model, args.kind or kind_of_run(args.model))
     if args.text_encoder:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
@@ -172,7 +175,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def kind_of(model: "MatryoshkaDiffusion | Cascade", wanted: str | None = None) -> str:
+def kind_of(model: "Model", wanted: str | None = None) -> str:
     """What a model draws, "pictures" or "codes", by its number of channels unless given.
 
     Args:
@@ -183,10 +186,17 @@ def kind_of(model: "MatryoshkaDiffusion | Cascade", wanted: str | None = None) -
         ValueError: if it may be either, or cannot be the one given.
     """
     from keras_mdm.pictures.pixels import PICTURE_CHANNELS
-    from keras_mdm.stages import stages_of
+    from keras_mdm.stages import channels_of, stages_of
 
-    last = stages_of(model)[-1]
-    channels = last.unet.spec.out_channels
+    last, channels = stages_of(model)[-1], channels_of(model)
+    if hasattr(model, "codec"):
+        if wanted == "codes":
+            raise checks.error(
+                "a model with its codec draws pictures",
+                fix="leave --as out, or sample the model of codes alone",
+                model=type(model).__name__,
+            )
+        return "pictures"
     if wanted is None and channels == 4 and last.threshold == "none":
         raise checks.error(
             "four channels without a threshold may be a picture with transparency or a code",
@@ -203,14 +213,27 @@ def kind_of(model: "MatryoshkaDiffusion | Cascade", wanted: str | None = None) -
     return wanted or ("pictures" if channels in PICTURE_CHANNELS else "codes")
 
 
-def _start(path: Path, model: "MatryoshkaDiffusion | Cascade", kind: str) -> "np.ndarray":
+def kind_of_run(path: str) -> str | None:
+    """What a run says that it draws: "codes", or `None` if it does not say.
+
+    A model of codes with three channels, as the paper's, looks like one of pictures.
+
+    Args:
+        path: as for `models.load`; may be inside a run.
+    """
+    from keras_mdm.runs.loading import recorded_output
+
+    return "codes" if recorded_output(path) == "float32" else None
+
+
+def _start(path: Path, model: "Model", kind: str) -> "np.ndarray":
     """Read the file of --init: a picture, or the codes of one."""
     import numpy as np
 
-    from keras_mdm.stages import stages_of
+    from keras_mdm.stages import channels_of
 
     if kind == "pictures":
-        return read_picture(path, stages_of(model)[-1].unet.spec.out_channels)
+        return read_picture(path, channels_of(model))
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as problem:
@@ -221,7 +244,7 @@ def _start(path: Path, model: "MatryoshkaDiffusion | Cascade", kind: str) -> "np
         ) from problem
 
 
-def seen_picture(path: Path, model: "MatryoshkaDiffusion | Cascade", count: int) -> "np.ndarray":
+def seen_picture(path: Path, model: "Model", count: int) -> "np.ndarray":
     """Read the picture of --low-res and repeat it for every prompt.
 
     Args:
@@ -273,7 +296,7 @@ def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.n
         ) from problem
 
 
-def attach(model: "MatryoshkaDiffusion | Cascade", folder: Path) -> None:
+def attach(model: "Model", folder: Path) -> None:
     """Give a model its FLAN-T5 encoder from a folder.
 
     Args:

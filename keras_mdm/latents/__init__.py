@@ -23,6 +23,7 @@ from keras_mdm.latents.codecs import (
 )
 from keras_mdm.latents.hub import HubAutoencoder
 from keras_mdm.latents.latent_diffusion import LatentDiffusion
+from keras_mdm.latents.loading import load_codec
 
 __all__ = [
     "Codec",
@@ -32,6 +33,7 @@ __all__ = [
     "SpaceToDepth",
     "check_codec",
     "identity_of",
+    "load_codec",
     "to_codes",
     "to_pictures",
 ]

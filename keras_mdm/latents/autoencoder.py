@@ -23,8 +23,9 @@ from keras_mdm.untracked import Untracked, set_untracked
 # Channels of the codes and channel multipliers by factor, as in the published models.
 CHANNELS = {4: 3, 8: 4}
 MULTIPLIERS = {4: (1, 2, 4), 8: (1, 2, 4, 4)}
-# Bounds of the logarithm of the posterior's variance.
-LOWEST, HIGHEST = -30.0, 20.0
+# Bounds of the logarithm of the posterior's variance, and where a new encoder starts: with more
+# noise the first steps would hardly see the pictures in the codes.
+LOWEST, HIGHEST, START = -30.0, 20.0, -4.0
 
 
 @keras.saving.register_keras_serializable("keras_mdm")
@@ -120,6 +121,8 @@ class KLAutoencoder(keras.Model):
         # In float32, as the codes are.
         exact = {"seed": self.seed, "dtype": "float32"}
         self.quant_conv = dense("quant_conv", twice, twice, **exact)
+        start = np.repeat(np.float32([0.0, START]), self.channels)
+        self.quant_conv.bias_initializer = keras.initializers.Constant(start)
         self.post_quant_conv = dense("post_quant_conv", self.channels, self.channels, **exact)
         self.encoder.build((None, self.factor, self.factor, self.image_channels))
         self.decoder.build((None, 1, 1, self.channels))

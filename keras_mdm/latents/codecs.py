@@ -82,6 +82,11 @@ class SpaceToDepth:
         """The constructor's arguments."""
         return {"factor": self.factor, "image_channels": self.image_channels}
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "SpaceToDepth":
+        """Make the codec again."""
+        return cls(**config)
+
 
 def _check_pictures(codec: Any, shape: Any) -> None:
     """Raise unless pictures of this shape can be encoded; unknown sides pass."""
@@ -206,6 +211,13 @@ def to_codes(dataset: tf.data.Dataset, codec: Codec, *, model: Any = None) -> tf
     return dataset.map(encoded, num_parallel_calls=1)
 
 
+def decoded(codec: Codec, codes: tf.Tensor) -> tf.Tensor:
+    """Decode codes (B, h, w, channels), or every frame of clips (B, T, h, w, channels), float32."""
+    rows = tf.reshape(codes, (-1, *codes.shape[-3:]))
+    found = tf.cast(codec.decode(rows), tf.float32)
+    return tf.reshape(found, (-1, *codes.shape[1:-3], *found.shape[1:]))
+
+
 def to_pictures(codec: Codec, codes: Any) -> np.ndarray:
     """Decode codes to uint8 pictures.
 
@@ -216,7 +228,4 @@ def to_pictures(codec: Codec, codes: Any) -> np.ndarray:
     Returns:
         (B, H, W, C) uint8, or (B, T, H, W, C).
     """
-    codes = tf.cast(codes, tf.float32)
-    rows = tf.reshape(codes, (-1, *codes.shape[-3:]))
-    found = pixels.to_uint8(tf.cast(codec.decode(rows), tf.float32)).numpy()
-    return found.reshape(*codes.shape[:-3], *found.shape[1:])
+    return pixels.to_uint8(decoded(codec, tf.cast(codes, tf.float32))).numpy()

@@ -213,7 +213,8 @@ def fit(model: Any, x: Any, *, batch_size: int | None = None, **options: Any) ->
             replicas=replicas,
         )
     with untuned_devices():
-        return keras.Model.fit(model, distributed(x), **options)
+        # The order is the dataset's own.
+        return keras.Model.fit(model, distributed(x), **{"shuffle": False, **options})
 
 
 def prepared_optimizer(model: Any, optimizer: Any, others: Mapping[str, Any]) -> Any:

@@ -174,7 +174,20 @@ class LatentDiffusion(keras.Model):
 
         Args:
             filepath: ends in ".keras".
+
+        Raises:
+            ValueError: if the codec is of a class that a file cannot name.
         """
+        cls, wanted = type(self.codec), ("get_config", "from_config")
+        name = keras.saving.get_registered_name(cls)
+        known = keras.saving.get_registered_object(name) is cls
+        if not known or not all(hasattr(cls, method) for method in wanted):
+            raise checks.error(
+                "a codec in a file must be registered with Keras, and have get_config and "
+                "from_config; its weights are saved if it is a Keras layer or model",
+                fix="decorate its class with @keras.saving.register_keras_serializable()",
+                codec=cls.__name__,
+            )
         write = super().save
         write_atomically(os.fspath(filepath), lambda path: write(path, *args, **kwargs))
 
