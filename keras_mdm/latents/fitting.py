@@ -187,7 +187,8 @@ def fit(model: Any, x: Any, *, batch_size: int | None = None, **options: Any) ->
     """
     model._assert_compile_called("fit")
     if not isinstance(x, tf.data.Dataset):
-        size = min(len(x), checks.integer("batch_size", batch_size or 32, minimum=1))
+        size = checks.integer("batch_size", 32 if batch_size is None else batch_size, minimum=1)
+        size = min(len(x), size)
         # Keras knows neither the order of these nor what to do with a part that is left over.
         x = tf.data.Dataset.from_tensor_slices(x).shuffle(len(x), seed=model.seed)
         x = x.batch(size, drop_remainder=True)
