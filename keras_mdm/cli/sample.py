@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
+from keras_mdm.cli.kinds import KINDS, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,6 @@ LONGEST_NAME = 60
 GRID_FILE = "grid.png"
 # Repeated here, so that `--help` does not start TensorFlow.
 SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
-KINDS = ("pictures", "codes")
 GRIDS = ("uniform", "release", "logsnr", "karras")
 
 
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
         )
     model = models.load(args.model)
-    kind = kind_of(model, args.kind or kind_of_run(args.model))
+    kind = kind_of(model, args.kind, run=args.model)
     if args.text_encoder:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
@@ -173,57 +173,6 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "weights": args.weights,
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def kind_of(model: "Model", wanted: str | None = None) -> str:
-    """What a model draws, "pictures" or "codes", by its number of channels unless given.
-
-    Args:
-        model: the model.
-        wanted: one of the two, or `None`.
-
-    Raises:
-        ValueError: if it may be either, or cannot be the one given.
-    """
-    from keras_mdm.pictures.pixels import PICTURE_CHANNELS
-    from keras_mdm.stages import channels_of, stages_of
-
-    last, channels = stages_of(model)[-1], channels_of(model)
-    if hasattr(model, "codec"):
-        if wanted == "codes":
-            raise checks.error(
-                "a model with its codec draws pictures",
-                fix="leave --as out, or sample the model of codes alone",
-                model=type(model).__name__,
-            )
-        return "pictures"
-    if wanted is None and channels == 4 and last.threshold == "none":
-        raise checks.error(
-            "four channels without a threshold may be a picture with transparency or a code",
-            fix="say --as pictures or --as codes",
-            channels=channels,
-            threshold=last.threshold,
-        )
-    if wanted == "pictures" and channels not in PICTURE_CHANNELS:
-        raise checks.error(
-            "pictures have 1, 3 or 4 channels",
-            fix="say --as codes, and decode them with keras_mdm.latents.to_pictures",
-            channels=channels,
-        )
-    return wanted or ("pictures" if channels in PICTURE_CHANNELS else "codes")
-
-
-def kind_of_run(path: str) -> str | None:
-    """What a run says that it draws: "codes", or `None` if it does not say.
-
-    A model of codes with three channels, as the paper's, looks like one of pictures.
-
-    Args:
-        path: as for `models.load`; may be inside a run.
-    """
-    from keras_mdm.runs.loading import recorded_output
-
-    return "codes" if recorded_output(path) == "float32" else None
 
 
 def _start(path: Path, model: "Model", kind: str) -> "np.ndarray":
