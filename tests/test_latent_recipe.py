@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from data import sources
 from latents.tiny import pictures, tiny
+from PIL import Image
 from tiny_models import FakeEncoder
 
-from keras_mdm import LevelSpec, Phase, assets, describe, latents, load, presets
+from keras_mdm import LevelSpec, Phase, assets, describe, evaluation, latents, load, presets
 from keras_mdm.data import CaptionedImages
 from keras_mdm.models.resolve import resolve
 
@@ -33,17 +35,17 @@ def test_the_papers_networks(recipe):
     assert resolve([four]) == resolve(presets.PAPER["mdm_s64"])
     (eight,) = paper(8, "text").phases[0].levels
     # Appendix D.2: codes of 32, and the same layers, but no downsampling after the first block.
+    assert resolve([eight]).levels[0].resolutions == (32, 32, 16)
     halved = LevelSpec(32, channels=four.channels, blocks=four.blocks, attention=four.attention)
     sizes = {
         name: describe(resolve([level], in_channels=c, out_channels=c))
-        for name, level, c in (("f4", four, 3), ("f8", eight, 4), ("halved", halved, 4))
+        for name, level, c in (("f4", four, 3), ("f8", eight, 4))
     }
     in_and_out = 2 * 9 * 256 + 1  # of one channel
-    added = sizes["f8"]["parameters"] - sizes["f4"]["parameters"]
-    assert added == in_and_out and sizes["halved"]["parameters"] == sizes["f8"]["parameters"]
-    # "To preserve a similar computational footprint": of 64 at factor 4, not a quarter of it.
-    assert sizes["halved"]["gflop"] < 0.3 * sizes["f4"]["gflop"]
+    assert sizes["f8"]["parameters"] - sizes["f4"]["parameters"] == in_and_out
+    # "To preserve a similar computational footprint" with a quarter of the positions.
     assert 0.7 < sizes["f8"]["gflop"] / sizes["f4"]["gflop"] < 1.0
+    assert resolve([halved]).levels[0].resolutions == (32, 16, 8)  # what it would be otherwise
 
 
 @pytest.mark.parametrize(("condition", "batch"), [("class", 256), ("text", 1024)])
@@ -142,6 +144,35 @@ def test_an_autoencoder_of_another_factor_is_refused(recipe, codec, tmp_path):
     codec.save(tmp_path / "codec.keras")
     with pytest.raises(ValueError, match="must have the run's factor. Received: 2, --factor 4"):
         recipe("latent").data_of(autoencoder=tmp_path / "codec.keras", factor=4, condition="none")
+
+
+class Colours:
+    name, width = "mean colour", 3
+
+    def __call__(self, images):
+        return images.mean((1, 2)).astype("float32") / 64
+
+
+def test_an_autoencoder_of_a_folder(recipe, monkeypatch, tmp_path, capsys):
+    policy = keras.config.dtype_policy()
+    folder = sources.write("folder", tmp_path / "pictures")
+    words = ["--data", str(folder), "--scale", "small", "--size", "16", "--steps", "1"]
+    words += ["--batch", "2", "--run-dir", str(tmp_path / "run"), "--strategy", "one"]
+    monkeypatch.setattr(evaluation, "EfficientNetLite0", Colours)
+    try:
+        for more in (["--dry-run"], []):
+            monkeypatch.setattr(sys, "argv", ["autoencoder", *words, *more, "--dtype", "float32"])
+            recipe("autoencoder").main()
+            assert (tmp_path / "run").exists() == (not more)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    told = capsys.readouterr().out
+    assert "too few to hold any out" in told and "| kernel distance x 1000 |" in told
+    assert '"codes": [4, 4, 3]' in told
+    codec = latents.load_codec(tmp_path / "run")
+    assert codec.factor == 4 and np.all(np.asarray(codec.code_deviation) > 0.0)
+    with Image.open(tmp_path / "run" / "reconstructions.png") as picture:
+        assert picture.height == 2 * 16 + 2  # the pictures over their reconstructions
 
 
 @pytest.mark.slow

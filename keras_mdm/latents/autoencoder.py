@@ -34,9 +34,9 @@ class KLAutoencoder(keras.Model):
 
     The encoder gives every position of the code a normal distribution, of which training decodes a
     sample. The loss is the difference of the pictures and, with a tiny weight, the divergence of
-    that distribution from the standard normal. There is no adversarial loss: the paper's
-    autoencoders have one, and are sharper on photographs. Published weights are loaded by
-    `from_compvis`.
+    that distribution from the standard normal. The paper's autoencoders also have an adversarial
+    loss and one on the features of a network, and are sharper on photographs; here the only such
+    network at hand is the one that measures. Published weights are loaded by `from_compvis`.
 
     `encode` and `decode` make it a `Codec`. They divide codes by the deviation of their channels,
     which `measure_scale` measures once, after training.
@@ -119,9 +119,9 @@ class KLAutoencoder(keras.Model):
         self.encoder = CodecPath(encoder_steps(*ways), twice, name="encoder", **given)
         self.decoder = CodecPath(decoder_steps(*ways), self.image_channels, name="decoder", **given)
         # In float32, as the codes are.
-        exact = {"seed": self.seed, "dtype": "float32"}
+        exact: dict[str, Any] = {"seed": self.seed, "dtype": "float32"}
         self.quant_conv = dense("quant_conv", twice, twice, **exact)
-        start = np.repeat(np.float32([0.0, START]), self.channels)
+        start = np.repeat(np.array([0.0, START], "float32"), self.channels)
         self.quant_conv.bias_initializer = keras.initializers.Constant(start)
         self.post_quant_conv = dense("post_quant_conv", self.channels, self.channels, **exact)
         self.encoder.build((None, self.factor, self.factor, self.image_channels))

@@ -144,7 +144,8 @@ def identity_of(codec: Any) -> dict[str, Any]:
         codec: the codec.
 
     Returns:
-        JSON values: class, factor, channels and, if it has weights, a SHA-256 of them.
+        JSON values: class, factor, channels and, if it has weights, a SHA-256 of them. The scale of
+        codes is told in three digits: measured on another machine, it differs in the seventh.
 
     Example:
 
@@ -152,12 +153,16 @@ def identity_of(codec: Any) -> dict[str, Any]:
     {'codec': 'SpaceToDepth', 'factor': 2, 'channels': 12}
     """
     found = {"codec": type(codec).__name__, "factor": codec.factor, "channels": codec.channels}
-    weights = getattr(codec, "weights", None)
+    scales = {name: getattr(codec, name, None) for name in ("code_shift", "code_deviation")}
+    weights = [w for w in getattr(codec, "weights", ()) if not any(w is s for s in scales.values())]
     if weights:
         digest = hashlib.sha256()
         for weight in weights:
             digest.update(np.ascontiguousarray(np.asarray(weight)).tobytes())
         found["sha256"] = digest.hexdigest()
+    for name, value in scales.items():
+        if value is not None:
+            found[name] = [float(f"{number:.3g}") for number in np.asarray(value)]
     return found
 
 
@@ -204,7 +209,7 @@ def to_codes(dataset: tf.data.Dataset, codec: Codec, *, model: Any = None) -> tf
 
     def encoded(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         # By a call of Python: weights on a GPU cannot be read in the pipeline, which is on the CPU.
-        codes = call_python(encode, (batch["image"],), tf.float32)
+        codes: Any = call_python(encode, (batch["image"],), tf.float32)
         codes.set_shape((image.shape[0], *sides, codec.channels))
         return {**batch, "image": codes}
 

@@ -20,8 +20,10 @@ from keras_mdm.interop.torch_reader import TorchFile
 FIRST_STAGE = "first_stage_model."
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 # Layers inside a block, an attention or a resampling.
-INSIDE = ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
-INSIDE += ("norm", "q", "k", "v", "proj_out", "conv")
+INSIDE = (
+    *("norm1", "conv1", "norm2", "conv2", "nin_shortcut"),
+    *("norm", "q", "k", "v", "proj_out", "conv"),
+)
 
 
 def load_compvis(

@@ -280,7 +280,7 @@ def held_levels(
         )
     highest = max(hold, key=levels.index)
     below = process.up_to(highest)
-    given = {"channels": channels, "count": count, "whole": whole, "ranged": ranged}
+    given: dict[str, Any] = {"channels": channels, "count": count, "whole": whole, "ranged": ranged}
     found = init_levels(f"hold[{highest!r}]", hold[highest], below, **given)
     for name in set(hold) - {highest}:
         alone = dataclasses.replace(process, shapes=(process.shapes[levels.index(name)],))

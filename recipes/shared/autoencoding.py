@@ -19,6 +19,8 @@ SHOWN = 16
 SPLITS = ("train", "validation")
 # Pictures on which the scale of the codes is measured, and of those held out at most.
 MEASURED, HELD_OUT = 2048, 1024
+# Files of which none can be held out, and of which a thousandth is enough.
+FEW, MANY = 100, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +95,21 @@ class Drawings:
 
 
 class Files:
-    """Pictures in files, of which one in a thousand is held out, as in appendix E."""
+    """Pictures in files, of which one in twenty is held out, of many one in a thousand as in
+    appendix E."""
 
     def __init__(self, arguments: argparse.Namespace, size: int):
         whole = mdm.data.open_images(arguments.data, max_skipped=arguments.max_skipped)
-        self.source, held = (mdm.data.split(whole, part) for part in SPLITS)
-        if not len(held):  # a small set
-            self.source, held = whole, mdm.data.Rows(whole, np.arange(min(64, len(whole))))
+        if len(whole) < FEW:
+            self.source = held = whole
+            said = "too few to hold any out, so measured on all"
+        else:
+            share = 1e-3 if len(whole) >= MANY else 0.05
+            self.source, held = (mdm.data.split(whole, part, share=share) for part in SPLITS)
+            said = f"{len(held)} held out"
         self.held, self.seed = held, arguments.seed
         self.rule = mdm.data.ImageRule(size, flip=arguments.flip)
-        print(f"{len(self.source)} pictures of {arguments.data}, {len(held)} held out")
+        print(f"{len(self.source)} pictures of {arguments.data}, {said}")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -201,7 +208,7 @@ def finish(model: Any, pictures: np.ndarray, run_dir: Path) -> None:
     both = np.concatenate([pictures[rows], found[rows]])
     picture = mdm.callbacks.image_grid(both, columns=len(rows))
     Image.fromarray(picture).save(run_dir / "reconstructions.png")
-    print(f"\nHeld-out pictures:\n\n{measured}")
+    print(f"\nPictures and their reconstructions:\n\n{measured}")
     if floor is not None:
         print(f"\nOne half of the pictures from the other: {floor}")
     print(f"\nPicture      {run_dir / 'reconstructions.png'}")

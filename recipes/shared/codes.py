@@ -60,9 +60,12 @@ class Codes(Pictures):
 
     def _measure(self) -> None:
         """Measure the scale of the codes of a published autoencoder."""
-        rows = min(32, len(self.source))
-        made = super()._group(str(self.highest), rows, text=None)
-        self.codec.measure_scale(made, batches=max(1, min(MEASURED, len(self.source)) // rows))
+        if self.in_memory:
+            self.codec.measure_scale(self.source.images[self.highest])
+        else:
+            rows = min(32, len(self.source))
+            made = super()._group(str(self.highest), rows, text=None)
+            self.codec.measure_scale(made, batches=max(1, min(MEASURED, len(self.source)) // rows))
         print(f"deviation of the codes: {np.round(np.asarray(self.codec.code_deviation), 3)}")
 
     def _encoded(self, pictures: np.ndarray) -> np.ndarray:
