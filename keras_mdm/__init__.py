@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keras_mdm.costs.describe import describe
     from keras_mdm.export import export_saved_model
     from keras_mdm.models import LevelSpec, NestedUNet, build_nested_unet, cut, grow, presets
+    from keras_mdm.runs.autoencoding import fit_autoencoder
     from keras_mdm.runs.loading import load
     from keras_mdm.runs.progressive import PhaseContext, fit_progressively
     from keras_mdm.training import MatryoshkaDiffusion
@@ -57,6 +58,7 @@ __all__ = [
     "estimate",
     "evaluation",
     "export_saved_model",
+    "fit_autoencoder",
     "fit_progressively",
     "grow",
     "interop",
@@ -89,6 +91,7 @@ _HOMES = {
     "cut": "keras_mdm.models",
     "describe": "keras_mdm.costs.describe",
     "export_saved_model": "keras_mdm.export",
+    "fit_autoencoder": "keras_mdm.runs.autoencoding",
     "fit_progressively": "keras_mdm.runs.progressive",
     "grow": "keras_mdm.models",
     "load": "keras_mdm.runs.loading",

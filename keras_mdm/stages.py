@@ -10,10 +10,11 @@ _OTHER_SEED = 0x2545F4914F6CDD1D
 
 
 def stages_of(model: Any) -> tuple[Any, ...]:
-    """The diffusion models that draw one after the other: those of a `Cascade`, or the model.
+    """The diffusion models that draw one after the other: those of a `Cascade`, that of a
+    `LatentDiffusion`, or the model.
 
     Args:
-        model: a `Cascade` or a `MatryoshkaDiffusion`.
+        model: one of these, or a `MatryoshkaDiffusion`.
     """
     return getattr(model, "stages", (model,))
 
@@ -22,9 +23,10 @@ def levels_of(model: Any) -> tuple[str, ...]:
     """Names of all levels that a model draws, ascending.
 
     Of an upsampler, these are the levels larger than what it enlarges: the others are for itself.
+    Of a model of codes with its codec, they are the decoded pictures.
 
     Args:
-        model: a `Cascade` or a `MatryoshkaDiffusion`.
+        model: a `Cascade`, a `LatentDiffusion` or a `MatryoshkaDiffusion`.
     """
     first, *others = stages_of(model)
     levels = list(first.unet.levels)
@@ -33,7 +35,32 @@ def levels_of(model: Any) -> tuple[str, ...]:
         levels += [
             name for name in stage.unet.levels if is_larger(LevelShape.parse(name), enlarged)
         ]
-    return tuple(levels)
+    codec = getattr(model, "codec", None)
+    return tuple(levels if codec is None else [decoded_name(name, codec.factor) for name in levels])
+
+
+def decoded_name(level: str, factor: int) -> str:
+    """The name of a level of codes once they are decoded.
+
+    Example:
+
+    >>> decoded_name("16", 4), decoded_name("h6w10", 8)
+    ('64', 'h48w80')
+    """
+    shape = LevelShape.parse(level)
+    return LevelShape(shape.frames, (shape.height * factor, shape.width * factor)).name
+
+
+def channels_of(model: Any) -> int:
+    """Channels of what a model draws: of pictures, or of codes if there is no codec.
+
+    Args:
+        model: as in `levels_of`.
+    """
+    codec = getattr(model, "codec", None)
+    if codec is not None:
+        return getattr(codec, "image_channels", 3)
+    return stages_of(model)[-1].unet.spec.out_channels
 
 
 def is_larger(level: LevelShape, other: LevelShape) -> bool:

@@ -7,7 +7,7 @@ train alone, one after the other, and draw together.
 
     batches         32, then 18                     steps           550, then 1050: the arithmetic
     optimizer       Muon, clip 2; rates fall                        of the quickstart
-                    along half a cosine             sampling        DDPM, 25 steps each, guidance
+                    along half a cosine             sampling        DDPM, 10 steps each, guidance
     text            all-MiniLM-L6-v2, 16 tokens                     1.5, static threshold
 
 --noise is the amount of noise in drawing, of 1000: the paper tries 1, 100, 500, 700 and 1000, and
@@ -36,7 +36,7 @@ PROCESS = {
 }
 COMMON = {
     "guided_levels": 1,
-    "sampling": {"sampler": "ddpm", "steps": 25, "guidance_scale": 1.5, "batch_size": 64},
+    "sampling": {"sampler": "ddpm", "steps": 10, "guidance_scale": 1.5, "batch_size": 64},
     "optimizer": mdm.optimizers.Muon,
     "tokens": 16,
     "checkpoint_every": 200,

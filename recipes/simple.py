@@ -14,7 +14,7 @@ model of the paper, the nest with the highest loss alone, is
                     quickstart
     optimizer       Muon, clip 2; the rate falls        Adam (0.9, 0.99), 1e-4, 30K steps of
                     along half a cosine                 warm-up, clip 2, EMA 0.9999
-    sampling        DDPM, 25 steps, guidance 1.5,       DDPM, 250 steps, guidance 7, dynamic
+    sampling        DDPM, 10 steps, guidance 1.5,       DDPM, 250 steps, guidance 7, dynamic
                     static threshold                    threshold
 
 experiments/convergence.py compares it with the others at equal FLOPs.
@@ -58,7 +58,7 @@ SMALL = Scale(
         "censored": True,
     },
     guided_levels=1,
-    sampling={"sampler": "ddpm", "steps": 25, "guidance_scale": 1.5, "batch_size": 64},
+    sampling={"sampler": "ddpm", "steps": 10, "guidance_scale": 1.5, "batch_size": 64},
     optimizer=mdm.optimizers.Muon,
     tokens=16,
     checkpoint_every=200,

@@ -24,7 +24,7 @@ READERS_FILES = {"runs/x", "model.keras", "vis_model_64x64.pth", "efficientnet-l
 # What examples use without importing it: what a reader has imported anyway.
 COMMON = {"np": np, "tf": tf, "keras": keras, "ops": keras.ops, "Path": Path, "errno": errno}
 COMMON |= {"keras_mdm": keras_mdm, "mdm": keras_mdm}
-ROOMS = ("data", "callbacks", "text", "export", "evaluation", "interop")
+ROOMS = ("data", "callbacks", "text", "export", "evaluation", "interop", "latents")
 
 
 def namespace(module):

@@ -59,16 +59,21 @@ ALLOWED = {
     | {"keras", "tensorflow", "tqdm"},
     "cascade": {"backends", "conditioning", "levels", "pictures", "sampling", "stages", "training"}
     | {"keras"},
-    "latents": {"pictures", "tensorflow"},
+    "latents": {"backends", "layers", "optimizers", "pictures", "randomness", "sampling", "stages"}
+    | {"tracing", "training", "untracked"}
+    | {"data.python_calls"}
+    | {"interop.key_map", "interop.strict", "interop.torch_reader"}  # of the authors' files
+    | {"keras", "keras_hub", "tensorflow"},
     "evaluation": {"assets", "stages", "interop.torch_legacy", "interop.torch_reader"}
     | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
-    "export": {"cascade", "conditioning", "finite", "sampling", "stages", "training", "diffusion"}
+    "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
+    | {"diffusion"}
     | {"keras", "tensorflow"},
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
-    "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "layers"}
-    | {"models", "stages"}
+    "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "latents"}
+    | {"layers", "models", "stages"}
     | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},

@@ -9,7 +9,7 @@ import numpy as np
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.files import write_atomically
-from keras_mdm.latents import Codec, to_pictures
+from keras_mdm.latents import Codec, check_codec, to_pictures
 from keras_mdm.pictures.grids import captioned_grid, encode_png, image_grid
 from keras_mdm.pictures.playing import animated_grid, encode_gif
 
@@ -29,8 +29,12 @@ class SampleGrid(StepCallback):
         every: generate when a multiple of this many steps is reached.
         writer: an `EventWriter`, such as `TensorBoardLogger(...).writer`.
         codec: decodes the codes from `generate_fn`, see `keras_mdm.latents`; for a model of codes,
-            drawn with `output="float32"`.
+            drawn with `output="float32"`. Not needed where a `LatentDiffusion` draws.
         initial_step: see `StepCallback`.
+
+    Raises:
+        ValueError: if `codec` is none; before the first step, if its codes have other channels than
+            those of the model in training.
 
     Example:
 
@@ -59,7 +63,13 @@ class SampleGrid(StepCallback):
         self.directory = Path(directory)
         self.every = checks.integer("every", every, minimum=1)
         self.writer = writer
+        if codec is not None:
+            check_codec(codec)
         self.codec = codec
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.codec is not None and hasattr(self.model, "unet"):
+            check_codec(self.codec, self.model)
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):

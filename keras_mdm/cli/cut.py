@@ -60,6 +60,12 @@ def run(args: argparse.Namespace) -> int:
             fix="save `cascade.low` or `cascade.high` to a file of its own",
             model=args.model,
         )
+    if hasattr(model, "codec"):
+        raise checks.error(
+            "levels are taken from one network, and this model also holds an autoencoder",
+            fix="save `model.diffusion` to a file of its own",
+            model=args.model,
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, model.cut(args.level).save)
     print(out)

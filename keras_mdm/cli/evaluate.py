@@ -197,7 +197,7 @@ def _of_model(
     from keras_mdm.evaluation.samples import check_model
     from keras_mdm.stages import levels_of, stages_of
 
-    model = models.load(args.target) if model is None else model
+    model = _loaded(args.target) if model is None else model
     check_model(model)
     process = stages_of(model)[-1].process
     levels = asked.chosen_levels(args.levels, levels_of(model))
@@ -239,6 +239,20 @@ def _of_model(
         yield folder, report
     if args.sweep:
         _write_sweep(args.out, swept, networks[levels[-1]], measures, options["texts"])
+
+
+def _loaded(target: str) -> Any:
+    """The model to draw with; raises for one whose run says that it draws codes."""
+    from keras_mdm.runs.loading import recorded_output
+
+    model = models.load(target)
+    if not hasattr(model, "codec") and recorded_output(target) == "float32":
+        raise checks.error(
+            "measures of pictures need a model of pictures, and this run's draws codes",
+            fix="evaluate the model with its autoencoder, such as latent.keras in the run",
+            target=target,
+        )
+    return model
 
 
 def _write_sweep(

@@ -9,6 +9,7 @@ from keras_mdm.cli.quiet import quiet_start
 
 if TYPE_CHECKING:
     from keras_mdm.cascade import Cascade
+    from keras_mdm.latents import LatentDiffusion
     from keras_mdm.training import MatryoshkaDiffusion
 
 
@@ -27,7 +28,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(path: str) -> "MatryoshkaDiffusion | Cascade":
+def load(path: str) -> "MatryoshkaDiffusion | Cascade | LatentDiffusion":
     """Load a model for a command, and say on stderr which one it is unless the path is a file.
 
     Args:

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
+from keras_mdm.cli.kinds import KINDS, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from keras_mdm.cascade import Cascade
+    from keras_mdm.latents import LatentDiffusion
     from keras_mdm.training import MatryoshkaDiffusion
+
+    Model = MatryoshkaDiffusion | Cascade | LatentDiffusion
 
 LONGEST_NAME = 60
 GRID_FILE = "grid.png"
 # Repeated here, so that `--help` does not start TensorFlow.
 SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
-KINDS = ("pictures", "codes")
 GRIDS = ("uniform", "release", "logsnr", "karras")
 
 
@@ -126,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             label=args.label,
         )
     model = models.load(args.model)
-    kind = kind_of(model, args.kind)
+    kind = kind_of(model, args.kind, run=args.model)
     if args.text_encoder:
         attach(model, args.text_encoder)
     captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
@@ -172,45 +175,14 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def kind_of(model: "MatryoshkaDiffusion | Cascade", wanted: str | None = None) -> str:
-    """What a model draws, "pictures" or "codes", by its number of channels unless given.
-
-    Args:
-        model: the model.
-        wanted: one of the two, or `None`.
-
-    Raises:
-        ValueError: if it may be either, or cannot be the one given.
-    """
-    from keras_mdm.pictures.pixels import PICTURE_CHANNELS
-    from keras_mdm.stages import stages_of
-
-    last = stages_of(model)[-1]
-    channels = last.unet.spec.out_channels
-    if wanted is None and channels == 4 and last.threshold == "none":
-        raise checks.error(
-            "four channels without a threshold may be a picture with transparency or a code",
-            fix="say --as pictures or --as codes",
-            channels=channels,
-            threshold=last.threshold,
-        )
-    if wanted == "pictures" and channels not in PICTURE_CHANNELS:
-        raise checks.error(
-            "pictures have 1, 3 or 4 channels",
-            fix="say --as codes, and decode them with keras_mdm.latents.to_pictures",
-            channels=channels,
-        )
-    return wanted or ("pictures" if channels in PICTURE_CHANNELS else "codes")
-
-
-def _start(path: Path, model: "MatryoshkaDiffusion | Cascade", kind: str) -> "np.ndarray":
+def _start(path: Path, model: "Model", kind: str) -> "np.ndarray":
     """Read the file of --init: a picture, or the codes of one."""
     import numpy as np
 
-    from keras_mdm.stages import stages_of
+    from keras_mdm.stages import channels_of
 
     if kind == "pictures":
-        return read_picture(path, stages_of(model)[-1].unet.spec.out_channels)
+        return read_picture(path, channels_of(model))
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError) as problem:
@@ -221,7 +193,7 @@ def _start(path: Path, model: "MatryoshkaDiffusion | Cascade", kind: str) -> "np
         ) from problem
 
 
-def seen_picture(path: Path, model: "MatryoshkaDiffusion | Cascade", count: int) -> "np.ndarray":
+def seen_picture(path: Path, model: "Model", count: int) -> "np.ndarray":
     """Read the picture of --low-res and repeat it for every prompt.
 
     Args:
@@ -273,7 +245,7 @@ def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.n
         ) from problem
 
 
-def attach(model: "MatryoshkaDiffusion | Cascade", folder: Path) -> None:
+def attach(model: "Model", folder: Path) -> None:
     """Give a model its FLAN-T5 encoder from a folder.
 
     Args:

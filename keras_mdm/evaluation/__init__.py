@@ -9,7 +9,12 @@ from keras_mdm.evaluation.hub_networks import ClipFeatures, DinoFeatures
 from keras_mdm.evaluation.i3d import I3D
 from keras_mdm.evaluation.inception import FIDInception
 from keras_mdm.evaluation.keras_inception import KerasInceptionV3
-from keras_mdm.evaluation.kid import KID, kernel_distance, real_floor
+from keras_mdm.evaluation.kid import (
+    KID,
+    kernel_distance,
+    paired_kernel_distance,
+    real_floor,
+)
 from keras_mdm.evaluation.memorised import Memorisation, nearest_training
 from keras_mdm.evaluation.neighbours import (
     DensityCoverage,
@@ -20,6 +25,7 @@ from keras_mdm.evaluation.neighbours import (
 from keras_mdm.evaluation.other_style import OtherStyle, other_style
 from keras_mdm.evaluation.picture_sets import measured
 from keras_mdm.evaluation.prompted import TextMeasure, fit_text_measure
+from keras_mdm.evaluation.reconstruction import Reconstruction, reconstruction
 from keras_mdm.evaluation.samples import Request
 from keras_mdm.evaluation.scorer import TextScorer
 from keras_mdm.evaluation.scores import (
@@ -48,6 +54,7 @@ __all__ = [
     "OtherStyle",
     "PrecisionRecall",
     "RPrecision",
+    "Reconstruction",
     "Report",
     "Request",
     "TextMeasure",
@@ -68,9 +75,11 @@ __all__ = [
     "nearest_training",
     "network_of",
     "other_style",
+    "paired_kernel_distance",
     "precision_recall",
     "r_precision",
     "real_floor",
+    "reconstruction",
     "report",
     "retrieval",
     "sweep",

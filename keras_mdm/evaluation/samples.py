@@ -14,7 +14,7 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.evaluation.frames import frames_of
 from keras_mdm.files import read_json, write_atomically
-from keras_mdm.stages import levels_of, stages_of
+from keras_mdm.stages import channels_of, levels_of, stages_of
 
 REQUEST = "request.json"
 
@@ -71,19 +71,20 @@ class Request:
 def weights_digest(model: Any) -> str:
     """A digest of a model's weights and averages."""
     digest = hashlib.blake2b(digest_size=16)
-    for stage in stages_of(model):
-        for variable in [*stage.unet.weights, *stage.ema.averages]:
-            digest.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
+    held = [v for stage in stages_of(model) for v in (*stage.unet.weights, *stage.ema.averages)]
+    held += getattr(getattr(model, "codec", None), "weights", [])
+    for variable in held:
+        digest.update(np.ascontiguousarray(np.asarray(variable)).tobytes())
     return digest.hexdigest()
 
 
 def check_model(model: Any) -> None:
     """Raise unless the model draws RGB pictures or clips."""
-    channels = stages_of(model)[-1].unet.spec.out_channels
+    channels = channels_of(model)
     if channels != 3:
         raise checks.error(
             "measures of pictures need a model of RGB pictures",
-            fix="measure the decoded pictures of codes as a folder",
+            fix="put a model of codes and its codec into a keras_mdm.latents.LatentDiffusion",
             levels=list(levels_of(model)),
             channels=channels,
         )
@@ -100,7 +101,7 @@ def draw(
     on where it was stopped.
 
     Args:
-        model: a `MatryoshkaDiffusion` or a `Cascade` of RGB pictures or clips.
+        model: a `MatryoshkaDiffusion`, `Cascade` or `LatentDiffusion` of RGB pictures or clips.
         request: what to draw.
         directory: where to.
         progress: show a progress bar.

@@ -22,6 +22,8 @@ from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.files import temporary_directory
 from keras_mdm.finite import check_weights
+from keras_mdm.latents import Codec, LatentDiffusion
+from keras_mdm.latents.codecs import decoded
 from keras_mdm.sampling import guidances
 from keras_mdm.sampling.low_res_noise import LEAST
 from keras_mdm.sampling.plan import SamplingPlan, amounts_of
@@ -35,7 +37,7 @@ SCALARS = ("steps", "guidance_scale", "seed", LOW_RES_NOISE)
 
 
 def export_saved_model(
-    model: MatryoshkaDiffusion | Cascade,
+    model: MatryoshkaDiffusion | Cascade | LatentDiffusion,
     directory: str | os.PathLike,
     *,
     sampler: str | Sampler = "ddim",
@@ -53,14 +55,14 @@ def export_saved_model(
     picture; micro-conditions `(B,)`; and the scalars `steps` int32, `guidance_scale` float32,
     `seed` int64, and `low_res_noise` int32 if the network is told how noisy that picture is. It
     returns uint8 pictures `(B, H, W, C)`, or clips, by level name. Both models of a cascade are in
-    it, and take the same steps under the same conditions. Both halves of
-    the guidance are always computed. Inputs that `generate` would refuse fail with
-    `tf.errors.InvalidArgumentError`, also in TensorFlow Serving: steps outside the training
-    schedule, a guidance scale, text or pooled vector that is not finite, classes that do not exist,
-    different numbers of rows.
+    it, and take the same steps under the same conditions; of a `LatentDiffusion`, the decoder is in
+    it as well. Both halves of the guidance are always computed. Inputs that `generate` would refuse
+    fail with `tf.errors.InvalidArgumentError`, also in TensorFlow Serving: steps outside the
+    training schedule, a guidance scale, text or pooled vector that is not finite, classes that do
+    not exist, different numbers of rows.
 
     Args:
-        model: the model, or a cascade.
+        model: the model, or a cascade, or a model of codes with its codec.
         directory: where to write; must be empty or not exist.
         sampler: as in `generate`, fixed in the export.
         eta: share of fresh noise in DDIM.
@@ -107,7 +109,9 @@ def export_saved_model(
         ).check()
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
-    module = _Sampler(stages_of(model), plans, levels_of(model), eta)
+    codec = getattr(model, "codec", None)
+    getattr(codec, "check_scale", lambda: None)()
+    module = _Sampler(stages_of(model), plans, levels_of(model), eta, codec)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
     with temporary_directory(directory) as scratch:
@@ -163,6 +167,7 @@ class _Sampler(tf.Module):
         plans: Sequence[SamplingPlan],
         levels: Sequence[str],
         eta: float,
+        codec: Codec | None,
     ):
         super().__init__()
         first, last = stages[0], stages[-1]
@@ -170,6 +175,7 @@ class _Sampler(tf.Module):
         for model, plan in zip(stages, plans, strict=True):
             held += model.averages.held(plan.weights)
             held += [*model.residual_std.values(), *model.null_condition.values()]
+        held += getattr(codec, "weights", [])
         # Variables that the graph reads must be tracked, or they would not be written.
         self.held = [variable.value for variable in held]
         specs = _condition_specs(first)
@@ -191,6 +197,10 @@ class _Sampler(tf.Module):
             for number, (model, plan) in enumerate(zip(stages, plans, strict=True)):
                 scalars["seed"] = seed_of_stage(scalars["seed"], number)
                 drawn = _drawn(model, plan, eta, inputs, count, scalars)
+                if codec is not None:
+                    pairs = zip(levels, model.unet.levels, strict=True)
+                    return to_uint8({level: decoded(codec, drawn[name]) for level, name in pairs})
+                drawn = to_uint8(drawn)
                 # The next one enlarges the highest level.
                 inputs[LOW_RES] = drawn[model.unet.levels[-1]]
                 found = drawn | found
@@ -218,7 +228,7 @@ def _drawn(
     count: tf.Tensor,
     scalars: Mapping[str, tf.Tensor],
 ) -> dict[str, tf.Tensor]:
-    """Trace the sampling of one model; pictures by level name."""
+    """Trace the sampling of one model; what it draws by level name."""
     steps, samples = scalars["steps"], tf.range(tf.cast(count, tf.int64))
     seeds = tf.fill([count], scalars["seed"])
     x = start_noise(model.process, model.unet.spec.out_channels, seeds, samples)
@@ -232,4 +242,4 @@ def _drawn(
     )
     rows = {"conditions": conditions, "seeds": seeds, "samples": samples}
     state = model.sample_stretch(plan, state, rows, amounts, steps, tf.constant(0), steps)
-    return to_uint8(model.process.multiplied(state["x"]))
+    return dict(model.process.multiplied(state["x"]))

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.interop.key_map import TO_OFFICIAL, TO_OURS, entries
+from keras_mdm.interop.key_map import TO_OFFICIAL, entries
 from keras_mdm.interop.mdm_config import idle_prefixes, spec_from_config, with_text_width
 from keras_mdm.interop.mdm_files import read_config, read_weights
+from keras_mdm.interop.strict import assign_entries
 from keras_mdm.interop.torch_writer import write_state_dict
 from keras_mdm.models.nested_unet import NestedUNet, check_nested
 from keras_mdm.models.specs import OWN_LAYERS, LevelSpec
@@ -82,53 +83,13 @@ def assign_ml_mdm(
         ValueError: listing all missing keys, surplus keys and differing shapes at once, or all
             tensors with a NaN or an infinity.
     """
-    table = entries(unet)
-    expected = {entry.key: entry.shape for entry in table}
-    arrived = {key: tuple(np.shape(value)) for key, value in weights.items()}
-    missing = [key for key in expected if key not in arrived]
-    unexpected = [key for key in arrived if key not in expected]
-    differing = [
-        f"{key}: {arrived[key]} instead of {shape}"
-        for key, shape in expected.items()
-        if key in arrived and arrived[key] != shape
-    ]
-    if missing or unexpected or differing:
-        raise checks.error(
-            "the weights must be exactly those of the configured network",
-            fix="use the configuration that belongs to the weights, and the right size",
-            missing=missing,
-            unexpected=unexpected,
-            shapes=differing,
-        )
-    done = after_each or (lambda: None)
-    broken = []
-    for key in expected:
-        if not np.isfinite(np.asarray(weights[key])).all():
-            broken.append(key)
-        done()
-    if broken:
-        raise checks.error(
-            "the weights must be finite",
-            fix="use another checkpoint: this one went wrong in training, or was damaged",
-            keys_with_nan_or_infinity=broken,
-        )
-    changed = [
-        entry.key
-        for entry in table
-        if entry.constant is not None
-        and not np.allclose(np.asarray(weights[entry.key]), entry.constant, rtol=1e-5)
-    ]
-    if changed:
-        raise checks.error(
-            "rotary frequencies must be the official constants",
-            fix="networks with other frequencies are not supported",
-            keys=changed,
-        )
-    for entry in table:
-        if entry.constant is None:
-            value = np.asarray(weights[entry.key], np.float32)
-            entry.variable.assign(TO_OURS[entry.layout](value))
-            done()
+    assign_entries(
+        entries(unet),
+        weights,
+        what="the configured network",
+        fix="use the configuration that belongs to the weights, and the right size",
+        after_each=after_each,
+    )
 
 
 def to_ml_mdm(unet: NestedUNet) -> dict[str, np.ndarray]:

@@ -63,6 +63,9 @@ OFFICIAL_MODULES = (
     "utils",
     "clis",
 )
+# Files that PyTorch Lightning wrote, such as those of latent diffusion, name its callbacks. These
+# become `Record`s as well.
+LIGHTNING_MODULES = ("pytorch_lightning",)
 
 
 # A tuple that holds one tuple twice, which again holds one twice, and so on, is small in the file
@@ -233,10 +236,12 @@ class SafeUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(str(problem)) from problem
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look up a name in the table; official classes become `Record`s, others are refused."""
+        """Look up a name in the table; official classes and those of Lightning become `Record`s,
+        others are refused."""
         if (module, name) in self._table:
             return self._table[module, name]
-        if module.split(".")[0] in OFFICIAL_MODULES and name.isidentifier():
+        known = (*OFFICIAL_MODULES, *LIGHTNING_MODULES)
+        if module.split(".")[0] in known and name.isidentifier():
             return self._table.setdefault((module, name), type(name, (Record,), {}))
         raise _refused(f"{module}.{name}")
 

@@ -13,6 +13,7 @@ from keras_mdm import checks
 from keras_mdm.cascade import Cascade
 from keras_mdm.files import DAMAGED
 from keras_mdm.finite import warn_of_weights
+from keras_mdm.latents import LatentDiffusion
 from keras_mdm.layers.own_layers import UnknownLayer
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
@@ -26,7 +27,7 @@ _ATTEMPTS = 10
 SAMPLING = ("sampling", "steps", "sampler", "threshold", "guidance_scale")
 
 
-def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade:
+def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade | LatentDiffusion:
     """Load a model from a `.keras` file, a run, a phase or a checkpoint.
 
     Weights, all averages, the null condition and measured deviations are loaded; the text encoder
@@ -41,7 +42,7 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade:
             `runs/x/checkpoints/phase-2/step-0001200`.
 
     Returns:
-        The model, not compiled; a `Cascade` from the file of one.
+        The model, not compiled; a `Cascade` or a `LatentDiffusion` from the file of one.
 
     Raises:
         ValueError: if the path is none of these, its content is damaged or not a model, or a class
@@ -69,15 +70,32 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
     >>> recorded_sampling("runs/x/checkpoints/phase-1")
     {'steps': 25, 'guidance_scale': 3.0}
     """
+    noted = _noted_sampling(path)
+    return {key: noted[key] for key in SAMPLING if key in noted}
+
+
+def _noted_sampling(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path).absolute()
     for directory in (path, *path.parents[:3]):
         if (directory / "run.json").is_file():
-            noted = (RunDirectory(directory).read() or {}).get("sampling", {})
-            return {key: noted[key] for key in SAMPLING if key in noted}
+            return (RunDirectory(directory).read() or {}).get("sampling", {})
     return {}
 
 
-def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion | Cascade]:
+def recorded_output(path: str | os.PathLike) -> str | None:
+    """The `output` with which a run draws: "float32" for a model of codes; `None` if it noted none.
+
+    The file of a `LatentDiffusion` inside the run draws pictures all the same.
+
+    Args:
+        path: as in `recorded_sampling`.
+    """
+    return _noted_sampling(path).get("output")
+
+
+def load_found(
+    path: str | os.PathLike,
+) -> tuple[FoundModel, MatryoshkaDiffusion | Cascade | LatentDiffusion]:
     """Load a model, and say which one it was.
 
     Args:
@@ -106,7 +124,7 @@ def load_found(path: str | os.PathLike) -> tuple[FoundModel, MatryoshkaDiffusion
                 raise
 
 
-def _load_found(found: FoundModel) -> MatryoshkaDiffusion | Cascade:
+def _load_found(found: FoundModel) -> MatryoshkaDiffusion | Cascade | LatentDiffusion:
     if found.kind == "file":
         model = _load_file(found.path)
         for stage in stages_of(model):  # loading warned of the averages already
@@ -132,7 +150,7 @@ def _description_beside(found: FoundModel) -> Mapping[str, Any] | None:
     return None
 
 
-def _load_file(path: Path) -> MatryoshkaDiffusion | Cascade:
+def _load_file(path: Path) -> MatryoshkaDiffusion | Cascade | LatentDiffusion:
     if not zipfile.is_zipfile(path):  # Keras would say that the file is not there
         raise _damaged(path, "not an archive, or truncated")
     try:
@@ -145,10 +163,11 @@ def _load_file(path: Path) -> MatryoshkaDiffusion | Cascade:
         raise
     except (*DAMAGED, AttributeError, IndexError) as problem:
         raise _damaged(path, problem) from problem
-    if not isinstance(model, MatryoshkaDiffusion | Cascade):
+    if not isinstance(model, MatryoshkaDiffusion | Cascade | LatentDiffusion):
         raise checks.error(
-            "the file must hold a MatryoshkaDiffusion or a Cascade",
-            fix="save the diffusion model, not only its network",
+            "the file must hold a MatryoshkaDiffusion, a Cascade or a LatentDiffusion",
+            fix="save the diffusion model, not only its network; an autoencoder is loaded by "
+            "keras_mdm.latents.load_codec",
             path=str(path),
             type=type(model).__name__,
         )

@@ -170,6 +170,12 @@ def load_snapshot(
     """
     groups, state = checkpoints.load(path)
     description = state.get("model") or description
+    if state.get("kind") == "autoencoder":
+        raise checks.error(
+            "a model must be one that draws, not an autoencoder",
+            fix="load that with keras_mdm.latents.load_codec",
+            checkpoint=str(path),
+        )
     if description is None:
         raise checks.error(
             "a checkpoint must say how to make its model; those of earlier versions do "

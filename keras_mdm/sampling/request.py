@@ -227,14 +227,22 @@ def _start_rows(
             hold=sorted(hold),
         )
     if hold is not None:
-        rows["known"] = starting.held_levels(hold, process, channels, count, model.process)
+        rows["known"] = starting.held_levels(
+            hold, process, channels, count, model.process, ranged=starting.has_range(model)
+        )
     if init_image is None:
         return 0, rows
     if strength is None:
         strength = starting.STRENGTH if mask is None else 1.0
     strength = checks.real("strength", strength, minimum=0.0, maximum=1.0)
     rows["init"] = starting.init_levels(
-        "init_image", init_image, process, channels, count, model.process
+        "init_image",
+        init_image,
+        process,
+        channels,
+        count,
+        model.process,
+        ranged=starting.has_range(model),
     )
     if mask is not None:
         masks = starting.mask_levels(mask, process, count)

@@ -100,7 +100,15 @@ def spherical(first: tf.Tensor, second: tf.Tensor, weight: tf.Tensor) -> tf.Tens
     return left * first + right * second
 
 
-def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count: int) -> tf.Tensor:
+def has_range(model: Any) -> bool:
+    """Whether what a model draws lies in [-1, 1]; codes of an autoencoder do not, and their model
+    has no threshold."""
+    return model.unet.spec.out_channels in RANGED and model.threshold != "none"
+
+
+def as_pictures(
+    name: str, images: Any, shape: LevelShape, channels: int, count: int, *, ranged: bool
+) -> tf.Tensor:
     """Return pictures or clips of one level in [-1, 1], one per row.
 
     Args:
@@ -110,6 +118,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
         shape: the level.
         channels: C.
         count: B.
+        ranged: whether floats must lie in [-1, 1], see `has_range`.
 
     Returns:
         `(count, [T,] H, W, C)` float32.
@@ -145,7 +154,7 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
     if whole.dtype == np.uint8:
         whole = pixels.to_unit(whole)
     elif not np.issubdtype(whole.dtype, np.floating) or (
-        channels in RANGED and not np.all(np.abs(whole) <= 1.0 + 1e-6)
+        ranged and not np.all(np.abs(whole) <= 1.0 + 1e-6)
     ):
         raise checks.error(
             f"`{name}` must be uint8, or float in [-1, 1]",
@@ -163,7 +172,14 @@ def as_pictures(name: str, images: Any, shape: LevelShape, channels: int, count:
 
 
 def init_levels(
-    name: str, images: Any, process: LevelProcess, channels: int, count: int, whole: LevelProcess
+    name: str,
+    images: Any,
+    process: LevelProcess,
+    channels: int,
+    count: int,
+    whole: LevelProcess,
+    *,
+    ranged: bool,
 ) -> dict[str, tf.Tensor]:
     """Return pictures of a process's highest level in [-1, 1], and those of all levels below.
 
@@ -177,6 +193,7 @@ def init_levels(
         channels: C.
         count: B.
         whole: the process of all levels.
+        ranged: see `as_pictures`.
     """
     images, shapes = np.asarray(images), process.shapes
     above = {
@@ -184,7 +201,7 @@ def init_levels(
     }
     if images.ndim > 2 and images.shape[-3:-1] in above:
         shapes = (*shapes, LevelShape(shapes[-1].frames, images.shape[-3:-1]))
-    top = as_pictures(name, images, shapes[-1], channels, count)
+    top = as_pictures(name, images, shapes[-1], channels, count, ranged=ranged)
     found = dataclasses.replace(process, shapes=shapes).pyramid(top)
     return {level: found[level] for level in process.levels}
 
@@ -237,6 +254,8 @@ def held_levels(
     channels: int,
     count: int,
     whole: LevelProcess,
+    *,
+    ranged: bool,
 ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
     """Return fixed pictures for lower levels, with masks of zeros.
 
@@ -246,6 +265,7 @@ def held_levels(
         channels: C.
         count: number of pictures.
         whole: the process of all levels.
+        ranged: see `as_pictures`.
 
     Raises:
         ValueError: if a level is unknown, or the highest one is held.
@@ -260,8 +280,9 @@ def held_levels(
         )
     highest = max(hold, key=levels.index)
     below = process.up_to(highest)
-    found = init_levels(f"hold[{highest!r}]", hold[highest], below, channels, count, whole)
+    given: dict[str, Any] = {"channels": channels, "count": count, "whole": whole, "ranged": ranged}
+    found = init_levels(f"hold[{highest!r}]", hold[highest], below, **given)
     for name in set(hold) - {highest}:
         alone = dataclasses.replace(process, shapes=(process.shapes[levels.index(name)],))
-        found |= init_levels(f"hold[{name!r}]", hold[name], alone, channels, count, whole)
+        found |= init_levels(f"hold[{name!r}]", hold[name], alone, **given)
     return {name: (picture, tf.zeros_like(picture[..., :1])) for name, picture in found.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class SampleGrids:
         every: steps between drawings.
         labels: the classes that the titles name, if classes are drawn.
         unconditional: draw without prompts.
+        as_drawn: makes of the model in training what draws pictures, for a model of codes.
         **options: of `generate`.
     """
 
@@ -31,17 +32,19 @@ class SampleGrids:
         every: int,
         labels: Sequence[int] | None = None,
         unconditional: bool = False,
+        as_drawn: Callable[[mdm.MatryoshkaDiffusion], Any] = lambda model: model,
         **options: object,
     ):
-        self.titles, self.every = list(titles), every
+        self.titles, self.every, self.as_drawn = list(titles), every, as_drawn
         self.prompts = None if unconditional or labels is not None else self.titles
         self.options = {**options, "labels": labels, "progress": False}
 
     def __call__(self, context: mdm.PhaseContext) -> list:
         """The callbacks of a phase."""
+        drawn = self.as_drawn(context.model)
         return [
             mdm.callbacks.SampleGrid(
-                lambda: context.model.generate(self.prompts, **self.options),
+                lambda: drawn.generate(self.prompts, **self.options),
                 self.titles,
                 context.run.samples,
                 self.every,
@@ -53,7 +56,7 @@ class SampleGrids:
     def check(self, phase: mdm.Phase, model: mdm.MatryoshkaDiffusion) -> None:
         """Raise unless the model of a phase, whose weights have no values yet, will draw."""
         mdm.callbacks.SampleGrid(dict, self.titles, "", self.every)  # its own arguments
-        model.generate(self.prompts, **self.options, dry_run=True)
+        self.as_drawn(model).generate(self.prompts, **self.options, dry_run=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +85,10 @@ class Subjects:
             return {"unconditional": True, "num_images": len(self.titles)}
         return {} if self.labels is None else {"labels": self.labels}
 
-    def grids(self, every: int, sampling: Mapping[str, Any]) -> SampleGrids:
+    def grids(self, every: int, sampling: Mapping[str, Any], **options: Any) -> SampleGrids:
         """Return the maker of the callback that draws the first eight every n steps."""
         few = self.first(8)
-        return SampleGrids(few.titles, every=every, **{**sampling, **few.options})
+        return SampleGrids(few.titles, every=every, **{**sampling, **few.options, **options})
 
     def page(self, model: mdm.MatryoshkaDiffusion, path: Path, sampling: Mapping[str, Any]) -> Path:
         """Draw all as one picture."""
@@ -113,10 +116,8 @@ def prompt_fidelity(
     prompts = [data.captions[row] for row in rows]
     images = model.generate(prompts, seed=seed, **options)
     lines = [f"{len(rows)} random training prompts; the requested drawing is among the nearest:"]
-    for level in model.unet.levels:
-        found = mdm.evaluation.retrieval.retrieval(
-            images[level], rows, data.largest, range(len(data))
-        )
+    for level, drawn in images.items():
+        found = mdm.evaluation.retrieval.retrieval(drawn, rows, data.largest, range(len(data)))
         shares = ", ".join(
             f"top {k} {found.share[k]:.2f} +- {found.standard_error[k]:.2f} "
             f"(chance {found.chance[k]:.3f})"

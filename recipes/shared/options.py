@@ -5,30 +5,16 @@ import math
 
 import keras_mdm as mdm
 
+SOURCES = "folder, shards, table or tfds:NAME, see keras-mdm data; without it, a small run"
 
-def parser(
-    description: str,
-    *,
-    run_dir: str,
-    data: str = "directory of your own pictures instead of emoji",
-) -> argparse.ArgumentParser:
-    """Make the argument parser with the options that all recipes have."""
+
+def base(description: str, *, run_dir: str, data: str) -> argparse.ArgumentParser:
+    """Make an argument parser with the options of every training."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--data", help=data)
     made.add_argument("--run-dir", default=run_dir, help="directory of the run (%(default)s)")
-    made.add_argument(
-        "--no-samples", action="store_true", help="neither draw nor export at the end"
-    )
-    made.add_argument(
-        "--worth",
-        type=enough,
-        default=128,
-        metavar="N",
-        help="pictures drawn at the end to measure what every level is worth, at least 100; "
-        "0 for none (%(default)s)",
-    )
     made.add_argument("--seed", type=int, default=0)
     policies = ("float32", "mixed_bfloat16", "mixed_float16")
     made.add_argument(
@@ -45,6 +31,28 @@ def parser(
         "(%(default)s)",
     )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
+    return made
+
+
+def parser(
+    description: str,
+    *,
+    run_dir: str,
+    data: str = "directory of your own pictures instead of emoji",
+) -> argparse.ArgumentParser:
+    """Make the argument parser with the options that all recipes of diffusion models have."""
+    made = base(description, run_dir=run_dir, data=data)
+    made.add_argument(
+        "--no-samples", action="store_true", help="neither draw nor export at the end"
+    )
+    made.add_argument(
+        "--worth",
+        type=enough,
+        default=128,
+        metavar="N",
+        help="pictures drawn at the end to measure what every level is worth, at least 100; "
+        "0 for none (%(default)s)",
+    )
     _add_run(made)
     return made
 
@@ -147,15 +155,26 @@ def _add_run(made: argparse.ArgumentParser) -> None:
 
 def picture_parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
     """Make the parser of the image recipes."""
-    made = parser(
-        description,
-        run_dir=run_dir,
-        data="folder, shards, table or tfds:NAME, see keras-mdm data; without it, a small run",
-    )
+    made = parser(description, run_dir=run_dir, data=SOURCES)
+    _add_pictures(made)
+    return made
+
+
+def autoencoder_parser(description: str, *, run_dir: str) -> argparse.ArgumentParser:
+    """Make the parser of the recipe of autoencoders."""
+    made = base(description, run_dir=run_dir, data=SOURCES)
+    _add_pictures(made)
+    made.add_argument("--steps", type=whole, metavar="N", help="steps of the training")
+    made.add_argument("--batch", type=whole, metavar="N", help="pictures per step")
+    made.add_argument("--size", type=whole, metavar="N", help="side of the pictures")
+    return made
+
+
+def _add_pictures(made: argparse.ArgumentParser) -> None:
+    """Add the options of a source of pictures."""
     add_max_skipped(made)
     made.add_argument("--flip", action="store_true", help="mirror half of the pictures")
     made.add_argument("--scale", choices=("small", "paper"), help="paper with --data, else small")
-    return made
 
 
 def add_max_skipped(made: argparse.ArgumentParser, what: str = "records") -> None:

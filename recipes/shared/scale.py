@@ -30,6 +30,8 @@ class Scale:
         recompute: levels whose blocks are computed again in the backward pass, in all phases that
             have them; unless --recompute says otherwise.
         buckets: further sizes of the highest level that batches may have, `(height, width)`.
+        noted: further options of `generate` to note in the run, such as the output of a model of
+            codes.
     """
 
     phases: Sequence[mdm.Phase]
@@ -45,6 +47,7 @@ class Scale:
     micro_batches: int | Callable[[mdm.Phase], int] = 1
     recompute: Sequence[str] = ()
     buckets: Sequence[tuple[int, int]] = ()
+    noted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def buckets_of(self, phase: mdm.Phase) -> list[tuple[int, int]]:
         """The buckets at the highest level of a phase."""

@@ -53,6 +53,8 @@ def train(
     *,
     load: Callable[[mdm.Phase], mdm.MatryoshkaDiffusion] | None = None,
     skip_trained: bool = False,
+    as_drawn: Callable[[Data, mdm.MatryoshkaDiffusion, Path], Any] | None = None,
+    finished: str | None = None,
 ) -> mdm.MatryoshkaDiffusion | None:
     """Train, draw and export; or with --dry-run print what would be done.
 
@@ -64,6 +66,9 @@ def train(
             itself, since several workers have to connect before anything touches TensorFlow.
         load: makes the model of a phase instead of building it.
         skip_trained: leave out the phases whose levels the model of --start has.
+        as_drawn: function (data, model, run directory) that makes of a model of codes what draws
+            pictures.
+        finished: the file in the run directory that holds it.
 
     Returns:
         The trained model; none with --dry-run.
@@ -134,12 +139,15 @@ def train(
         callbacks=callbacks,
         validation=validation,
         arguments=vars(arguments),
-        sampling={key: value for key, value in drawn.items() if key != "batch_size"},
+        sampling={**{k: v for k, v in drawn.items() if k != "batch_size"}, **scale.noted},
         **checkpointing,
         **plan.fit_options(arguments),
     )
-    if mdm.distribute.is_chief() and not arguments.no_samples:
-        finish(model, opened, arguments, drawn)
+    if mdm.distribute.is_chief():
+        if as_drawn is not None:
+            model = as_drawn(opened, model, Path(arguments.run_dir))
+        if not arguments.no_samples:
+            finish(model, opened, arguments, drawn, finished)
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
@@ -189,10 +197,11 @@ def compiled(
 
 
 def finish(
-    model: mdm.MatryoshkaDiffusion,
+    model: Any,
     data: Data,
     arguments: argparse.Namespace,
     sampling: Mapping[str, Any],
+    finished: str | None,
 ) -> None:
     """Draw, export, measure, and say where everything is."""
     run_dir = Path(arguments.run_dir)
@@ -203,10 +212,10 @@ def finish(
         mdm.export_saved_model(model, export, sampler=sampling.get("sampler", preset))
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
-        "Model": run_dir / "model.keras",
+        "Model": run_dir / (finished or "model.keras"),
         "SavedModel": export,
     }
-    command = worth.words(arguments)
+    command = worth.words(arguments, finished)
     if command:
         shown["Evaluation"] = " ".join(["keras-mdm", *command])
     print()

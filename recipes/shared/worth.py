@@ -10,12 +10,13 @@ from keras_mdm.cli import evaluate, main
 _REAL = 2000  # real pictures, which are enough for a distance of the kernel kind
 
 
-def words(arguments: argparse.Namespace) -> list[str] | None:
-    """The words of the command that measures the run, with its own data; none for a rehearsal, and
-    for animations that no command reads. The run knows how it is drawn from."""
+def words(arguments: argparse.Namespace, file: str | None = None) -> list[str] | None:
+    """The words of the command that measures the run, or a file in it, with its own data; none for
+    a rehearsal, and for animations that no command reads. The run knows how it is drawn from."""
     if getattr(arguments, "rehearse", None) or getattr(arguments, "animated_emoji", None):
         return None
-    found = ["evaluate", str(arguments.run_dir), "--reference", arguments.data or "emoji"]
+    target = Path(arguments.run_dir) / (file or "")
+    found = ["evaluate", str(target), "--reference", arguments.data or "emoji"]
     if arguments.data and "stride" in arguments:
         found += ["--stride", str(arguments.stride)]
     return found
