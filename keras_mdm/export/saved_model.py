@@ -24,10 +24,16 @@ from keras_mdm.files import temporary_directory
 from keras_mdm.finite import check_weights
 from keras_mdm.sampling import guidances
 from keras_mdm.sampling.low_res_noise import LEAST
+from keras_mdm.sampling.outer_steps import Counts, due, tops_of
+from keras_mdm.sampling.outer_steps import resolve as resolve_outer_steps
 from keras_mdm.sampling.plan import SamplingPlan, amounts_of
 from keras_mdm.sampling.stepping import start_noise, to_uint8
 from keras_mdm.stages import levels_of, seed_of_stage, stages_of
-from keras_mdm.training.assertions import noise_requirement, sampling_requirements
+from keras_mdm.training.assertions import (
+    noise_requirement,
+    outer_steps_requirement,
+    sampling_requirements,
+)
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # Inputs that are not conditions, one number for all pictures.
@@ -44,6 +50,7 @@ def export_saved_model(
     guidance: str | guidances.Guidance = "classifier_free",
     grid: str = "uniform",
     weights: str = "ema",
+    outer_steps: int | Mapping[str, int] | None = None,
 ) -> Path:
     """Write a model, sampling loop included, as a SavedModel.
 
@@ -69,6 +76,8 @@ def export_saved_model(
         grid: kind of the time grid.
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`; only these are
             written.
+        outer_steps: as in `generate`, fixed in the export, which then needs at least as many
+            `steps`. Not for a cascade.
 
     Returns:
         The directory.
@@ -94,6 +103,7 @@ def export_saved_model(
             directory=str(directory),
         )
     samplers.get(sampler, eta=eta)  # raises for values out of range
+    counts = _outer_steps(model, outer_steps)
     plans = []
     for stage in stages_of(model):
         conditional = _check(stage, weights)
@@ -104,10 +114,11 @@ def export_saved_model(
             threshold=threshold or stage.threshold,
             guidance=guidance,
             weights=weights,
+            tops=tops_of(stage.unet.levels, counts),
         ).check()
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
-    module = _Sampler(stages_of(model), plans, levels_of(model), eta)
+    module = _Sampler(stages_of(model), plans, levels_of(model), eta, counts)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
     with temporary_directory(directory) as scratch:
@@ -133,6 +144,19 @@ def _check(model: MatryoshkaDiffusion, weights: str) -> bool:
             stacklevel=3,
         )
     return conditional
+
+
+def _outer_steps(model: Any, given: Any) -> Counts:
+    """Check `outer_steps` for the most steps that the export can take."""
+    if given is None:
+        return {}
+    if isinstance(model, Cascade):
+        raise checks.error(
+            "`outer_steps` is an option of a single model",
+            fix="leave it out, or export both models of the cascade one by one",
+            outer_steps=given,
+        )
+    return resolve_outer_steps(model, given, _num_steps(model))
 
 
 def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
@@ -163,6 +187,7 @@ class _Sampler(tf.Module):
         plans: Sequence[SamplingPlan],
         levels: Sequence[str],
         eta: float,
+        counts: Counts,
     ):
         super().__init__()
         first, last = stages[0], stages[-1]
@@ -179,6 +204,9 @@ class _Sampler(tf.Module):
 
         def serve(**inputs: Any) -> dict[str, tf.Tensor]:
             needed = list(sampling_requirements(inputs, first.unet.spec, least))
+            if counts:
+                most = max(count for count in counts.values() if count is not None)
+                needed.append(outer_steps_requirement(inputs["steps"], most))
             if LOW_RES_NOISE in inputs:
                 needed.append(noise_requirement(inputs[LOW_RES_NOISE], _num_steps(last)))
             with tf.control_dependencies(needed):
@@ -190,7 +218,7 @@ class _Sampler(tf.Module):
             found: dict[str, tf.Tensor] = {}
             for number, (model, plan) in enumerate(zip(stages, plans, strict=True)):
                 scalars["seed"] = seed_of_stage(scalars["seed"], number)
-                drawn = _drawn(model, plan, eta, inputs, count, scalars)
+                drawn = _drawn(model, plan, eta, inputs, count, scalars, counts)
                 # The next one enlarges the highest level.
                 inputs[LOW_RES] = drawn[model.unet.levels[-1]]
                 found = drawn | found
@@ -217,6 +245,7 @@ def _drawn(
     conditions: Mapping[str, tf.Tensor],
     count: tf.Tensor,
     scalars: Mapping[str, tf.Tensor],
+    counts: Counts,
 ) -> dict[str, tf.Tensor]:
     """Trace the sampling of one model; pictures by level name."""
     steps, samples = scalars["steps"], tf.range(tf.cast(count, tf.int64))
@@ -229,6 +258,7 @@ def _drawn(
         shares=model.guidance_shares,
         eta=eta,
         low_res_noise=scalars.get(LOW_RES_NOISE, LEAST),
+        outer_steps=due(counts, steps),
     )
     rows = {"conditions": conditions, "seeds": seeds, "samples": samples}
     state = model.sample_stretch(plan, state, rows, amounts, steps, tf.constant(0), steps)
