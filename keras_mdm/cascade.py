@@ -28,6 +28,7 @@ _OWN |= {"output", "return_steps", "stop_at"}
 STAGE_OPTIONS = _ALL - _OWN
 # Of these, what belongs to one stage: its sizes or its network.
 _OF_ONE = {"autoguidance", "noise", "init_image", "strength", "mask", "hold", "reconstruction"}
+_OF_ONE |= {"outer_steps"}
 SHARED_OPTIONS = STAGE_OPTIONS - _OF_ONE - {"callback"}
 
 

@@ -41,13 +41,18 @@ def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, di
 
 
 def _of_run(target: str, levels: tuple[str, ...]) -> dict[str, Any]:
-    """How a run draws; of scales by level those of the levels that the model has."""
+    """How a run draws; of options by level those of the levels that the model has."""
     from keras_mdm.runs.loading import recorded_sampling
 
     found = recorded_sampling(target)
     scale = found.get("guidance_scale")
     if isinstance(scale, dict):
         found["guidance_scale"] = {level: scale.get(level, 1.0) for level in levels}
+    outer = found.get("outer_steps")
+    if isinstance(outer, dict):
+        found["outer_steps"] = {level: outer[level] for level in levels if level in outer}
+    if len(levels) == 1:  # of the first phase
+        found.pop("outer_steps", None)
     if found:
         said = ", ".join(f"{key} {value}" for key, value in found.items())
         print(f"drawn as the run draws, unless options say otherwise: {said}", file=sys.stderr)
@@ -74,6 +79,7 @@ def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[
             guidance = {level: scales.get(level, 1.0) for level in levels}
     given = {
         "steps": args.steps,
+        "outer_steps": args.outer_steps,
         "sampler": args.sampler,
         "guidance_scale": guidance,
         "weights": args.weights,

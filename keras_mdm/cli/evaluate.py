@@ -82,6 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--steps", type=int, help="sampling steps (default: those of the run, or 50)"
     )
+    parser.add_argument("--outer-steps", type=int, metavar="N", help="as in `keras-mdm sample`")
     parser.add_argument("--sampler", help="as in `keras-mdm sample`")
     parser.add_argument(
         "--guidance",

@@ -56,6 +56,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
     parser.add_argument(
+        "--outer-steps",
+        type=int,
+        metavar="N",
+        help="how many of the steps compute the levels above the innermost one, which then keep "
+        "their detail in between (default: all)",
+    )
+    parser.add_argument(
         "--guidance",
         type=float,
         help="guidance scale (default: 4; 1 for a model whose conditions were never dropped)",
@@ -168,6 +175,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "stop_at": args.stop_at,
         "strength": args.strength,
         "steps": args.steps,
+        "outer_steps": args.outer_steps,
         "sampler": args.sampler,
         "guidance_scale": args.guidance,
         "weights": args.weights,

@@ -26,10 +26,16 @@ from keras_mdm.latents import Codec, LatentDiffusion
 from keras_mdm.latents.codecs import decoded
 from keras_mdm.sampling import guidances
 from keras_mdm.sampling.low_res_noise import LEAST
+from keras_mdm.sampling.outer_steps import Counts, due, tops_of
+from keras_mdm.sampling.outer_steps import resolve as resolve_outer_steps
 from keras_mdm.sampling.plan import SamplingPlan, amounts_of
 from keras_mdm.sampling.stepping import start_noise, to_uint8
 from keras_mdm.stages import levels_of, seed_of_stage, stages_of
-from keras_mdm.training.assertions import noise_requirement, sampling_requirements
+from keras_mdm.training.assertions import (
+    noise_requirement,
+    outer_steps_requirement,
+    sampling_requirements,
+)
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # Inputs that are not conditions, one number for all pictures.
@@ -46,6 +52,7 @@ def export_saved_model(
     guidance: str | guidances.Guidance = "classifier_free",
     grid: str = "uniform",
     weights: str = "ema",
+    outer_steps: int | Mapping[str, int] | None = None,
 ) -> Path:
     """Write a model, sampling loop included, as a SavedModel.
 
@@ -71,6 +78,8 @@ def export_saved_model(
         grid: kind of the time grid.
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`; only these are
             written.
+        outer_steps: as in `generate`, fixed in the export, which then needs at least as many
+            `steps`. Not for a cascade.
 
     Returns:
         The directory.
@@ -96,6 +105,7 @@ def export_saved_model(
             directory=str(directory),
         )
     samplers.get(sampler, eta=eta)  # raises for values out of range
+    counts = _outer_steps(model, outer_steps)
     plans = []
     for stage in stages_of(model):
         conditional = _check(stage, weights)
@@ -106,12 +116,13 @@ def export_saved_model(
             threshold=threshold or stage.threshold,
             guidance=guidance,
             weights=weights,
+            tops=tops_of(stage.unet.levels, counts),
         ).check()
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
     codec = getattr(model, "codec", None)
     getattr(codec, "check_scale", lambda: None)()
-    module = _Sampler(stages_of(model), plans, levels_of(model), eta, codec)
+    module = _Sampler(stages_of(model), plans, levels_of(model), eta, codec, counts)
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Complete or absent: written beside its place, then moved there.
     with temporary_directory(directory) as scratch:
@@ -137,6 +148,24 @@ def _check(model: MatryoshkaDiffusion, weights: str) -> bool:
             stacklevel=3,
         )
     return conditional
+
+
+def _outer_steps(model: Any, given: Any) -> Counts:
+    """Check `outer_steps` for the most steps that the export can take."""
+    if given is None:
+        return {}
+    if isinstance(model, Cascade):
+        raise checks.error(
+            "`outer_steps` is an option of a single model",
+            fix="leave it out, or export both models of the cascade one by one",
+            outer_steps=given,
+        )
+    (stage,) = stages_of(model)
+    if isinstance(given, Mapping):  # a model of codes names its levels by the pictures
+        checks.known_keys("outer_steps", given, levels_of(model))
+        names = dict(zip(levels_of(model), stage.unet.levels, strict=True))
+        given = {names[level]: count for level, count in given.items()}
+    return resolve_outer_steps(stage, given, _num_steps(stage))
 
 
 def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
@@ -168,6 +197,7 @@ class _Sampler(tf.Module):
         levels: Sequence[str],
         eta: float,
         codec: Codec | None,
+        counts: Counts,
     ):
         super().__init__()
         first, last = stages[0], stages[-1]
@@ -185,6 +215,9 @@ class _Sampler(tf.Module):
 
         def serve(**inputs: Any) -> dict[str, tf.Tensor]:
             needed = list(sampling_requirements(inputs, first.unet.spec, least))
+            if counts:
+                most = max(count for count in counts.values() if count is not None)
+                needed.append(outer_steps_requirement(inputs["steps"], most))
             if LOW_RES_NOISE in inputs:
                 needed.append(noise_requirement(inputs[LOW_RES_NOISE], _num_steps(last)))
             with tf.control_dependencies(needed):
@@ -196,7 +229,7 @@ class _Sampler(tf.Module):
             found: dict[str, tf.Tensor] = {}
             for number, (model, plan) in enumerate(zip(stages, plans, strict=True)):
                 scalars["seed"] = seed_of_stage(scalars["seed"], number)
-                drawn = _drawn(model, plan, eta, inputs, count, scalars)
+                drawn = _drawn(model, plan, eta, inputs, count, scalars, counts)
                 if codec is not None:
                     pairs = zip(levels, model.unet.levels, strict=True)
                     return to_uint8({level: decoded(codec, drawn[name]) for level, name in pairs})
@@ -227,6 +260,7 @@ def _drawn(
     conditions: Mapping[str, tf.Tensor],
     count: tf.Tensor,
     scalars: Mapping[str, tf.Tensor],
+    counts: Counts,
 ) -> dict[str, tf.Tensor]:
     """Trace the sampling of one model; what it draws by level name."""
     steps, samples = scalars["steps"], tf.range(tf.cast(count, tf.int64))
@@ -239,6 +273,7 @@ def _drawn(
         shares=model.guidance_shares,
         eta=eta,
         low_res_noise=scalars.get(LOW_RES_NOISE, LEAST),
+        outer_steps=due(counts, steps),
     )
     rows = {"conditions": conditions, "seeds": seeds, "samples": samples}
     state = model.sample_stretch(plan, state, rows, amounts, steps, tf.constant(0), steps)

@@ -102,7 +102,7 @@ class LatentDiffusion(keras.Model):
             batch_size: number of pictures drawn and decoded at a time.
             dry_run: check all arguments and draw nothing.
             **options: further options of `MatryoshkaDiffusion.generate`, such as `labels`, `steps`,
-                `guidance_scale` or `seed`; scales by level name use the names of the pictures. An
+                `guidance_scale` or `seed`; values by level name use the names of the pictures. An
                 `init_image` is encoded first. What is about codes themselves, such as `noise` and
                 `mask`, is not among them: call `diffusion.generate(output="float32")` and
                 `codec.decode`.
@@ -120,10 +120,11 @@ class LatentDiffusion(keras.Model):
         """
         checks.known_keys("generate", options, OPTIONS)
         names = dict(zip(self.levels, self.diffusion.unet.levels, strict=True))
-        scale = options.get("guidance_scale")
-        if isinstance(scale, Mapping):
-            checks.known_keys("guidance_scale", scale, self.levels)
-            options["guidance_scale"] = {names[level]: value for level, value in scale.items()}
+        for option in ("guidance_scale", "outer_steps"):
+            given = options.get(option)
+            if isinstance(given, Mapping):
+                checks.known_keys(option, given, self.levels)
+                options[option] = {names[level]: value for level, value in given.items()}
         if options.get("init_image") is not None:
             options["init_image"] = self._encoded(options["init_image"])
         options |= {"batch_size": batch_size, "dry_run": dry_run, "output": "float32"}

@@ -24,7 +24,7 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 # Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
 _ATTEMPTS = 10
 # What `recorded_sampling` returns of a run's sampling: it decides how pictures look.
-SAMPLING = ("sampling", "steps", "sampler", "threshold", "guidance_scale")
+SAMPLING = ("sampling", "steps", "outer_steps", "sampler", "threshold", "guidance_scale")
 
 
 def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade | LatentDiffusion:
@@ -63,7 +63,8 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
         path: a run, or something inside one, as in `load`.
 
     Returns:
-        `sampling`, `steps`, `sampler`, `threshold` and `guidance_scale`, those that were noted.
+        `sampling`, `steps`, `outer_steps`, `sampler`, `threshold` and `guidance_scale`, those that
+        were noted.
 
     Example:
 

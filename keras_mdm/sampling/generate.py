@@ -27,6 +27,7 @@ def generate(
     low_res_noise: int | None = None,
     sampling: str = "default",
     steps: int | None = None,
+    outer_steps: int | Mapping[str, int] | None = None,
     sampler: str | Sampler | None = None,
     eta: float = 0.0,
     grid: str = "uniform",
@@ -77,6 +78,12 @@ def generate(
         sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic threshold):
             the defaults of `steps`, `sampler` and `threshold`.
         steps: number of steps, at most as many as the training schedule has.
+        outer_steps: number of the steps in which the levels above the innermost one are computed,
+            spread evenly over all steps and always with the last; all steps unless given. In
+            between they follow the level below and keep their detail, which saves their cost. A
+            dict gives every outer level its own number, all steps for missing levels; a level is
+            also computed with those above it. Only for models trained with mixed resolutions, see
+            `cut`.
         sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
             `"dpmpp_2m_sde"` or `"unipc"`, or a `diffusion.Sampler` of your own. Heun evaluates the
             network twice per step.

@@ -1,5 +1,6 @@
 """The network as a sampler sees it, and its traced steps: one graph per plan."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +10,12 @@ import tensorflow as tf
 
 from keras_mdm.conditioning.conditions import cast_conditions, unconditional
 from keras_mdm.conditioning.low_res import LOW_RES
-from keras_mdm.diffusion import samplers
+from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.joint_process import LevelProcess
 from keras_mdm.models import cut
 from keras_mdm.models.recompute import no_recompute
-from keras_mdm.sampling.denoiser import make_denoiser
+from keras_mdm.sampling import outer_steps
+from keras_mdm.sampling.denoiser import Denoiser, make_denoiser
 from keras_mdm.sampling.low_res_noise import add_noise
 from keras_mdm.sampling.plan import Amounts, SamplingPlan
 from keras_mdm.sampling.stepping import noisy_start, run_steps, start_noise
@@ -163,6 +165,47 @@ def sample_stretch(
     Returns:
         The state at the end.
     """
+    process = process_of(model, plan)
+    take = functools.partial(
+        run_steps,
+        plan,
+        process,
+        seeds=rows["seeds"],
+        samples=rows["samples"],
+        steps=steps,
+        eta=amounts["eta"],
+    )
+    if not plan.tops:
+        denoise = _denoiser(model, plan, rows, amounts)
+        return take(denoise, state, start=start, stop=stop)
+    known, limit = rows.get("known") or {}, thresholding.get(plan.threshold)
+
+    def up_to(top: str) -> Callable[[samplers.State, tf.Tensor], samplers.State]:
+        part = dataclasses.replace(plan, tops=(), stop_at=top)
+        computed = process_of(model, part).levels
+        denoise = _denoiser(model, part, rows, amounts)
+
+        def take_one(state: samplers.State, i: tf.Tensor) -> samplers.State:
+            whole = denoise
+            if computed != process.levels:
+                whole = outer_steps.holding(denoise, process, computed, state["x0"], limit, known)
+            return take(whole, state, start=i, stop=i + 1)
+
+        return take_one
+
+    return outer_steps.run(
+        [up_to(top) for top in plan.tops],
+        [amounts["outer_steps"][top] for top in plan.tops[1:]],
+        state,
+        start,
+        stop,
+    )
+
+
+def _denoiser(
+    model: Any, plan: SamplingPlan, rows: Mapping[str, Any], amounts: Amounts
+) -> Denoiser:
+    """The denoiser of the levels that a plan computes."""
     spec, process = model.unet.spec, process_of(model, plan)
     given = (amounts["low_res_noise"], rows["seeds"], rows["samples"])
     conditions = add_noise(model, cast_conditions(rows["conditions"], spec), *given)
@@ -177,7 +220,8 @@ def sample_stretch(
             else unconditional(conditions, model.null_condition)
         )
     inner = {k: v for k, v in conditions.items() if _takes(model, plan, k)}
-    denoise = make_denoiser(
+    known = rows.get("known") or {}
+    return make_denoiser(
         model.network(plan.weights, plan.stop_at),
         process,
         plan,
@@ -186,19 +230,7 @@ def sample_stretch(
         away=None if away is None else {k: v for k, v in away.items() if k in inner},
         weaker=weaker,
         residual_std=model.residual_std,
-        known=rows.get("known"),
-    )
-    return run_steps(
-        plan,
-        process,
-        denoise,
-        state,
-        seeds=rows["seeds"],
-        samples=rows["samples"],
-        steps=steps,
-        start=start,
-        stop=stop,
-        eta=amounts["eta"],
+        known={name: value for name, value in known.items() if name in process.levels},
     )
 
 

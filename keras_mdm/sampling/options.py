@@ -21,6 +21,7 @@ class Options:
     low_res_noise: int | None
     sampling: str
     steps: int | None
+    outer_steps: int | Mapping[str, int] | None
     sampler: str | Sampler | None
     eta: float
     grid: str

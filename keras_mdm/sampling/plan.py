@@ -33,6 +33,8 @@ class SamplingPlan:
         weights: `"ema"`, `"raw"` or a power-function average.
         stop_at: the highest level to compute; all levels unless given.
         reconstruction: whether reconstruction guidance moves the estimates.
+        tops: levels that are the highest computed one in some step, ascending; empty if all levels
+            are computed in every step.
     """
 
     sampler: str | Sampler = "ddim"
@@ -46,6 +48,7 @@ class SamplingPlan:
     weights: str = "ema"
     stop_at: str | None = None
     reconstruction: bool = False
+    tops: tuple[str, ...] = ()
 
     def check(self) -> "SamplingPlan":
         """Raise if a choice is unknown."""
@@ -95,6 +98,7 @@ def amounts_of(
     reconstruction: float = 0.0,
     eta: float = 0.0,
     low_res_noise: Any = 1,
+    outer_steps: Mapping[str, Any] | None = None,
 ) -> Amounts:
     """The continuous choices of sampling as tensors, whose values never need another graph.
 
@@ -108,10 +112,12 @@ def amounts_of(
         eta: DDIM's share of fresh noise, used if the plan says so.
         low_res_noise: table index of the noise that the picture gets which the network sees, used
             if the network is told.
+        outer_steps: whether a step computes a level, `(steps,)` bool by name of the outer levels,
+            used if the plan says so.
 
     Returns:
-        dict of float32 scalars, except that "shares" is a dict by level name, "eta" is float64 and
-        "low_res_noise" int32.
+        dict of float32 scalars, except that "shares" and "outer_steps" are dicts by level name,
+        "eta" is float64 and "low_res_noise" int32.
     """
     shares = shares or {}
     return {
@@ -121,4 +127,5 @@ def amounts_of(
         "reconstruction": tf.constant(reconstruction, tf.float32),
         "eta": tf.constant(eta, tf.float64),
         "low_res_noise": tf.convert_to_tensor(low_res_noise, tf.int32),
+        "outer_steps": dict(outer_steps or {}),
     }

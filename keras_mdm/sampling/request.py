@@ -13,7 +13,7 @@ from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.finite import check_weights
 from keras_mdm.models.nested_unet import check_nested
-from keras_mdm.sampling import graph, guiding, starting
+from keras_mdm.sampling import graph, guiding, outer_steps, starting
 from keras_mdm.sampling.low_res_noise import check_noise_level
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.plan import Amounts, SamplingPlan, amounts_of
@@ -71,6 +71,7 @@ def resolve(model: Any, options: Options) -> Request:
     guidance = guiding.resolve(model, options)
     sampler = options.sampler or defaults["sampler"]
     plan = _plan(model, options, guidance, sampler)
+    counts = outer_steps.resolve(model, options.outer_steps, steps, plan.stop_at)
     amounts = amounts_of(
         model.unet.levels,
         guidance_scale=guidance.scale,
@@ -81,6 +82,7 @@ def resolve(model: Any, options: Options) -> Request:
         low_res_noise=check_noise_level(model, options.low_res_noise),
     )
     process = graph.process_of(model, plan)
+    plan = dataclasses.replace(plan, tops=outer_steps.tops_of(process.levels, counts))
     if not options.dry_run:
         model.check_ready()
         _refresh(model, options.weights)
@@ -102,6 +104,9 @@ def resolve(model: Any, options: Options) -> Request:
     first, rows = _start_rows(model, process, options, count, steps)
     if first == 0:
         _check_start(process, plan, steps)
+    # The detail of a picture to change would be lost before the first step that computes its level.
+    full = first if rows["init"] else None
+    amounts["outer_steps"] = outer_steps.due(counts, steps, full)
     marks = np.round(np.linspace(first, steps, options.return_steps + 1)).astype(int)[1:]
     rows |= {"conditions": conditions, "away": away, "seeds": seeds, "samples": samples}
     return Request(options, plan, amounts, guidance, process, steps, first, marks, count, rows)

@@ -108,6 +108,21 @@ def noise_requirement(index: tf.Tensor, num_steps: int) -> tf.Operation:
     )
 
 
+def outer_steps_requirement(steps: tf.Tensor, most: int) -> tf.Operation:
+    """Likewise for the steps that compute outer levels.
+
+    Args:
+        steps: scalar, number of steps.
+        most: largest number of steps that compute a level.
+    """
+    return require(
+        steps >= most,
+        f"`steps` must be at least {most}, the `outer_steps` that the model was exported with",
+        fix=f"pass steps={most} or more",
+        steps=steps,
+    )
+
+
 def _condition(name: str, value: tf.Tensor, spec: NetworkFacts) -> tf.Operation:
     if name == "label":
         return require(

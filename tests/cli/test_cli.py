@@ -189,6 +189,11 @@ def test_sample_knows_samplers_previews_and_pictures_to_change(class_file, class
     assert names == ["000-label-1_8.png", "grid.png"]
 
 
+def test_sample_passes_the_steps_of_outer_levels(class_file, capsys):
+    given = ["sample", class_file, "--label", "1", "--steps", "2", "--outer-steps", "3"]
+    assert "outer_steps=3" in error_of(capsys, *given)
+
+
 def test_cut_writes_the_inner_levels(class_file, class_model, tmp_path, capsys):
     out = tmp_path / "new" / "small.keras"
     assert cli.main(["cut", class_file, "8", str(out)]) == 0

@@ -18,8 +18,9 @@ from tiny_models import PLAIN_INNER, make_batch, outer, tiny_unet
 
 from cli.test_evaluate_command import Colours, folder, rows, run  # noqa: F401
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
-from keras_mdm.cli import asked
+from keras_mdm.cli import asked, evaluate
 from keras_mdm.optimizers import SGD
+from keras_mdm.runs import loading
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -108,6 +109,22 @@ def test_a_run_that_draws_by_a_preset(started, folder, tmp_path):  # noqa: F811
     options = json.loads((tmp_path / "a" / "report.json").read_text())["about"]["options"]
     noted = {"sampling": "paper", "steps": "2", "threshold": "static"}
     assert options == {**noted, "weights": "ema"}
+
+
+def test_steps_of_outer_levels_are_those_of_the_levels_that_a_phase_has(monkeypatch):
+    noted = {"steps": 10, "outer_steps": {"16": 5, "32": 3}}
+    monkeypatch.setattr(loading, "recorded_sampling", lambda target: dict(noted))
+    words = argparse.ArgumentParser()
+    evaluate.add_parser(words.add_subparsers())
+
+    def drawn(*given, levels=("8", "16", "32")):
+        args = words.parse_args(["evaluate", "run", "--reference", "x", *given])
+        return asked.samplings(args, levels)[""].get("outer_steps")
+
+    assert drawn() == {"16": 5, "32": 3}
+    assert drawn(levels=("8", "16")) == {"16": 5}
+    assert drawn(levels=("8",)) is None
+    assert drawn("--outer-steps", "4") == 4
 
 
 def test_a_run_in_training(started, folder, tmp_path, capsys):  # noqa: F811
