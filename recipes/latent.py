@@ -27,7 +27,8 @@ and measured, and RUN/latent.keras holds both networks.
     sampling        DDPM, 10 steps, guidance 2          DDPM, 250 steps, guidance 2.5 with class,
                                                         7 with text; no threshold: codes have none
     hardware        2 CPU cores                         8 or 32 A100 in the paper; not run here
-    hours           about 10 minutes                    not given in the paper, not run here
+    hours           not run; 150 steps: 5 minutes on    not given in the paper, not run here
+                    a core that other work shared
     paper's metric  -                                   figure 4, curves only: FID worse than MDM's
 
 The paper says of its latent models only that they have the hyper-parameters of the other baselines;
