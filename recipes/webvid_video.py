@@ -1,4 +1,4 @@
-"""Text to video: an image model that grows in time, then in space, in twenty minutes on two cores.
+"""Text to video: an image model that grows in time, then in space, in half an hour on two cores.
 
 This is the paper's schedule on a small scale. Phase 1 trains pictures, phase 2 adds frames, phase 3
 adds pixels. Every level is denoised jointly with those inside it, and in later phases a third of
@@ -21,7 +21,7 @@ the samples stop at a lower level (section 3.3). The picture is the first frame 
     sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendix C)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
-    hours           18 minutes                          not given in the paper, not run here
+    hours           half an hour                        not given in the paper, not run here
 
 Before the small run, once: keras-mdm assets fetch emoji minilm efficientnet-lite0. Other data at
 the small size: --animated-emoji (keras-mdm assets fetch animated-emoji), or --data DIR with
