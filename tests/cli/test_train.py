@@ -32,7 +32,7 @@ def names(listed):
 def test_without_a_name_recipes_are_listed_with_what_they_do(capsys):
     assert main(["train"]) == 0
     listed = capsys.readouterr().out
-    assert names(listed) == RECIPES and len(RECIPES) == 10
+    assert names(listed) == RECIPES and len(RECIPES) == 12
     assert "Your own pictures, of any size and number" in listed
 
 

@@ -21,7 +21,9 @@ def total(parts, phase=PHASE, devices=2):
     return rows[0]["memory"]["total"]
 
 
-@pytest.mark.parametrize("parts", [1, 4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "parts", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(16, marks=pytest.mark.slow)]
+)
 def test_the_smallest_number_that_fits(parts):
     memory = total(parts)
     found = costs.smallest_micro_batches(PHASE, make_unet, devices=2, memory=memory)
