@@ -384,6 +384,7 @@ def test_each_of_them_in_seconds(name, together):
         command(name, together), capture_output=True, text=True, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Stopped by" not in done.stdout + done.stderr  # which ends with status 0, too
     assert (together / f"{name}-flop.svg").is_file()
     found = [record for record in records(together) if record["experiment"] == name]
     assert found and all(math.isfinite(record["kid"]) for record in found)
