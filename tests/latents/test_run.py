@@ -7,9 +7,9 @@ from tiny_models import THREE_PARTS
 from keras_mdm import fit_autoencoder, load
 from keras_mdm.data import image_text_dataset
 from keras_mdm.latents import KLAutoencoder
-from keras_mdm.optimizers import Muon
+from keras_mdm.optimizers import SGD, Muon
 
-from .tiny import pictures
+from .tiny import pictures, tiny
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -63,6 +63,24 @@ def test_a_run_that_was_broken_off_ends_as_one_that_was_not(tmp_path):
             fitted(tmp_path / "cut", **change)
     fitted(tmp_path / "cut", fresh=True, steps=1)
     assert (tmp_path / "cut.1" / "autoencoder.keras").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_run_on_two_replicas(tmp_path, two_replicas):
+    def make():
+        model = tiny(seed=3)
+        model.compile(SGD(0.05))
+        return model
+
+    alone = fitted(tmp_path / "alone", make=make)
+    double = fitted(tmp_path / "double", make=make, strategy=two_replicas)
+    for mine, other in zip(alone.weights, double.weights, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5, err_msg=mine.path)
+    codes = [model.encode(IMAGES[:4]) for model in (alone, double)]
+    np.testing.assert_allclose(*codes, atol=1e-3)
+    again = fitted(tmp_path / "double", make=make, data=None)  # on one device
+    np.testing.assert_allclose(again.encode(IMAGES[:4]), codes[1], atol=1e-5)
 
 
 def test_several_workers_are_refused(tmp_path, monkeypatch):
