@@ -9,7 +9,7 @@ import dataclasses
 import gc
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from PIL import Image
 
 import keras_mdm as mdm
 from shared import rehearsal
-from shared.experiments import output, setting, study
+from shared.autoencoding import AutoencoderScale
+from shared.experiments import codes, output, setting, study
 from shared.experiments.fitting import Clock, fit
 from shared.experiments.ledger import Ledger
 from shared.experiments.measuring import BlockColours, Measure
@@ -57,6 +58,7 @@ class Experiment:
         paper: the paper's.
         then: function (loop, variants) called when all is trained.
         report: function (ledger, directory) called besides the usual tables and figures.
+        autoencoders: of latent models, by factor.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Experiment:
     paper: Scale
     then: Callable[["Loop", Sequence[Variant]], None] | None = None
     report: Callable[[Ledger, Path], None] | None = None
+    autoencoders: Mapping[int, AutoencoderScale] = dataclasses.field(default_factory=dict)
 
 
 def run(experiment: Experiment, description: str, words: Sequence[str] | None = None) -> None:
@@ -138,7 +141,7 @@ def study_of(
     """The pictures, at the sizes of all levels."""
     sizes = sorted(
         {
-            int(level)
+            stage.picture_size(level)
             for variant in variants
             for stage in variant.training.stages
             for phase in stage.scale.phases
@@ -183,6 +186,7 @@ class Loop:
             mdm.evaluation.EfficientNetLite0() if small else BlockColours(),
             sampling,
         )
+        self._studies = {1: data}
         planned = self._plan(progressive(base), None)
         self.budget = float(planned[-1][-1].after)
 
@@ -201,6 +205,21 @@ class Loop:
         stage = f"stage-{len(training.stages)}"
         return self.directory / TRAININGS / training.name / f"seed-{seed}" / stage / "model.keras"
 
+    def _data(self, factor: int) -> study.Study:
+        """The pictures, or their codes by the autoencoder of a factor, which is trained first."""
+        if factor not in self._studies:
+            scale, highest = self.experiment.autoencoders[factor], max(self.data.source.images)
+            if self.asked.scale != "small":
+                replicas = getattr(self.strategy, "num_replicas_in_sync", 1)
+                scale = codes.miniature(scale, replicas)
+            run_dir = self.directory / TRAININGS / f"autoencoder-f{factor}"
+            pictures = self.data.source.images[highest]
+            print(f"autoencoder of factor {factor}", flush=True)
+            codec = codes.trained(scale, pictures, self.data.identity, run_dir, self.strategy)
+            codes.measure(codec, pictures, self.measure, run_dir)
+            self._studies[factor] = codes.encoded(self.data, highest, codec)
+        return self._studies[factor]
+
     def _plan(self, training: Training, budget: float | None) -> list[list[Planned]]:
         conditions = self.data.conditions
         return plan(training, conditions, tokens=self.base.tokens, budget=budget)
@@ -209,14 +228,15 @@ class Loop:
         self, training: Training, planned: Sequence[Sequence[Planned]]
     ) -> dict[float, tuple[int, int, int]]:
         """(stage, phase, step) of every checkpoint at which the highest level can be drawn."""
-        highest = self.base.phases[-1].level_names[-1]
+        highest = int(self.base.phases[-1].level_names[-1])
         found, last = {}, len(planned) - 1
         for share in training.checkpoints:
             for number, each in enumerate(planned[last], start=1):
                 step = each.step_at(share * self.budget)
                 if share == 1.0 and number == len(planned[last]):
                     step = each.phase.steps  # whole steps: the budget is met within half a step
-                if step is not None and each.phase.level_names[-1] == highest:
+                size = training.stages[last].picture_size(each.phase.level_names[-1])
+                if step is not None and size == highest:
                     found[share] = (last, number, step)
                     break
         return found
@@ -292,7 +312,7 @@ class Loop:
             model = fit(
                 stage,
                 own,
-                self.data,
+                self._data(stage.factor),
                 run_dir,
                 seed=seed,
                 due=due,
@@ -332,7 +352,11 @@ class Loop:
                 mdm.Cascade(*models)  # raises unless they fit each other
                 seen[:] = seen or [self.measure.draw(models[0])]
                 options["low_res"] = seen[0]
-            images = self.measure.draw(models[-1], stage=len(models) - 1, **options)
+            drawn = models[-1]
+            if training.stages[-1].factor > 1:
+                codec = self._data(training.stages[-1].factor).codec
+                drawn = mdm.latents.LatentDiffusion(drawn, codec)
+            images = self.measure.draw(drawn, stage=len(models) - 1, **options)
             found[name] = self.measure(images)
             _write_page(images, place / f"{share:g}{name and '-'}{name.replace(' ', '-')}.png")
         best = min(found, key=lambda name: found[name]["kid"])

@@ -22,16 +22,21 @@ class Study:
         source: pictures at the sizes of all levels, with captions.
         encoder: of the captions; `None` for classes.
         conditions: options of the network.
+        codec: of a study of codes.
+        codes: of the pictures, by size, with a codec.
     """
 
     source: mdm.data.CaptionedImages
     encoder: Any
     conditions: Mapping[str, Any]
+    codec: Any = None
+    codes: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must find unchanged."""
-        return self.source.identity
+        made = {} if self.codec is None else {"codec": mdm.latents.identity_of(self.codec)}
+        return {**self.source.identity, **made}
 
     def datasets(
         self, seed: int, *, sees: int | None = None
@@ -54,7 +59,7 @@ class Study:
                 given["keys"] = (*given["keys"], "low_res")
 
         def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
-            images = self.source.images
+            images = self.source.images if self.codec is None else self.codes
             return mdm.data.mixed_dataset(
                 {
                     level: mdm.data.image_text_dataset(

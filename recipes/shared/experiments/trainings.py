@@ -25,11 +25,17 @@ class Stage:
         scale: its phases and numbers.
         sees: size of the smaller picture that it enlarges, if it is an upsampler.
         network: options of `build_nested_unet` besides those of the scale.
+        factor: of the autoencoder whose codes it makes, if it is a latent model.
     """
 
     scale: Scale
     sees: int | None = None
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    factor: int = 1
+
+    def picture_size(self, level: str) -> int:
+        """The size of the pictures of a level."""
+        return int(level) * self.factor
 
     def make_unet(self, phase: mdm.Phase, conditions: Mapping[str, Any], seed: int) -> Any:
         """The network of a phase."""
@@ -64,7 +70,8 @@ class Training:
             levels = [dataclasses.asdict(level) for level in _levels(scale.phases[-1])]
             rows = [phase.table_row() for phase in scale.phases]
             optimizer = getattr(scale.optimizer, "__name__", repr(scale.optimizer))
-            parts.append([levels, rows, scale.network, stage.network, scale.process, optimizer])
+            options = [scale.network, stage.network, scale.process, optimizer]
+            parts.append([levels, rows, *options, *([stage.factor] if stage.factor > 1 else [])])
         text = json.dumps([parts, self.sweep, self.checkpoints], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -208,6 +215,29 @@ def cascaded(base: Scale) -> Training:
         [Stage(low), Stage(high, sees=size, network={"in_channels": 6, **_time_width(base)})],
         sweep={f"low_res_noise {k}": {"low_res_noise": k} for k in (1, 100, 500, 700, 1000)},
         sweep_early=("low_res_noise 100", "low_res_noise 500"),
+    )
+
+
+def latent(base: Scale, factor: int = 4) -> Training:
+    """The nest's innermost network on codes of its size (section 4.1, appendix D.2). Codes have no
+    range, so nothing is clipped, and no white to censor."""
+    first, last = base.phases[0], base.phases[-1]
+    first = dataclasses.replace(first, final_learning_rate=last.final_learning_rate)
+    codes = int(last.level_names[-1]) // factor
+    if first.level_names != (str(codes),):
+        raise ValueError(
+            "the innermost level must have the size of the codes. Received: levels "
+            f"{', '.join(first.level_names)}, codes of {codes}. To fix it: pass another factor"
+        )
+    process = {**_without_nest(base.process), "threshold": "none"}
+    process.pop("censored", None)
+    scale = dataclasses.replace(base, phases=[first], process=process, guided_levels=1)
+    channels = mdm.latents.autoencoder.CHANNELS[factor]
+    network = {"in_channels": channels, "out_channels": channels}
+    return Training(
+        f"latent-f{factor}",
+        [Stage(scale, network=network, factor=factor)],
+        sweep={"": {"threshold": "none"}},
     )
 
 
