@@ -6,7 +6,7 @@ from typing import Any
 from keras_mdm import checks, models, named_arrays
 from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.lora import check_without_lora
-from keras_mdm.training import functions
+from keras_mdm.training import functions, usage
 from keras_mdm.training.taking import StartReport, choose
 
 
@@ -107,7 +107,8 @@ def start_from(model: Any, trained: Any, *, skip: Sequence[str] = ()) -> StartRe
     """Take the weights and averages of a trained model whose levels this one has.
 
     This does for models of different runs what growth does between two phases: the trained
-    model's levels are the inner ones of this model, or all of them. With a residual output the
+    model's levels are the inner ones of this model, or all of them. Its defaults of sampling, names
+    of classes and notes are taken where this model has none. With a residual output the
     measured deviations of those levels are taken too, since their weights depend on them. Averages
     continue from the trained model's, at its age; a power-function average that it lacks begins
     with its `ema`, and like all of them forgets its start during training.
@@ -166,6 +167,7 @@ class_embedding (1)
         # The deviation belongs to the weights of its level.
         if level in model.residual_std and f"level_{level}_down" in taken:
             model.residual_std[level].assign(value.value)
+    usage.take_over(model, usage.config(trained), classes="class_embedding" in taken)
     model.averages.mark()
     return report
 
@@ -195,6 +197,7 @@ def _derived(
     config["buckets"] = model.process.up_to(top).sizes if same else ()
     old_path = {new: old for old, new in paths.items()}
     kept = [old_path[variable.path] for variable in unet.weights]
+    config |= usage.of_levels(usage.config(model), levels)
     derived = model._around(unet, config)
     derived.downsample = model.downsample
     for old, new in levels.items():
