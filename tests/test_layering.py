@@ -69,10 +69,10 @@ ALLOWED = {
     | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
-    "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
-    | {"diffusion"}
-    | {"keras", "tensorflow"},
     "release": {"assets", "conditioning", "levels", "stages", "huggingface_hub", "tensorflow"},
+    "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
+    | {"diffusion", "release", "text"}
+    | {"keras", "tensorflow"},
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "latents"}
     | {"layers", "models", "release", "stages"}

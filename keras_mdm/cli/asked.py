@@ -50,10 +50,14 @@ def _own(model: Any, levels: tuple[str, ...]) -> dict[str, Any]:
         return {}
     (stage,) = stages_of(model)
     names = dict(zip(stage.unet.levels, levels, strict=True))
-    return {
-        option: {names[k]: v for k, v in value.items()} if isinstance(value, dict) else value
-        for option, value in stage.sampling.items()
-    }
+    found = stage.sampling
+    for option, value in found.items():
+        if isinstance(value, dict):
+            found[option] = {names[level]: each for level, each in value.items()}
+    scale = found.get("guidance_scale")
+    if isinstance(scale, dict):
+        found["guidance_scale"] = {level: scale.get(level, 1.0) for level in levels}
+    return found
 
 
 def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, Any]:

@@ -31,8 +31,7 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
 def load(path: str) -> "MatryoshkaDiffusion | Cascade | LatentDiffusion":
     """Load a model for a command, and say on stderr which one it is unless the path is a file.
 
-    A model from a run that does not know how it draws, such as one of an earlier version, draws as
-    the run has noted.
+    A model from a run draws as the run has noted last.
 
     Args:
         path: as in `keras_mdm.load`.
@@ -48,9 +47,9 @@ def load(path: str) -> "MatryoshkaDiffusion | Cascade | LatentDiffusion":
         from keras_mdm.stages import stages_of
         from keras_mdm.training import usage
     found, model = load_found(path)
-    stages = stages_of(model)
-    if len(stages) == 1:
-        usage.take_over(stages[0], {"sampling": recorded_sampling(found.path)})
+    stages, noted = stages_of(model), recorded_sampling(found.path)
+    if noted and len(stages) == 1:
+        stages[0].sampling = usage.fitting(stages[0], noted)
     if not Path(path).is_file():
         print(f"model: {found}", file=sys.stderr, flush=True)
     return model

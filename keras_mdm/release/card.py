@@ -42,12 +42,12 @@ def card(model: Any, pictures: Sequence[str], metrics: Mapping[str, Any] | None 
     notes, rows = notes_of(model), _rows(metrics)
     parts = [
         _front_matter(model, notes, rows),
-        f"# {_title(model, notes)}\n",
+        f"# {title(model)}\n",
         f"{notes.get('description') or _description(model)}\n",
         *(f"![Drawn by this model]({file})\n" for file in pictures),
         _use(model, notes),
-        _facts(model),
-        _about(notes),
+        facts(model),
+        about(notes),
         _results(rows),
     ]
     return "\n".join(part for part in parts if part)
@@ -82,7 +82,7 @@ def _front_matter(model: Any, notes: Mapping[str, Any], rows: Sequence[Mapping])
         ]
         data = {"name": _line(notes.get("data") or "not noted"), "type": "other"}
         result = {"task": {"type": task}, "dataset": data, "metrics": values}
-        found["model-index"] = [{"name": _title(model, notes), "results": [result]}]
+        found["model-index"] = [{"name": title(model), "results": [result]}]
     # JSON is YAML.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in found.items()]
     return "\n".join(["---", *lines, "---", ""])
@@ -98,7 +98,9 @@ def _task(model: Any) -> str:
     return "unconditional-image-generation" if kind == "image" else "other"
 
 
-def _title(model: Any, notes: Mapping[str, Any]) -> str:
+def title(model: Any) -> str:
+    """What the model is called."""
+    notes = notes_of(model)
     return _line(notes.get("title") or f"Matryoshka diffusion, {_sizes(model)}")
 
 
@@ -154,7 +156,8 @@ def _example(model: Any, notes: Mapping[str, Any]) -> tuple[str, str]:
     return ("low_res=small_pictures", also) if low else ("num_images=4", "")
 
 
-def _facts(model: Any) -> str:
+def facts(model: Any) -> str:
+    """A section on levels, parameters, process and sampling."""
     stages = stages_of(model)
     weights = sum(stage.unet.count_params() for stage in stages)
     codec = getattr(model, "codec", None)
@@ -190,7 +193,8 @@ def _facts(model: Any) -> str:
     )
 
 
-def _about(notes: Mapping[str, Any]) -> str:
+def about(notes: Mapping[str, Any]) -> str:
+    """A section on data and licence."""
     found = ["## Data and licence\n"]
     found.append(f"- licence: {_line(notes.get('licence') or 'not noted')}")
     if "data" not in notes:

@@ -15,7 +15,7 @@ from keras_mdm.files import DAMAGED
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.latents import LatentDiffusion
 from keras_mdm.layers.own_layers import UnknownLayer
-from keras_mdm.release import fetched, model_of
+from keras_mdm.release import PRESET_FILE, fetched, model_of
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.runs.snapshot import load_snapshot, unknown_class
@@ -100,6 +100,8 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
 def _noted_sampling(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path).absolute()
     for directory in (path, *path.parents[:3]):
+        if (directory / PRESET_FILE).is_file():  # which holds its own
+            return {}
         if (directory / "run.json").is_file():
             return (RunDirectory(directory).read() or {}).get("sampling", {})
     return {}

@@ -188,8 +188,7 @@ def _encode(model: Any, prompts: Sequence[str], argument: str = "prompts") -> Ar
             fix='pass for example ["a red apple"]',
             **{argument: prompts},
         )
-    if model.text_encoder is None:
-        model.text_encoder = _restore_encoder(model)
+    encoder_of(model)
     found = {}
     if "text" in names:
         found = dict(zip(("text", "text_mask"), model.text_encoder.encode(prompts), strict=True))
@@ -266,6 +265,17 @@ def _numbers(model: Any, labels: Any) -> Any:
             classes=[number for number, name in enumerate(names) if name == twice[0]],
         )
     return [known[label] if isinstance(label, str) else label for label in labels]
+
+
+def encoder_of(model: Any) -> Any:
+    """The text encoder of a model, restored if none is attached.
+
+    Raises:
+        ValueError: if it has none, or it is not known on this machine.
+    """
+    if model.text_encoder is None:
+        model.text_encoder = _restore_encoder(model)
+    return model.text_encoder
 
 
 def _restore_encoder(model: Any) -> Any:

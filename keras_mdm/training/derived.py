@@ -6,6 +6,8 @@ from typing import Any
 from keras_mdm import checks, models, named_arrays
 from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.lora import check_without_lora
+from keras_mdm.models.nested_unet import check_nested
+from keras_mdm.models.policies import network_policy
 from keras_mdm.training import functions, usage
 from keras_mdm.training.taking import StartReport, choose
 
@@ -90,6 +92,34 @@ def with_size(model: Any, size: Size) -> Any:
     model.refresh()
     check_without_lora(model.unet, "with_size")
     return _reconnected(model, models.with_size(model.unet, size))
+
+
+def with_dtype(model: Any, dtype: Any) -> Any:
+    """Make a model of the same parts that computes in another type; weights stay float32.
+
+    Args:
+        model: the model.
+        dtype: a policy of a network, such as "float32" or "mixed_bfloat16".
+
+    Returns:
+        A `MatryoshkaDiffusion`, not compiled; the model itself if it computes so already.
+
+    Raises:
+        ValueError: if there is no such policy, or the network is not built by `build_nested_unet`.
+    """
+    model.refresh()
+    policy = network_policy(dtype)
+    if policy.name == model.unet.policy.name:
+        return model
+    check_without_lora(model.unet, "with_dtype")
+    check_nested(model.unet, "with_dtype")
+    unet = type(model.unet)(model.unet.spec, dtype=policy, name=model.unet.name)
+    unet.trained_alone = model.unet.trained_alone
+    values = {variable.path: variable.value for variable in model.unet.weights}
+    for variable in unet.weights:
+        variable.assign(values[variable.path])
+    paths = {path: path for path in values}
+    return _derived(model, unet, {name: name for name in unet.levels}, paths)
 
 
 def _reconnected(model: Any, unet: Any) -> Any:

@@ -81,6 +81,16 @@ def of_levels(found: Mapping[str, Any], levels: Mapping[str, str]) -> dict[str, 
     return left
 
 
+def fitting(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of some defaults of sampling for the levels of a model.
+
+    Args:
+        model: the model.
+        given: the defaults.
+    """
+    return defaults.of_levels(given, {level: level for level in model.unet.levels})
+
+
 def take_over(model: Any, found: Mapping[str, Any], *, classes: bool = True) -> None:
     """Give a model what another one knew and it does not say itself.
 
@@ -89,10 +99,9 @@ def take_over(model: Any, found: Mapping[str, Any], *, classes: bool = True) -> 
         found: from `config` of the other, whose levels the model has.
         classes: whether the classes are the same.
     """
-    own, levels = config(model), model.unet.levels
+    own = config(model)
     if "sampling" in found and "sampling" not in own:
-        known = defaults.of_levels(found["sampling"], {level: level for level in levels})
-        model.sampling = known
+        model.sampling = fitting(model, found["sampling"])
     names = found.get("class_names")
     if classes and names and "class_names" not in own:
         if len(names) == model.unet.spec.num_classes:

@@ -1,5 +1,6 @@
 """Presets are whole or refused, and their cards are what readers and Hugging Face expect."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -247,7 +248,8 @@ def test_a_card_without_notes_says_so():
 
 def test_a_cascade(tmp_path):
     low = mdm.MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]), notes=NOTES, sampling={"steps": 2})
-    high = mdm.MatryoshkaDiffusion(tiny_unet([outer(16)], in_channels=6), sampling={"steps": 1})
+    larger = dataclasses.replace(PLAIN_INNER, size=16)
+    high = mdm.MatryoshkaDiffusion(tiny_unet([larger], in_channels=6), sampling={"steps": 1})
     cascade = mdm.Cascade(low, high)
     cascade.save_preset(tmp_path / "preset")
     loaded = mdm.Cascade.from_preset(tmp_path / "preset")
