@@ -16,7 +16,7 @@ from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.export import page, versions, warmup
-from keras_mdm.export.drawing import Drawing
+from keras_mdm.export.drawing import Drawing, Shared
 from keras_mdm.export.inputs import steps_limit
 from keras_mdm.export.module import DEFAULT, SIMPLE, Exported
 from keras_mdm.finite import check_weights
@@ -184,7 +184,7 @@ def _drawing(
     if codec is not None:
         names = [dict(zip(stages[0].unet.levels, levels, strict=True))]
     return Drawing(
-        stages=stages,
+        stages=[Shared(stage) for stage in stages],
         plans=plans,
         names=names,
         eta=first["eta"],
@@ -220,7 +220,7 @@ def _outer_steps(
 ) -> Counts:
     """Check `outer_steps` for the most steps that the export can take."""
     given = [own["outer_steps"] for own in options]
-    if not any(given):
+    if all(each is None for each in given):
         return {}
     if len(stages) > 1:
         raise checks.error(

@@ -220,8 +220,7 @@ def finish(
     drawn = list(shown.values())
     export = run_dir / "saved_model"
     if not export.exists():
-        preset = "ddpm" if sampling.get("sampling") == "paper" else "ddim"
-        mdm.export_saved_model(model, export, sampler=sampling.get("sampler", preset))
+        mdm.export_saved_model(model, export)
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
         "Model": run_dir / (finished or "model.keras"),
