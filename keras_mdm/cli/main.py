@@ -17,6 +17,7 @@ from keras_mdm.cli import (
     launch,
     prepare,
     sample,
+    serve,
     train,
 )
 
@@ -24,6 +25,7 @@ COMMANDS = (
     describe,
     import_,
     sample,
+    serve,
     evaluate,
     cut,
     export,
