@@ -43,6 +43,7 @@ def create_app(queue: SamplingQueue, metrics: Metrics, *, card: str = "") -> Any
     """
     with needed():
         from fastapi import FastAPI, Request, Response
+        from fastapi.exceptions import RequestValidationError
         from fastapi.responses import JSONResponse
         from starlette.exceptions import HTTPException
     painter, limits = queue.painter, queue.limits
@@ -79,6 +80,17 @@ def create_app(queue: SamplingQueue, metrics: Metrics, *, card: str = "") -> Any
             problem.status_code,
             problem.headers,
         )
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        name, value = str(first["loc"][-1]), str(first.get("input"))[:80]
+        sentence = checks.error(
+            f"`{name}` must be as /openapi.json says",
+            fix=first["msg"][:1].lower() + first["msg"][1:],
+            **{name: value},
+        )
+        return JSONResponse({"detail": str(sentence)}, 422)
 
     async def order_of(request: Request) -> Any:
         """What a request asks for, checked outside of the event loop."""

@@ -294,7 +294,8 @@ class ModelPainter:
         """See `Painter`."""
         if wanted == "none":
             return
-        yield self.order(Wish(seed=0))
+        plain = Wish(seed=0, prompt="a picture" if self.texts.wanted else None)  # loads the encoder
+        yield self.order(plain)
         if wanted == "plain":
             return
         top = self._shapes[self.levels[-1]]

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import signal
 import socket
 import sys
 import threading
@@ -20,6 +21,7 @@ from keras_mdm.serving.queue import SamplingQueue
 
 # Seconds that answers have to reach their clients once sampling has ended.
 _LAST_ANSWERS = 5
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -123,6 +125,8 @@ def run(
             threading.Thread(target=queue.close).start()
             super().handle_exit(sig, frame)
 
+    # uvicorn raises the signals that it has handled once more at its end: by then they are heard.
+    before = {sig: signal.signal(sig, lambda *heard: None) for sig in _SIGNALS}
     queue.start(warm_up)
     say(f"serving at {address} (Ctrl-C ends it)")
     threading.Thread(target=_say_ready, args=(queue, say), daemon=True).start()
@@ -132,6 +136,8 @@ def run(
         queue.close()
         queue.join(limits.grace + _LAST_ANSWERS)
         listening.close()
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
         say("stopped")
 
 

@@ -75,11 +75,12 @@ async function begin() {
     part.hidden = !fields.has(part.dataset.field);
   }
   const top = model.levels.at(-1);
-  const sizes = model.levels.map((each) => each.name).join(", ");
+  const names = model.levels.map((each) => each.name);
+  const sizes = [names.slice(0, -1).join(", "), names.at(-1)].filter(Boolean).join(" and ");
   $("title").textContent = model.notes.title ?? "keras-mdm";
   document.title = $("title").textContent;
   $("about").textContent = model.notes.description
-    ?? `Draws ${model.clips ? "clips" : "pictures"} at ${sizes} pixels together.`;
+    ?? `Draws ${model.clips ? "clips" : "pictures"} at ${sizes} pixels${names.length > 1 ? " together" : ""}.`;
   $("version").textContent = `keras-mdm ${model.version}`;
   $("licence").textContent = model.notes.licence ? `Model: ${model.notes.licence}` : "";
   $("frame").style.aspectRatio = `${top.width} / ${top.height}`;
