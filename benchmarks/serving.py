@@ -78,7 +78,7 @@ class Server:
 
     def megabytes(self) -> float:
         text = self.call("GET", "/metrics")[1]["text"]
-        return float(re.search(r"process_resident_memory_bytes (\S+)", text)[1]) / 2**20
+        return float(re.search(r"^process_resident_memory_bytes (\S+)", text, re.M)[1]) / 2**20
 
 
 def wishes(count: int, **options) -> list[dict]:
@@ -136,24 +136,26 @@ def crowd(server: Server, count: int, **options) -> dict:
 
 
 def leaving(server: Server, count: int) -> dict:
-    """Clients that hang up: seconds until nothing waits and nothing is drawn."""
+    """Clients that hang up: how long the next one waits, compared with an idle server."""
+
+    def timed() -> float:
+        began = time.monotonic()
+        server.call("POST", "/api/generate", wishes(1)[0])
+        return time.monotonic() - began
+
+    idle = timed()
     slow = server.hanging(wishes(1, steps=server.most)[0])
     server.wait_for(lambda waiting, drawing: drawing == 1)
     time.sleep(1.0)
-    slow.close()
-    drawing = server.wait_for(lambda waiting, drawing: drawing == 0)
-    first = server.hanging(wishes(1, steps=server.most)[0])
-    server.wait_for(lambda waiting, drawing: drawing == 1)
-    others = [server.hanging(wish) for wish in wishes(count)]
+    others = [server.hanging(wish) for wish in wishes(count, steps=server.most - 1)]
     server.wait_for(lambda waiting, drawing: waiting == count)
-    for each in others:
+    for each in (slow, *others):
         each.close()
-    waiting = server.wait_for(lambda waiting, drawing: waiting == 0)
-    first.close()
-    server.wait_for(lambda waiting, drawing: drawing == 0)
     return {
-        "until the drawing stops": round(drawing, 2),
-        f"until {count} places are free": round(waiting, 2),
+        "clients that left": 1 + count,
+        "steps of each": server.most,
+        "next picture": round(timed(), 2),
+        "on an idle server": round(idle, 2),
     }
 
 
