@@ -79,8 +79,8 @@ def export_saved_model(
             warning if its files are missing.
         dtype: `"float32"` or `"bfloat16"`, what the network computes in; as it does now unless
             given.
-        denoiser: add the signature `denoise`, the network alone: a copy of its graph, which takes a
-            quarter more time to load. Not for a cascade.
+        denoiser: add the signature `denoise`, the network alone. It is a second copy of the
+            network's graph, and takes time to load. Not for a cascade.
 
     Returns:
         The directory of the version.
