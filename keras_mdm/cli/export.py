@@ -38,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         action="store_true",
         help="leave the text encoder out; embeddings are sent instead of prompts",
     )
+    parser.add_argument(
+        "--denoiser", action="store_true", help="add a signature with the network alone"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -64,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             args.directory,
             weights=args.weights,
             dtype=args.dtype,
+            denoiser=args.denoiser,
             prompt_input=False if args.no_text_encoder else None,
         )
     )

@@ -21,32 +21,6 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 Tensors = Mapping[str, tf.Tensor]
 
 
-class Shared:
-    """A model whose network is one function in all graphs, traced once for all that call it: what
-    takes a server's time at loading is the number of operations.
-
-    Args:
-        model: the model, which answers everything else.
-    """
-
-    def __init__(self, model: MatryoshkaDiffusion):
-        self.model = model
-        self._networks: dict[tuple[str, str | None], Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def network(self, weights: str, stop_at: str | None = None) -> Any:
-        """As the model's."""
-        if stop_at == self.model.unet.levels[-1]:
-            stop_at = None
-        key = weights, stop_at
-        if key not in self._networks:
-            made = self.model.network(weights, stop_at)
-            self._networks[key] = tf.function(made, autograph=False, reduce_retracing=False)
-        return self._networks[key]
-
-
 @dataclasses.dataclass(frozen=True)
 class Drawing:
     """What is fixed in an export.
@@ -64,7 +38,7 @@ class Drawing:
         counts: number of steps that compute an outer level.
     """
 
-    stages: Sequence[Shared]
+    stages: Sequence[MatryoshkaDiffusion]
     plans: Sequence[SamplingPlan]
     names: Sequence[Mapping[str, str]]
     eta: float = 0.0
@@ -162,7 +136,7 @@ class Drawing:
 
     def _stage(
         self,
-        model: Shared,
+        model: MatryoshkaDiffusion,
         plan: SamplingPlan,
         rows: dict[str, Any],
         away: Tensors,
@@ -192,7 +166,7 @@ def rows_of(seeds: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.minimum(tf.range(tf.shape(seeds)[0]), count - 1)
 
 
-def _away(model: Shared, conditions: Tensors, text: Tensors) -> dict[str, tf.Tensor]:
+def _away(model: MatryoshkaDiffusion, conditions: Tensors, text: Tensors) -> dict[str, tf.Tensor]:
     """The dropped conditions, with this text instead of none."""
     cast = cast_conditions(conditions, model.unet.spec)
     found = unconditional(cast, model.null_condition)
@@ -201,7 +175,7 @@ def _away(model: Shared, conditions: Tensors, text: Tensors) -> dict[str, tf.Ten
     return {k: conditions[k] if k == LOW_RES else v for k, v in found.items()}
 
 
-def null_text(model: Shared, rows: tf.Tensor, length: tf.Tensor) -> dict[str, Any]:
+def null_text(model: MatryoshkaDiffusion, rows: tf.Tensor, length: tf.Tensor) -> dict[str, Any]:
     """The text of "no prompt" for some rows, of at least some tokens.
 
     Args:

@@ -22,6 +22,7 @@ class Exported(tf.Module):
     Args:
         drawing: what is fixed. It is no part of what is written, and so are the models in it.
         previews: names of levels that are drawn without those above.
+        denoiser: whether the network alone is a signature, too.
         encoder: the text encoder as a graph, if there is one.
         defaults: `steps` and `guidance_scale` of the simple signature.
     """
@@ -31,11 +32,13 @@ class Exported(tf.Module):
         drawing: Drawing,
         *,
         previews: tuple[str, ...],
+        denoiser: bool,
         encoder: tf.Module | None,
         defaults: Mapping[str, Any],
     ):
         super().__init__()
         self._drawing, self.defaults = drawing, dict(defaults)
+        self._with_denoiser = denoiser
         self.encoder = encoder  # tracked for its weights
         if encoder is not None:
             texts = tf.TensorSpec((None,), tf.string)
@@ -79,7 +82,7 @@ class Exported(tf.Module):
         scalars = named.amounts(self._drawing, guided=True, rows=False)
         number = {"num_images": tf.TensorSpec((), tf.int32, name="num_images")}
         yield SCALARS, self._graph(core, {**(conditions or number), **scalars})
-        if len(self._drawing.stages) == 1:
+        if self._with_denoiser:
             yield DENOISE, self._denoiser()
 
     def _core(self, drawing: Drawing) -> Callable:
@@ -160,7 +163,8 @@ class Exported(tf.Module):
         empty = tf.equal(texts, "")
 
         def encoded() -> tuple[tf.Tensor, tf.Tensor]:
-            text, mask = pad_tokens(*self._encode(texts), tf.shape(null["text"])[1])
+            text, mask = self._encode(texts)
+            text, mask = pad_tokens(text, mask, tf.shape(null["text"])[1])
             none = pad_tokens(null["text"], null["text_mask"], tf.shape(text)[1])
             text = tf.where(empty[:, None, None], none[0], text)
             return text, tf.where(empty[:, None], none[1], mask)

@@ -16,7 +16,7 @@ from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.export import described, page, versions, warmup
-from keras_mdm.export.drawing import Drawing, Shared
+from keras_mdm.export.drawing import Drawing
 from keras_mdm.export.inputs import steps_limit
 from keras_mdm.export.module import DEFAULT, SIMPLE, Exported
 from keras_mdm.finite import check_weights
@@ -46,6 +46,7 @@ def export_saved_model(
     outer_steps: int | Mapping[str, int] | None = None,
     prompt_input: bool | None = None,
     dtype: str | None = None,
+    denoiser: bool = False,
 ) -> Path:
     """Write a model, sampling loop included, as a SavedModel.
 
@@ -78,6 +79,8 @@ def export_saved_model(
             warning if its files are missing.
         dtype: `"float32"` or `"bfloat16"`, what the network computes in; as it does now unless
             given.
+        denoiser: add the signature `denoise`, the network alone. It is a second copy of the
+            network's graph, and takes time to load. Not for a cascade.
 
     Returns:
         The directory of the version.
@@ -101,11 +104,18 @@ def export_saved_model(
         stages, sampler=sampler, eta=eta, threshold=threshold, grid=grid, outer_steps=outer_steps
     )
     drawing = _drawing(model, stages, options, guidance, weights)
+    if denoiser and len(stages) > 1:
+        raise checks.error(
+            "`denoiser` is an option of a single model",
+            fix="leave it out, or export both models of the cascade one by one",
+            denoiser=denoiser,
+        )
     getattr(drawing.codec, "check_scale", lambda: None)()
     encoder = _encoder(stages[0], prompt_input)
     module = Exported(
         drawing,
         previews=_previews(stages[0], drawing),
+        denoiser=checks.one_of("denoiser", denoiser, (False, True)),
         encoder=encoder,
         defaults=_defaults(stages[0], drawing),
     )
@@ -169,8 +179,10 @@ def _drawing(
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
         scale = own.get("guidance_scale")
-        by_level = isinstance(scale, Mapping)
-        shares.append(guiding.spread(scale, stage.unet.levels)[1] if by_level else None)
+        own_shares = stage.guidance_shares
+        if isinstance(scale, Mapping):
+            _, own_shares = guiding.spread(scale, stage.unet.levels)
+        shares.append(own_shares)
     first = options[0]
     for name in ("eta", "guidance_rescale", "guidance_interval"):
         if len({str(own.get(name)) for own in options}) > 1:
@@ -185,16 +197,13 @@ def _drawing(
     if codec is not None:
         names = [dict(zip(stages[0].unet.levels, levels, strict=True))]
     return Drawing(
-        stages=[Shared(stage) for stage in stages],
+        stages=stages,
         plans=plans,
         names=names,
         eta=first["eta"],
         rescale=first.get("guidance_rescale", 0.0),
         interval=tuple(first.get("guidance_interval", (0.0, 1.0))),
-        shares=[
-            stage.guidance_shares if own is None else own
-            for stage, own in zip(stages, shares, strict=True)
-        ],
+        shares=shares,
         codec=codec,
         counts=counts,
     )

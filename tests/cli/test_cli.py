@@ -250,7 +250,12 @@ def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, m
     words = ["--weights", "raw", "--dtype", "bfloat16", "--no-text-encoder"]
     assert cli.main(["export", class_file, str(tmp_path / "served"), *words]) == 0
     ((model, directory, options),) = calls
-    assert options == {"weights": "raw", "dtype": "bfloat16", "prompt_input": False}
+    assert options == {
+        "weights": "raw",
+        "dtype": "bfloat16",
+        "prompt_input": False,
+        "denoiser": False,
+    }
     assert directory == str(tmp_path / "served")
     assert capsys.readouterr().out.strip() == str(tmp_path / "served" / "1")
     for loaded, saved in zip(model.unet.weights, class_model.unet.weights, strict=True):

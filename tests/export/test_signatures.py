@@ -24,12 +24,13 @@ def model(tmp_path_factory, spiece):  # noqa: F811
         encoder = FlanT5(write(folder / "tiny", spiece))
     unet = tiny_unet([PLAIN_INNER, outer(16)], text_width=encoder.width, num_classes=3)
     unet.trained_alone = ("8", "16")
-    return mdm.MatryoshkaDiffusion(unet, text_encoder=encoder, sampling=OWN)
+    return mdm.MatryoshkaDiffusion(unet, text_encoder=encoder, null_in_data=True, sampling=OWN)
 
 
 @pytest.fixture(scope="module")
-def place(model, tmp_path_factory):
-    return mdm.export_saved_model(model, tmp_path_factory.mktemp("served") / "apples")
+def place(model, tmp_path_factory, request):
+    slow = request.config.getoption("--slow")
+    return model.export(tmp_path_factory.mktemp("served") / "apples", denoiser=slow)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def test_strings_by_row(model, served):
     assert_same({k: v[1:] for k, v in weak.items()}, expected, 1)
 
 
+@pytest.mark.slow
 def test_negative_prompts_by_row(model, served):
     negative = ["", "the cow"]
     found = call(served["serving_default"], **asked(negative_prompt=tf.constant(negative)))
@@ -100,6 +102,7 @@ def test_embeddings_are_bit_identical(model, served, rows):
     assert_same(found, drawn(model, slice(0, rows)))
 
 
+@pytest.mark.slow
 def test_labels(model, served):
     found = call(
         served["labels"], label=[1, 2], steps=[3] * 2, guidance_scale=[3.0] * 2, seed=[5, 7]
@@ -122,11 +125,13 @@ def test_one_number_for_all(model, served):
     assert_same(found, model.generate(given, steps=3, seed=5, progress=False))
 
 
+@pytest.mark.slow
 def test_previews(model, served):
     assert_same(call(served["sample_8"], **asked()), drawn(model, stop_at="8"), 1)
     assert_same(call(served["sample_16"], **asked()), call(served["serving_default"], **asked()))
 
 
+@pytest.mark.slow
 def test_the_network_alone(model, served):
     rng = np.random.default_rng(0)
     x = {level: rng.normal(size=(2, int(level), int(level), 3)) for level in ("8", "16")}
@@ -244,6 +249,7 @@ def test_what_is_no_place_for_a_version(model, place, tmp_path):
         mdm.export_saved_model(model, tmp_path)
 
 
+@pytest.mark.slow
 def test_versions_defaults_and_types(tmp_path):
     unet = tiny_unet([PLAIN_INNER], dtype="mixed_bfloat16")
     model = mdm.MatryoshkaDiffusion(unet, sampling={"sampler": "ddpm", "steps": 3})
@@ -266,6 +272,7 @@ def test_versions_defaults_and_types(tmp_path):
     assert np.any(pictures["float32"]["8"] != pictures[None]["8"])
 
 
+@pytest.mark.slow
 def test_an_interval_and_a_share_of_noise(tmp_path):
     unet = tiny_unet([PLAIN_INNER], num_classes=2)
     own = {"steps": 4, "eta": 0.5, "guidance_interval": (0.3, 0.8), "guidance_rescale": 0.5}
