@@ -61,8 +61,9 @@ class FakePainter:
     def described(self):
         return {
             "fields": ["prompt", "seed", "steps"],
-            "levels": [{"name": n, "height": int(n), "width": int(n), "frames": None}
-                       for n in LEVELS],
+            "levels": [
+                {"name": n, "height": int(n), "width": int(n), "frames": None} for n in LEVELS
+            ],
             "channels": 3,
             "clips": False,
             "previews": True,

@@ -19,7 +19,6 @@ from keras_mdm.serving.guard import Guard  # noqa: E402
 from keras_mdm.serving.limits import Limits  # noqa: E402
 from keras_mdm.serving.metrics import Metrics  # noqa: E402
 from keras_mdm.serving.queue import SamplingQueue  # noqa: E402
-
 from serving.fakes import PATIENCE, FakePainter  # noqa: E402
 
 

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+
 from serving.fakes import PATIENCE, FakePainter
 
 pytest.importorskip("fastapi")

@@ -1,10 +1,11 @@
 """Drawing for a server: the pictures of `generate`, whoever shares the batch."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
-from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, FakeEncoder, outer, tiny_unet
+from tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, tiny_unet
 
 from keras_mdm.cascade import Cascade
 from keras_mdm.serving.limits import Limits
@@ -12,7 +13,11 @@ from keras_mdm.serving.painting import painter_of
 from keras_mdm.serving.wishes import Wish
 from keras_mdm.training import MatryoshkaDiffusion
 
-pytestmark = pytest.mark.usefixtures("eagerly")
+pytestmark = [
+    pytest.mark.usefixtures("eagerly"),
+    # Keras of prompts of one token, such as "no prompt" of the encoder here.
+    pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1"),
+]
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype("uint8")
 MASK = np.zeros((16, 16), "uint8")
@@ -22,7 +27,7 @@ MASK[:, :8] = 1
 @functools.cache
 def text_model():
     unet = tiny_unet(text_width=TEXT_WIDTH)
-    return MatryoshkaDiffusion(unet, text_encoder=FakeEncoder(), sampling={"steps": 3})
+    return MatryoshkaDiffusion(unet, text_encoder=FakeEncoder(), sampling={"steps": 2})
 
 
 @functools.cache
@@ -49,18 +54,18 @@ def test_a_picture_is_that_of_generate_and_does_not_depend_on_its_neighbours():
     ]
     assert len({painter.key(painter.order(wish)) for wish in wishes}) == 1
     together = drawn(painter, *wishes)
-    for wish, (pictures, notes) in zip(wishes, together, strict=True):
-        ((alone, _),) = drawn(painter, wish)
-        given = {"prompts": [wish.prompt]} if wish.prompt else {"num_images": 1}
-        if wish.negative_prompt:
-            given["negative_prompts"] = [wish.negative_prompt]
-        expected = model.generate(**given, seed=[wish.seed], progress=False)
-        assert notes == () and list(pictures) == ["8", "16"]
-        for level, picture in pictures.items():
-            np.testing.assert_array_equal(picture, alone[level])
-            # Kernels may round otherwise where the null is encoded beside the prompts.
-            other = expected[level][0].astype(int)
-            assert np.abs(picture.astype(int) - other).max() <= 1
+    assert all(notes == () and list(pictures) == ["8", "16"] for pictures, notes in together)
+    ((alone, _),) = drawn(painter, wishes[1])
+    for level, picture in alone.items():
+        np.testing.assert_array_equal(together[1][0][level], picture)
+    expected = (
+        model.generate(["a red apple"], seed=[3], progress=False),
+        model.generate(["panda"], negative_prompts=["a red"], seed=[4], progress=False),
+        model.generate(num_images=1, seed=[5], progress=False),
+    )
+    for (pictures, _), other in zip(together, expected, strict=True):
+        for level, picture in pictures.items():  # tokens of padding may round otherwise
+            assert np.abs(picture.astype(int) - other[level][0]).max() <= 1
     assert not np.array_equal(together[0][0]["16"], together[2][0]["16"])
 
 
@@ -71,11 +76,12 @@ def test_start_pictures_and_masks_share_a_batch_and_are_those_of_generate():
         Wish(prompt="panda", seed=seed, init_image=picture, mask=MASK)
         for seed, picture in ((1, PICTURE), (2, 255 - PICTURE))
     ]
-    for wish, (pictures, _) in zip(wishes, drawn(painter, *wishes), strict=True):
-        given = {"init_image": wish.init_image, "mask": MASK}
-        expected = model.generate(["panda"], seed=[wish.seed], progress=False, **given)["16"][0]
-        assert np.abs(pictures["16"].astype(int) - expected).max() <= 1
-        np.testing.assert_array_equal(pictures["16"][:, 8:], wish.init_image[:, 8:])  # kept
+    found = [pictures["16"] for pictures, _ in drawn(painter, *wishes)]
+    for wish, picture in zip(wishes, found, strict=True):
+        np.testing.assert_array_equal(picture[:, 8:], wish.init_image[:, 8:])  # kept
+    given = {"init_image": wishes[1].init_image, "mask": MASK}
+    expected = model.generate(["panda"], seed=[2], progress=False, **given)["16"][0]
+    assert np.abs(found[1].astype(int) - expected).max() <= 1
     large = Wish(init_image=PICTURE, mask=np.kron(MASK, np.ones((3, 3), "uint8")))
     np.testing.assert_array_equal(painter.order(large).wish.mask, MASK)
 
@@ -96,7 +102,7 @@ def test_what_cannot_share_a_batch_does_not():
     ]
     assert len({painter.key(painter.order(wish)) for wish in wishes}) == len(wishes)
     same = [Wish(prompt="a", negative_prompt="b", seed=1), Wish(sampler="ddim", steps=None)]
-    assert {painter.key(painter.order(wish)) for wish in same} == {painter.key(painter.order(Wish()))}
+    assert len({painter.key(painter.order(wish)) for wish in (*same, Wish())}) == 1
 
 
 def test_nothing_is_traced_again_for_other_numbers_of_rows_and_amounts(traced):
@@ -112,7 +118,7 @@ def test_nothing_is_traced_again_for_other_numbers_of_rows_and_amounts(traced):
 def test_steps_are_seen_and_may_be_ended():
     painter, seen = painter_of(text_model()), []
     drawn(painter, Wish(seed=1), Wish(seed=2), on_step=lambda *step: seen.append(step))
-    assert [step[:2] for step in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert [step[:2] for step in seen] == [(1, 2), (2, 2)]
     assert {level: rows.shape for level, rows in seen[0][2].items()} == {
         "8": (2, 8, 8, 3),
         "16": (2, 16, 16, 3),
@@ -148,7 +154,10 @@ def test_mistakes_are_found_before_anything_waits(wish, words):
 
 def test_classes_by_number_and_name():
     painter = painter_of(class_model())
-    assert painter.fields == ("seed", "steps", "sampler", "label", "guidance_scale") + painter.fields[5:]
+    assert (
+        painter.fields
+        == ("seed", "steps", "sampler", "label", "guidance_scale") + painter.fields[5:]
+    )
     assert painter.fields[5:] == ("init_image", "strength", "mask")
     pictures = drawn(painter, Wish(label="dog", seed=1), Wish(label=2, seed=1), Wish(seed=1))
     expected = class_model().generate(labels=[1, 2, -1], seed=[1, 1, 1], progress=False)["8"]
@@ -190,10 +199,10 @@ def test_a_text_that_is_cut_is_said_to_its_own_client_only():
 
 
 def test_a_cascade_draws_both_stages_with_previews_of_both():
-    low = MatryoshkaDiffusion(tiny_unet([INNER], num_classes=2), sampling={"steps": 2})
-    high = MatryoshkaDiffusion(
-        tiny_unet([outer(16)], num_classes=2, in_channels=6), sampling={"steps": 2}
-    )
+    large = dataclasses.replace(PLAIN_INNER, size=16)
+    low = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER], num_classes=2), sampling={"steps": 2})
+    unet = tiny_unet([large], num_classes=2, in_channels=6)
+    high = MatryoshkaDiffusion(unet, sampling={"steps": 2})
     painter, seen = painter_of(Cascade(low, high)), []
     ((pictures, _),) = drawn(painter, Wish(label=1), on_step=lambda *step: seen.append(step))
     assert list(pictures) == ["8", "16"]

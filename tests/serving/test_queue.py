@@ -10,7 +10,6 @@ from keras_mdm.serving.jobs import CANCELLED, DONE, DRAWING, FAILED, WAITING, Jo
 from keras_mdm.serving.limits import Limits, Refused
 from keras_mdm.serving.queue import SamplingQueue
 from keras_mdm.serving.wishes import Wish
-
 from serving.fakes import PATIENCE, FakePainter
 
 
@@ -56,7 +55,9 @@ def test_orders_that_fit_share_a_batch_and_every_job_gets_its_own_picture(make):
     queue = make(painter, batch=3)
     first = submit(queue, 1)
     assert painter.drawing.wait(PATIENCE)
-    others = [submit(queue, seed, steps) for seed, steps in ((2, 4), (3, 2), (4, 4), (5, 4), (6, 4))]
+    others = [
+        submit(queue, seed, steps) for seed, steps in ((2, 4), (3, 2), (4, 4), (5, 4), (6, 4))
+    ]
     assert [queue.position(job) for job in others] == [0, 1, 2, 3, 4]
     painter.go.release(100)
     for job, seed in zip([first, *others], range(1, 7), strict=True):

@@ -11,9 +11,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from serving.fakes import PATIENCE
 
 from keras_mdm.serving import server
+from serving.fakes import PATIENCE
 
 # A server that takes half a second a step, and what it says.
 PROGRAM = """
