@@ -73,10 +73,17 @@ ALLOWED = {
     "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
     | {"diffusion", "release", "text"}
     | {"keras", "tensorflow"},
-    "serving": {"conditioning", "levels", "sampling", "stages"}
+    "serving": {"conditioning", "export", "levels", "sampling", "stages"}
     | {"data.pictures", "data.skipping"}  # of pictures that clients send
-    | {"export.described"}  # of what exported models hold
-    | {"tensorflow", "PIL", "fastapi", "starlette", "uvicorn", "prometheus_client"},
+    | {
+        "tensorflow",
+        "tensorflow_text",
+        "PIL",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+    },
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "latents"}
     | {"layers", "models", "release", "stages"}

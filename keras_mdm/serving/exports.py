@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import secrets
 from collections.abc import Hashable, Iterator, Sequence
@@ -61,8 +60,8 @@ class ExportPainter:
     def __init__(self, directory: Path, *, limits: Limits):
         self.limits = limits
         facts = described.read(directory)
-        # Operations of tokenizers, which the graph may hold.
-        importlib.import_module("tensorflow_text")
+        import tensorflow_text  # noqa: F401  (operations of tokenizers, which the graph may hold)
+
         self._loaded = tf.saved_model.load(str(directory))  # owns the variables of the graphs
         self._signatures = dict(self._loaded.signatures)
         self._draw = self._signature()
