@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py runs/demo
 
-Starts `keras-mdm serve` and asks for pictures in five ways: one after the other, to see when the
-first preview comes; a crowd at once; clients that hang up, in the queue and while they are drawn;
-many requests, to see whether memory grows; and a crowd when the server is stopped.
+Starts `keras-mdm serve` and asks for pictures: one after the other, to see when the first preview
+comes; a crowd at once; in batches and alone, to compare them; by clients that hang up, in the queue
+and while they are drawn; many, to see whether memory grows; and a crowd when the server is stopped.
 """
 
 import argparse
@@ -31,6 +31,7 @@ class Server:
     """A server in a process of its own, and requests to it."""
 
     def __init__(self, model: str, words: list[str]):
+        began = time.monotonic()
         command = [sys.executable, "-m", "keras_mdm", "serve", model, "--port", "0", *words]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -41,6 +42,7 @@ class Server:
             raise SystemExit(f"the server ended with status {self.process.wait()}")
         while self.call("GET", "/health")[0] != 200:
             time.sleep(0.2)
+        self.started = round(time.monotonic() - began, 1)
 
     def call(self, method: str, path: str, wish: dict | None = None) -> tuple[int, dict]:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
@@ -135,6 +137,18 @@ def crowd(server: Server, count: int, **options) -> dict:
     }
 
 
+def neighbours(server: Server, count: int) -> dict:
+    """Pictures drawn in batches beside the same ones drawn alone."""
+
+    def drawn(wish: dict) -> dict:
+        return server.call("POST", "/api/generate", wish)[1]["images"]
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        together = list(pool.map(drawn, wishes(count)))
+    equal = sum(drawn(wish) == found for wish, found in zip(wishes(count), together, strict=True))
+    return {"pictures": count, "equal bit for bit": equal}
+
+
 def leaving(server: Server, count: int) -> dict:
     """Clients that hang up: how long the next one waits, compared with an idle server."""
 
@@ -213,8 +227,10 @@ def main() -> None:
     server.most = server.call("GET", "/api/model")[1]["limits"]["steps"]
     try:
         for name, measure in (
+            ("seconds until ready", lambda: server.started),
             ("previews", lambda: previews(server, 5)),
             ("crowd", lambda: crowd(server, args.crowd)),
+            ("neighbours", lambda: neighbours(server, 9)),
             ("leaving", lambda: leaving(server, 20)),
             ("memory", lambda: memory(server, args.requests, args.steps)),
             ("ending", lambda: ending(server, 20)),
