@@ -146,7 +146,8 @@ def create_app(queue: SamplingQueue, metrics: Metrics, *, card: str = "") -> Any
                 queue.cancel(job)
         if job.state != DONE:
             raise Refused(job.status, job.problem, job.retry_after)
-        if request.headers.get("accept", "").partition(";")[0].strip() == "image/png":
+        accepted = request.headers.get("accept", "").partition(",")[0].partition(";")[0].strip()
+        if accepted == "image/png":
             *_, top = job.pictures.values()
             content = await asyncio.to_thread(encode, top, job.order.parameters)
             headers = {"X-Seed": str(job.order.parameters["seed"]), **_NO_STORE}
@@ -184,10 +185,9 @@ def create_app(queue: SamplingQueue, metrics: Metrics, *, card: str = "") -> Any
 
     @app.get("/health", responses=answers.HEALTH, tags=["server"])
     async def health() -> Response:
-        """200 once pictures are drawn; 503 before, and when the sampling has ended."""
-        state = "ok" if queue.ready else queue.problem or "starting"
-        found = {"status": state, **queue.counts()}
-        return JSONResponse(found, 200 if queue.ready else 503, _NO_STORE)
+        """200 once pictures are drawn; 503 before, and when the server stops."""
+        found = {"status": queue.state, **queue.counts()}
+        return JSONResponse(found, 200 if queue.state == "ok" else 503, _NO_STORE)
 
     @app.get("/metrics", responses=answers.METRICS, tags=["server"])
     async def measured() -> Response:

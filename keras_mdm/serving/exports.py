@@ -191,7 +191,7 @@ class ExportPainter:
         found = self._draw(**inputs)
         drawn = {level: found[level].numpy() for level in self.levels}
         return [
-            ({level: drawn[level][row] for level in self._shown(wish)}, ())
+            ({level: drawn[level][row].copy() for level in self._shown(wish)}, ())
             for row, wish in enumerate(wishes)
         ]
 

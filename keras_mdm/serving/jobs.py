@@ -117,8 +117,7 @@ class Job:
         with self._lock:
             if self.over:
                 return
-            vars(self).update(values, ended=self._seconds())
-            self.preview = None if state != DONE else self.preview
+            vars(self).update(values, preview=None, ended=self._seconds())
             self.state = state
             calls, self._calls = self._calls, []
         for call in calls:

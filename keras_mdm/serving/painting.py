@@ -242,11 +242,9 @@ class ModelPainter:
     def _try(self, wish: Wish, options: Mapping[str, Any]) -> None:
         """Have `generate` check everything but the texts, which it would encode."""
         given: dict[str, Any] = {**options, **self._starts([wish]), "seed": [wish.seed]}
-        given["num_images"] = 1
+        given |= {"num_images": 1, "weights": self.weights}
         if wish.negative_prompt is not None:
             given["negative_prompts"] = {}
-        if self._single or self._coded:
-            given["weights"] = self.weights
         with self._checking, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are noted when the picture is drawn
             self.model.generate(dry_run=True, **given)
@@ -255,10 +253,10 @@ class ModelPainter:
     def _starts(wishes: Sequence[Wish]) -> dict[str, Any]:
         """The pictures that a batch begins from."""
         found = {}
-        for name, option in (("init_image", "init_image"), ("mask", "mask")):
+        for name in ("init_image", "mask"):
             values = [getattr(wish, name) for wish in wishes]
             if values[0] is not None:
-                found[option] = np.stack(values)
+                found[name] = np.stack(values)
         return found
 
     def _key(self, wish: Wish, options: Mapping[str, Any]) -> Hashable:
@@ -330,7 +328,8 @@ class ModelPainter:
         said = tuple(str(warning.message) for warning in caught)
         return [
             (
-                {level: drawn[level][row] for level in self._shown(wish) if level in drawn},
+                # Copies: a row would keep its whole batch in memory.
+                {k: drawn[k][row].copy() for k in self._shown(wish) if k in drawn},
                 (*said, *(notes[t] for t in (wish.prompt, wish.negative_prompt) if t in notes)),
             )
             for row, wish in enumerate(wishes)

@@ -51,7 +51,8 @@ class SamplingQueue:
         observe: Callable[[str, float], None] = lambda name, value: None,
     ):
         self.painter, self.limits = painter, limits
-        self.ready, self.problem = False, ""
+        self.ready = False
+        self.failure: Exception | None = None  # which ended the sampling
         self._observe = observe
         self._waiting: collections.deque[Job] = collections.deque()
         self._running: list[Job] = []
@@ -140,6 +141,13 @@ class SamplingQueue:
         for job in given_up:
             job.fail(503, _stopping(), 5.0)
 
+    @property
+    def state(self) -> str:
+        """ "ok", "starting" until graphs are traced, or "stopping"."""
+        if self._deadline is not None:
+            return "stopping"
+        return "ok" if self.ready else "starting"
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the sampling thread has ended; returns whether it has."""
         self._thread.join(timeout)
@@ -148,7 +156,7 @@ class SamplingQueue:
     def wait_ready(self) -> bool:
         """Wait until graphs are traced, or the server stops; returns whether they are."""
         with self._changed:
-            while not self.ready and not self.problem and self._deadline is None:
+            while not self.ready and self._deadline is None:
                 self._changed.wait(_LOOK)
         return self.ready
 
@@ -164,11 +172,10 @@ class SamplingQueue:
                         self._running = []
                         self._tell()
         except Exception as problem:  # else clients would wait for ever
-            _LOG.exception("the sampling thread ended")
-            self.ready, self.problem = False, f"{type(problem).__name__}: {problem}"
+            self.ready, self.failure = False, problem
             self.close()
             for job in self._running:
-                job.fail(500, f"sampling ended: {self.problem}")
+                job.fail(500, f"sampling ended: {type(problem).__name__}: {problem}")
 
     def _prepare(self) -> None:
         """Trace graphs with pictures that nobody sees."""

@@ -93,7 +93,8 @@ def run(
         say: called with what the operator should know.
 
     Raises:
-        ValueError: if a package is missing, or the address must not be used or is in use.
+        ValueError: if a package is missing, the address must not be used or is in use, or the model
+            cannot draw, for example because its text encoder is not on this machine.
     """
     check_address(host, token, open_to_all=open_to_all)
     with needed():
@@ -129,9 +130,17 @@ def run(
     before = {sig: signal.signal(sig, lambda *heard: None) for sig in _SIGNALS}
     queue.start(warm_up)
     say(f"serving at {address} (Ctrl-C ends it)")
-    threading.Thread(target=_say_ready, args=(queue, say), daemon=True).start()
+    server = Server(config)
+
+    def watch() -> None:
+        if queue.wait_ready():
+            say("ready: the first graphs are traced")
+        queue.join()  # a server that cannot draw ends
+        server.should_exit = True
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         queue.close()
         queue.join(limits.grace + _LAST_ANSWERS)
@@ -139,11 +148,8 @@ def run(
         for sig, handler in before.items():
             signal.signal(sig, handler)
         say("stopped")
-
-
-def _say_ready(queue: SamplingQueue, say: Callable[[str], None]) -> None:
-    if queue.wait_ready():
-        say("ready: the first graphs are traced")
+    if queue.failure is not None:
+        raise queue.failure
 
 
 def _in_address(host: str) -> str:

@@ -2,12 +2,17 @@
 
 import dataclasses
 import functools
+import io
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_models import PLAIN_INNER, TEXT_WIDTH, FakeEncoder, tiny_unet
 
 from keras_mdm.cascade import Cascade
+from keras_mdm.latents import LatentDiffusion, SpaceToDepth
+from keras_mdm.serving.files import encode
 from keras_mdm.serving.limits import Limits
 from keras_mdm.serving.painting import painter_of
 from keras_mdm.serving.wishes import Wish
@@ -214,6 +219,34 @@ def test_a_cascade_draws_both_stages_with_previews_of_both():
     ]
     with pytest.raises(ValueError, match="cannot be served by itself"):
         painter_of(high)
+
+
+def test_a_model_of_codes_draws_pictures():
+    unet = tiny_unet([PLAIN_INNER], num_classes=2, in_channels=12, out_channels=12)
+    inner = MatryoshkaDiffusion(unet, threshold="none", sampling={"steps": 2})
+    painter = painter_of(LatentDiffusion(inner, SpaceToDepth(2)))
+    assert painter.levels == ("16",) and "init_image" in painter.fields
+    assert "mask" not in painter.fields and not painter.described()["previews"]
+    wishes = [Wish(label=1, seed=1), Wish(label=0, seed=2)]
+    expected = painter.model.generate(labels=[1, 0], seed=[1, 2], progress=False)["16"]
+    for row, (pictures, _) in enumerate(drawn(painter, *wishes)):
+        np.testing.assert_array_equal(pictures["16"], expected[row])
+    ((changed, _),) = drawn(painter, Wish(init_image=PICTURE, strength=0.0))
+    np.testing.assert_array_equal(changed["16"], PICTURE)
+
+
+def test_clips_are_animated_files():
+    level = dataclasses.replace(PLAIN_INNER, frames=4, temporal_attention=(0,))
+    model = MatryoshkaDiffusion(tiny_unet([level]), sampling={"steps": 1})
+    painter = painter_of(model)
+    assert painter.clips and painter.fields == ("seed", "steps", "sampler")
+    ((pictures, _),) = drawn(painter, Wish(seed=3))
+    assert pictures["4x8"].shape == (4, 8, 8, 3)
+    file = Image.open(io.BytesIO(encode(pictures["4x8"], {"seed": 3})))
+    assert file.n_frames == 4 and json.loads(file.text["keras-mdm"]) == {"seed": 3}
+    for number, frame in enumerate(pictures["4x8"]):
+        file.seek(number)
+        np.testing.assert_array_equal(np.asarray(file.convert("RGB")), frame)
 
 
 def test_held_still_looks_at_the_weights_once(monkeypatch):

@@ -186,6 +186,6 @@ def test_a_painter_that_cannot_work_fails_all_jobs_instead_of_hanging():
     queue = SamplingQueue(Broken(), Limits())
     queue.start()
     assert queue.join(PATIENCE) and not queue.wait_ready()
-    assert queue.problem == "OSError: no device"
+    assert str(queue.failure) == "no device" and queue.state == "stopping"
     with pytest.raises(Refused):
         submit(queue, 1)
