@@ -194,6 +194,8 @@ class Cascade(keras.Model):
         return self.low.text_encoder_identity
 
     export = front_door.export
+    save_preset = front_door.save_preset
+    from_preset = classmethod(front_door.from_preset)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: the models are trained one by one."""

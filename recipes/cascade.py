@@ -17,13 +17,14 @@ take it. experiments/convergence.py compares it with the others at equal FLOPs.
 
 import argparse
 import copy
+import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import keras_mdm as mdm
-from shared import drawing, options, plan, texts
+from shared import drawing, notes, options, plan, texts
 from shared.drawings import Drawings, Enlarged, load
 from shared.scale import Scale
 from shared.training import run, train
@@ -136,6 +137,7 @@ def main() -> None:
     prompts = drawing.choose_prompts(drawings, texts.PROMPTS, 32)
     page = drawing.write_page(cascade, prompts, run_dir / "prompts.png", **options_)
     print(f"\nPicture      {page}\nModel        {run_dir / 'cascade.keras'}")
+    measured = None
     if arguments.worth:
         order = np.random.default_rng(0).permutation(len(drawings))
         asked = [drawings.captions[row] for row in np.resize(order, arguments.worth)]
@@ -150,6 +152,8 @@ def main() -> None:
             measures=("kernel",),
         )
         print(f"\n{report.summary}")
+        measured = json.loads(report.to_json())
+    notes.preset(cascade, arguments, [page], measured)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from typing import Any
 import keras
 
 import keras_mdm as mdm
-from shared import options
+from shared import notes, options
 from shared.drawings import write_emoji
 from shared.pictures import Pictures
 from shared.scale import Scale
@@ -179,7 +179,8 @@ def main() -> None:
     known = {name for level in model.unet.spec.levels for name in level.micro_conditions}
     size = MICRO if MICRO in known else None
     data = partial(Pictures, rule={"pixel_range": "release"}, original_size=size)
-    train(arguments, scale, data, load=load)
+    noted = notes.of_asset("emoji") if small else None
+    train(arguments, scale, data, load=load, noted=noted)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from functools import partial
 from pathlib import Path
 
 import keras_mdm as mdm
-from shared import options
+from shared import notes, options
 from shared.drawings import write_emoji
 from shared.pictures import Pictures
 from shared.scale import Scale
@@ -220,7 +220,9 @@ def main() -> None:
             parser.error(
                 f"{word} is about captions: leave it out with --condition {arguments.condition}"
             )
+    noted = None
     if arguments.data is None:
+        noted = notes.of_asset("emoji")
         size = per_level(arguments, small=True)[0][-1]
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
         arguments.data = str(write_emoji(folder, size))
@@ -238,7 +240,7 @@ def main() -> None:
         rule={"crop": arguments.crop},
         buckets=arguments.buckets,
     )
-    train(arguments, scale, data)
+    train(arguments, scale, data, noted=noted)
 
 
 if __name__ == "__main__":

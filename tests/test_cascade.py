@@ -172,8 +172,8 @@ def test_one_file_holds_both(tmp_path, monkeypatch):
 @pytest.mark.parametrize("classes", [3, None], ids=["classes", "unconditional"])
 def test_what_is_exported_draws_the_same(tmp_path, classes):
     model = cascade(num_classes=classes)
-    assert model.export(tmp_path / "served") == tmp_path / "served"
-    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    assert model.export(tmp_path / "served") == tmp_path / "served" / "1"
+    served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["scalars"]
     given = {"label": tf.constant([2, 0])} if classes else {"num_images": tf.constant(2)}
     given |= {"steps": tf.constant(2), "seed": tf.constant(5, tf.int64)}
     scale = 2.0 if classes else 1.0

@@ -56,6 +56,7 @@ ALLOWED = {
     | {"untracked"}
     | {"data.python_calls", "data.order.python_calls"}  # for captions
     | {"export"}  # of a model's own `export`
+    | {"release", "runs.loading"}  # of its own `save_preset` and `from_preset`
     | {"keras", "tensorflow", "tqdm"},
     "cascade": {"backends", "conditioning", "levels", "pictures", "sampling", "stages", "training"}
     | {"keras"},
@@ -68,12 +69,13 @@ ALLOWED = {
     | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
     "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
+    "release": {"assets", "conditioning", "levels", "stages", "huggingface_hub", "tensorflow"},
     "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
-    | {"diffusion"}
+    | {"diffusion", "release", "text"}
     | {"keras", "tensorflow"},
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "latents"}
-    | {"layers", "models", "stages"}
+    | {"layers", "models", "release", "stages"}
     | {"named_arrays"}
     | {"optimizers", "tracing", "training", "keras", "tensorflow", "tqdm"},
     "video": {"training", "levels"},

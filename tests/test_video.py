@@ -133,7 +133,7 @@ def test_a_model_with_other_frames_has_its_averages(model):
 def test_the_export_serves_clips(model, tmp_path):
     served = tf.saved_model.load(str(export_saved_model(model, tmp_path / "export")))
     text, mask = FakeEncoder().encode(PROMPTS)
-    found = served.signatures["serving_default"](
+    found = served.signatures["scalars"](
         text=tf.constant(text),
         text_mask=tf.constant(mask),
         steps=tf.constant(3),

@@ -1,10 +1,11 @@
 """What the words of `keras-mdm evaluate` ask for: features, levels, options of `generate`."""
 
 import argparse
-import sys
 from typing import Any
 
 from keras_mdm import checks
+from keras_mdm.cli import models
+from keras_mdm.stages import levels_of, stages_of
 
 
 def features_of(name: str) -> Any:
@@ -22,10 +23,12 @@ def chosen_levels(wanted: list[str] | None, levels: tuple[str, ...]) -> list[str
     return [level for level in levels if wanted is None or level in wanted]
 
 
-def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def samplings(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Any]]:
     """Options of `generate` by the folder of their pictures: one, or one for each scale. What is
-    not given is as the run draws by itself."""
-    options = {**_of_run(args.target, levels), **sampling_options(args, levels)}
+    not given is as the model draws by itself."""
+    levels = levels_of(model)
+    options = {**_own(model, levels), **sampling_options(args, levels)}
+    models.say_sampling(model)
     if not args.sweep:
         return {"": options}
     if args.guidance:
@@ -40,22 +43,20 @@ def samplings(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, di
     return {f"guidance-{scale:g}": {**options, "guidance_scale": scale} for scale in args.sweep}
 
 
-def _of_run(target: str, levels: tuple[str, ...]) -> dict[str, Any]:
-    """How a run draws; of options by level those of the levels that the model has."""
-    from keras_mdm.runs.loading import recorded_sampling
-
-    found = recorded_sampling(target)
+def _own(model: Any, levels: tuple[str, ...]) -> dict[str, Any]:
+    """The defaults of a model of one stage, under the names of its pictures' levels; those of a
+    cascade stay with its models."""
+    if len(stages_of(model)) > 1:
+        return {}
+    (stage,) = stages_of(model)
+    names = dict(zip(stage.unet.levels, levels, strict=True))
+    found = stage.sampling
+    for option, value in found.items():
+        if isinstance(value, dict):
+            found[option] = {names[level]: each for level, each in value.items()}
     scale = found.get("guidance_scale")
     if isinstance(scale, dict):
         found["guidance_scale"] = {level: scale.get(level, 1.0) for level in levels}
-    outer = found.get("outer_steps")
-    if isinstance(outer, dict):
-        found["outer_steps"] = {level: outer[level] for level in levels if level in outer}
-    if len(levels) == 1:  # of the first phase
-        found.pop("outer_steps", None)
-    if found:
-        said = ", ".join(f"{key} {value}" for key, value in found.items())
-        print(f"drawn as the run draws, unless options say otherwise: {said}", file=sys.stderr)
     return found
 
 

@@ -80,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "(default: captions of the real pictures, shuffled)",
     )
     parser.add_argument(
-        "--steps", type=int, help="sampling steps (default: those of the run, or 50)"
+        "--steps", type=int, help="sampling steps (default: the model's own, or 50)"
     )
     parser.add_argument("--outer-steps", type=int, metavar="N", help="as in `keras-mdm sample`")
     parser.add_argument("--sampler", help="as in `keras-mdm sample`")
@@ -88,7 +88,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--guidance",
         nargs="+",
         metavar="SCALE",
-        help="guidance scale; LEVEL=SCALE pairs for a scale per level (default: as the run draws)",
+        help="guidance scale; LEVEL=SCALE pairs for a scale per level (default: the model's)",
     )
     parser.add_argument(
         "--low-res-noise",
@@ -212,7 +212,7 @@ def _of_model(
         folder: evaluation.Request(
             args.count, **given, seed=args.seed, batch_size=args.batch_size, options=sampling
         )
-        for folder, sampling in asked.samplings(args, levels_of(model)).items()
+        for folder, sampling in asked.samplings(args, model).items()
     }
     evaluation.check(model, measures, requests.values(), few=args.few, networks=networks.values())
     for request in requests.values():

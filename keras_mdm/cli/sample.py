@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
-from keras_mdm.cli import models
+from keras_mdm.cli import labels, models
 from keras_mdm.cli.kinds import KINDS, kind_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     models.add_argument(parser)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
     parser.add_argument(
-        "--label", type=int, nargs="+", metavar="N", help="classes to draw; -1 for none"
+        "--label",
+        type=labels.class_of,
+        nargs="+",
+        metavar="CLASS",
+        help="classes to draw, by number or name; -1 for none",
     )
     parser.add_argument(
         "--text-encoder",
@@ -54,24 +58,31 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="folder of the model's FLAN-T5 encoder, if the model was imported without one "
         "or it cannot be found",
     )
-    parser.add_argument("--steps", type=int, help="sampling steps (default: 50)")
+    parser.add_argument(
+        "--steps", type=int, help="sampling steps (default: the model's own, or 50)"
+    )
     parser.add_argument(
         "--outer-steps",
         type=int,
         metavar="N",
         help="how many of the steps compute the levels above the innermost one, which then keep "
-        "their detail in between (default: all)",
+        "their detail in between (default: the model's own, or all)",
     )
     parser.add_argument(
         "--guidance",
         type=float,
-        help="guidance scale (default: 4; 1 for a model whose conditions were never dropped)",
+        help="guidance scale (default: the model's own, or 4; 1 for a model whose conditions were "
+        "never dropped)",
     )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
     parser.add_argument("--negative", metavar="PROMPT", help="what to guide away from")
     parser.add_argument("--per-prompt", type=int, default=1, metavar="N", help="pictures of each")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: ddim")
-    parser.add_argument("--grid", choices=GRIDS, default="uniform", help="which times to visit")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the model's own, or ddim")
+    parser.add_argument(
+        "--grid",
+        choices=GRIDS,
+        help="which times to visit (default: the model's own, or uniform)",
+    )
     parser.add_argument(
         "--stop-at", metavar="LEVEL", help="the highest level to draw, for quick previews"
     )
@@ -139,9 +150,10 @@ def run(args: argparse.Namespace) -> int:
     kind = kind_of(model, args.kind, run=args.model)
     if args.text_encoder:
         attach(model, args.text_encoder)
-    captions = args.prompts or [f"label {label}" for label in args.label or ()] or ["sample"]
+    captions = args.prompts or labels.titles(args.label or (), model) or ["sample"]
     captions = [caption for caption in captions for _ in range(args.per_prompt)]
     options = _options(args)
+    models.say_sampling(model)
     if args.low_res:
         options["low_res"] = seen_picture(args.low_res, model, len(captions) // args.per_prompt)
     if args.init:

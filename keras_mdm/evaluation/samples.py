@@ -55,7 +55,12 @@ class Request:
     def identity(self, model: Any) -> dict[str, Any]:
         """What pictures already drawn must have been asked with; `count` and batches may grow."""
         options = {key: repr(value) for key, value in sorted(self.options.items())}
-        return {"model": weights_digest(model), "seed": self.seed, "options": options}
+        found = {"model": weights_digest(model), "seed": self.seed, "options": options}
+        own = [
+            {key: repr(value) for key, value in stage.sampling.items() if key not in options}
+            for stage in stages_of(model)
+        ]
+        return {**found, "own": own} if any(own) else found
 
     def conditions(self, rows: slice) -> dict[str, Any]:
         """Arguments of `generate` for some of the pictures."""

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,66 +11,61 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.cascade import Cascade
 from keras_mdm.conditioning import nulls
-from keras_mdm.conditioning.low_res import (
-    LOW_RES,
-    LOW_RES_NOISE,
-    low_res_channels,
-    micro_conditions,
-    sees_noise,
-)
+from keras_mdm.conditioning.conditions import condition_names
+from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
-from keras_mdm.files import temporary_directory
+from keras_mdm.export import page, versions, warmup
+from keras_mdm.export.drawing import Drawing
+from keras_mdm.export.inputs import steps_limit
+from keras_mdm.export.module import DEFAULT, SIMPLE, Exported
 from keras_mdm.finite import check_weights
-from keras_mdm.latents import Codec, LatentDiffusion
-from keras_mdm.latents.codecs import decoded
-from keras_mdm.sampling import guidances
-from keras_mdm.sampling.low_res_noise import LEAST
-from keras_mdm.sampling.outer_steps import Counts, due, tops_of
+from keras_mdm.latents import LatentDiffusion
+from keras_mdm.sampling import defaults, guidances, guiding, prompts
+from keras_mdm.sampling.outer_steps import Counts, tops_of
 from keras_mdm.sampling.outer_steps import resolve as resolve_outer_steps
-from keras_mdm.sampling.plan import SamplingPlan, amounts_of
-from keras_mdm.sampling.stepping import start_noise, to_uint8
-from keras_mdm.stages import levels_of, seed_of_stage, stages_of
-from keras_mdm.training.assertions import (
-    noise_requirement,
-    outer_steps_requirement,
-    sampling_requirements,
-)
+from keras_mdm.sampling.plan import SamplingPlan
+from keras_mdm.stages import levels_of, stages_of
+from keras_mdm.training.derived import with_dtype
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
-# Inputs that are not conditions, one number for all pictures.
-SCALARS = ("steps", "guidance_scale", "seed", LOW_RES_NOISE)
+# What an export may compute in, and the policy of the network.
+DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def export_saved_model(
     model: MatryoshkaDiffusion | Cascade | LatentDiffusion,
     directory: str | os.PathLike,
     *,
-    sampler: str | Sampler = "ddim",
-    eta: float = 0.0,
+    sampler: str | Sampler | None = None,
+    eta: float | None = None,
     threshold: str | Callable[[Any], Any] | None = None,
     guidance: str | guidances.Guidance = "classifier_free",
-    grid: str = "uniform",
+    grid: str | None = None,
     weights: str = "ema",
     outer_steps: int | Mapping[str, int] | None = None,
+    prompt_input: bool | None = None,
+    dtype: str | None = None,
+    denoiser: bool = False,
 ) -> Path:
     """Write a model, sampling loop included, as a SavedModel.
 
-    The signature `serving_default` takes the conditions of the network: `text` `(B, L, D)` float32
-    with `text_mask` `(B, L)` float32, `pooled` `(B, P)`, or `label` `(B,)` int32, or `num_images`
-    for a network without conditions; `low_res` `(B, h, w, C)` uint8 of any size if it sees a
-    picture; micro-conditions `(B,)`; and the scalars `steps` int32, `guidance_scale` float32,
-    `seed` int64, and `low_res_noise` int32 if the network is told how noisy that picture is. It
-    returns uint8 pictures `(B, H, W, C)`, or clips, by level name. Both models of a cascade are in
-    it, and take the same steps under the same conditions; of a `LatentDiffusion`, the decoder is in
-    it as well. Both halves of the guidance are always computed. Inputs that `generate` would refuse
-    fail with `tf.errors.InvalidArgumentError`, also in TensorFlow Serving: steps outside the
-    training schedule, a guidance scale, text or pooled vector that is not finite, classes that do
-    not exist, different numbers of rows.
+    It becomes the next version in the directory, `DIRECTORY/1` at first, as TensorFlow Serving
+    wants it; `DIRECTORY/README.md` describes its signatures. The default one takes `prompt` and
+    `negative_prompt` as strings if the model's text encoder can be inside (MiniLM, FLAN-T5; loading
+    then needs `import tensorflow_text`), else the conditions of the network: `text` `(B, L, D)`
+    with `text_mask` `(B, L)`, `pooled` `(B, P)`, `label` `(B,)`; `low_res` `(B, h, w, C)` uint8 of
+    any size if it sees a picture; micro-conditions `(B,)`, NaN for the level's default. `steps`,
+    `guidance_scale` and `seed` have one value for each picture, which is the first picture of that
+    seed. All return uint8 pictures `(B, H, W, C)`, or clips, by level name. See `docs/export.md`
+    for the other signatures.
+
+    Inputs that `generate` would refuse fail with `tf.errors.InvalidArgumentError`, also in Serving.
+    What is not given here is as in the model's own `sampling`.
 
     Args:
         model: the model, or a cascade, or a model of codes with its codec.
-        directory: where to write; must be empty or not exist.
+        directory: where to write; may hold earlier versions, and nothing else.
         sampler: as in `generate`, fixed in the export.
         eta: share of fresh noise in DDIM.
         threshold: threshold of the estimates, as in `generate`; the model's own unless given.
@@ -80,58 +75,138 @@ def export_saved_model(
             written.
         outer_steps: as in `generate`, fixed in the export, which then needs at least as many
             `steps`. Not for a cascade.
+        prompt_input: whether the text encoder is inside. Unless given, it is if it can be, with a
+            warning if its files are missing.
+        dtype: `"float32"` or `"bfloat16"`, what the network computes in; as it does now unless
+            given.
+        denoiser: add the signature `denoise`, the network alone: a copy of its graph, which takes a
+            quarter more time to load. Not for a cascade.
 
     Returns:
-        The directory.
+        The directory of the version.
 
     Raises:
-        ValueError: if the directory is not empty, an option is unknown, or the weights are not
-            finite.
+        ValueError: if the directory holds anything else, an option is unknown, the text encoder
+            cannot be inside, or the weights are not finite.
 
     Example:
 
-    >>> export_saved_model(model, "export")
-    >>> served = tf.saved_model.load("export").signatures["serving_default"]
-    >>> served(text=text, text_mask=mask, steps=tf.constant(50),
-    ...     guidance_scale=tf.constant(4.0), seed=tf.constant(0, tf.int64))["64"]
+    >>> export_saved_model(model, "served")  # "served/1"
+    >>> import tensorflow_text
+    >>> served = tf.saved_model.load("served/1").signatures["simple"]
+    >>> served(prompt=tf.constant(["a red apple"]))["64"]
 
     Reference: Gu et al. 2023 (arXiv 2310.15111), appendix C.
     """
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    place = versions.next_of(directory)
+    stages = _in_dtype(stages_of(model), dtype)
+    options = _filled(
+        stages, sampler=sampler, eta=eta, threshold=threshold, grid=grid, outer_steps=outer_steps
+    )
+    drawing = _drawing(model, stages, options, guidance, weights)
+    if denoiser and len(stages) > 1:
         raise checks.error(
-            "`directory` must be empty or not exist",
-            fix="choose another one, or remove it",
-            directory=str(directory),
+            "`denoiser` is an option of a single model",
+            fix="leave it out, or export both models of the cascade one by one",
+            denoiser=denoiser,
         )
-    samplers.get(sampler, eta=eta)  # raises for values out of range
-    counts = _outer_steps(model, outer_steps)
-    plans = []
-    for stage in stages_of(model):
+    getattr(drawing.codec, "check_scale", lambda: None)()
+    encoder = _encoder(stages[0], prompt_input)
+    module = Exported(
+        drawing,
+        previews=_previews(stages[0], drawing),
+        denoiser=checks.one_of("denoiser", denoiser, (False, True)),
+        encoder=encoder,
+        defaults=_defaults(stages[0], drawing),
+    )
+    with versions.written(place) as target:
+        tf.saved_model.save(module, str(target), signatures=module.graphs)
+        least = max([1, *(count for count in drawing.counts.values() if count)])
+        asked = {k: warmup.example(module.graphs[k], least) for k in (DEFAULT, SIMPLE)}
+        warmup.write(target, asked, versions.name_of(directory))
+    page.write(directory, model, module, place)
+    return place
+
+
+def _in_dtype(
+    stages: tuple[MatryoshkaDiffusion, ...], dtype: str | None
+) -> tuple[MatryoshkaDiffusion, ...]:
+    if dtype is None:
+        return stages
+    policy = DTYPES[checks.one_of("dtype", dtype, tuple(DTYPES))]
+    return tuple(with_dtype(stage, policy) for stage in stages)
+
+
+def _filled(stages: tuple[MatryoshkaDiffusion, ...], **given: Any) -> list[dict[str, Any]]:
+    """The options of every stage, with its defaults where none are given."""
+    found = []
+    for stage in stages:
+        own = dict(stage.sampling)
+        named = defaults.PRESETS[own.get("sampling", "default")]
+        if given["sampler"] is not None:
+            own.pop("eta", None)
+        plain = {"sampler": named["sampler"], "eta": 0.0, "grid": "uniform"}
+        plain["threshold"] = stage.threshold
+        asked = {name: value for name, value in given.items() if value is not None}
+        found.append({"outer_steps": None, **plain, **own, **asked})
+    return found
+
+
+def _drawing(
+    model: Any,
+    stages: tuple[MatryoshkaDiffusion, ...],
+    options: list[dict[str, Any]],
+    guidance: Any,
+    weights: str,
+) -> Drawing:
+    """Check all options, and put what is fixed into one record."""
+    counts = _outer_steps(model, stages, options)
+    plans, shares = [], []
+    for stage, own in zip(stages, options, strict=True):
+        samplers.get(own["sampler"], eta=own["eta"])  # raises for values out of range
         conditional = _check(stage, weights)
         plan = SamplingPlan(
-            sampler=sampler,
-            renewed=eta > 0.0,
-            grid=grid,
-            threshold=threshold or stage.threshold,
+            sampler=own["sampler"],
+            renewed=own["eta"] > 0.0,
+            grid=own["grid"],
+            threshold=own["threshold"],
             guidance=guidance,
+            rescaled=own.get("guidance_rescale", 0.0) > 0.0,
             weights=weights,
             tops=tops_of(stage.unet.levels, counts),
         ).check()
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
+        scale = own.get("guidance_scale")
+        by_level = isinstance(scale, Mapping)
+        shares.append(guiding.spread(scale, stage.unet.levels)[1] if by_level else None)
+    first = options[0]
+    for name in ("eta", "guidance_rescale", "guidance_interval"):
+        if len({str(own.get(name)) for own in options}) > 1:
+            raise checks.error(
+                f"both models of a cascade must have the same default of {name!r} to be exported",
+                fix="assign the same to `sampling` of both",
+                **{f"model_{n}": own.get(name) for n, own in enumerate(options, start=1)},
+            )
+    levels = levels_of(model)
+    names = [{level: level for level in stage.unet.levels if level in levels} for stage in stages]
     codec = getattr(model, "codec", None)
-    getattr(codec, "check_scale", lambda: None)()
-    module = _Sampler(stages_of(model), plans, levels_of(model), eta, codec, counts)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Complete or absent: written beside its place, then moved there.
-    with temporary_directory(directory) as scratch:
-        target = scratch / "model"
-        tf.saved_model.save(module, str(target), signatures={"serving_default": module.serve})
-        if directory.exists():
-            directory.rmdir()
-        target.rename(directory)
-    return directory
+    if codec is not None:
+        names = [dict(zip(stages[0].unet.levels, levels, strict=True))]
+    return Drawing(
+        stages=stages,
+        plans=plans,
+        names=names,
+        eta=first["eta"],
+        rescale=first.get("guidance_rescale", 0.0),
+        interval=tuple(first.get("guidance_interval", (0.0, 1.0))),
+        shares=[
+            stage.guidance_shares if own is None else own
+            for stage, own in zip(stages, shares, strict=True)
+        ],
+        codec=codec,
+        counts=counts,
+    )
 
 
 def _check(model: MatryoshkaDiffusion, weights: str) -> bool:
@@ -140,141 +215,90 @@ def _check(model: MatryoshkaDiffusion, weights: str) -> bool:
     model.check_ready()
     model.refresh(contents=weights != "raw")
     check_weights(model, weights)
-    conditional = any(name != LOW_RES for name in _condition_specs(model))
+    conditional = any(name != LOW_RES for name in condition_names(model.unet.spec))
     if conditional and not nulls.trained_null(model):
         warnings.warn(
             "the model was trained without dropping its conditions "
             f"(cond_dropout={model.cond_dropout}): call the export with guidance_scale=1",
-            stacklevel=3,
+            stacklevel=4,
         )
     return conditional
 
 
-def _outer_steps(model: Any, given: Any) -> Counts:
+def _outer_steps(
+    model: Any, stages: tuple[MatryoshkaDiffusion, ...], options: list[dict[str, Any]]
+) -> Counts:
     """Check `outer_steps` for the most steps that the export can take."""
-    if given is None:
+    given = [own["outer_steps"] for own in options]
+    if all(each is None for each in given):
         return {}
-    if isinstance(model, Cascade):
+    if len(stages) > 1:
         raise checks.error(
             "`outer_steps` is an option of a single model",
             fix="leave it out, or export both models of the cascade one by one",
             outer_steps=given,
         )
-    (stage,) = stages_of(model)
-    if isinstance(given, Mapping):  # a model of codes names its levels by the pictures
-        checks.known_keys("outer_steps", given, levels_of(model))
+    (stage,), (counts,) = stages, given
+    if isinstance(counts, Mapping) and not set(counts) <= set(stage.unet.levels):
+        # A model of codes names its levels by the pictures.
+        checks.known_keys("outer_steps", counts, levels_of(model))
         names = dict(zip(levels_of(model), stage.unet.levels, strict=True))
-        given = {names[level]: count for level, count in given.items()}
-    return resolve_outer_steps(stage, given, _num_steps(stage))
+        counts = {names[level]: count for level, count in counts.items()}
+    return resolve_outer_steps(stage, counts, steps_limit(stage))
 
 
-def _condition_specs(model: MatryoshkaDiffusion) -> dict[str, tf.TensorSpec]:
+def _encoder(model: MatryoshkaDiffusion, wanted: bool | None) -> tf.Module | None:
+    """The text encoder as a graph, if it is wanted and can be one."""
     spec = model.unet.spec
-    found = {}
-    if spec.text_width:
-        found["text"] = tf.TensorSpec((None, None, spec.text_width), tf.float32, name="text")
-        found["text_mask"] = tf.TensorSpec((None, None), tf.float32, name="text_mask")
-    if spec.pooled_width:
-        found["pooled"] = tf.TensorSpec((None, spec.pooled_width), tf.float32, name="pooled")
-    if spec.num_classes:
-        found["label"] = tf.TensorSpec((None,), tf.int32, name="label")
-    channels = low_res_channels(spec)
-    if channels:
-        # Of any size; for clips one picture, which is held.
-        found[LOW_RES] = tf.TensorSpec((None, None, None, channels), tf.uint8, name=LOW_RES)
-    for name in micro_conditions(spec):
-        found[name] = tf.TensorSpec((None,), tf.float32, name=name)
-    return found
+    if wanted is False or not spec.text_width or spec.pooled_width:
+        if wanted:
+            raise checks.error(
+                "an export with prompts needs a network with text and without a pooled text",
+                fix="leave prompt_input out",
+                text_width=spec.text_width,
+                pooled_width=spec.pooled_width,
+            )
+        return None
+    from keras_mdm.text import in_graph  # with tensorflow_text
+
+    identity = model.text_encoder_identity or {}
+    if identity.get("name") not in in_graph.KINDS:
+        if wanted:
+            raise checks.error(
+                f"the text encoder inside an export must be one of {', '.join(in_graph.KINDS)}",
+                fix="leave prompt_input out, and send embeddings",
+                text_encoder=identity or None,
+            )
+        return None
+    try:
+        return in_graph.in_graph(prompts.encoder_of(model))
+    except ValueError as problem:
+        if wanted:
+            raise
+        warnings.warn(
+            f"the text encoder is not in the export, which takes embeddings only: {problem}",
+            stacklevel=3,
+        )
+        return None
 
 
-class _Sampler(tf.Module):
-    """Holds the variables that the traced sampler reads, and the traced sampler."""
-
-    def __init__(
-        self,
-        stages: Sequence[MatryoshkaDiffusion],
-        plans: Sequence[SamplingPlan],
-        levels: Sequence[str],
-        eta: float,
-        codec: Codec | None,
-        counts: Counts,
-    ):
-        super().__init__()
-        first, last = stages[0], stages[-1]
-        held = []
-        for model, plan in zip(stages, plans, strict=True):
-            held += model.averages.held(plan.weights)
-            held += [*model.residual_std.values(), *model.null_condition.values()]
-        held += getattr(codec, "weights", [])
-        # Variables that the graph reads must be tracked, or they would not be written.
-        self.held = [variable.value for variable in held]
-        specs = _condition_specs(first)
-        if not specs:
-            specs = {"num_images": tf.TensorSpec((), tf.int32, name="num_images")}
-        least = min(_num_steps(model) for model in stages)
-
-        def serve(**inputs: Any) -> dict[str, tf.Tensor]:
-            needed = list(sampling_requirements(inputs, first.unet.spec, least))
-            if counts:
-                most = max(count for count in counts.values() if count is not None)
-                needed.append(outer_steps_requirement(inputs["steps"], most))
-            if LOW_RES_NOISE in inputs:
-                needed.append(noise_requirement(inputs[LOW_RES_NOISE], _num_steps(last)))
-            with tf.control_dependencies(needed):
-                inputs = {name: tf.identity(value) for name, value in inputs.items()}
-            scalars = {name: inputs.pop(name) for name in SCALARS if name in inputs}
-            count = inputs.pop("num_images", None)
-            if count is None:
-                count = tf.shape(next(iter(inputs.values())))[0]
-            found: dict[str, tf.Tensor] = {}
-            for number, (model, plan) in enumerate(zip(stages, plans, strict=True)):
-                scalars["seed"] = seed_of_stage(scalars["seed"], number)
-                drawn = _drawn(model, plan, eta, inputs, count, scalars, counts)
-                if codec is not None:
-                    pairs = zip(levels, model.unet.levels, strict=True)
-                    return to_uint8({level: decoded(codec, drawn[name]) for level, name in pairs})
-                drawn = to_uint8(drawn)
-                # The next one enlarges the highest level.
-                inputs[LOW_RES] = drawn[model.unet.levels[-1]]
-                found = drawn | found
-            return {level: found[level] for level in levels}
-
-        scalars = {
-            "steps": tf.TensorSpec((), tf.int32, name="steps"),
-            "guidance_scale": tf.TensorSpec((), tf.float32, name="guidance_scale"),
-            "seed": tf.TensorSpec((), tf.int64, name="seed"),
-        }
-        if sees_noise(last.unet.spec):
-            scalars[LOW_RES_NOISE] = tf.TensorSpec((), tf.int32, name=LOW_RES_NOISE)
-        self.serve = tf.function(serve, autograph=False).get_concrete_function(**specs, **scalars)
+def _previews(model: MatryoshkaDiffusion, drawing: Drawing) -> tuple[str, ...]:
+    """Levels of the first stage that can be drawn without those above; the highest one included if
+    it is not all that is drawn."""
+    names, levels = drawing.names[0], model.unet.levels
+    found = [level for level in levels[:-1] if model.unet.runs_alone(level)]
+    top = [levels[-1]] if len(drawing.stages) == 1 else []
+    return tuple(names[level] for level in (*found, *top) if level in names)
 
 
-def _num_steps(model: MatryoshkaDiffusion) -> int:
-    return model.process.schedules[model.unet.levels[0]].num_steps
-
-
-def _drawn(
-    model: MatryoshkaDiffusion,
-    plan: SamplingPlan,
-    eta: float,
-    conditions: Mapping[str, tf.Tensor],
-    count: tf.Tensor,
-    scalars: Mapping[str, tf.Tensor],
-    counts: Counts,
-) -> dict[str, tf.Tensor]:
-    """Trace the sampling of one model; what it draws by level name."""
-    steps, samples = scalars["steps"], tf.range(tf.cast(count, tf.int64))
-    seeds = tf.fill([count], scalars["seed"])
-    x = start_noise(model.process, model.unet.spec.out_channels, seeds, samples)
-    state = samplers.begin(samplers.get(plan.sampler), x)
-    amounts = amounts_of(
-        model.unet.levels,
-        guidance_scale=scalars["guidance_scale"],
-        shares=model.guidance_shares,
-        eta=eta,
-        low_res_noise=scalars.get(LOW_RES_NOISE, LEAST),
-        outer_steps=due(counts, steps),
-    )
-    rows = {"conditions": conditions, "seeds": seeds, "samples": samples}
-    state = model.sample_stretch(plan, state, rows, amounts, steps, tf.constant(0), steps)
-    return dict(model.process.multiplied(state["x"]))
+def _defaults(model: MatryoshkaDiffusion, drawing: Drawing) -> dict[str, Any]:
+    """What the simple signature draws with."""
+    own = model.sampling
+    scale = own.get("guidance_scale")
+    if isinstance(scale, Mapping):
+        scale, _ = guiding.spread(scale, model.unet.levels)
+    if scale is None:
+        trained = drawing.guided and nulls.trained_null(model)
+        scale = guiding.GUIDANCE_SCALE if trained else 1.0
+    least = max([1, *(count for count in drawing.counts.values() if count)])
+    return {"steps": max(least, defaults.steps_of(model)), "guidance_scale": float(scale)}

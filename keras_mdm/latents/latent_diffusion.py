@@ -161,6 +161,8 @@ class LatentDiffusion(keras.Model):
         return self.diffusion.text_encoder_identity
 
     export = front_door.export
+    save_preset = front_door.save_preset
+    from_preset = classmethod(front_door.from_preset)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: codec and model are trained one by one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_mdm import checks
+from keras_mdm.release.preset import PRESET_FILE, model_of
 from keras_mdm.runs import checkpoints
 from keras_mdm.runs.directory import RunDirectory
 
@@ -49,6 +50,7 @@ def find_model(path: str | os.PathLike) -> FoundModel:
     """Say which model a path means, without loading or writing anything.
 
     - A `.keras` file is that file.
+    - A preset, as `save_preset` wrote it, is its model, compared with its checksum.
     - A checkpoint, `RUN/checkpoints/phase-2/step-0001200`, is that checkpoint.
     - A phase, `RUN/checkpoints/phase-2` or in short `RUN/phase-2`, is its newest checkpoint, or
       `RUN/phase-2.keras` where no checkpoint is left or the newest is damaged.
@@ -78,6 +80,8 @@ def find_model(path: str | os.PathLike) -> FoundModel:
         path = Path(os.path.abspath(path))
     if path.is_file() and path.suffix == _SUFFIX:
         return FoundModel("file", path, _phase_number(path.stem))
+    if (path / PRESET_FILE).is_file():
+        return FoundModel("file", model_of(path))
     if _STEP.fullmatch(path.name):
         return _checkpoint(path)
     number = _phase_number(path.name)
@@ -92,7 +96,7 @@ def find_model(path: str | os.PathLike) -> FoundModel:
         found = _newest_checkpoint(path, None, damaged)
     else:
         raise checks.error(
-            "a model must be a .keras file, the directory of a run, the directory of one "
+            "a model must be a .keras file, a preset, the directory of a run, the directory of one "
             "of its phases (RUN/checkpoints/phase-2), or a checkpoint "
             "(RUN/checkpoints/phase-2/step-0001200)",
             fix=_advice(path),

@@ -15,16 +15,16 @@ from keras_mdm.files import DAMAGED
 from keras_mdm.finite import warn_of_weights
 from keras_mdm.latents import LatentDiffusion
 from keras_mdm.layers.own_layers import UnknownLayer
+from keras_mdm.release import PRESET_FILE, fetched, model_of
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.finding import FoundModel, find_model, model_files
 from keras_mdm.runs.snapshot import load_snapshot, unknown_class
 from keras_mdm.stages import stages_of
+from keras_mdm.training import usage
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # Number of attempts, each lost to a checkpoint that the training deleted, before giving up.
 _ATTEMPTS = 10
-# What `recorded_sampling` returns of a run's sampling: it decides how pictures look.
-SAMPLING = ("sampling", "steps", "outer_steps", "sampler", "threshold", "guidance_scale")
 
 
 def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade | LatentDiffusion:
@@ -39,7 +39,8 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade | LatentDiffu
     Args:
         path: as in `find_model`: `model.keras`, `runs/x` for the newest state of a run,
             `runs/x/checkpoints/phase-2` for that of a phase, or
-            `runs/x/checkpoints/phase-2/step-0001200`.
+            `runs/x/checkpoints/phase-2/step-0001200`; a preset; or its address, as in
+            `MatryoshkaDiffusion.from_preset`.
 
     Returns:
         The model, not compiled; a `Cascade` or a `LatentDiffusion` from the file of one.
@@ -56,6 +57,28 @@ def load(path: str | os.PathLike) -> MatryoshkaDiffusion | Cascade | LatentDiffu
     return load_found(path)[1]
 
 
+def load_preset(path: str | os.PathLike, kind: type) -> Any:
+    """Load the model of a preset; see `MatryoshkaDiffusion.from_preset`.
+
+    Args:
+        path: a directory written by `save_preset`, or its address.
+        kind: the class that the model must have.
+
+    Raises:
+        ValueError: if files are missing or damaged, a later version wrote them, or the model is of
+            another class.
+    """
+    model = _load_found(FoundModel("file", model_of(fetched(path))))
+    if not isinstance(model, kind):
+        raise checks.error(
+            f"the preset must hold a {kind.__name__}",
+            fix=f"call {type(model).__name__}.from_preset, or keras_mdm.load",
+            preset=str(path),
+            holds=type(model).__name__,
+        )
+    return model
+
+
 def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
     """How a run draws, as `fit_progressively` noted it: options of `generate`, empty if it did not.
 
@@ -63,8 +86,7 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
         path: a run, or something inside one, as in `load`.
 
     Returns:
-        `sampling`, `steps`, `outer_steps`, `sampler`, `threshold` and `guidance_scale`, those that
-        were noted.
+        Those that were noted out of what a model may have as its own `sampling`.
 
     Example:
 
@@ -72,12 +94,14 @@ def recorded_sampling(path: str | os.PathLike) -> dict[str, Any]:
     {'steps': 25, 'guidance_scale': 3.0}
     """
     noted = _noted_sampling(path)
-    return {key: noted[key] for key in SAMPLING if key in noted}
+    return {key: noted[key] for key in usage.SAMPLING if key in noted}
 
 
 def _noted_sampling(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path).absolute()
     for directory in (path, *path.parents[:3]):
+        if (directory / PRESET_FILE).is_file():  # which holds its own
+            return {}
         if (directory / "run.json").is_file():
             return (RunDirectory(directory).read() or {}).get("sampling", {})
     return {}
@@ -114,6 +138,7 @@ def load_found(
     >>> print(found)
     phase 2, step 1200 of runs/x
     """
+    path = fetched(path)
     for attempt in range(_ATTEMPTS):
         found = find_model(path)
         try:

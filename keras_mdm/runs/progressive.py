@@ -21,8 +21,11 @@ from keras_mdm.runs.one_phase import train_phase
 from keras_mdm.runs.snapshot import grow_from_snapshot, restore_snapshot
 from keras_mdm.runs.writer import write_model
 from keras_mdm.tracing import free_what_is_gone
+from keras_mdm.training import usage
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.phases import Phase
+
+_PLAIN = (int, float, str, Mapping)
 
 
 def fit_progressively(
@@ -107,8 +110,8 @@ def fit_progressively(
         skipped_limit: number of consecutive non-finite steps after which the run ends; the last
             good checkpoint stays.
         arguments: arguments to note in `run.json`.
-        sampling: how to draw from the run, options of `generate`; noted in `run.json`, where
-            `keras-mdm evaluate` finds them.
+        sampling: how to draw from the run, options of `generate`; noted in `run.json`. Models that
+            have no `sampling` of their own get what they may have of it, for their levels.
         progress: show a progress bar.
 
     Returns:
@@ -154,6 +157,7 @@ def fit_progressively(
         progress=progress,
     )
     strategy = strategy or tf.distribute.get_strategy()
+    make_model = _with_sampling(make_model, sampling)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(OrderlyStop(agree=distribute.agreement(strategy)))
         worker = Worker(RunDirectory(run_dir), strategy, stop, options)
@@ -188,6 +192,21 @@ def fit_progressively(
         return _run_phases(worker, phases, make_model, make_dataset, resume)
 
 
+def _with_sampling(make_model: MakeModel, sampling: Mapping[str, Any] | None) -> MakeModel:
+    """Let the models of the phases draw as the run does."""
+    # Functions and records cannot be found again by what a file would hold of them.
+    plain = {k: v for k, v in (sampling or {}).items() if isinstance(v, _PLAIN)}
+    known = {name: plain[name] for name in usage.SAMPLING if name in plain}
+
+    def make(phase: Phase) -> MatryoshkaDiffusion:
+        model = make_model(phase)
+        if isinstance(model, MatryoshkaDiffusion):
+            usage.take_over(model, {"sampling": known})
+        return model
+
+    return make if known else make_model
+
+
 def _set_aside(run: RunDirectory, phases: Sequence[Phase]) -> None:
     """Move an earlier run out of the way, unless the phases are wrong."""
     ledger.plan(RunDirectory(os.devnull), phases)
@@ -207,8 +226,7 @@ def _note_plan(
         run.forget_from(restart_phase)
     rows = [phase.table_row() for phase in phases]
     # Records and functions cannot be found again by what JSON would hold of them.
-    plain = (int, float, str, Mapping)
-    sampling = {k: v for k, v in (options.sampling or {}).items() if isinstance(v, plain)}
+    sampling = {k: v for k, v in (options.sampling or {}).items() if isinstance(v, _PLAIN)}
     run.start(options.arguments or {}, rows, options.data, options.sampling and sampling)
     if changed:
         ledger.note_changes(run, current, phase, resume.step, changed)

@@ -17,6 +17,7 @@ import numpy as np
 from keras_mdm import checks, named_arrays
 from keras_mdm.models import lora
 from keras_mdm.runs import checkpoints
+from keras_mdm.training import usage
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.options import saved_functions
 
@@ -273,6 +274,7 @@ def grow_from_snapshot(
         model.optimizer.set_state(groups["optimizer"], allow_new=True)
     else:
         model.optimizer.iterations.assign(step)
+    usage.take_over(model, (state.get("model") or {}).get("config", {}))
     return new
 
 

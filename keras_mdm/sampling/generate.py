@@ -19,24 +19,24 @@ def generate(
     model: Any,
     prompts: Sequence[str] | Mapping[str, Any] | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     num_images: int | None = None,
     num_images_per_prompt: int = 1,
     micro: Mapping[str, Any] | None = None,
     low_res: Any = None,
     low_res_noise: int | None = None,
-    sampling: str = "default",
+    sampling: str | None = None,
     steps: int | None = None,
     outer_steps: int | Mapping[str, int] | None = None,
     sampler: str | Sampler | None = None,
-    eta: float = 0.0,
-    grid: str = "uniform",
+    eta: float | None = None,
+    grid: str | None = None,
     threshold: str | Callable[[Any], Any] | None = None,
     guidance: str | guidances.Guidance = "classifier_free",
     guidance_scale: float | Mapping[str, float] | None = None,
     negative_prompts: str | Sequence[str] | Mapping[str, Any] | None = None,
     guidance_interval: Sequence[float] | None = None,
-    guidance_rescale: float = 0.0,
+    guidance_rescale: float | None = None,
     autoguidance: Any = None,
     split_guidance: bool = False,
     reconstruction: float = 0.0,
@@ -58,11 +58,14 @@ def generate(
 ) -> Any:
     """Draw pictures or clips at all levels together.
 
+    What is not given is as in the model's own `sampling`, and where that says nothing as below.
+
     Args:
         prompts: texts, one picture each; or a dict of tensors with the network's conditions
             (`text`, `text_mask`, `pooled`, `label`, micro-conditions), in which the key `prompts`
             holds texts to encode.
-        labels: classes, one picture each; -1 for none. May be combined with prompts.
+        labels: classes, one picture each, by number or by their name in the model's `class_names`;
+            -1 for none. May be combined with prompts.
         num_images: number of pictures to draw without any condition.
         num_images_per_prompt: number of pictures per prompt, label or row; they are adjacent in the
             result.
@@ -76,7 +79,8 @@ def generate(
             Only for a network that is told, see `MatryoshkaDiffusion`. More noise lets the network
             correct more of what it sees.
         sampling: `"default"` (DDIM, 50 steps) or `"paper"` (DDPM, 250 steps, dynamic threshold):
-            the defaults of `steps`, `sampler` and `threshold`.
+            the defaults of `steps`, `sampler` and `threshold`. If given, the model's own `sampling`
+            is ignored.
         steps: number of steps, at most as many as the training schedule has.
         outer_steps: number of the steps in which the levels above the innermost one are computed,
             spread evenly over all steps and always with the last; all steps unless given. In
@@ -87,8 +91,8 @@ def generate(
         sampler: `"ddim"`, `"ddpm"`, `"euler"`, `"euler_ancestral"`, `"heun"`, `"dpmpp_2m"`,
             `"dpmpp_2m_sde"` or `"unipc"`, or a `diffusion.Sampler` of your own. Heun evaluates the
             network twice per step.
-        eta: DDIM's share of fresh noise.
-        grid: `"uniform"`, `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
+        eta: DDIM's share of fresh noise; 0 unless given.
+        grid: `"uniform"` (unless given), `"release"`, `"logsnr"` or `"karras"`, see `time_grid`.
         threshold: `"dynamic"`, `"dynamic_if"`, `"static"`, `"none"`, or a function of the estimates
             of one level; the model's own unless given. Required if `sampling` names a different
             one.
@@ -103,9 +107,9 @@ def generate(
         negative_prompts: what to guide away from instead of "no prompt": one text for all pictures,
             one per prompt, or a dict as in `prompts`.
         guidance_interval: (lowest, highest) time, where 0 is clean and 1 is noise: only steps that
-            begin inside are guided; the others cost half.
+            begin inside are guided; the others cost half. All steps unless given.
         guidance_rescale: how far, in [0, 1], the guided output is scaled back to the conditional
-            output's standard deviation.
+            output's standard deviation; 0 unless given.
         autoguidance: a weaker network to guide away from under the same conditions: other weights
             of this model, such as `"raw"` or `"ema_0.05"`, a weaker `MatryoshkaDiffusion`, or a
             pair of such a model and the name of its weights.

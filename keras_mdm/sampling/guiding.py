@@ -79,7 +79,7 @@ def resolve(model: Any, options: Options) -> Guidance:
     return Guidance(
         scale=scale,
         shares=shares,
-        interval=(0.0, 1.0) if interval is None else _interval(interval),
+        interval=(0.0, 1.0) if interval is None else check_interval(interval),
         rescale=checks.real("guidance_rescale", rescale, minimum=0.0, maximum=1.0),
         autoguidance=weaker,
         split=bool(options.split_guidance),
@@ -111,7 +111,8 @@ def _reconstruction(weight: float, anything_known: bool) -> float:
     return weight
 
 
-def _interval(interval: Sequence[float]) -> tuple[float, float]:
+def check_interval(interval: Sequence[float]) -> tuple[float, float]:
+    """Return (lowest, highest) time, or raise unless they are two times in order."""
     pair = isinstance(interval, Sequence) and len(interval) == 2
     if not pair or not all(map(checks.is_real, interval)) or interval[0] > interval[1]:
         raise checks.error(

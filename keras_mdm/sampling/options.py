@@ -19,18 +19,18 @@ class Options:
     micro: Mapping[str, Any] | None
     low_res: Any
     low_res_noise: int | None
-    sampling: str
+    sampling: str | None
     steps: int | None
     outer_steps: int | Mapping[str, int] | None
     sampler: str | Sampler | None
-    eta: float
-    grid: str
+    eta: float | None
+    grid: str | None
     threshold: str | Callable[[Any], Any] | None
     guidance: str | guidances.Guidance
     guidance_scale: float | Mapping[str, float] | None
     negative_prompts: str | Sequence[str] | Mapping[str, Any] | None
     guidance_interval: Sequence[float] | None
-    guidance_rescale: float
+    guidance_rescale: float | None
     autoguidance: Any
     split_guidance: bool
     reconstruction: float

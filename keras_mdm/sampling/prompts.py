@@ -1,5 +1,6 @@
 """From prompts, labels and tensors to the conditions of every picture."""
 
+import difflib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -187,8 +188,7 @@ def _encode(model: Any, prompts: Sequence[str], argument: str = "prompts") -> Ar
             fix='pass for example ["a red apple"]',
             **{argument: prompts},
         )
-    if model.text_encoder is None:
-        model.text_encoder = _restore_encoder(model)
+    encoder_of(model)
     found = {}
     if "text" in names:
         found = dict(zip(("text", "text_mask"), model.text_encoder.encode(prompts), strict=True))
@@ -219,15 +219,63 @@ def _check_labels(model: Any, labels: Any) -> np.ndarray:
         raise checks.error(
             "labels need a class-conditional network", fix="pass prompts", labels=labels
         )
-    labels = np.asarray(labels)
+    labels = np.asarray(_numbers(model, labels))
     fits = labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
     if not fits or (labels.size and (labels.min() < NO_CLASS or labels.max() >= classes)):
         raise checks.error(
-            f"`labels` must be integers from -1 to {classes - 1}",
+            f"`labels` must be integers from -1 to {classes - 1}"
+            + (", or names of classes" if model.class_names else ""),
             fix="pass one class for every picture",
             labels=labels.tolist(),
         )
     return labels.astype("int32")
+
+
+def _numbers(model: Any, labels: Any) -> Any:
+    """Labels with the names among them replaced by numbers."""
+    named = isinstance(labels, str) or any(isinstance(label, str) for label in np.ravel(labels))
+    if not named:
+        return labels
+    if isinstance(labels, str) or np.ndim(labels) != 1:
+        raise checks.error(
+            "`labels` must be a list of classes", fix=f"pass [{labels!r}]", labels=labels
+        )
+    names = model.class_names or ()
+    known = {name: number for number, name in enumerate(names)}
+    strange = [label for label in labels if isinstance(label, str) and label not in known]
+    if strange:
+        near = difflib.get_close_matches(strange[0], known, 3)
+        raise checks.error(
+            "a label that is a text must be one of the model's `class_names`",
+            fix=f"did you mean {' or '.join(map(repr, near))}"
+            if near
+            else "pass one of these"
+            if known
+            else "pass numbers, or assign model.class_names",
+            labels=strange[:4],
+            class_names=list(known)[:8],
+            classes=len(known),
+        )
+    twice = [label for label in labels if isinstance(label, str) and names.count(label) > 1]
+    if twice:
+        raise checks.error(
+            "a label that is a text must be the name of a single class",
+            fix="pass the number of the class",
+            labels=twice[:4],
+            classes=[number for number, name in enumerate(names) if name == twice[0]],
+        )
+    return [known[label] if isinstance(label, str) else label for label in labels]
+
+
+def encoder_of(model: Any) -> Any:
+    """The text encoder of a model, restored if none is attached.
+
+    Raises:
+        ValueError: if it has none, or it is not known on this machine.
+    """
+    if model.text_encoder is None:
+        model.text_encoder = _restore_encoder(model)
+    return model.text_encoder
 
 
 def _restore_encoder(model: Any) -> Any:

@@ -13,18 +13,12 @@ from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.finite import check_weights
 from keras_mdm.models.nested_unet import check_nested
-from keras_mdm.sampling import graph, guiding, outer_steps, starting
+from keras_mdm.sampling import defaults, graph, guiding, outer_steps, starting
 from keras_mdm.sampling.low_res_noise import check_noise_level
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.plan import Amounts, SamplingPlan, amounts_of
 from keras_mdm.sampling.stepping import level_shapes
 
-# Keyword defaults by value of `sampling`.
-SAMPLING = {
-    "default": {"steps": 50, "sampler": "ddim"},
-    # Appendix C: 250 steps of standard DDPM sampling, dynamic thresholding.
-    "paper": {"steps": 250, "sampler": "ddpm", "threshold": "dynamic"},
-}
 OUTPUTS = ("uint8", "float32")
 
 
@@ -64,12 +58,13 @@ def resolve(model: Any, options: Options) -> Request:
     Raises:
         ValueError: as `generate`.
     """
-    defaults = SAMPLING[checks.one_of("sampling", options.sampling, tuple(SAMPLING))]
-    steps = _check_steps(model, defaults["steps"] if options.steps is None else options.steps)
+    options = defaults.filled(model, options)
+    named = defaults.PRESETS[checks.one_of("sampling", options.sampling, tuple(defaults.PRESETS))]
+    steps = _check_steps(model, named["steps"] if options.steps is None else options.steps)
     copies = checks.integer("num_images_per_prompt", options.num_images_per_prompt, minimum=1)
     _check_output(options)
     guidance = guiding.resolve(model, options)
-    sampler = options.sampler or defaults["sampler"]
+    sampler = options.sampler or named["sampler"]
     plan = _plan(model, options, guidance, sampler)
     counts = outer_steps.resolve(model, options.outer_steps, steps, plan.stop_at)
     amounts = amounts_of(
@@ -164,7 +159,7 @@ def _check_steps(model: Any, steps: Any) -> int:
 
 def _threshold_of(model: Any, sampling: str) -> Any:
     """The threshold if none is given: the model's, unless `sampling` names a different one."""
-    named = SAMPLING[sampling].get("threshold", model.threshold)
+    named = defaults.PRESETS[sampling].get("threshold", model.threshold)
     if named != model.threshold:
         raise checks.error(
             f"sampling={sampling!r} has the {named} threshold, but the model has its own: "

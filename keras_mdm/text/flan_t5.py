@@ -123,6 +123,11 @@ class FlanT5:
         states, mask = self._null
         return states.copy(), mask.copy()
 
+    def parts(self) -> tuple[Any, Any, Any]:
+        """Tokenizer, configuration and weights, loaded."""
+        self._load()
+        return self._tokenizer, self._files.config, self._weights
+
     def _load(self) -> None:
         with self._lock:
             if self._weights is not None:

@@ -22,7 +22,10 @@ _BATCH = 32
 # Position embeddings of the network.
 _LONGEST = 512
 
-_CLS, _SEP, _PAD = 101, 102, 0
+CLS, SEP, PAD = 101, 102, 0
+
+# A word of more characters is unknown.
+LONGEST_WORD = 100
 
 
 class MiniLM:
@@ -99,7 +102,7 @@ class MiniLM:
         texts = check_texts(texts)
         self._load()
         ids = self._tokenize(texts)
-        mask = (ids != _PAD).astype(np.float32)
+        mask = (ids != PAD).astype(np.float32)
         states = np.empty((len(texts), self.length, self.width), np.float32)
         for first in range(0, len(texts), _BATCH):
             part = ids[first : first + _BATCH]
@@ -114,6 +117,11 @@ class MiniLM:
             self._null = states[0, :tokens], mask[0, :tokens]
         states, mask = self._null
         return states.copy(), mask.copy()
+
+    def parts(self) -> tuple[Any, Any]:
+        """Tokenizer and network, loaded."""
+        self._load()
+        return self._tokenizer, self._network
 
     def _load(self) -> None:
         with self._lock:
@@ -143,7 +151,7 @@ class MiniLM:
 
     def _tokenize(self, texts: list[str]) -> np.ndarray:
         """Return token ids int32 (B, L), padded with zeros; warn about prompts that are cut."""
-        ids = np.full((len(texts), self.length), _PAD, np.int32)
+        ids = np.full((len(texts), self.length), PAD, np.int32)
         room, cut = self.length - 2, []
         for row, (text, encoding) in enumerate(
             zip(texts, self._tokenizer.encode_batch(texts, add_special_tokens=False), strict=True)
@@ -152,18 +160,18 @@ class MiniLM:
             if len(encoding.ids) > room:
                 begin = encoding.offsets[room][0]
                 cut.append((text[:begin], text[begin:]))
-            ids[row, : len(kept) + 2] = [_CLS, *kept, _SEP]
+            ids[row, : len(kept) + 2] = [CLS, *kept, SEP]
         warn_of_cuts(cut, len(texts), self.length)
         return ids
 
     def _forward(self, ids: np.ndarray) -> np.ndarray:
         """Return unscaled states (b, L, D) for b <= _BATCH rows of token ids."""
-        padded = np.full((_BATCH, self.length), _PAD, np.int32)
-        padded[:, :2] = _CLS, _SEP
+        padded = np.full((_BATCH, self.length), PAD, np.int32)
+        padded[:, :2] = CLS, SEP
         padded[: len(ids)] = ids
         inputs = {
             "token_ids": padded,
-            "padding_mask": (padded != _PAD).astype(np.int32),
+            "padding_mask": (padded != PAD).astype(np.int32),
             "segment_ids": np.zeros_like(padded),
         }
         outputs = in_own_thread(lambda: self._network.predict_on_batch(inputs))

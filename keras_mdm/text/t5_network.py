@@ -155,6 +155,22 @@ def encode(config: T5Config, weights: Mapping[str, tf.Tensor], ids: Any, mask: A
     Reference: Raffel et al. 2020 (arXiv 1910.10683), section 2.1; Shazeer 2020 (arXiv 2002.05202)
     for the gated feed-forward part; Chung et al. 2022 (arXiv 2210.11416), FLAN-T5.
     """
+    ids, mask = np.asarray(ids), np.asarray(mask, "float32")
+    return states_of(config, weights, ids, mask, relative_buckets(ids.shape[1], config))
+
+
+def states_of(
+    config: T5Config, weights: Mapping[str, Any], ids: Any, mask: Any, buckets: Any
+) -> tf.Tensor:
+    """As `encode`, for tensors in a graph as well.
+
+    Args:
+        config: size and form.
+        weights: tensors or variables by the names of `tensor_shapes`.
+        ids: `(B, L)` integers.
+        mask: `(B, L)` float32.
+        buckets: `(L, L)`, see `relative_buckets`.
+    """
 
     def matrix(name: str) -> tf.Tensor:
         return tf.cast(weights[f"{name}.weight"], tf.float32)
@@ -171,11 +187,10 @@ def encode(config: T5Config, weights: Mapping[str, tf.Tensor], ids: Any, mask: A
         split = tf.reshape(x, (shape[0], shape[1], config.num_heads, config.d_kv))
         return tf.transpose(split, (0, 2, 1, 3))
 
-    ids, mask = np.asarray(ids), np.asarray(mask, "float32")
-    length = ids.shape[1]
+    length = tf.shape(ids)[1]
     table = matrix(f"{_attention(0)}.relative_attention_bias")
-    bias = tf.transpose(tf.gather(table, relative_buckets(length, config)), (2, 0, 1))[None]
-    bias = bias + tf.constant((mask[:, None, None] - 1.0) * 1e9)
+    bias = tf.transpose(tf.gather(table, buckets), (2, 0, 1))[None]
+    bias = bias + tf.convert_to_tensor((mask[:, None, None] - 1.0) * 1e9)
     x = tf.cast(tf.gather(weights["shared.weight"], ids), tf.float32)
     for index in range(config.num_layers):
         name, y = _attention(index), norm(x, _norm(index, 0))

@@ -65,10 +65,10 @@ class T5Tokenizer:
         # Outside whatever graph or strategy the caller is in.
         with tf.init_scope():
             try:
-                self._pieces = tensorflow_text.SentencepieceTokenizer(
+                self.pieces = tensorflow_text.SentencepieceTokenizer(
                     proto.SerializeToString(), out_type=tf.int32
                 )
-                self._pieces.tokenize([" "])  # some versions load it only now
+                self.pieces.tokenize([" "])  # some versions load it only now
             except tf.errors.OpError as problem:
                 raise _not_whole(model, problem.message) from None
 
@@ -77,7 +77,7 @@ class T5Tokenizer:
         if not texts:
             return []
         spaced = [" " + text[: self.max_characters] for text in texts]
-        found = self._pieces.tokenize([text.encode("utf-8", "replace") for text in spaced])
+        found = self.pieces.tokenize([text.encode("utf-8", "replace") for text in spaced])
         return [[i for i in row if i != self.unknown] + [self.end] for row in found.to_list()]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -107,7 +107,7 @@ class T5Tokenizer:
     def _lost(self, row: list[int], text: str) -> str:
         """The part of a text that is lost; losing only the end token loses no words."""
         tokens = [token for token in row[self.length :] if token != self.end]
-        lost = self._pieces.detokenize(tokens).numpy().decode() if tokens else ""
+        lost = self.pieces.detokenize(tokens).numpy().decode() if tokens else ""
         return lost + text[self.max_characters :]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_mdm.conditioning.conditions import NO_CLASS
+from keras_mdm.conditioning.conditions import NO_CLASS, condition_names
 from keras_mdm.conditioning.low_res import LOW_RES, LOW_RES_NOISE, has_aspect
 from keras_mdm.models.network import NetworkFacts
 
@@ -49,46 +49,68 @@ def sampling_requirements(
     """The checks that `generate` makes of its arguments, for the inputs of an exported model.
 
     Args:
-        inputs: scalars `steps`, `guidance_scale`, `seed` and `num_images`, and all conditions.
+        inputs: `steps`, `guidance_scale` and `seed`, those that there are, scalars or one per
+            picture; the scalar `num_images`; conditions; and others, of which only the number of
+            rows is looked at.
         spec: the network.
         num_steps: N of the training schedule.
     """
-    steps, scale, seed = (inputs[name] for name in ("steps", "guidance_scale", "seed"))
-    yield require(
-        (steps >= 1) & (steps <= num_steps),
-        f"`steps` must be an integer from 1 to {num_steps}, the steps of the training schedule",
-        fix="pass for example steps=50",
-        steps=steps,
-    )
-    yield require(
-        tf.math.is_finite(scale) & (scale >= 0.0),
-        "`guidance_scale` must be a finite number of at least 0",
-        fix="pass for example guidance_scale=4.0, or 1.0 for no guidance",
-        guidance_scale=scale,
-    )
-    yield require(
-        seed >= 0, "`seed` must be a non-negative integer", fix="pass for example seed=0", seed=seed
-    )
-    conditions = {k: v for k, v in inputs.items() if len(v.shape)}
-    rows = {name: tf.shape(value)[0] for name, value in conditions.items()}
+    if "steps" in inputs:
+        steps = inputs["steps"]
+        yield require(
+            tf.reduce_all((steps >= 1) & (steps <= num_steps)),
+            f"`steps` must be an integer from 1 to {num_steps}, the steps of the training schedule",
+            fix="pass for example steps=50",
+            steps=steps,
+        )
+        yield from _one_value("steps", steps)
+    if "guidance_scale" in inputs:
+        scale = inputs["guidance_scale"]
+        yield require(
+            tf.reduce_all(tf.math.is_finite(scale) & (scale >= 0.0)),
+            "`guidance_scale` must be a finite number of at least 0",
+            fix="pass for example guidance_scale=4.0, or 1.0 for no guidance",
+            guidance_scale=scale,
+        )
+    if "seed" in inputs:
+        yield require(
+            tf.reduce_all(inputs["seed"] >= 0),
+            "`seed` must be a non-negative integer",
+            fix="pass for example seed=0",
+            seed=inputs["seed"],
+        )
+    by_row = {k: v for k, v in inputs.items() if len(v.shape)}
+    rows = {name: tf.shape(value)[0] for name, value in by_row.items()}
     rows |= {name: value for name, value in inputs.items() if name == "num_images"}
     counts = tf.stack(list(rows.values()))
     yield require(
         tf.reduce_all(tf.equal(counts, counts[0])) & (counts[0] >= 1),
-        "all conditions must be given for the same number of pictures, at least one",
+        "all inputs must be given for the same number of pictures, at least one",
         fix="pass the same number of rows for each",
         **rows,
     )
-    for name, value in conditions.items():
-        yield _condition(name, value, spec)
-    if "text" in conditions:
-        tokens = tf.shape(conditions["text"])[:2]
+    for name in condition_names(spec):
+        if name in by_row:
+            yield _condition(name, by_row[name], spec)
+    if "text" in by_row:
+        tokens = tf.shape(by_row["text"])[:2]
         yield require(
-            tf.reduce_all(tf.equal(tokens, tf.shape(conditions["text_mask"]))),
+            tf.reduce_all(tf.equal(tokens, tf.shape(by_row["text_mask"]))),
             "`text_mask` must be (B, L) for `text` of the shape (B, L, D)",
             fix="pass the mask of these states",
             text=tokens,
-            text_mask=tf.shape(conditions["text_mask"]),
+            text_mask=tf.shape(by_row["text_mask"]),
+        )
+
+
+def _one_value(name: str, value: tf.Tensor) -> Iterator[tf.Operation]:
+    """A batch takes its steps together, so some amounts are the same in all of its rows."""
+    if len(value.shape):
+        yield require(
+            tf.reduce_all(tf.equal(value, value[:1])),
+            f"`{name}` must be the same in all rows of a batch, which is drawn together",
+            fix="send pictures with other values in a batch of their own",
+            **{name: value},
         )
 
 
@@ -96,13 +118,13 @@ def noise_requirement(index: tf.Tensor, num_steps: int) -> tf.Operation:
     """Likewise for the noise of the picture that a network sees.
 
     Args:
-        index: scalar, table index of the noise.
+        index: scalar, or the same for all rows, table index of the noise.
         num_steps: N of the training schedule.
     """
     return require(
-        (index >= 1) & (index <= num_steps),
+        tf.reduce_all((index >= 1) & (index <= num_steps) & (index == tf.reshape(index, [-1])[:1])),
         f"`{LOW_RES_NOISE}` must be an integer from 1 to {num_steps}, the steps of the training "
-        "schedule",
+        "schedule, the same in all rows",
         fix=f"pass for example {LOW_RES_NOISE}=1 for hardly any noise",
         low_res_noise=index,
     )
@@ -112,11 +134,11 @@ def outer_steps_requirement(steps: tf.Tensor, most: int) -> tf.Operation:
     """Likewise for the steps that compute outer levels.
 
     Args:
-        steps: scalar, number of steps.
+        steps: number of steps, a scalar or one per picture.
         most: largest number of steps that compute a level.
     """
     return require(
-        steps >= most,
+        tf.reduce_all(steps >= most),
         f"`steps` must be at least {most}, the `outer_steps` that the model was exported with",
         fix=f"pass steps={most} or more",
         steps=steps,

@@ -6,7 +6,9 @@ from typing import Any
 from keras_mdm import checks, models, named_arrays
 from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.lora import check_without_lora
-from keras_mdm.training import functions
+from keras_mdm.models.nested_unet import check_nested
+from keras_mdm.models.policies import network_policy
+from keras_mdm.training import functions, usage
 from keras_mdm.training.taking import StartReport, choose
 
 
@@ -92,6 +94,34 @@ def with_size(model: Any, size: Size) -> Any:
     return _reconnected(model, models.with_size(model.unet, size))
 
 
+def with_dtype(model: Any, dtype: Any) -> Any:
+    """Make a model of the same parts that computes in another type; weights stay float32.
+
+    Args:
+        model: the model.
+        dtype: a policy of a network, such as "float32" or "mixed_bfloat16".
+
+    Returns:
+        A `MatryoshkaDiffusion`, not compiled; the model itself if it computes so already.
+
+    Raises:
+        ValueError: if there is no such policy, or the network is not built by `build_nested_unet`.
+    """
+    model.refresh()
+    policy = network_policy(dtype)
+    if policy.name == model.unet.policy.name:
+        return model
+    check_without_lora(model.unet, "with_dtype")
+    check_nested(model.unet, "with_dtype")
+    unet = type(model.unet)(model.unet.spec, dtype=policy, name=model.unet.name)
+    unet.trained_alone = model.unet.trained_alone
+    values = {variable.path: variable.value for variable in model.unet.weights}
+    for variable in unet.weights:
+        variable.assign(values[variable.path])
+    paths = {path: path for path in values}
+    return _derived(model, unet, {name: name for name in unet.levels}, paths)
+
+
 def _reconnected(model: Any, unet: Any) -> Any:
     """The model around a network of the same parts in other shapes."""
     pairs = [
@@ -107,7 +137,8 @@ def start_from(model: Any, trained: Any, *, skip: Sequence[str] = ()) -> StartRe
     """Take the weights and averages of a trained model whose levels this one has.
 
     This does for models of different runs what growth does between two phases: the trained
-    model's levels are the inner ones of this model, or all of them. With a residual output the
+    model's levels are the inner ones of this model, or all of them. Its defaults of sampling, names
+    of classes and notes are taken where this model has none. With a residual output the
     measured deviations of those levels are taken too, since their weights depend on them. Averages
     continue from the trained model's, at its age; a power-function average that it lacks begins
     with its `ema`, and like all of them forgets its start during training.
@@ -166,6 +197,7 @@ class_embedding (1)
         # The deviation belongs to the weights of its level.
         if level in model.residual_std and f"level_{level}_down" in taken:
             model.residual_std[level].assign(value.value)
+    usage.take_over(model, usage.config(trained), classes="class_embedding" in taken)
     model.averages.mark()
     return report
 
@@ -195,6 +227,7 @@ def _derived(
     config["buckets"] = model.process.up_to(top).sizes if same else ()
     old_path = {new: old for old, new in paths.items()}
     kept = [old_path[variable.path] for variable in unet.weights]
+    config |= usage.of_levels(usage.config(model), levels)
     derived = model._around(unet, config)
     derived.downsample = model.downsample
     for old, new in levels.items():

@@ -35,6 +35,7 @@ from keras_mdm.training import (
     options,
     residual_scale,
     steps,
+    usage,
 )
 from keras_mdm.training.trainer import DistributedTrainer
 from keras_mdm.untracked import Untracked
@@ -125,6 +126,11 @@ class MatryoshkaDiffusion(DistributedTrainer):
             their schedules and weights; buckets should have about the area of the level. Each is
             traced once.
         seed: seed of noise, times and dropout.
+        sampling: how this model draws best: defaults of `generate`, such as `{"steps": 25,
+            "guidance_scale": 3.0}`, see `sampling` below. Commands and exports use them, too.
+        class_names: names of the classes, in order.
+        notes: what else there is to say of the model, for the card of `save_preset`: texts under
+            "data", "licence", "attribution", "training" and names of your own.
         name: name of the model.
 
     Raises:
@@ -148,6 +154,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     _graphs = Untracked(Graphs)  # of sampling, the last ones used
     _inner_unets = Untracked(dict)
     _built_of = Untracked(tuple)
+    _usage = Untracked(dict)
     network_version = Untracked(int)  # rises with every change that outdates graphs, except values
     _test_batches = Untracked()  # counts the batches of one evaluation
     _earlier = Untracked()  # averages from a file of an earlier version, until they have a place
@@ -187,6 +194,9 @@ class MatryoshkaDiffusion(DistributedTrainer):
         power_emas: Sequence[float] = (),
         buckets: Sequence[Any] = (),
         seed: int = 0,
+        sampling: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        notes: Mapping[str, Any] | None = None,
         name: str = "matryoshka_diffusion",
     ):
         require_tensorflow(type(self).__name__)
@@ -222,6 +232,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
         self.cond_dropout = check_dropout(cond_dropout, unet.spec)
         self.null_in_data = checks.one_of("null_in_data", null_in_data, (False, True))
         self.seed = checks.seed(seed)
+        self.sampling, self.class_names, self.notes = sampling, class_names, notes
         self.residual_std = residual_scale.add_weights(self, residual)
         self._encoder_identity = getattr(text_encoder, "identity", None)
         self._null = {}
@@ -290,6 +301,14 @@ class MatryoshkaDiffusion(DistributedTrainer):
     sample_stretch = graph.sample_stretch
     comparable = graph.comparable
     set_average = set_average
+
+    # What its users have to know, and the files that hold all of it:
+
+    sampling = property(usage.sampling, usage.set_sampling)
+    class_names = property(usage.class_names, usage.set_class_names)
+    notes = property(usage.notes, usage.set_notes)
+    save_preset = front_door.save_preset
+    from_preset = classmethod(front_door.from_preset)
 
     # The deviation of the detail, for the residual output:
 

@@ -1,7 +1,10 @@
-"""Keras' methods of a model: `fit`, `evaluate`, `train_on_batch`, `test_on_batch`, `export`."""
+"""Keras' methods of a model: `fit`, `evaluate`, `train_on_batch`, `test_on_batch`, `export`, and
+presets."""
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -289,3 +292,59 @@ def export(
     if verbose:
         print(f"Saved the model at {directory}")
     return directory
+
+
+def save_preset(
+    model: Any,
+    directory: str | os.PathLike,
+    *,
+    pictures: Sequence[str | os.PathLike] = (),
+    metrics: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the model as a directory that can be published: `model.keras`, a model card, and
+    `preset.json` with versions and checksums. See `keras_mdm.release.save_preset`.
+
+    Args:
+        directory: must be empty or not exist.
+        pictures: files of drawn pictures to show in the card.
+        metrics: a report of `evaluate`, as JSON (`report.json`, or `worth.json` of a run).
+        overwrite: replace a preset that is there.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: if the directory holds anything else, or a picture cannot be read.
+
+    Example:
+
+    >>> model.save_preset("red_apples", pictures=["samples.png"])
+    """
+    from keras_mdm.release import save_preset as write
+
+    return write(model, directory, pictures=pictures, metrics=metrics, overwrite=overwrite)
+
+
+def from_preset(cls: type, path: str | os.PathLike) -> Any:
+    """Load a model from a preset.
+
+    Args:
+        path: a directory written by `save_preset`; `hf://user/name`, at a revision with
+            `hf://user/name@revision`; or the directory's address in an object store, such as
+            `gs://bucket/name`.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        ValueError: if files are missing or damaged, a later version wrote them, or the preset holds
+            a model of another class.
+
+    Example:
+
+    >>> model = MatryoshkaDiffusion.from_preset("hf://user/red_apples")  # doctest: +SKIP
+    """
+    from keras_mdm.runs.loading import load_preset
+
+    return load_preset(path, cls)

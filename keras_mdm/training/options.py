@@ -17,7 +17,7 @@ from keras_mdm.diffusion import losses, schedules, thresholding
 from keras_mdm.diffusion.joint_process import MOST_LEFT, LevelProcess
 from keras_mdm.diffusion.parameterization import KINDS
 from keras_mdm.levels import Size, as_size, sides_of
-from keras_mdm.training import functions
+from keras_mdm.training import functions, usage
 
 # Options that may be functions.
 FUNCTIONS = ("level_weights", "loss_weighting", "downsample", "threshold")
@@ -172,6 +172,7 @@ def get_config(model: Any) -> dict[str, Any]:
         "divide_targets": process.divide_targets,
         "buckets": [list(sides_of(size)) for size in model.buckets],
         "power_emas": [ema.width for ema in model.power_emas.values()],
+        **usage.config(model),
         "name": model.name,
     }
 

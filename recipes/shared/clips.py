@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
-from shared import batches, drawing, texts
+from shared import batches, drawing, notes, texts
 
 SHOWN = 8
 MEASURED = 48
@@ -106,6 +106,13 @@ class Clips:
         # The run compares levels and process itself, from which the lower levels follow.
         rule = dataclasses.replace(self.rule, of=None, downsample="area", frame="first")
         return {**self.source.identity, "rule": rule.facts}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the card of the model says of it."""
+        if self.arguments.data:
+            return notes.of_files(self.arguments.data, len(self.source), "clips")
+        return notes.of_asset("emoji" if self.in_memory else "animated-emoji", self.prompts()[:4])
 
     @property
     def in_memory(self) -> bool:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
-from shared import batches, drawing, texts
+from shared import batches, drawing, notes, texts
 
 # Number of pairs for --validate-every: the first ones, since a small set trains on all it has.
 VALIDATED = 64
@@ -38,12 +38,20 @@ class Drawings:
         self.encoder, self.seed = encoder, arguments.seed
         downsample = process.get("downsample", "area")
         self.source = load(arguments.data, sizes=list(map(int, levels)), downsample=downsample)
+        self.data = arguments.data
         self.prompts = drawing.choose_prompts(self.source, texts.PROMPTS, 32)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must find unchanged."""
         return self.source.identity
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the card of the model says of it."""
+        if self.data is not None:
+            return notes.of_files(self.data, len(self.source), "pictures")
+        return notes.of_asset("emoji", self.prompts[:4])
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import batches, drawing, drawings, texts
+from shared import batches, drawing, drawings, notes, texts
 
 SHOWN = 16
 # Number of records for --validate-every: of a small set, and at most of a large one.
@@ -88,6 +88,15 @@ class Pictures:
         if rule and self.buckets:
             rule["rule"]["buckets"] = [list(bucket) for bucket in self.buckets]
         return {**self.source.identity, **rule, "condition": self.condition}
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the card of the model says of it."""
+        if not self.in_memory:
+            return notes.of_files(self.arguments.data, len(self.source), "pictures")
+        return notes.of_asset(
+            "emoji", self.subjects().titles[:4] if self.condition == "text" else ()
+        )
 
     @property
     def conditions(self) -> dict[str, Any]:

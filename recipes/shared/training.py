@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import drawing, machine, options, plan, rehearsal, texts, worth
+from shared import drawing, machine, notes, options, plan, rehearsal, texts, worth
 from shared.scale import Scale
 
 
@@ -27,6 +27,10 @@ class Data(Protocol):
     @property
     def conditions(self) -> dict[str, Any]:
         """Options of the network."""
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the card of the model says of it."""
 
     def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
         """Make the function that returns the batches of a phase from a step on."""
@@ -55,6 +59,7 @@ def train(
     skip_trained: bool = False,
     as_drawn: Callable[[Data, mdm.MatryoshkaDiffusion, Path], Any] | None = None,
     finished: str | None = None,
+    noted: Mapping[str, Any] | None = None,
 ) -> mdm.MatryoshkaDiffusion | None:
     """Train, draw and export; or with --dry-run print what would be done.
 
@@ -69,6 +74,7 @@ def train(
         as_drawn: function (data, model, run directory) that makes of a model of codes what draws
             pictures.
         finished: the file in the run directory that holds it.
+        noted: notes on the data, if `data` cannot tell where its files come from.
 
     Returns:
         The trained model; none with --dry-run.
@@ -96,9 +102,12 @@ def train(
             model = built(make_unet(phase), phase, scale, encoder, arguments.seed)
         else:
             model = load(phase)
+        names = opened.label_names if opened.condition == "class" else None
+        notes.add(model, said, names)
         parts = micro[machine.key(phase)]
         return compiled(model, phase, scale, micro_batches=parts, recompute=recompute)
 
+    said = {**(opened.notes if noted is None else noted), **notes.of_training(phases)}
     recompute = machine.recompute(arguments, phases, scale.recompute)
     estimated = {
         "text_tokens": scale.tokens or 32,
@@ -146,8 +155,10 @@ def train(
     if mdm.distribute.is_chief():
         if as_drawn is not None:
             model = as_drawn(opened, model, Path(arguments.run_dir))
+        shown = []
         if not arguments.no_samples:
-            finish(model, opened, arguments, drawn, finished)
+            shown = finish(model, opened, arguments, drawn, finished)
+        notes.preset(model, arguments, shown)
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
         rehearsal.report(arguments, phases, micro, callbacks.watches, began)
@@ -202,14 +213,14 @@ def finish(
     arguments: argparse.Namespace,
     sampling: Mapping[str, Any],
     finished: str | None,
-) -> None:
-    """Draw, export, measure, and say where everything is."""
+) -> list[Any]:
+    """Draw, export, measure, and say where everything is; return what was drawn."""
     run_dir = Path(arguments.run_dir)
     shown = data.show(model, run_dir, sampling)
+    drawn = list(shown.values())
     export = run_dir / "saved_model"
     if not export.exists():
-        preset = "ddpm" if sampling.get("sampling") == "paper" else "ddim"
-        mdm.export_saved_model(model, export, sampler=sampling.get("sampler", preset))
+        mdm.export_saved_model(model, export)
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
         "Model": run_dir / (finished or "model.keras"),
@@ -222,6 +233,7 @@ def finish(
     for title, where in shown.items():
         print(f"{title:<12} {where}")
     worth.measure(model, arguments, sampling["batch_size"])
+    return drawn
 
 
 def run(main: Callable[[], None]) -> None:

@@ -96,7 +96,7 @@ def test_every_name_of_weights_is_exported(tmp_path, capsys):
     for name in model.averages.names:
         target = tmp_path / f"export-{name}"
         assert main(["export", str(tmp_path / "model.keras"), str(target), "--weights", name]) == 0
-        served = tf.saved_model.load(str(target)).signatures["serving_default"]
+        served = tf.saved_model.load(str(target / "1")).signatures["scalars"]
         found = served(
             label=tf.constant(OPTIONS["labels"]),
             steps=tf.constant(OPTIONS["steps"]),

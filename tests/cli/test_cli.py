@@ -241,12 +241,22 @@ def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, m
     from keras_mdm import export
 
     calls = []
-    monkeypatch.setattr(
-        export, "export_saved_model", lambda *given, weights: calls.append((*given, weights))
-    )
-    assert cli.main(["export", class_file, str(tmp_path / "served"), "--weights", "raw"]) == 0
-    ((model, directory, weights),) = calls
-    assert weights == "raw"
-    assert directory == str(tmp_path / "served") == capsys.readouterr().out.strip()
+
+    def write(*given, **options):
+        calls.append((*given, options))
+        return tmp_path / "served" / "1"
+
+    monkeypatch.setattr(export, "export_saved_model", write)
+    words = ["--weights", "raw", "--dtype", "bfloat16", "--no-text-encoder"]
+    assert cli.main(["export", class_file, str(tmp_path / "served"), *words]) == 0
+    ((model, directory, options),) = calls
+    assert options == {
+        "weights": "raw",
+        "dtype": "bfloat16",
+        "prompt_input": False,
+        "denoiser": False,
+    }
+    assert directory == str(tmp_path / "served")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "served" / "1")
     for loaded, saved in zip(model.unet.weights, class_model.unet.weights, strict=True):
         np.testing.assert_array_equal(loaded.numpy(), saved.numpy())

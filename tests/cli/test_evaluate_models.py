@@ -20,7 +20,6 @@ from cli.test_evaluate_command import Colours, folder, rows, run  # noqa: F401
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
 from keras_mdm.cli import asked, evaluate
 from keras_mdm.optimizers import SGD
-from keras_mdm.runs import loading
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -92,7 +91,7 @@ def test_prompts_for_a_model_without_texts_are_refused(folder, tmp_path, capsys)
 def test_a_run_is_drawn_from_as_it_draws_itself(started, folder, tmp_path, capsys):  # noqa: F811
     given = (started, "--reference", folder, "-n", 100, "--batch-size", 50, "--metrics", "kernel")
     assert run(*given, "--out", tmp_path / "a") == 0
-    assert "drawn as the run draws" in capsys.readouterr().err
+    assert "drawn as the model draws" in capsys.readouterr().err
     options = json.loads((tmp_path / "a" / "report.json").read_text())["about"]["options"]
     assert options["steps"] == "2" and options["guidance_scale"] == "{'8': 3.0, '16': 1.0}"
     assert run(*given, "--steps", 1, "--guidance", 2, "--out", tmp_path / "b") == 0
@@ -111,19 +110,20 @@ def test_a_run_that_draws_by_a_preset(started, folder, tmp_path):  # noqa: F811
     assert options == {**noted, "weights": "ema"}
 
 
-def test_steps_of_outer_levels_are_those_of_the_levels_that_a_phase_has(monkeypatch):
+def test_steps_of_outer_levels_are_those_of_the_levels_that_a_phase_has():
     noted = {"steps": 10, "outer_steps": {"16": 5, "32": 3}}
-    monkeypatch.setattr(loading, "recorded_sampling", lambda target: dict(noted))
+    spec = [PLAIN_INNER, outer(16), outer(32)]
+    whole = MatryoshkaDiffusion(tiny_unet(spec), sampling=noted)
     words = argparse.ArgumentParser()
     evaluate.add_parser(words.add_subparsers())
 
-    def drawn(*given, levels=("8", "16", "32")):
+    def drawn(*given, top="32"):
         args = words.parse_args(["evaluate", "run", "--reference", "x", *given])
-        return asked.samplings(args, levels)[""].get("outer_steps")
+        return asked.samplings(args, whole.cut(top))[""].get("outer_steps")
 
     assert drawn() == {"16": 5, "32": 3}
-    assert drawn(levels=("8", "16")) == {"16": 5}
-    assert drawn(levels=("8",)) is None
+    assert drawn(top="16") == {"16": 5}
+    assert drawn(top="8") is None
     assert drawn("--outer-steps", "4") == 4
 
 

@@ -129,7 +129,7 @@ def test_micro_batches_are_the_whole_batch():
 def test_what_is_exported_draws_the_same(tmp_path):
     model = upsampler([PLAIN_INNER])
     export_saved_model(model, tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["scalars"]
     given = {"steps": tf.constant(2), "guidance_scale": tf.constant(1.0)}
     given |= {"low_res": tf.constant(SMALL), "seed": tf.constant(5, tf.int64)}
     for level in (1, 500):

@@ -71,7 +71,8 @@ def pictures(model):
 
 def served(directory):
     """Pictures of the exported model, float32 by name."""
-    function = tf.saved_model.load(str(directory)).signatures["serving_default"]
+    signatures = tf.saved_model.load(str(directory)).signatures
+    function = signatures.get("scalars", signatures["serving_default"])
     wanted = function.structured_input_signature[1]
     given = {"label": np.array([0, 1]), "seed": 1, "steps": 4, "guidance_scale": 3.0}
     given = {k: tf.cast(v, wanted[k].dtype) for k, v in given.items() if k in wanted}
@@ -92,7 +93,7 @@ def main():
     found = {f"whole/{name}": value for name, value in pictures(whole).items()}
     whole.save(HERE / "model.keras")
     keras_mdm.export_saved_model(whole, HERE / "saved")
-    found |= served(HERE / "saved")
+    found |= served(HERE / "saved" / "1")
     try:
         train(HERE / "stopped", [Kill(initial_step=0)])
     except KeyboardInterrupt:

@@ -180,14 +180,14 @@ def pictures(chosen=None):
     with tempfile.TemporaryDirectory() as folder:
         model = picture_model()
         keras_mdm.export_saved_model(model, Path(folder) / "saved", sampler="dpmpp_2m")
-        served = tf.saved_model.load(Path(folder) / "saved")
+        served = tf.saved_model.load(Path(folder) / "saved" / "1")
         found.update(exported(served))
     return found
 
 
 def exported(served, steps=4):
     """Pictures of an exported `picture_model`."""
-    function = served.signatures["serving_default"]
+    function = served.signatures["scalars"]
     given = {k: tf.constant(v) for k, v in conditions().items()}
     given |= {"seed": tf.constant(1, tf.int64), "steps": tf.constant(steps)}
     given["guidance_scale"] = tf.constant(3.0)

@@ -91,8 +91,8 @@ def test_one_file_holds_both(latent, codec, tmp_path):
 
 @pytest.mark.usefixtures("traced")
 def test_what_is_exported_draws_the_same(latent, tmp_path):
-    assert latent.export(tmp_path / "served") == tmp_path / "served"
-    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    assert latent.export(tmp_path / "served") == tmp_path / "served" / "1"
+    served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["scalars"]
     given = {"label": tf.constant([2, 0]), "steps": tf.constant(2)}
     given |= {"seed": tf.constant(5, tf.int64), "guidance_scale": tf.constant(2.0)}
     expected = latent.generate(labels=[2, 0], guidance_scale=2.0, seed=5, **OPTIONS)

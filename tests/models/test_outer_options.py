@@ -203,7 +203,7 @@ def test_guidance_rescaling_lora_and_an_export(tmp_path, traced):
     rescaled = model.generate(given, **options, guidance_rescale=0.7)["16"]
     assert np.all(np.isfinite(rescaled)) and np.max(np.abs(drawn - rescaled)) > 1e-4
     mdm.export_saved_model(model, tmp_path / "export")
-    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"]
+    served = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures["scalars"]
     assert "16" in served.structured_outputs
     model.enable_lora(2)
     model.compile(mdm.optimizers.SGD(1e-1))

@@ -70,7 +70,7 @@ def test_bfloat16_is_saved_and_exported(half, tmp_path):
     drawn = draw(half)
     assert_equal(drawn, draw(loaded))
     path = export_saved_model(loaded, tmp_path / "export")
-    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    served = tf.saved_model.load(str(path)).signatures["scalars"]
     text, mask = FakeEncoder().encode(["a b", "c"])
     found = served(
         text=tf.constant(text),

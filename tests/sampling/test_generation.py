@@ -277,7 +277,7 @@ SERVE = """
 import sys
 import numpy as np
 import tensorflow as tf
-served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+served = tf.saved_model.load(sys.argv[1]).signatures["scalars"]
 inputs = {name: tf.constant(value) for name, value in np.load(sys.argv[2]).items()}
 found = served(**inputs)
 assert "keras_mdm" not in sys.modules
@@ -293,7 +293,7 @@ def serve(model, tmp_path, inputs, **scalars):
         "seed": np.int64(scalars["seed"]),
     }
     np.savez(tmp_path / "in.npz", **inputs)
-    files = [str(tmp_path / name) for name in ("export", "in.npz", "out.npz")]
+    files = [str(tmp_path / name) for name in ("export/1", "in.npz", "out.npz")]
     done = subprocess.run(
         [sys.executable, "-c", SERVE, *files], capture_output=True, text=True, cwd=tmp_path
     )
@@ -318,7 +318,7 @@ def test_saved_model_without_conditions(tmp_path):
 def test_saved_model_with_another_sampler(tmp_path):
     plain = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]))
     export_saved_model(plain, tmp_path / "export", sampler="unipc", grid="karras")
-    served = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    served = tf.saved_model.load(tmp_path / "export" / "1").signatures["scalars"]
     scalars = {"steps": tf.constant(5), "guidance_scale": tf.constant(1.0)}
     found = served(num_images=tf.constant(2), seed=tf.constant(4, tf.int64), **scalars)
     options = {"num_images": 2, "steps": 5, "seed": 4, "progress": False}

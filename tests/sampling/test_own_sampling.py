@@ -54,7 +54,7 @@ def test_an_own_sampler(model, tmp_path):
     pictures = []
     for sampler in (OWN, "dpmpp_2m"):
         directory = export_saved_model(model, tmp_path / str(len(pictures)), sampler=sampler)
-        serve = tf.saved_model.load(directory).signatures["serving_default"]
+        serve = tf.saved_model.load(directory).signatures["scalars"]
         wanted = serve.structured_input_signature[1]
         served = serve(**{k: tf.cast(v, wanted[k].dtype) for k, v in given.items()})
         pictures.append({k: v.numpy().astype(int) for k, v in served.items()})

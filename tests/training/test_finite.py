@@ -126,7 +126,7 @@ def test_what_was_not_measured_yet_is_no_warning(tmp_path):
 SERVED = """
 import sys
 import numpy as np, tensorflow as tf
-served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+served = tf.saved_model.load(sys.argv[1]).signatures["scalars"]
 good = {
     "text": np.ones((2, 3, 6), "float32"), "text_mask": np.ones((2, 3), "float32"),
     "label": np.array([0, -1], "int32"), "steps": np.int32(2),

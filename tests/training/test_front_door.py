@@ -394,7 +394,7 @@ def test_losses_of_layers_that_are_computed_again_are_refused():
 
 def test_export_is_ours(plain, tmp_path):
     directory = plain.export(tmp_path / "model", weights="raw")
-    signature = tf.saved_model.load(str(directory)).signatures["serving_default"]
+    signature = tf.saved_model.load(str(directory)).signatures["scalars"]
     found = signature(
         num_images=tf.constant(2),
         steps=tf.constant(2),

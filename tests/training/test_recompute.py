@@ -112,7 +112,7 @@ def test_it_is_no_part_of_an_export(tmp_path):
     given = {"text": text, "text_mask": mask}
     expected = model.generate(given, steps=2, guidance_scale=1.0, seed=0, progress=False)
     export_saved_model(model, tmp_path / "export")
-    served = tf.saved_model.load(str(tmp_path / "export")).signatures["serving_default"](
+    served = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures["scalars"](
         text=tf.constant(text),
         text_mask=tf.constant(mask),
         steps=tf.constant(2),
