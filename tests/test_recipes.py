@@ -493,7 +493,7 @@ def test_a_run_of_days_needs_yes(recipe, monkeypatch, capsys):
     say()
     assert (
         capsys.readouterr().out
-        == "13.6 M parameters, 1,650 steps, 131 TFLOP: at least 3 minutes here\n"
+        == "13.6 M parameters, 1,650 steps, 131.5 TFLOP: at least 3 minutes here\n"
     )
     monkeypatch.setattr(forecast, "measured_speed", lambda dtype: 1e9)
     say("--yes")
