@@ -195,7 +195,7 @@ class Cascade(keras.Model):
 
     export = front_door.export
     save_preset = front_door.save_preset
-    from_preset = classmethod(front_door.from_preset)
+    from_preset: Any = classmethod(front_door.from_preset)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Refused: the models are trained one by one."""

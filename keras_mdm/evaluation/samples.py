@@ -57,7 +57,11 @@ class Request:
         options = {key: repr(value) for key, value in sorted(self.options.items())}
         found = {"model": weights_digest(model), "seed": self.seed, "options": options}
         own = [
-            {key: repr(value) for key, value in stage.sampling.items() if key not in options}
+            {
+                key: repr(value)
+                for key, value in getattr(stage, "sampling", {}).items()
+                if key not in options
+            }
             for stage in stages_of(model)
         ]
         return {**found, "own": own} if any(own) else found

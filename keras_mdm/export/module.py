@@ -163,7 +163,8 @@ class Exported(tf.Module):
         empty = tf.equal(texts, "")
 
         def encoded() -> tuple[tf.Tensor, tf.Tensor]:
-            text, mask = pad_tokens(*self._encode(texts), tf.shape(null["text"])[1])
+            text, mask = self._encode(texts)
+            text, mask = pad_tokens(text, mask, tf.shape(null["text"])[1])
             none = pad_tokens(null["text"], null["text_mask"], tf.shape(text)[1])
             text = tf.where(empty[:, None, None], none[0], text)
             return text, tf.where(empty[:, None], none[1], mask)

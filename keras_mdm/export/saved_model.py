@@ -79,8 +79,8 @@ def export_saved_model(
             warning if its files are missing.
         dtype: `"float32"` or `"bfloat16"`, what the network computes in; as it does now unless
             given.
-        denoiser: add the signature `denoise`, the network alone: a copy of its graph, which takes a
-            quarter more time to load. Not for a cascade.
+        denoiser: add the signature `denoise`, the network alone. It is a second copy of the
+            network's graph, and takes time to load. Not for a cascade.
 
     Returns:
         The directory of the version.
@@ -178,8 +178,10 @@ def _drawing(
         thresholding.check_censored(stage.censored, plan.threshold)
         plans.append(plan if conditional else plan.unguided())
         scale = own.get("guidance_scale")
-        by_level = isinstance(scale, Mapping)
-        shares.append(guiding.spread(scale, stage.unet.levels)[1] if by_level else None)
+        own_shares = stage.guidance_shares
+        if isinstance(scale, Mapping):
+            _, own_shares = guiding.spread(scale, stage.unet.levels)
+        shares.append(own_shares)
     first = options[0]
     for name in ("eta", "guidance_rescale", "guidance_interval"):
         if len({str(own.get(name)) for own in options}) > 1:
@@ -200,10 +202,7 @@ def _drawing(
         eta=first["eta"],
         rescale=first.get("guidance_rescale", 0.0),
         interval=tuple(first.get("guidance_interval", (0.0, 1.0))),
-        shares=[
-            stage.guidance_shares if own is None else own
-            for stage, own in zip(stages, shares, strict=True)
-        ],
+        shares=shares,
         codec=codec,
         counts=counts,
     )

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 PLAIN = {"sampling": "default", "eta": 0.0, "grid": "uniform", "guidance_rescale": 0.0}
 # Options of `generate` that a model may have defaults of. Those by level are dicts.
 BY_LEVEL = ("outer_steps", "guidance_scale")
-NAMES = ("sampling", "steps", "outer_steps", "sampler", "eta", "grid", "threshold")
+NAMES: tuple[str, ...] = ("sampling", "steps", "outer_steps", "sampler", "eta", "grid", "threshold")
 NAMES += ("guidance_scale", "guidance_interval", "guidance_rescale")
 
 

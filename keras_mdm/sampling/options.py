@@ -10,7 +10,8 @@ from keras_mdm.sampling import guidances
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The arguments of `generate`, under their names there."""
+    """The arguments of `generate`, under their names there; those that models have defaults of are
+    `None` until these are filled in, see `defaults`."""
 
     prompts: Sequence[str] | Mapping[str, Any] | None
     labels: Sequence[int] | None
@@ -19,18 +20,18 @@ class Options:
     micro: Mapping[str, Any] | None
     low_res: Any
     low_res_noise: int | None
-    sampling: str | None
+    sampling: Any
     steps: int | None
     outer_steps: int | Mapping[str, int] | None
     sampler: str | Sampler | None
-    eta: float | None
-    grid: str | None
+    eta: Any
+    grid: Any
     threshold: str | Callable[[Any], Any] | None
     guidance: str | guidances.Guidance
     guidance_scale: float | Mapping[str, float] | None
     negative_prompts: str | Sequence[str] | Mapping[str, Any] | None
     guidance_interval: Sequence[float] | None
-    guidance_rescale: float | None
+    guidance_rescale: Any
     autoguidance: Any
     split_guidance: bool
     reconstruction: float

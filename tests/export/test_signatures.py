@@ -28,8 +28,9 @@ def model(tmp_path_factory, spiece):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def place(model, tmp_path_factory):
-    return model.export(tmp_path_factory.mktemp("served") / "apples", denoiser=True)
+def place(model, tmp_path_factory, request):
+    slow = request.config.getoption("--slow")
+    return model.export(tmp_path_factory.mktemp("served") / "apples", denoiser=slow)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_previews(model, served):
     assert_same(call(served["sample_16"], **asked()), call(served["serving_default"], **asked()))
 
 
+@pytest.mark.slow
 def test_the_network_alone(model, served):
     rng = np.random.default_rng(0)
     x = {level: rng.normal(size=(2, int(level), int(level), 3)) for level in ("8", "16")}

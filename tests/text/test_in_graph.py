@@ -55,7 +55,7 @@ def test_tokens_of_t5(t5):
 
 
 def test_states_of_t5(t5):
-    texts = ["a red panda", "", "the cow and the apple"]
+    texts = ["a red panda", "", "the cow"]
     states, mask = traced(in_graph(t5).__call__)(encoded(texts))
     expected, lengths = t5.encode(texts)
     np.testing.assert_array_equal(mask, lengths)
