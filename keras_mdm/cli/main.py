@@ -55,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    args = parsed(make_parser(), arguments)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what the words may go on with
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parsed(parser, arguments)
     try:
         return args.run(args) or 0
     except BrokenPipeError:  # whoever read the output has enough

@@ -330,3 +330,17 @@ def test_an_import_says_nothing():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_words_are_completed(tmp_path):
+    pytest.importorskip("argcomplete")
+    asked = tmp_path / "words"
+    given = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": " ",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(asked),
+    }
+    given |= {"COMP_LINE": "keras-mdm sam", "COMP_POINT": "13", "COMP_TYPE": "9"}
+    code = "import sys; sys.argv[0] = 'keras-mdm'; from keras_mdm.cli.main import main; main()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **given}, check=True)
+    assert asked.read_text().split() == ["sample"]
