@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: check demo test lint types assets install clean
+.PHONY: check demo test lint types docs package assets install clean
 
 check: lint types test
 
@@ -24,6 +24,16 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# The site, in site/; every warning is an error.
+docs: install
+	$(BIN)/python -m mkdocs build --strict
+
+# Wheel and source distribution, in dist/, checked.
+package: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # Third-party drawings and weights, pinned by sha256; fetched once into the user's cache.
 assets: install

@@ -129,7 +129,10 @@ def __dir__() -> list[str]:
 # Importing the package registers its classes with Keras, which `keras.saving.load_model` relies on.
 # The command line answers `--help` without starting TensorFlow, and imports what it needs later.
 if not _is_command_line():
-    from keras_mdm.backends import runs_on_tensorflow
+    from keras_mdm.quiet import quiet_start
 
-    for _name in __all__ if runs_on_tensorflow() else sorted(_NETWORK):
-        __getattr__(_name)
+    with quiet_start("2"):
+        from keras_mdm.backends import runs_on_tensorflow
+
+        for _name in __all__ if runs_on_tensorflow() else sorted(_NETWORK):
+            __getattr__(_name)

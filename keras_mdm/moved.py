@@ -11,6 +11,7 @@ MOVED = {
     "callbacks.checkpoint": "runs.writer",
     "callbacks.clips": "pictures.playing",
     "callbacks.images": "pictures.grids",
+    "cli.quiet": "quiet",
     "data.animated_emoji": "data.emoji.animated",
     "data.beam": "data.pictures.beam",
     "data.catalogue": "data.emoji.catalogue",

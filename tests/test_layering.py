@@ -23,6 +23,7 @@ ALLOWED = {
     "open_files": set(),
     "machine_faults": set(),
     "moved": set(),
+    "quiet": set(),
     "backends": {"keras"},
     "levels": set(),
     "stages": {"levels"},

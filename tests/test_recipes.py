@@ -473,3 +473,29 @@ def test_a_run_on_files_from_start_to_samples(tmp_path):
     assert "first/00.png: is empty" in done.stdout
     for name in ("samples.png", "paper_prompts.png", "model.keras", "saved_model"):
         assert (tmp_path / "run" / name).exists()
+
+
+def test_a_run_of_days_needs_yes(recipe, monkeypatch, capsys):
+    forecast, options = recipe("shared.forecast"), recipe("shared.options")
+    module = recipe("emoji_text_to_image")
+    parser = options.parser("", run_dir="unused")
+
+    def say(*words):
+        forecast.say(
+            parser.parse_args(words),
+            module.SCALE.phases,
+            lambda phase: build_nested_unet(phase.levels, text_width=384, text_blocks=0),
+            tokens=16,
+            devices=1,
+        )
+
+    monkeypatch.setattr(forecast, "measured_speed", lambda dtype: 1e12)
+    say()
+    assert (
+        capsys.readouterr().out
+        == "13.6 M parameters, 1,650 steps, 131.5 TFLOP: at least 3 minutes here\n"
+    )
+    monkeypatch.setattr(forecast, "measured_speed", lambda dtype: 1e9)
+    say("--yes")
+    with pytest.raises(ValueError, match="days needs --yes. Received: 52 hours.*To fix it"):
+        say()

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
+from keras_mdm.callbacks.tags import tagged
 from keras_mdm.callbacks.tensorboard import EventWriter
 
 QUARTERS = 4
@@ -16,9 +17,9 @@ class Diagnostics(StepCallback):
     """Writes the loss of every level by noise quarter, and the gap of the averages, to TensorBoard.
 
     The losses are those of the averaged weights on one batch, always with the same noise and times,
-    so that all points compare. `loss_64/noise_1` is the quarter with the least noise,
-    `loss_64/noise_4` that with the most. `ema_gap` is the distance of the averages from the
-    weights, relative to the weights.
+    so that all points compare. `loss_by_noise/64/quarter 1` has the least noise, `quarter 4` the
+    most. `optimizer/ema_gap` is the distance of the averages from the weights, relative to the
+    weights.
 
     Args:
         batch: dict of tensors as for training, without mixing; a multiple of four samples,
@@ -64,10 +65,10 @@ class Diagnostics(StepCallback):
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
-            self.writer.scalars(self.step, self.measure())
+            self.writer.scalars(self.step, tagged(self.measure()))
 
     def measure(self) -> dict[str, float]:
-        """Measure now; return the values that are written."""
+        """Measure now; return `loss_LEVEL/noise_QUARTER` and `ema_gap`."""
         self.model.refresh(contents=False)
         if self._measure is None or self._version != self.model.network_version:
             self._version = self.model.network_version

@@ -70,6 +70,9 @@ class SampleGrid(StepCallback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.codec is not None and hasattr(self.model, "unet"):
             check_codec(self.codec, self.model)
+        if self.writer is not None and self.prompts is not None:
+            rows = [f"{number}. {prompt}" for number, prompt in enumerate(self.prompts, start=1)]
+            self.writer.text(self.step, "samples/prompts", "\n".join(rows))
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):

@@ -1,25 +1,33 @@
-"""TensorBoard curves and pictures at the global step, without duplicates after a restart."""
+"""TensorBoard curves, pictures and texts at the global step, without duplicates after a restart."""
 
+import itertools
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from keras_mdm import checks, distribute
+from keras_mdm.callbacks import memory
 from keras_mdm.callbacks.steps import StepCallback, shown_values
+from keras_mdm.callbacks.tags import LAYOUT, tagged
 from keras_mdm.pictures.grids import encode_png
 from keras_mdm.pictures.playing import encode_gif
 
 
 class EventWriter:
-    """Write scalars and pictures for TensorBoard; on the first of several workers only.
+    """Write what TensorBoard shows; on the first of several workers only.
 
     It uses TensorBoard's own file writer rather than `tf.summary`, which cannot write the mark that
     makes TensorBoard forget the steps of a killed run after its last checkpoint.
@@ -52,6 +60,40 @@ class EventWriter:
         self._add(
             step, [(tag, make_tensor_proto(np.float32(values[tag])), metadata) for tag in values]
         )
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """Write a text, shown as Markdown."""
+        content = make_tensor_proto(np.array([text.encode()], dtype=object))
+        self._add(step, [(tag, content, text_metadata.create_summary_metadata("", ""))])
+
+    def layout(self) -> None:
+        """Write what the page of custom scalars shows, which opens on the losses."""
+        categories = [
+            layout_pb2.Category(
+                title=title,
+                chart=[
+                    layout_pb2.Chart(
+                        title=panel, multiline=layout_pb2.MultilineChartContent(tag=[pattern])
+                    )
+                    for _, panel, pattern in panels
+                ],
+            )
+            for title, panels in itertools.groupby(LAYOUT, key=lambda row: row[0])
+        ]
+        content = layout_pb2.Layout(category=categories).SerializeToString()
+        metadata = layout_metadata.create_summary_metadata()
+        self._add(0, [(layout_metadata.CONFIG_SUMMARY_TAG, make_tensor_proto(content), metadata)])
+
+    def hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Write the arguments of a run, by which its page of hyper-parameters compares runs."""
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+        if self._file is not None and plain:
+            summary = Summary.FromString(hparams.hparams_pb(plain).SerializeToString())
+            self._file.add_event(Event(wall_time=time.time(), summary=summary))
 
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
         """Write one (H, W, C) uint8 picture."""
@@ -90,7 +132,10 @@ class EventWriter:
 
 
 class TensorBoardLogger(StepCallback):
-    """Curves of the loss, the loss per level, learning rate, gradient norm and speed.
+    """Curves of the loss, the loss per level, learning rate, gradient norm, speed and memory.
+
+    They are called `loss/all`, `loss/64`, `optimizer/learning_rate`, `speed/images_per_second`,
+    `memory/process` (GB) and so on; a page of custom scalars shows the losses of all levels first.
 
     Args:
         log_dir: directory of the events.
@@ -114,10 +159,11 @@ class TensorBoardLogger(StepCallback):
         super().__init__(initial_step=initial_step)
         self.every = checks.integer("every", every, minimum=1)
         self.writer = EventWriter(log_dir, initial_step=initial_step)
+        self.writer.layout()
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
-            self.writer.scalars(self.step, shown_values(logs))
+            self.writer.scalars(self.step, {**tagged(shown_values(logs)), **memory.measured()})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.writer.flush()

@@ -62,28 +62,38 @@ def _own(model: Any, levels: tuple[str, ...]) -> dict[str, Any]:
 
 def sampling_options(args: argparse.Namespace, levels: tuple[str, ...]) -> dict[str, Any]:
     """Options of `generate` from the command line; those not given are left to it."""
-    guidance: Any = None
-    if args.guidance:
-        pairs = [word.rpartition("=") for word in args.guidance]
-        try:
-            scales = {level: float(scale) for level, _, scale in pairs}
-        except ValueError as problem:
-            raise checks.error(
-                "--guidance must be a number, or LEVEL=NUMBER for every level",
-                fix=f"pass for example --guidance 3, or --guidance {levels[0]}=3",
-                guidance=args.guidance,
-            ) from problem
-        if "" in scales and len(pairs) == 1:
-            guidance = scales[""]
-        else:
-            checks.known_keys("--guidance", scales, levels)
-            guidance = {level: scales.get(level, 1.0) for level in levels}
     given = {
         "steps": args.steps,
         "outer_steps": args.outer_steps,
         "sampler": args.sampler,
-        "guidance_scale": guidance,
+        "guidance_scale": guidance_of(args.guidance, levels),
         "weights": args.weights,
         "low_res_noise": args.low_res_noise,
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def guidance_of(words: list[str] | None, levels: tuple[str, ...]) -> Any:
+    """The guidance of `--guidance`: one scale, or one per level, 1 where none is given; `None`
+    without the option.
+
+    Example:
+
+    >>> guidance_of(["16=3"], ("16", "64"))
+    {'16': 3.0, '64': 1.0}
+    """
+    if not words:
+        return None
+    pairs = [word.rpartition("=") for word in words]
+    try:
+        scales = {level: float(scale) for level, _, scale in pairs}
+    except ValueError as problem:
+        raise checks.error(
+            "--guidance must be a number, or LEVEL=NUMBER for every level",
+            fix=f"pass for example --guidance 3, or --guidance {levels[0]}=3",
+            guidance=words,
+        ) from problem
+    if "" in scales and len(pairs) == 1:
+        return scales[""]
+    checks.known_keys("--guidance", scales, levels)
+    return {level: scales.get(level, 1.0) for level in levels}

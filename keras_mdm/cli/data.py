@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 SHOWN = 16
 

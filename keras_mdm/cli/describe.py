@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 # Options that mean nothing without --phases, and their defaults.
 FOR_PHASES = {

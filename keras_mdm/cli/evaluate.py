@@ -7,8 +7,8 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.cli import asked, drawn, memorised, models, prompts
-from keras_mdm.cli.quiet import quiet_start
 from keras_mdm.cli.reference import references
+from keras_mdm.quiet import quiet_start
 
 # Repeated here, so that `--help` does not start TensorFlow.
 CLASSES = "inception-score"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
-from keras_mdm.cli.quiet import quiet_start
 from keras_mdm.files import temporary_directory, write_atomically
+from keras_mdm.quiet import quiet_start
 
 if TYPE_CHECKING:
     from keras_mdm.training import MatryoshkaDiffusion

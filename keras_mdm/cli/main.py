@@ -1,6 +1,7 @@
 """Entry point of `keras-mdm`: parses the arguments, runs one command, prints its errors."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -36,7 +37,8 @@ COMMANDS = (
     train,
     launch,
 )
-ERROR = 2
+# Exit codes; the last two are those of a shell for SIGINT and SIGPIPE.
+ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,13 +57,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    args = make_parser().parse_args(arguments)
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what the words may go on with
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parsed(parser, arguments)
     try:
         return args.run(args) or 0
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        print("keras-mdm: stopped", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, OSError) as problem:
         # One line, even if Keras wraps a message over several.
         print(f"keras-mdm: error: {' '.join(str(problem).split())}", file=sys.stderr)
         return ERROR
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with options between the last words, which argparse alone does not take."""
+    args, rest = parser.parse_known_args(arguments)
+    name = getattr(args, "more_words", None)
+    if name is None or any(word.startswith("-") for word in rest):
+        return parser.parse_args(arguments)  # reports what is left over
+    getattr(args, name).extend(rest)
+    return args
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 if TYPE_CHECKING:
     from keras_mdm.cascade import Cascade

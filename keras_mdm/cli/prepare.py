@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

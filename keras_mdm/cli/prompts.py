@@ -71,7 +71,7 @@ def _texts_of(source: str) -> tuple[list[str], bool]:
         return list(emoji_drawings(source, {"16": 16}, "area").captions), True
     is_file = file_bytes.is_file(source)
     if is_file and not data.is_caption_table(source) and kinds.shard_kind(source) is None:
-        return _lines_of(source), False
+        return lines_of(source), False
     left_out: list[data.Skipped] = []
     if is_file and data.is_caption_table(source):
         texts = data.captions_of_table(source, skipped=left_out.append)
@@ -94,7 +94,15 @@ def _texts_of(source: str) -> tuple[list[str], bool]:
     return texts, True
 
 
-def _lines_of(path: str) -> list[str]:
+def lines_of(path: str) -> list[str]:
+    """The prompts of a text file, one per line.
+
+    Args:
+        path: the file, in UTF-8 or UTF-16.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
     from keras_mdm.data.sources.texts import is_text, text_of
 
     problem: OSError | None = None

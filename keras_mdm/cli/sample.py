@@ -1,26 +1,25 @@
 """`keras-mdm sample`: pictures from a trained model, as PNG files."""
 
 import argparse
-import re
-from collections.abc import Mapping, Sequence
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
-from keras_mdm.cli import labels, models
+from keras_mdm.cli import given, labels, models, written
+from keras_mdm.cli.asked import guidance_of
 from keras_mdm.cli.kinds import KINDS, kind_of
+from keras_mdm.cli.prompts import lines_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from keras_mdm.cascade import Cascade
     from keras_mdm.latents import LatentDiffusion
     from keras_mdm.training import MatryoshkaDiffusion
 
     Model = MatryoshkaDiffusion | Cascade | LatentDiffusion
 
-LONGEST_NAME = 60
-GRID_FILE = "grid.png"
 # Repeated here, so that `--help` does not start TensorFlow.
 SAMPLERS = ("ddim", "ddpm", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 GRIDS = ("uniform", "release", "logsnr", "karras")
@@ -40,10 +39,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="draw pictures with a trained model",
         description="Draws one picture per prompt or label at all levels of a model. Writes a PNG "
         "file per picture and level (the frames of a clip side by side), and grid.png with all. "
-        "Clips are written as GIF files too, and grid.gif plays all of them.",
+        "Clips are written as GIF files too, and grid.gif plays all of them. Every file says what "
+        "it was drawn from.",
+        epilog="examples: keras-mdm sample runs/demo 'red apple' panda --seed 3 | keras-mdm sample "
+        "runs/demo --prompts prompts.txt --guidance 16=3,64=1 | keras-mdm sample runs/demo 'green "
+        "apple' --init apple.png --strength 0.6",
     )
     models.add_argument(parser)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
+    parser.add_argument(
+        "--prompts",
+        dest="prompts_from",
+        metavar="FILE",
+        help="a text file with a prompt per line; - for standard input",
+    )
     parser.add_argument(
         "--label",
         type=labels.class_of,
@@ -70,9 +79,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument(
         "--guidance",
-        type=float,
-        help="guidance scale (default: the model's own, or 4; 1 for a model whose conditions were "
-        "never dropped)",
+        type=lambda word: word.split(","),
+        metavar="SCALE",
+        help="guidance scale, or one per level as in 16=3,64=1 (default: the model's own, or 4; 1 "
+        "for a model whose conditions were never dropped)",
     )
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal pictures")
     parser.add_argument("--negative", metavar="PROMPT", help="what to guide away from")
@@ -122,8 +132,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="write PNG files, or the codes of an autoencoder as .npy files (default: by the "
         "model's number of channels)",
     )
-    parser.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR")
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("samples"),
+        metavar="DIR",
+        help="where the files go; none is replaced (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="pictures drawn at a time (default: 32)"
+    )
+    parser.add_argument("--json", action="store_true", help="print files and options as JSON")
+    parser.set_defaults(run=run, more_words="prompts")
     return parser
 
 
@@ -139,48 +159,95 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: if the model cannot be loaded, or the conditions do not fit it.
     """
-    if args.prompts and args.label:
+    prompts = _prompts(args)
+    if prompts and args.label:
         raise checks.error(
             "prompts and labels exclude each other",
             fix="leave one of them out",
-            prompts=args.prompts,
+            prompts=prompts,
             label=args.label,
         )
+    first = written.first_number(args.out)
     model = models.load(args.model)
     kind = kind_of(model, args.kind, run=args.model)
     if args.text_encoder:
-        attach(model, args.text_encoder)
-    captions = args.prompts or labels.titles(args.label or (), model) or ["sample"]
+        given.attach(model, args.text_encoder)
+    captions = prompts or labels.titles(args.label or (), model) or ["sample"]
     captions = [caption for caption in captions for _ in range(args.per_prompt)]
-    options = _options(args)
+    options = _options(args, model)
+    about = _about(args, model, options)
     models.say_sampling(model)
     if args.low_res:
-        options["low_res"] = seen_picture(args.low_res, model, len(captions) // args.per_prompt)
+        count = len(captions) // args.per_prompt
+        options["low_res"] = given.seen_picture(args.low_res, model, count)
     if args.init:
-        options["init_image"] = _start(args.init, model, kind)
+        options["init_image"] = given.start(args.init, model, kind)
     if kind == "codes":
         options["output"] = "float32"
     images = model.generate(
-        args.prompts or None,
+        prompts or None,
         labels=args.label,
-        num_images=None if args.prompts or args.label else 1,
+        num_images=None if prompts or args.label else 1,
         num_images_per_prompt=args.per_prompt,
         seed=args.seed,
         **options,
     )
     if kind == "codes":
-        for path in write_codes(images, captions, args.out):
-            print(path)
-        return 0
-    paths = write(images, captions, args.out)
-    for path in paths + play(images, captions, args.out, ending=args.clips, speed=args.fps):
-        print(path)
+        paths = written.write_codes(images, captions, args.out, first=first)
+    else:
+        paths = written.write(images, captions, args.out, first=first, about=about)
+        paths += written.play(
+            images,
+            captions,
+            args.out,
+            ending=args.clips,
+            speed=args.fps,
+            first=first,
+            about=about,
+        )
+    if args.json:
+        print(json.dumps({"files": [str(path) for path in paths], **about}, default=str))
+    else:
+        print(*paths, sep="\n")
     return 0
 
 
-def _options(args: argparse.Namespace) -> dict[str, Any]:
+def _prompts(args: argparse.Namespace) -> list[str]:
+    """The prompts of the command line, then those of --prompts."""
+    prompts = list(args.prompts)
+    if args.prompts_from == "-":
+        prompts += [line.strip() for line in sys.stdin if line.strip()]
+    elif args.prompts_from:
+        prompts += lines_of(args.prompts_from)
+    if args.prompts_from and not prompts:
+        raise checks.error(
+            "--prompts must hold a prompt per line", fix="write some", prompts=args.prompts_from
+        )
+    return prompts
+
+
+def _about(args: argparse.Namespace, model: "Model", options: dict[str, Any]) -> dict[str, Any]:
+    """What repeats these pictures: the command, and what it came to."""
+    from keras_mdm import __version__
+    from keras_mdm.stages import stages_of
+
+    stages = stages_of(model)
+    own = stages[0].sampling if len(stages) == 1 else {}
+    words = sys.argv[1:] if Path(sys.argv[0]).name == "keras-mdm" else []
+    return {
+        "keras_mdm": __version__,
+        "model": args.model,
+        "seed": args.seed,
+        **({"command": shlex.join(["keras-mdm", *words])} if words else {}),
+        "options": {**own, **options},
+    }
+
+
+def _options(args: argparse.Namespace, model: "Model") -> dict[str, Any]:
     """Options of `generate` that are given; a cascade does not have all of them."""
-    given = {
+    from keras_mdm.stages import levels_of
+
+    asked = {
         "negative_prompts": args.negative,
         "low_res_noise": args.low_res_noise,
         "grid": args.grid,
@@ -189,205 +256,8 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         "steps": args.steps,
         "outer_steps": args.outer_steps,
         "sampler": args.sampler,
-        "guidance_scale": args.guidance,
+        "guidance_scale": guidance_of(args.guidance, levels_of(model)),
         "weights": args.weights,
+        "batch_size": args.batch_size,
     }
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _start(path: Path, model: "Model", kind: str) -> "np.ndarray":
-    """Read the file of --init: a picture, or the codes of one."""
-    import numpy as np
-
-    from keras_mdm.stages import channels_of
-
-    if kind == "pictures":
-        return read_picture(path, channels_of(model))
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as problem:
-        raise checks.error(
-            "--init must be a .npy file of codes for a model of codes",
-            fix="pass one that `keras-mdm sample` wrote",
-            init=str(path),
-        ) from problem
-
-
-def seen_picture(path: Path, model: "Model", count: int) -> "np.ndarray":
-    """Read the picture of --low-res and repeat it for every prompt.
-
-    Args:
-        path: the file.
-        model: a model that sees a picture.
-        count: number of prompts.
-
-    Raises:
-        ValueError: if the model does not see a picture that a file can hold.
-    """
-    import numpy as np
-
-    from keras_mdm.pictures.pixels import PICTURE_CHANNELS
-    from keras_mdm.stages import stages_of
-
-    spec = stages_of(model)[0].unet.spec  # a cascade makes its small pictures itself
-    channels = spec.in_channels - spec.out_channels
-    if channels not in PICTURE_CHANNELS:
-        raise checks.error(
-            "--low-res needs a model that sees a picture of 1, 3 or 4 channels",
-            fix="leave it out, or call `generate(low_res=...)`",
-            in_channels=spec.in_channels,
-            out_channels=spec.out_channels,
-        )
-    return np.repeat(read_picture(path, channels, "--low-res")[None], count, axis=0)
-
-
-def read_picture(path: Path, channels: int = 3, option: str = "--init") -> "np.ndarray":
-    """Read a picture file as training does, uint8 (H, W, C).
-
-    Args:
-        path: the file.
-        channels: of the model.
-        option: the option that named it, for errors.
-
-    Raises:
-        ValueError: if it is not a picture.
-    """
-    from keras_mdm import data
-
-    try:
-        return data.read_picture(path, channels=channels)
-    except data.Unusable as problem:
-        raise checks.error(
-            f"{option} must be a picture file",
-            fix="pass a PNG or JPEG file",
-            file=str(path),
-            problem=str(problem),
-        ) from problem
-
-
-def attach(model: "Model", folder: Path) -> None:
-    """Give a model its FLAN-T5 encoder from a folder.
-
-    Args:
-        model: the model.
-        folder: the encoder's files.
-
-    Raises:
-        ValueError: if the model was made with another encoder, or with none.
-    """
-    from keras_mdm.text import FlanT5
-
-    wanted = dict(model.text_encoder_identity or {})
-    kept = {name: wanted[name] for name in ("length", "max_characters", "dtype") if name in wanted}
-    encoder = FlanT5(folder, **(kept if wanted.get("name") == FlanT5.name else {}))
-    if encoder.identity != wanted:
-        raise checks.error(
-            "the text encoder must be the model's own, because guidance starts from its "
-            "empty prompt",
-            fix="pass the folder that the model was imported with, or import it again with "
-            "--text-encoder",
-            wanted=wanted or None,
-            found=encoder.identity,
-        )
-    model.text_encoder = encoder
-
-
-def write(
-    images: Mapping[str, "np.ndarray"], captions: Sequence[str], directory: Path
-) -> list[Path]:
-    """Write pictures of all levels as PNG files, and a grid with the captions.
-
-    Args:
-        images: uint8 `(B, H, W, C)`, or clips `(B, T, H, W, C)`, by level name; 1, 3 or 4 channels.
-        captions: B texts.
-        directory: made if it does not exist; files of the same name are replaced.
-
-    Returns:
-        The paths: per caption `<number>-<caption>_<level>.png`, ascending levels, then the grid.
-    """
-    from keras_mdm.pictures.grids import captioned_grid, encode_png, image_grid
-
-    directory.mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    for index, caption in enumerate(captions):
-        for level, batch in images.items():
-            pictures[f"{index:03d}-{slug(caption)}_{level}.png"] = image_grid(
-                batch[index : index + 1], columns=1
-            )
-    pictures[GRID_FILE] = captioned_grid(images, captions)
-    for name, picture in pictures.items():
-        (directory / name).write_bytes(encode_png(picture))
-    return [directory / name for name in pictures]
-
-
-def write_codes(
-    codes: Mapping[str, "np.ndarray"], captions: Sequence[str], directory: Path
-) -> list[Path]:
-    """Write codes of all levels as .npy files.
-
-    Args:
-        codes: float32 `(B, H, W, C)` by level name.
-        captions: B texts.
-        directory: see `write`.
-
-    Returns:
-        The paths.
-    """
-    import numpy as np
-
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index, caption in enumerate(captions):
-        for level, batch in codes.items():
-            paths.append(directory / f"{index:03d}-{slug(caption)}_{level}.npy")
-            np.save(paths[-1], batch[index])
-    return paths
-
-
-def play(
-    images: Mapping[str, "np.ndarray"],
-    captions: Sequence[str],
-    directory: Path,
-    *,
-    ending: str,
-    speed: float,
-) -> list[Path]:
-    """Write the clips among the results as files that play, and a grid of all.
-
-    Args:
-        images: as in `write`.
-        captions: B texts.
-        directory: where to write.
-        ending: "gif" or "mp4".
-        speed: frames per second.
-
-    Returns:
-        The paths; none for pictures.
-    """
-    from keras_mdm.pictures.playing import animated_grid, write_clip
-
-    clips = {
-        f"{index:03d}-{slug(caption)}_{level}": batch[index]
-        for index, caption in enumerate(captions)
-        for level, batch in images.items()
-        if batch.ndim == 5
-    }
-    if clips:
-        size = max(96, *(batch.shape[-3] for batch in images.values()))
-        clips[Path(GRID_FILE).stem] = animated_grid(images, captions, size=size)
-    return [
-        write_clip(directory / f"{name}.{ending}", frames, frames_per_second=speed)
-        for name, frames in clips.items()
-    ]
-
-
-def slug(caption: str) -> str:
-    """Letters and digits of a caption, joined by hyphens: a name that every file system takes.
-
-    Example:
-
-    >>> slug("A red apple, 3/4 view")
-    'a-red-apple-3-4-view'
-    """
-    words = re.findall(r"\w+", caption.lower())
-    return "-".join(words)[:LONGEST_NAME].strip("-") or "picture"
+    return {name: value for name, value in asked.items() if value is not None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keras_mdm import checks
 from keras_mdm.cli import models
 from keras_mdm.cli.kinds import kind_of
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 if TYPE_CHECKING:
     from keras_mdm.serving import Limits, Painter

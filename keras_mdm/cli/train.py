@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from keras_mdm import checks
-from keras_mdm.cli.quiet import quiet_start
+from keras_mdm.quiet import quiet_start
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

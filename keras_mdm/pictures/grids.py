@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from keras_mdm import checks
 from keras_mdm.pictures import pixels
@@ -183,11 +184,18 @@ def wrap_text(text: str, width: int, font: Font) -> list[str]:
     return [*lines, line] if line or not lines else lines
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """A (H, W, C) uint8 picture of 1, 3 or 4 channels as the bytes of a PNG file."""
-    buffer = io.BytesIO()
+def encode_png(picture: np.ndarray, *, texts: Mapping[str, str] | None = None) -> bytes:
+    """A picture as the bytes of a PNG file.
+
+    Args:
+        picture: uint8 (H, W, C) of 1, 3 or 4 channels.
+        texts: to keep in the file, by keyword.
+    """
+    buffer, info = io.BytesIO(), PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_itxt(keyword, text)
     shown = picture[..., 0] if picture.shape[-1] == 1 else picture
-    Image.fromarray(shown).save(buffer, format="png")
+    Image.fromarray(shown).save(buffer, format="png", pnginfo=info)
     return buffer.getvalue()
 
 

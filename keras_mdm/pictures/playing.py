@@ -62,12 +62,13 @@ def animated_grid(
     )
 
 
-def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
+def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0, comment: str = "") -> bytes:
     """Frames as the bytes of a GIF file that plays for ever and keeps every frame, even equal ones.
 
     Args:
         frames: uint8 (T, H, W, C) of 1, 3 or 4 channels; on white where they are transparent.
         frames_per_second: speed, rounded to hundredths of a second per frame, as GIF needs.
+        comment: a text to keep in the file.
 
     Returns:
         The bytes.
@@ -83,7 +84,8 @@ def encode_gif(frames: np.ndarray, *, frames_per_second: float = 8.0) -> bytes:
     pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     # Pillow's own writer merges equal frames, so a clip would lose some.
     lasts = max(20, round(1000.0 / speed / 10.0) * 10)
-    header, _ = GifImagePlugin.getheader(pictures[0].copy(), info={"loop": 0, "duration": lasts})
+    info = {"loop": 0, "duration": lasts, "comment": comment.encode()}
+    header, _ = GifImagePlugin.getheader(pictures[0].copy(), info=info)
     pieces, shown = list(header), None
     for picture in pictures:
         indices = np.asarray(picture)
@@ -104,13 +106,20 @@ def _changed(before: np.ndarray | None, after: np.ndarray) -> tuple[int, int, in
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: int = 14) -> bytes:
+def encode_mp4(
+    frames: np.ndarray,
+    *,
+    frames_per_second: float = 8.0,
+    quality: int = 14,
+    comment: str = "",
+) -> bytes:
     """Frames as the bytes of an mp4 file (H.264) that browsers and players show.
 
     Args:
         frames: uint8 (T, H, W, C). Players want even sides: an odd one is repeated at the edge.
         frames_per_second: speed.
         quality: the encoder's constant rate factor, 0 (lossless) to 51.
+        comment: a text to keep in the file.
 
     Returns:
         The bytes.
@@ -137,6 +146,7 @@ def encode_mp4(frames: np.ndarray, *, frames_per_second: float = 8.0, quality: i
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "clip.mp4"
         with av.open(str(file), "w", options={"movflags": "faststart"}) as container:
+            container.metadata["comment"] = comment
             stream = container.add_stream("libx264", rate=Fraction(speed).limit_denominator(1000))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"crf": str(quality)}
@@ -152,6 +162,7 @@ def write_clip(
     *,
     frames_per_second: float = 8.0,
     smallest: int = 128,
+    comment: str = "",
 ) -> Path:
     """Write a clip as a GIF or an mp4 file, depending on the ending of its name.
 
@@ -161,6 +172,7 @@ def write_clip(
         frames_per_second: speed.
         smallest: clips whose shorter side has fewer pixels are enlarged by a whole factor, as
             players would blur them.
+        comment: a text to keep in the file.
 
     Returns:
         The path.
@@ -181,7 +193,9 @@ def write_clip(
     frames, _ = _check(frames, frames_per_second, fastest=240.0)
     factor = -(-checks.integer("smallest", smallest, minimum=1) // min(frames.shape[1:3]))
     frames = frames.repeat(factor, axis=1).repeat(factor, axis=2)
-    return write_atomically(path, encode(frames, frames_per_second=frames_per_second))
+    return write_atomically(
+        path, encode(frames, frames_per_second=frames_per_second, comment=comment)
+    )
 
 
 def _check(frames: np.ndarray, frames_per_second: float, *, fastest: float) -> tuple:

@@ -57,8 +57,8 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
-        """Directory of the TensorBoard events."""
-        return self.path / "logs"
+        """Directory of the TensorBoard events, which TensorBoard shows as a run of this name."""
+        return self.path / "logs" / self.path.resolve().name
 
     @property
     def samples(self) -> Path:

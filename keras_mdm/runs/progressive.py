@@ -14,6 +14,7 @@ from keras_mdm.callbacks import TensorBoardLogger
 from keras_mdm.callbacks.signals import OrderlyStop
 from keras_mdm.files import remove_dead_temporaries
 from keras_mdm.runs import batches, checkpoints, ledger, preflight
+from keras_mdm.runs.announcing import announce
 from keras_mdm.runs.context import MakeDataset, MakeModel, PhaseContext, RunOptions, Worker
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.one_phase import train_phase
@@ -275,7 +276,9 @@ def _run_phases(
             # No name for objects that hold the model: it would live into the next phase.
             train_phase(
                 worker,
-                PhaseContext(number, phase, model, run, done, _logger(worker, phase, done)),
+                PhaseContext(
+                    number, phase, model, run, done, _logger(worker, phases, number, done)
+                ),
                 dataset,
                 description=f"phase {number}/{len(phases)} [{', '.join(phase.level_names)}]",
             )
@@ -309,11 +312,15 @@ def _begin(worker: Worker, model: MatryoshkaDiffusion, source: Path | None) -> N
         model.start_from(worker.options.start)
 
 
-def _logger(worker: Worker, phase: Phase, done: int) -> TensorBoardLogger | None:
+def _logger(
+    worker: Worker, phases: Sequence[Phase], number: int, done: int
+) -> TensorBoardLogger | None:
     if not worker.is_chief:
         return None
-    first = phase.first_step + done
-    return TensorBoardLogger(worker.run.logs, every=worker.options.log_every, initial_step=first)
+    options, first = worker.options, phases[number - 1].first_step + done
+    logger = TensorBoardLogger(worker.run.logs, every=options.log_every, initial_step=first)
+    announce(logger, phases, number, options.arguments)
+    return logger
 
 
 def _source_name(

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
+from keras_mdm.callbacks.tags import tagged
 from keras_mdm.callbacks.tensorboard import EventWriter
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.inputs import is_endless
@@ -69,6 +70,6 @@ class Validation(StepCallback):
         found = self.model.evaluate(self.dataset, verbose=0, return_dict=True)
         losses = {f"validation_{name}": float(value) for name, value in found.items()}
         if self.writer is not None:
-            self.writer.scalars(self.first_step + self.step, losses)
+            self.writer.scalars(self.first_step + self.step, tagged(losses))
             self.run.note("validation", {"phase": self.number, "step": self.step, **losses})
         return losses

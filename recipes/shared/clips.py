@@ -112,7 +112,8 @@ class Clips:
         """What the card of the model says of it."""
         if self.arguments.data:
             return notes.of_files(self.arguments.data, len(self.source), "clips")
-        return notes.of_asset("emoji" if self.in_memory else "animated-emoji", self.prompts()[:4])
+        asset = "emoji" if self.in_memory else "animated-emoji"
+        return notes.of_asset(asset, len(self.captions), self.prompts()[:4])
 
     @property
     def in_memory(self) -> bool:

@@ -51,7 +51,7 @@ class Drawings:
         """What the card of the model says of it."""
         if self.data is not None:
             return notes.of_files(self.data, len(self.source), "pictures")
-        return notes.of_asset("emoji", self.prompts[:4])
+        return notes.of_asset("emoji", len(self.source), self.prompts[:4])
 
     @property
     def conditions(self) -> dict[str, Any]:

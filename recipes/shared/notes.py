@@ -10,15 +10,17 @@ from typing import Any
 import keras_mdm as mdm
 
 
-def of_asset(name: str, prompts: Sequence[str] = ()) -> dict[str, Any]:
+def of_asset(name: str, count: int | None = None, prompts: Sequence[str] = ()) -> dict[str, Any]:
     """Notes on data that the package fetches.
 
     Args:
         name: of the asset.
+        count: how many of its records the run trains on, if not all.
         prompts: some that the model knows.
     """
     record = mdm.assets.asset(name)
-    found = {"data": record.what, "licence": record.licence, "attribution": record.attribution}
+    data = record.what if count is None else f"{count} records made of {record.what}"
+    found = {"data": data, "licence": record.licence, "attribution": record.attribution}
     return {**found, **({"prompts": list(prompts)} if prompts else {})}
 
 

@@ -31,6 +31,9 @@ def base(description: str, *, run_dir: str, data: str) -> argparse.ArgumentParse
         "(%(default)s)",
     )
     made.add_argument("--dry-run", action="store_true", help="print the run, check the data, stop")
+    made.add_argument(
+        "--yes", action="store_true", help="start even if the run takes days on this machine"
+    )
     return made
 
 

@@ -94,9 +94,8 @@ class Pictures:
         """What the card of the model says of it."""
         if not self.in_memory:
             return notes.of_files(self.arguments.data, len(self.source), "pictures")
-        return notes.of_asset(
-            "emoji", self.subjects().titles[:4] if self.condition == "text" else ()
-        )
+        prompts = self.subjects().titles[:4] if self.condition == "text" else ()
+        return notes.of_asset("emoji", len(self.source), prompts)
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import drawing, machine, notes, options, plan, rehearsal, texts, worth
+from shared import drawing, forecast, machine, notes, options, plan, rehearsal, texts, worth
 from shared.scale import Scale
 
 
@@ -136,6 +136,9 @@ def train(
             estimated |= {"callbacks": callbacks, "validation": validation}
             machine.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return None
+    if load is None and not getattr(arguments, "rehearse", None):
+        tokens, devices = estimated["text_tokens"], estimated["devices"]
+        forecast.say(arguments, phases, make_unet, tokens=tokens, devices=devices)
     model = mdm.fit_progressively(
         phases,
         make_model,

@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageFont
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from keras_mdm.callbacks import (
+    EventWriter,
     ProgressBar,
     SampleGrid,
     StepCallback,
@@ -176,15 +178,27 @@ def test_tensorboard_at_the_global_step_without_doubles(tmp_path):
     logger = TensorBoardLogger(tmp_path, every=2)
     fit(10, [logger])
     logger.close()
-    points, events = scalars(tmp_path, "loss")
+    points, events = scalars(tmp_path, "loss/all")
     assert points == [(step, float(step)) for step in (2, 4, 6, 8, 10)]
-    assert set(events.Tags()["tensors"]) == {"loss", "loss_64", "learning_rate"}
+    curves = {"loss/all", "loss/64", "optimizer/learning_rate", "memory/process"}
+    assert set(events.Tags()["tensors"]) == {*curves, "custom_scalars__config__"}
     # Killed at 10, continued from the checkpoint of step 6.
     logger = TensorBoardLogger(tmp_path, every=2, initial_step=6)
     fit(6, [logger])
     logger.close()
-    points, _ = scalars(tmp_path, "loss")
+    points, _ = scalars(tmp_path, "loss/all")
     assert points == [(2, 2.0), (4, 4.0), (6, 6.0), (8, 2.0), (10, 4.0), (12, 6.0)]
+
+
+def test_hyperparameters(tmp_path):
+    writer = EventWriter(tmp_path)
+    writer.hyperparameters({"steps": 10, "data": tmp_path, "seed": None})
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (content,) = events.PluginTagToContent("hparams").values()
+    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert found["steps"].number_value == 10 and found["data"].string_value == str(tmp_path)
+    assert set(found) == {"steps", "data"}
 
 
 def test_sample_grid_writes_files_and_tensorboard(tmp_path):
@@ -212,6 +226,8 @@ def test_sample_grid_writes_files_and_tensorboard(tmp_path):
     np.testing.assert_array_equal(written, image_grid(pictures["8"]))
     events = EventAccumulator(str(tmp_path / "logs"))
     events.Reload()
+    (prompts,) = events.Tensors("samples/prompts")
+    assert prompts.tensor_proto.string_val == [b"1. a\n2. b\n3. c"]
     (first, second) = events.Tensors("samples/8")
     assert (first.step, second.step) == (106, 109)
     width, height, png = first.tensor_proto.string_val

@@ -57,7 +57,10 @@ def test_points_come_at_their_steps_and_the_gap_grows(model):
     weights = [np.asarray(variable) for variable in model.ema.variables]
     apart = sum(np.sum((a - w) ** 2) for a, w in zip(averages, weights, strict=True)) ** 0.5
     size = sum(np.sum(w**2) for w in weights) ** 0.5
-    assert written.points[-1][1]["ema_gap"] == pytest.approx(apart / size, rel=1e-4) and apart > 0
+    assert (
+        written.points[-1][1]["optimizer/ema_gap"] == pytest.approx(apart / size, rel=1e-4)
+        and apart > 0
+    )
 
 
 def test_the_batch_must_divide_into_quarters():

@@ -1,5 +1,7 @@
 """The command line: numbers, files, and errors in one line."""
 
+import argparse
+import io
 import json
 import os
 import subprocess
@@ -12,7 +14,7 @@ from PIL import Image
 
 from keras_mdm import estimate, training
 from keras_mdm.cli import main as cli
-from keras_mdm.cli import sample
+from keras_mdm.cli import sample, written
 from keras_mdm.diffusion import samplers, time_grids
 from keras_mdm.models import LevelSpec, build_nested_unet
 
@@ -211,17 +213,76 @@ def test_cut_writes_the_inner_levels(class_file, class_model, tmp_path, capsys):
 
 def test_sample_of_a_clip_puts_its_frames_side_by_side(tmp_path):
     clip = np.arange(2 * 4 * 4 * 3, dtype="uint8").reshape(1, 2, 4, 4, 3)
-    strip, _ = sample.write({"2x4": clip}, ["a / b"], tmp_path)
+    strip, _ = written.write({"2x4": clip}, ["a / b"], tmp_path)
     assert strip.name == "000-a-b_2x4.png"
     picture = np.asarray(Image.open(strip))
     np.testing.assert_array_equal(picture[:, :4], clip[0, 0])
     np.testing.assert_array_equal(picture[:, -4:], clip[0, 1])
     drawn = {"4": clip[:, 0], "2x4": clip}
-    paths = sample.play(drawn, ["a / b"], tmp_path, ending="gif", speed=5.0)
+    paths = written.play(drawn, ["a / b"], tmp_path, ending="gif", speed=5.0)
     assert [path.name for path in paths] == ["000-a-b_2x4.gif", "grid.gif"]
     with Image.open(paths[0]) as gif:
         assert gif.n_frames == 2 and gif.info["duration"] == 200
-    assert sample.play({"4": clip[:, 0]}, ["a"], tmp_path, ending="mp4", speed=5.0) == []
+    assert written.play({"4": clip[:, 0]}, ["a"], tmp_path, ending="mp4", speed=5.0) == []
+
+
+def test_sample_replaces_no_file_and_says_how_to_repeat(class_file, tmp_path, capsys):
+    words = ["sample", class_file, "--label", "1", "--steps", "1", "--out", str(tmp_path)]
+    assert cli.main([*words, "--seed", "4"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert cli.main([*words, "--seed", "5", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert sorted(said["files"]) == sorted(map(str, set(tmp_path.iterdir()) - set(before)))
+    assert (said["seed"], said["options"]["steps"]) == (5, 1)
+    assert {"001-label-1_8.png", "grid-001.png"} <= {Path(file).name for file in said["files"]}
+    about = json.loads(Image.open(tmp_path / "001-label-1_8.png").text["keras_mdm"])
+    assert about["caption"] == "label 1" and about["seed"] == 5 and about["model"] == class_file
+
+
+def test_sample_takes_options_anywhere_and_prompts_from_files(class_file, tmp_path, monkeypatch):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a tree\n\na cow\n")
+    seen = []
+    monkeypatch.setattr(sample, "run", lambda args: seen.append(sample._prompts(args)))
+    parser = cli.make_parser()
+    for words in (
+        ["sample", "m", "--steps", "2", "a tree", "--seed", "1", "a cow"],
+        ["sample", "m", "--prompts", str(prompts)],
+        ["sample", "m", "a tree", "--prompts", "-"],
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO("a cow\n"))
+        args = cli.parsed(parser, words)
+        assert sample._prompts(args) == ["a tree", "a cow"], words
+    with pytest.raises(SystemExit):
+        cli.parsed(parser, ["sample", "m", "a tree", "--stepps", "2"])
+
+
+def test_sample_checks_out_first(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    said = error_of(capsys, "sample", "no.keras", "a tree", "--out", str(file))
+    assert "--out must be a directory to write to" in said
+
+
+def test_a_reader_that_has_enough(monkeypatch):
+    def run(args):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "parsed", lambda *_: argparse.Namespace(run=run))
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    monkeypatch.setattr("sys.stdout", sys.__stdout__)
+    assert cli.main([]) == 141
+
+
+def test_clips_keep_a_comment(tmp_path):
+    clip = np.zeros((1, 2, 4, 4, 3), "uint8")
+    (path, _) = written.play(
+        {"2x4": clip}, ["é"], tmp_path, ending="gif", speed=5.0, about={"seed": 3}
+    )
+    about = json.loads(Image.open(path).info["comment"].decode())
+    assert about == {"seed": 3, "caption": "é", "position": 0}
 
 
 def test_sample_errors(class_file, tmp_path, capsys):
@@ -260,3 +321,26 @@ def test_export_passes_the_model_on(class_file, class_model, tmp_path, capsys, m
     assert capsys.readouterr().out.strip() == str(tmp_path / "served" / "1")
     for loaded, saved in zip(model.unet.weights, class_model.unet.weights, strict=True):
         np.testing.assert_array_equal(loaded.numpy(), saved.numpy())
+
+
+def test_an_import_says_nothing():
+    """Also where the user has set the level of TensorFlow's messages, which begin before it is
+    read."""
+    command = [sys.executable, "-c", "import keras_mdm"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_words_are_completed(tmp_path):
+    pytest.importorskip("argcomplete")
+    asked = tmp_path / "words"
+    given = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": " ",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(asked),
+    }
+    given |= {"COMP_LINE": "keras-mdm sam", "COMP_POINT": "13", "COMP_TYPE": "9"}
+    code = "import sys; sys.argv[0] = 'keras-mdm'; from keras_mdm.cli.main import main; main()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **given}, check=True)
+    assert asked.read_text().split() == ["sample"]

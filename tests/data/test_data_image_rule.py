@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from data.sources import encoded
-from keras_mdm.cli import sample
+from keras_mdm.cli import given
 from keras_mdm.data import (
     ClipRule,
     ImageRule,
@@ -217,7 +217,7 @@ def test_every_reader_reads_as_training_does(kind, tmp_path):
             "turned": [0, 0, 255],
         }[kind]
     )
-    np.testing.assert_array_equal(sample.read_picture(file), expected)
+    np.testing.assert_array_equal(given.read_picture(file), expected)
     np.testing.assert_array_equal(read_picture(file), expected)
     # An animation of one frame, whatever its format.
     file = file.rename(tmp_path / "picture.gif")

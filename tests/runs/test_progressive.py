@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.util.tensor_util import make_ndarray
 from tiny_models import PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, arrays, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, Phase, WeightRamp, fit_progressively
@@ -191,13 +194,38 @@ def test_a_removed_directory_does_not_come_back(tmp_path):
 def test_curves_are_written(whole):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(whole[1] / "logs"))
+    events = EventAccumulator(str(whole[1] / "logs" / whole[1].name))
     events.Reload()
-    tags = set(events.Tags()["tensors"]) | set(events.Tags()["scalars"])
-    for wanted in ("loss", "loss_8", "loss_16", "learning_rate", "gradient_norm"):
-        assert wanted in tags, tags
-    assert "images_per_second" in tags, tags
-    assert [event.step for event in events.Tensors("loss_8")] == list(range(1, 9))
+    tags = set(events.Tags()["tensors"])
+    assert {f"loss/{name}" for name in ("all", "8", "16")} <= tags
+    assert {"optimizer/learning_rate", "optimizer/gradient_norm", "memory/process"} <= tags
+    assert "speed/images_per_second" in tags, tags
+    assert [event.step for event in events.Tensors("loss/8")] == list(range(1, 9))
+
+
+def test_a_run_tells_its_phases_and_arguments(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole[1] / "logs" / whole[1].name))
+    events.Reload()
+    marks = events.Tensors("run/phase")
+    assert [(mark.step, float(make_ndarray(mark.tensor_proto))) for mark in marks] == [
+        (0, 1.0),
+        (4, 2.0),
+    ]
+    text = events.Tensors("run/phases")[-1].tensor_proto.string_val[0].decode()
+    assert text.splitlines()[-1].startswith('| 2 | ["8", "16"] | 4 |')
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    patterns = [
+        tag
+        for category in layout_pb2.Layout.FromString(layout).category
+        for chart in category.chart
+        for tag in chart.multiline.tag
+    ]
+    # Every panel shows something, or is about what this run does not have.
+    tags = events.Tags()["tensors"]
+    shown = {pattern for pattern in patterns if any(re.search(pattern, tag) for tag in tags)}
+    assert {"^loss/", "^run/phase$", "^memory/"} <= shown
 
 
 @pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -11,7 +11,8 @@ PHASES = [{"levels": ("64",), "steps": 10}, {"levels": ("64", "256"), "steps": 5
 def test_paths(tmp_path):
     run = RunDirectory(tmp_path / "x")
     assert run.checkpoints(2) == tmp_path / "x" / "checkpoints" / "phase-2"
-    assert (run.logs.name, run.samples.name, run.model.name) == ("logs", "samples", "model.keras")
+    assert (run.samples.name, run.model.name) == ("samples", "model.keras")
+    assert run.logs == tmp_path / "x" / "logs" / "x"  # TensorBoard shows the run as x
     assert not run.path.exists() and run.read() is None
     with pytest.raises(ValueError, match="phase=0"):
         run.checkpoints(0)

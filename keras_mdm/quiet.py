@@ -10,24 +10,31 @@ LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 @contextlib.contextmanager
-def quiet_start() -> Iterator[None]:
+def quiet_start(level: str = "3") -> Iterator[None]:
     """Import TensorFlow, and modules that build on it, inside this context.
 
-    It sets `TF_CPP_MIN_LOG_LEVEL=3`. TensorFlow's C++ code prints some messages before it reads the
-    variable, so the stderr of the process is set aside as well, and shown if the import fails.
-    Nothing happens if the user set the variable, or if TensorFlow is already imported.
+    It sets `TF_CPP_MIN_LOG_LEVEL`, unless the user has. TensorFlow's C++ code prints some messages
+    before it reads the variable, so the stderr of the process is set aside as well, and shown if
+    the import fails. Nothing happens if the user set the variable to 0, which asks for all
+    messages, or if TensorFlow is already imported.
+
+    Args:
+        level: "2" leaves errors, "3" only what ends the process.
 
     Example:
 
     >>> with quiet_start():
     ...     import tensorflow as tf
     """
-    if LOG_LEVEL in os.environ or "tensorflow" in sys.modules:
+    if os.environ.setdefault(LOG_LEVEL, level) == "0" or "tensorflow" in sys.modules:
         yield
         return
-    os.environ[LOG_LEVEL] = "3"
     sys.stderr.flush()
-    stderr = os.dup(2)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # a process without one
+        yield
+        return
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:

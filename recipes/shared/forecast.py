@@ -1,0 +1,65 @@
+"""What a run takes, said before it starts; a run of days begins with --yes only."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import keras_mdm as mdm
+from keras_mdm.costs.estimate import EFFICIENCY, measured_speed
+from keras_mdm.costs.unallocated import unallocated
+
+LONG = 48.0  # hours
+
+
+def say(
+    arguments: argparse.Namespace,
+    phases: Sequence[mdm.Phase],
+    make_unet: Callable[[mdm.Phase], mdm.NestedUNet],
+    *,
+    tokens: int,
+    devices: int,
+) -> None:
+    """Print parameters, arithmetic and the least time of a whole run on this machine.
+
+    Args:
+        arguments: of the recipe.
+        phases: of the run.
+        make_unet: function (phase) -> network.
+        tokens: of a text.
+        devices: number of replicas.
+
+    Raises:
+        ValueError: if it takes days and --yes is not given.
+    """
+    steps = [mdm.costs.step_flop(phase, make_unet, text_tokens=tokens) for phase in phases]
+    flop = sum(phase.steps * each for phase, each in zip(phases, steps, strict=True))
+    with unallocated():
+        unet = make_unet(phases[-1])
+    parameters = sum(int(np.prod(weight.shape)) for weight in unet.trainable_weights)
+    hours = flop / (EFFICIENCY * devices * measured_speed(unet.policy.compute_dtype)) / 3600.0
+    print(
+        f"{parameters / 1e6:.3g} M parameters, {sum(phase.steps for phase in phases):,} steps, "
+        f"{flop / 1e12:,.4g} TFLOP: at least {words(hours)} here",
+        flush=True,
+    )
+    if hours > LONG and not arguments.yes:
+        raise ValueError(
+            f"a run that takes days needs --yes. Received: {hours:,.0f} hours at least, on "
+            f"{devices} device{'s' * (devices > 1)} of this machine. To fix it: see what it needs "
+            "with --dry-run, pass fewer --phase-steps or --scale small where the recipe has it, or "
+            "start it with --yes"
+        )
+
+
+def words(hours: float) -> str:
+    """A time in words.
+
+    Example:
+
+    >>> words(0.1), words(30.0)
+    ('6 minutes', '30 hours')
+    """
+    if hours < 1.0:
+        return f"{max(1, round(60 * hours))} minutes"
+    return f"{hours:,.0f} hours"
