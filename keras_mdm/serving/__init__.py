@@ -1,7 +1,7 @@
 """Serving: a page and a JSON API over one model, one queue and one sampling thread.
 
 Only `create_app`, `run` and `Metrics` need FastAPI, uvicorn and prometheus-client, when called:
-`pip install 'keras-mdm[serve]'`.
+the extra `serve`.
 """
 
 from keras_mdm.serving.app import create_app
