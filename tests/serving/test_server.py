@@ -12,8 +12,8 @@ import urllib.request
 
 import pytest
 
-from keras_mdm.serving import server
-from serving.fakes import PATIENCE
+from keras_mdm.serving import Limits, server
+from serving.fakes import PATIENCE, FakePainter
 
 # A server that takes half a second a step, and what it says.
 PROGRAM = """
@@ -53,6 +53,22 @@ def test_a_port_in_use_is_one_clear_error():
     for host, port in (("127.0.0.1", 2**17), ("192.0.2.1", 0)):
         with pytest.raises(ValueError, match="one of this machine"):
             server._listen(host, port)
+
+
+def test_a_server_that_cannot_draw_ends_and_says_why():
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("prometheus_client")
+
+    class NoEncoder(FakePainter):
+        def rehearsal(self, wanted):
+            raise ValueError("the text encoder is not on this machine")
+
+    said, before = [], signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="not on this machine"):
+        server.run(NoEncoder(), Limits(grace=0.0), port=0, say=said.append)
+    assert said[0].startswith("serving at http://127.0.0.1:") and said[1:] == ["stopped"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def ask(address, wish, found):
