@@ -10,6 +10,7 @@ from keras_mdm.cli import (
     cut,
     data,
     describe,
+    doctor,
     embed,
     evaluate,
     export,
@@ -22,6 +23,7 @@ from keras_mdm.cli import (
 
 COMMANDS = (
     describe,
+    doctor,
     import_,
     sample,
     evaluate,

@@ -1,0 +1,74 @@
+"""Kernels in the dtype in which the network computes, cast once per run.
+
+Under a mixed policy every call of a layer casts its kernel, and averages are float32 under any
+policy. In training that cannot be avoided,
+but a sampler calls the network dozens of times with the same weights, and on a CPU the casts of a
+network of 460 million weights cost a twentieth of every call. The cast values are the same, and so
+are the pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_mdm.models.flags import layers_of
+from keras_mdm.sampling.plan import SamplingPlan
+
+# By what the denoiser calls: "network", and "weaker" with autoguidance.
+Narrow = Mapping[str, Sequence[tf.Tensor]]
+
+
+def kernels_of(unet: keras.Model) -> list[keras.Variable]:
+    """The kernels of a network that are cast in every call.
+
+    Only those of Keras' own dense layers and convolutions: they are nearly all weights, and it is
+    known that nothing else reads them. A layer of the user's might do with its weights what it
+    likes.
+    """
+    return [
+        layer._kernel
+        for layer in layers_of(unet)
+        if type(layer) in (keras.layers.Dense, keras.layers.Conv2D)
+        and layer.compute_dtype != "float32"
+    ]
+
+
+def narrow_weights(model: Any, plan: SamplingPlan) -> dict[str, list[tf.Tensor]]:
+    """The kernels that a plan's networks use, in their compute dtypes.
+
+    Args:
+        model: a `MatryoshkaDiffusion`.
+        plan: the static choices.
+
+    Returns:
+        Tensors by what the denoiser calls; empty lists for a network that casts nothing.
+    """
+    found = {"network": _cast(model, plan.weights)}
+    if plan.autoguidance is not None:
+        found["weaker"] = _cast(*plan.autoguidance)
+    return found
+
+
+def _cast(model: Any, weights: str) -> list[tf.Tensor]:
+    kernels, dtype = kernels_of(model.unet), model.unet.policy.compute_dtype
+    if not kernels:
+        return []
+    replacing = {id(weight): average for weight, average in model.averages.replacing(weights)}
+    return [
+        tf.cast(tf.convert_to_tensor(replacing.get(id(kernel), kernel).value), dtype)
+        for kernel in kernels
+    ]
+
+
+def by_kernel(unet: keras.Model, tensors: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
+    """The tensors by the identity of the kernel whose place they take.
+
+    Args:
+        unet: the network whose kernels were cast.
+        tensors: of `narrow_weights`.
+    """
+    if not tensors:
+        return {}
+    return {id(k): tensor for k, tensor in zip(kernels_of(unet), tensors, strict=True)}
