@@ -49,6 +49,12 @@ def main() -> None:
     parser.add_argument(
         "--recompute", nargs="*", default=[], help="levels whose activations are recomputed"
     )
+    parser.add_argument(
+        "--clock",
+        choices=list(protocol.CLOCKS),
+        default="wall",
+        help="processor: on a busy machine, with one core (taskset)",
+    )
     parser.add_argument("--jit-compile", action="store_true", help="compile ours with XLA")
     parser.add_argument("--peer", nargs="*", default=[], choices=list(contenders.PEERS))
     parser.add_argument(
@@ -80,6 +86,7 @@ def main() -> None:
                     "recompute": args.recompute,
                     "jit_compile": args.jit_compile,
                     "layout": args.layout,
+                    "clock": args.clock,
                     "matmul_size": MATMUL_SIZE,
                     "text_tokens": TEXT_TOKENS,
                     "text_width": TEXT_WIDTH,

@@ -66,7 +66,9 @@ def arrays_of(unet, rng, rows=2, tokens=5):
 
 
 @needs_torch
-@pytest.mark.parametrize("name", ["released_64", "released_256"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("released_64", marks=pytest.mark.slow), "released_256"]
+)
 def test_the_peer_computes_what_ours_does(name, tmp_path):
     unet = scrambled(presets.build(name, width=0.125, text_width=24))
     inputs, arrays = arrays_of(unet, np.random.default_rng(1))
