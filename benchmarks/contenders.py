@@ -34,12 +34,14 @@ class Contender:
         python: interpreter.
         worker: script.
         case: what it is told.
+        package: folder to import `keras_mdm` from; the usual one unless given.
     """
 
     name: str
     python: str
     worker: Path
     case: dict[str, Any]
+    package: Path | None = None
 
     def __post_init__(self) -> None:
         self.found: dict[str, Any] = {"step": [], "product": []}
@@ -55,10 +57,19 @@ class Contender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.messages,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+            env=self._environment(),
             text=True,
         )
         self.found |= self._ask(json.dumps(self.case))
+
+    def _environment(self) -> dict[str, str]:
+        found = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+        if self.package is not None:
+            before = found.get("PYTHONPATH")
+            found["PYTHONPATH"] = os.pathsep.join(
+                [str(self.package), *([before] if before else [])]
+            )
+        return found
 
     def measure(self, repeats: int) -> None:
         """Take some steps, each followed by a matrix product."""
@@ -115,15 +126,21 @@ class Contender:
         }
 
 
-def contenders(case: dict[str, Any], peers: list[str], python: str) -> list[Contender]:
-    """Ours first, then the peers.
+def contenders(
+    case: dict[str, Any], peers: list[str], python: str, before: Path | None = None
+) -> list[Contender]:
+    """Ours first, then ours of an earlier version, then the peers.
 
     Args:
         case: what all are told.
         peers: words of `--peer`.
         python: the peers' interpreter.
+        before: a checkout of an earlier version, if any.
     """
-    found = [Contender(OURS, sys.executable, FOLDER / "step_worker.py", case)]
+    worker = FOLDER / "step_worker.py"
+    found = [Contender(OURS, sys.executable, worker, case)]
+    if before is not None:
+        found.append(Contender("before", sys.executable, worker, case, before.resolve()))
     for peer in peers:
         for name, worker, options in PEERS[peer]:
             path = FOLDER / "peers" / worker

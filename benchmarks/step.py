@@ -2,6 +2,7 @@
 
     python benchmarks/step.py                        # the released 64 and 256 networks, full size
     python benchmarks/step.py --peer torch           # the same networks in PyTorch beside ours
+    python benchmarks/step.py --before ../earlier    # and our own package of another checkout
     python benchmarks/step.py --width 0.25 --repeats 3
     python benchmarks/step.py --models released_64 --modes sample --dtypes mixed_bfloat16
 
@@ -56,6 +57,9 @@ def main() -> None:
         help="processor: on a busy machine, with one core (taskset)",
     )
     parser.add_argument("--jit-compile", action="store_true", help="compile ours with XLA")
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="also time the package of this folder"
+    )
     parser.add_argument("--peer", nargs="*", default=[], choices=list(contenders.PEERS))
     parser.add_argument(
         "--peer-python", default=sys.executable, help="interpreter that has the peers' packages"
@@ -92,7 +96,7 @@ def main() -> None:
                     "text_width": TEXT_WIDTH,
                     **described,
                 }
-                entered = contenders.contenders(case, args.peer, args.peer_python)
+                entered = contenders.contenders(case, args.peer, args.peer_python, args.before)
                 apart = mode == "train" and not args.together
                 contenders.race(entered, rounds=args.rounds, repeats=args.repeats, apart=apart)
                 found = [each.result(WORK[mode] * described["gflop"]) for each in entered]

@@ -24,12 +24,24 @@ def prepare(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], ob
 
 def sampling_step(unet: Any, case: dict[str, Any]) -> Callable[[], None]:
     """One call of the network as in `generate`, conditional and without guidance."""
+    import keras
     import tensorflow as tf
 
     from keras_mdm.tracing import compiled_whole
 
-    def infer(inputs: dict[str, Any]) -> dict[str, Any]:
-        return unet(inputs, training=False)
+    try:
+        from keras_mdm.sampling.narrow import by_kernel, cast_kernels
+
+        kernels = cast_kernels(unet)
+    except ImportError:  # an earlier version, see --before
+        kernels = {}
+
+    def infer(inputs: dict[str, Any], kernels: dict[str, Any]) -> dict[str, Any]:
+        scope = keras.StatelessScope(initialize_variables=False)
+        if kernels:
+            scope.state_mapping.update(by_kernel(unet, kernels))
+        with scope:
+            return unet(inputs, training=False)
 
     jit = case["jit_compile"]
     network = tf.function(compiled_whole(infer) if jit else infer, jit_compile=jit)
@@ -47,10 +59,10 @@ def sampling_step(unet: Any, case: dict[str, Any]) -> Callable[[], None]:
     }
 
     def step() -> None:
-        for value in network(inputs).values():
+        for value in network(inputs, kernels).values():
             value.numpy()
 
-    step.graph = lambda: network.get_concrete_function(inputs).graph  # for profile_step.py
+    step.graph = lambda: network.get_concrete_function(inputs, kernels).graph  # for profile_step.py
     return step
 
 

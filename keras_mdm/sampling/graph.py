@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -32,7 +32,7 @@ def network(
     model: Any,
     weights: str = "ema",
     stop_at: str | None = None,
-    narrow: Sequence[tf.Tensor] = (),
+    narrow: Mapping[str, tf.Tensor] | None = None,
 ) -> Callable[[Mapping[str, Any]], dict]:
     """Return the network as a function, with averaged or raw weights.
 
@@ -61,7 +61,7 @@ def network(
         return infer
 
     def averaged(inputs):
-        with model.averages.substituted(weights, by_kernel(model.unet, narrow)):
+        with model.averages.substituted(weights, by_kernel(model.unet, narrow or {})):
             return infer(inputs)
 
     return averaged
@@ -133,7 +133,7 @@ def stretches(
             given if inside else {**given, "away": {}},
             asked.amounts,
             *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
-            fixed=narrow if inside else {**narrow, "weaker": []},
+            fixed=narrow if inside else {**narrow, "weaker": {}},
             jit_compile=asked.options.jit_compile,
         )
         yield begin, end, state

@@ -7,7 +7,7 @@ network of 460 million weights cost a twentieth of every call. The cast values a
 are the pictures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -16,8 +16,8 @@ import tensorflow as tf
 from keras_mdm.models.flags import layers_of
 from keras_mdm.sampling.plan import SamplingPlan
 
-# By what the denoiser calls: "network", and "weaker" with autoguidance.
-Narrow = Mapping[str, Sequence[tf.Tensor]]
+# By what the denoiser calls ("network", and "weaker" with autoguidance) and by path of the kernel.
+Narrow = Mapping[str, Mapping[str, tf.Tensor]]
 
 
 def kernels_of(unet: keras.Model) -> list[keras.Variable]:
@@ -35,7 +35,7 @@ def kernels_of(unet: keras.Model) -> list[keras.Variable]:
     ]
 
 
-def narrow_weights(model: Any, plan: SamplingPlan) -> dict[str, list[tf.Tensor]]:
+def narrow_weights(model: Any, plan: SamplingPlan) -> dict[str, dict[str, tf.Tensor]]:
     """The kernels that a plan's networks use, in their compute dtypes.
 
     Args:
@@ -43,32 +43,38 @@ def narrow_weights(model: Any, plan: SamplingPlan) -> dict[str, list[tf.Tensor]]
         plan: the static choices.
 
     Returns:
-        Tensors by what the denoiser calls; empty lists for a network that casts nothing.
+        Tensors by what the denoiser calls, and by path; none for a network that casts nothing.
     """
-    found = {"network": _cast(model, plan.weights)}
+    found = {"network": cast_kernels(model.unet, model.averages.replacing(plan.weights))}
     if plan.autoguidance is not None:
-        found["weaker"] = _cast(*plan.autoguidance)
+        other, weights = plan.autoguidance
+        found["weaker"] = cast_kernels(other.unet, other.averages.replacing(weights))
     return found
 
 
-def _cast(model: Any, weights: str) -> list[tf.Tensor]:
-    kernels, dtype = kernels_of(model.unet), model.unet.policy.compute_dtype
-    if not kernels:
-        return []
-    replacing = {id(weight): average for weight, average in model.averages.replacing(weights)}
-    return [
-        tf.cast(tf.convert_to_tensor(replacing.get(id(kernel), kernel).value), dtype)
-        for kernel in kernels
-    ]
+def cast_kernels(
+    unet: keras.Model, replacing: Iterable[tuple[keras.Variable, keras.Variable]] = ()
+) -> dict[str, tf.Tensor]:
+    """The kernels of a network in its compute dtype, by path.
+
+    Args:
+        unet: the network.
+        replacing: pairs of a weight and the average that takes its place.
+    """
+    averages = {id(weight): average for weight, average in replacing}
+    found = {}
+    for kernel in kernels_of(unet):
+        value = averages.get(id(kernel), kernel).value
+        found[kernel.path] = tf.cast(tf.convert_to_tensor(value), unet.policy.compute_dtype)
+    return found
 
 
-def by_kernel(unet: keras.Model, tensors: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
+def by_kernel(unet: keras.Model, tensors: Mapping[str, tf.Tensor]) -> dict[int, tf.Tensor]:
     """The tensors by the identity of the kernel whose place they take.
 
     Args:
         unet: the network whose kernels were cast.
         tensors: of `narrow_weights`.
     """
-    if not tensors:
-        return {}
-    return {id(k): tensor for k, tensor in zip(kernels_of(unet), tensors, strict=True)}
+    kernels = kernels_of(unet) if tensors else []
+    return {id(kernel): tensors[kernel.path] for kernel in kernels}

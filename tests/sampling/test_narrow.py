@@ -37,7 +37,7 @@ def mixed():
 def cast_in_steps(monkeypatch):
     """As before: nothing is cast beforehand."""
     monkeypatch.setattr(narrow, "kernels_of", lambda unet: [])
-    monkeypatch.setattr(generate, "narrow_weights", lambda model, plan: {"network": []})
+    monkeypatch.setattr(generate, "narrow_weights", lambda model, plan: {"network": {}})
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,11 @@ def test_what_is_cast(dtype):
     if dtype == "float32":
         assert not kernels
         return
-    names = {layer.name for layer in layers_of(unet) if getattr(layer, "_kernel", None) in kernels}
+    cast = set(map(id, kernels))
+    names = {e.name for e in layers_of(unet) if id(getattr(e, "_kernel", None)) in cast}
     assert {"conv1", "qkv"} <= names
     assert not names & {"conv_out", "dense1", "dense2"}  # float32 under any policy
     model = MatryoshkaDiffusion(unet)
     found = narrow.narrow_weights(model, SamplingPlan())["network"]
     assert len(found) == len(kernels)
-    assert {tensor.dtype for tensor in found} == {tf.bfloat16}
+    assert {tensor.dtype for tensor in found.values()} == {tf.bfloat16}
