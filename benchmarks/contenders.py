@@ -13,16 +13,9 @@ from typing import Any
 FOLDER = Path(__file__).parent
 # Name, worker, and what it is told besides the case.
 OURS = "ours"
-PEERS = {
-    "torch": (
-        ("eager", "torch_worker.py", {"compile": False}),
-        ("compile", "torch_worker.py", {"compile": True}),
-    ),
-    "diffusers": (
-        ("diffusers", "diffusers_worker.py", {"compile": False}),
-        ("diffusers compile", "diffusers_worker.py", {"compile": True}),
-    ),
-}
+EAGER = ("eager", "torch_worker.py", {"compile": False})
+COMPILED = ("compile", "torch_worker.py", {"compile": True})
+PEERS = {"torch": (EAGER, COMPILED), "torch-eager": (EAGER,)}
 
 
 @dataclasses.dataclass

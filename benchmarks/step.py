@@ -11,8 +11,8 @@ turns. Every step is followed by a large matrix product in the same dtype and li
 slows all of them, so ratios stay the same where seconds do not. `times ours` is the contender's
 time over ours. Prints a table and writes JSON.
 
-Peers are optional: `torch` needs `pip install torch`, and `diffusers` that and `pip install
-diffusers`. They may live in another environment, see --peer-python.
+Peers are optional (`pip install torch`), and may live in another environment, see --peer-python.
+`torch` is eager and compiled, `torch-eager` leaves the minutes of compilation out.
 """
 
 import argparse
