@@ -1,5 +1,6 @@
 """What `keras-mdm doctor` knows of the machine without TensorFlow, and what it recommends."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,8 @@ AMPERE = [8, 0]  # the first GPUs with bfloat16 and TF32
 def host() -> dict[str, Any]:
     """Processor, memory and NVIDIA's driver."""
     lines = _lines("/proc/cpuinfo")
-    values = dict(tuple(part.strip() for part in line.partition(":")[::2]) for line in lines)
+    pairs = (line.partition(":") for line in lines)
+    values = {name.strip(): value.strip() for name, _, value in pairs}
     flags = f"{values.get('flags', '')} {values.get('Features', '')}".split()
     memory = [line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     return {
@@ -28,8 +30,6 @@ def host() -> dict[str, Any]:
 
 
 def _cores() -> int:
-    import os
-
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
