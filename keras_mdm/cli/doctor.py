@@ -12,6 +12,7 @@ from keras_mdm.cli import doctor_advice
 from keras_mdm.cli.doctor_trials import TRIALS
 
 FAILED = 1
+WORKER = ("-m", "keras_mdm.cli.doctor_trials")  # arguments of Python
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def _child(
     """(machine, results, last lines of the errors) of one process; a trial in which it dies has
     failed."""
     machine, results, begun = None, [], None
-    command = [sys.executable, "-m", "keras_mdm.cli.doctor_trials", *names]
+    command = [sys.executable, *WORKER, *names]
     with tempfile.TemporaryFile("w+") as messages:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=messages, text=True

@@ -54,11 +54,11 @@ def nvidia() -> dict[str, Any] | None:
         return None
     if done.returncode:
         return {"driver": None, "gpus": [], "message": done.stdout.strip() or done.stderr.strip()}
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line]
-    return {
-        "driver": rows[0][1] if rows else None,
-        "gpus": [f"{name}, {memory}" for name, _, memory in rows],
-    }
+    lines = [line for line in done.stdout.splitlines() if line.count(",") == 2]
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines]
+    if not rows:
+        return {"driver": None, "gpus": [], "message": done.stdout.strip() or "it lists nothing"}
+    return {"driver": rows[0][1], "gpus": [f"{name}, {memory}" for name, _, memory in rows]}
 
 
 def policy(host: Mapping[str, Any], machine: Mapping[str, Any]) -> tuple[str, str]:
