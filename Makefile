@@ -44,7 +44,7 @@ install: $(INSTALLED)
 $(INSTALLED): setup.py setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[emoji,video,dev]'
+		--constraint constraints.txt --editable '.[emoji,video,serve,dev]'
 	touch $@
 
 clean:

@@ -9,5 +9,9 @@ RECIPES = tuple(
 setup(
     packages=[*find_packages(include=["keras_mdm*"]), *RECIPES],
     package_dir={"keras_mdm.recipes": "recipes"},
-    package_data={"keras_mdm": ["py.typed"], "keras_mdm.recipes.shared": ["*.txt"]},
+    package_data={
+        "keras_mdm": ["py.typed"],
+        "keras_mdm.serving": ["page/*"],
+        "keras_mdm.recipes.shared": ["*.txt"],
+    },
 )

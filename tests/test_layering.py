@@ -74,6 +74,17 @@ ALLOWED = {
     "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}
     | {"diffusion", "release", "text"}
     | {"keras", "tensorflow"},
+    "serving": {"conditioning", "export", "levels", "sampling", "stages"}
+    | {"data.pictures", "data.skipping"}  # of pictures that clients send
+    | {
+        "tensorflow",
+        "tensorflow_text",
+        "PIL",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+    },
     "costs": {"models", "training.phases", "training.mixing", "keras", "tensorflow"},
     "runs": {"averages", "callbacks", "cascade", "costs", "distribute", "finite", "latents"}
     | {"layers", "models", "release", "stages"}

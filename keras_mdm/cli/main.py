@@ -19,6 +19,7 @@ from keras_mdm.cli import (
     launch,
     prepare,
     sample,
+    serve,
     train,
 )
 
@@ -27,6 +28,7 @@ COMMANDS = (
     doctor,
     import_,
     sample,
+    serve,
     evaluate,
     cut,
     export,

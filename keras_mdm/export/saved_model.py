@@ -15,7 +15,7 @@ from keras_mdm.conditioning.conditions import condition_names
 from keras_mdm.conditioning.low_res import LOW_RES
 from keras_mdm.diffusion import samplers, thresholding
 from keras_mdm.diffusion.samplers import Sampler
-from keras_mdm.export import page, versions, warmup
+from keras_mdm.export import described, page, versions, warmup
 from keras_mdm.export.drawing import Drawing
 from keras_mdm.export.inputs import steps_limit
 from keras_mdm.export.module import DEFAULT, SIMPLE, Exported
@@ -124,6 +124,7 @@ def export_saved_model(
         least = max([1, *(count for count in drawing.counts.values() if count)])
         asked = {k: warmup.example(module.graphs[k], least) for k in (DEFAULT, SIMPLE)}
         warmup.write(target, asked, versions.name_of(directory))
+        described.write(target, model, module)
     page.write(directory, model, module, place)
     return place
 

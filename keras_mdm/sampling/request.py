@@ -142,8 +142,13 @@ def _plan(model: Any, options: Options, guidance: guiding.Guidance, sampler: Any
 
 
 def _refresh(model: Any, weights: str) -> None:
+    known = model._held_still
+    if known is not None and weights in known:
+        return
     model.refresh(contents=weights != "raw")
     check_weights(model, weights)
+    if known is not None:
+        known.add(weights)
 
 
 def _check_steps(model: Any, steps: Any) -> int:

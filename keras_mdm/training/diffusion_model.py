@@ -155,6 +155,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     _inner_unets = Untracked(dict)
     _built_of = Untracked(tuple)
     _usage = Untracked(dict)
+    _held_still = Untracked()  # inside `held_still`, the names of weights found finite
     network_version = Untracked(int)  # rises with every change that outdates graphs, except values
     _test_batches = Untracked()  # counts the batches of one evaluation
     _earlier = Untracked()  # averages from a file of an earlier version, until they have a place
@@ -318,6 +319,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     # Changes of the network, by Keras or by hand, reach graphs, averages and optimizer:
 
     refresh = following.refresh
+    held_still = following.held_still
     follow_trainable = following.follow_trainable
     training_key = following.training_key
     testing_key = following.testing_key

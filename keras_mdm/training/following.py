@@ -7,9 +7,10 @@ were changed without a step. Averages and graphs follow the changes; those that 
 are refused.
 """
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -48,8 +49,8 @@ def refresh(model: Any, *, contents: bool = True) -> None:
         ValueError: if a layer was quantized or computes in another type than it was built for,
             or no option makes the process.
     """
-    if not tf.executing_eagerly():
-        return  # the caller that traces has checked
+    if not tf.executing_eagerly() or model._held_still is not None:
+        return  # the caller that traces, or that holds the model still, has checked
     check_policies(model.unet)
     built = construction(model)
     if built != model._built_of:
@@ -70,6 +71,26 @@ def refresh(model: Any, *, contents: bool = True) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def held_still(model: Any) -> Iterator[None]:
+    """Look for changes of the network and its weights once, now, and not at every call inside.
+
+    For programs that only draw: the pass over the weights before every picture takes as long as
+    several steps of a small model. Do not train or change the model inside.
+
+    Example:
+
+    >>> with model.held_still():
+    ...     images = [model.generate(["a red apple"], seed=seed) for seed in range(9)]
+    """
+    model.refresh()
+    model._held_still = set()
+    try:
+        yield
+    finally:
+        model._held_still = None
 
 
 def construction(model: Any) -> tuple:
