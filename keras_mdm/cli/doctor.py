@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="what this machine has, what works on it, and what to do",
         description="Lists devices, drivers and TensorFlow's build, and tries on a tiny network "
         "what users do: training steps in every precision, with XLA and on two GPUs, sampling, "
-        "export. Takes about a minute. Ends with exit code 1 if anything fails; what the machine "
+        "export. Ends with exit code 1 if anything fails; what the machine "
         "has no hardware for is not run.",
     )
     parser.add_argument(
