@@ -1,6 +1,7 @@
 """Documentation: links lead somewhere, examples name what exists, and the site builds."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -59,6 +60,35 @@ def test_examples_name_what_exists(page):
             for name in names:
                 assert hasattr(found, name), ".".join(["mdm", *names])
                 found = getattr(found, name)
+
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def code_of(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_name_what_exists_and_hold_no_output(notebook):
+    for names in chains("\n".join(code_of(notebook))):
+        found = keras_mdm
+        for name in names:
+            assert hasattr(found, name), ".".join(["mdm", *names])
+            found = getattr(found, name)
+    assert not any(cell.get("outputs") for cell in json.loads(notebook.read_text())["cells"])
+
+
+@pytest.mark.slow
+def test_the_notebook_on_drawings_runs(tmp_path, monkeypatch):
+    """As it stands, but for the number of steps."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for source in code_of(ROOT / "docs" / "notebooks" / "train_on_drawings.ipynb"):
+        exec(source.replace("(550, 1100)", "(2, 2)"), namespace)
+    assert namespace["images"]["64"].shape == (6, 64, 64, 3)
+    assert tuple(namespace["again"].unet.levels) == ("16", "64")
 
 
 def test_every_page_is_in_the_navigation():

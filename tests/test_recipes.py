@@ -489,13 +489,13 @@ def test_a_run_of_days_needs_yes(recipe, monkeypatch, capsys):
             devices=1,
         )
 
-    monkeypatch.setattr(forecast, "measured_speed", lambda dtype: 1e12)
+    monkeypatch.setattr(forecast.mdm.estimate, "measured_speed", lambda dtype: 1e12)
     say()
     assert (
         capsys.readouterr().out
         == "13.6 M parameters, 1,650 steps, 131.5 TFLOP: at least 3 minutes here\n"
     )
-    monkeypatch.setattr(forecast, "measured_speed", lambda dtype: 1e9)
+    monkeypatch.setattr(forecast.mdm.estimate, "measured_speed", lambda dtype: 1e9)
     say("--yes")
     with pytest.raises(ValueError, match="days needs --yes. Received: 52 hours.*To fix it"):
         say()

@@ -82,11 +82,23 @@ class Averages:
         pairs = self.replacing(name)
         return [average for _, average in pairs] if pairs else list(self.ema.variables)
 
-    def substituted(self, name: Any) -> keras.StatelessScope:
+    def substituted(
+        self, name: Any, narrow: Mapping[int, tf.Tensor] | None = None
+    ) -> keras.StatelessScope:
         """Context in which the network computes with the weights of that name. Nothing is swapped,
-        and no variables may be created in it."""
-        mapping = [(variable, average.value) for variable, average in self.replacing(name)]
-        return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
+        and no variables may be created in it.
+
+        Args:
+            name: as in `check`.
+            narrow: by identity of a weight, its value of that name in the dtype in which the
+                network computes.
+        """
+        narrow = narrow or {}
+        mapping = [(v, average.value) for v, average in self.replacing(name) if id(v) not in narrow]
+        scope = keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
+        # Not in the mapping: Keras casts what is in it to the dtype of the weight.
+        scope.state_mapping.update(narrow)
+        return scope
 
     # Age and contents
 

@@ -11,6 +11,7 @@ from keras_mdm.cli import (
     cut,
     data,
     describe,
+    doctor,
     embed,
     evaluate,
     export,
@@ -24,6 +25,7 @@ from keras_mdm.cli import (
 
 COMMANDS = (
     describe,
+    doctor,
     import_,
     sample,
     serve,

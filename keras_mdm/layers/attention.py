@@ -7,9 +7,11 @@ import keras
 from keras import ops
 
 from keras_mdm import checks
+from keras_mdm.backends import runs_on_tensorflow
 from keras_mdm.layers.initializers import dense
 from keras_mdm.layers.normalization import GroupNorm
 from keras_mdm.layers.own_layers import Place
+from keras_mdm.layers.rows import by_rows, feed_forward
 from keras_mdm.types import Shape, Tensor
 
 LAYER_NORM_EPSILON = 1e-5
@@ -43,14 +45,33 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor = None) -> Te
     Reference: Vaswani et al. 2017 (arXiv 1706.03762), equation 1.
     """
     query = query * ops.cast(1.0 / math.sqrt(query.shape[-1]), query.dtype)
-    logits = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32")
+    logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+    # Kernels of TensorFlow take the softmax of bfloat16 in float32 by themselves. With casts, the
+    # largest tensor of the network would be written twice more.
+    narrow = keras.backend.standardize_dtype(query.dtype) == "bfloat16" and runs_on_tensorflow()
+    wide = "bfloat16" if narrow else "float32"
+    logits = ops.cast(logits, wide)
     if mask is not None:
         hidden = 1.0 - ops.cast(mask, "float32")
-        logits = logits - 1e30 * hidden[:, None, None, :]
-    weights = ops.cast(ops.softmax(logits, axis=-1), query.dtype)
+        logits = logits - ops.cast(1e30 * hidden[:, None, None, :], wide)
+    weights = softmax(logits) if narrow else ops.softmax(logits, axis=-1)
+    weights = ops.cast(weights, query.dtype)
     out = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))  # (B, N, heads, d)
     _, tokens, heads, width = out.shape
     return ops.reshape(out, (-1, ops.shape(out)[1] if tokens is None else tokens, heads * width))
+
+
+@ops.custom_gradient
+def softmax(logits: Tensor) -> tuple:
+    """Softmax over the last axis, with a gradient in float32 under any precision."""
+    weights = ops.softmax(logits, axis=-1)
+
+    def gradient(*args: Any, upstream: Tensor = None) -> Tensor:
+        dy = ops.cast(args[0] if upstream is None else upstream, "float32")
+        w = ops.cast(weights, "float32")
+        return ops.cast(w * (dy - ops.sum(dy * w, axis=-1, keepdims=True)), logits.dtype)
+
+    return weights, gradient
 
 
 def check_heads(width: int, heads: int, *, name: str) -> None:
@@ -144,14 +165,15 @@ class SpatialAttention(keras.layers.Layer):
     def call(self, x: Tensor, text: Tensor = None, text_mask: Tensor = None) -> Tensor:
         _, height, width, channels = x.shape
         pixels = ops.reshape(self.norm(x), (-1, height * width, channels))  # row-major over H, W
-        query, key, value = split_heads(self.qkv(pixels), 3, self.heads)
+        query, key, value = split_heads(by_rows(self.qkv, pixels), 3, self.heads)
         h = attend(query, key, value)
         if text is not None:
-            text_key, text_value = split_heads(self.text_kv(self.text_norm(text)), 2, self.heads)
+            tokens = by_rows(self.text_kv, self.text_norm(text))
+            text_key, text_value = split_heads(tokens, 2, self.heads)
             h = h + attend(query, text_key, text_value, text_mask)
-        x = x + ops.reshape(self.proj_out(h), (-1, height, width, channels))
+        x = x + ops.reshape(by_rows(self.proj_out, h), (-1, height, width, channels))
         if self.feed_forward:
-            x = x + self.ffn_out(ops.gelu(self.ffn_in(self.ffn_norm(x)), approximate=False))
+            x = x + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x))
         return x
 
     def compute_output_shape(
@@ -226,11 +248,11 @@ class TokenAttention(keras.layers.Layer):
         self.ffn_out.build((None, None, 4 * width))
 
     def call(self, x: Tensor, token_mask: Tensor = None) -> Tensor:
-        query, key, value = split_heads(self.qkv(self.norm(x)), 3, self.heads)
+        query, key, value = split_heads(by_rows(self.qkv, self.norm(x)), 3, self.heads)
         if self.rotary:
             query, key = rotate(query), rotate(key)
-        x = x + self.proj_out(attend(query, key, value, token_mask))
-        return x + self.ffn_out(ops.gelu(self.ffn_in(self.ffn_norm(x)), approximate=False))
+        x = x + by_rows(self.proj_out, attend(query, key, value, token_mask))
+        return x + feed_forward(self.ffn_in, self.ffn_out, self.ffn_norm(x))
 
     def compute_output_shape(self, x_shape: Shape, token_mask_shape: Shape | None = None) -> Shape:
         return x_shape

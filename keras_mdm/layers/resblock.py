@@ -9,6 +9,7 @@ from keras_mdm import checks
 from keras_mdm.layers.initializers import conv, dense
 from keras_mdm.layers.normalization import GroupNorm
 from keras_mdm.layers.own_layers import Place
+from keras_mdm.layers.rows import by_rows
 from keras_mdm.types import Shape, Tensor
 
 
@@ -78,7 +79,7 @@ class ResBlock(keras.layers.Layer):
         h = self.conv1(self.norm1(x))
         scale_shift = self.time_layer(ops.silu(time_embedding))
         h = self.conv2(self.norm2(h, scale_shift=scale_shift))
-        return h + (x if self.skip is None else self.skip(x))
+        return h + (x if self.skip is None else by_rows(self.skip, x))
 
     def compute_output_shape(
         self, x_shape: Shape, time_embedding_shape: Shape, skip_shape: Shape | None = None

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from keras_mdm import checks
 from keras_mdm.diffusion.samplers import Sampler
 from keras_mdm.sampling import graph, guidances, starting
+from keras_mdm.sampling.narrow import narrow_weights
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.request import Request, resolve
 from keras_mdm.sampling.stepping import start_noise, to_uint8
@@ -171,6 +172,7 @@ def generate(
 def _draw(model: Any, asked: Request) -> Any:
     """Draw the pictures of a request batch by batch, with intermediate estimates if requested."""
     options, multiplied = asked.options, asked.process.multiplied
+    narrow = narrow_weights(model, asked.plan)
     pieces, kept = [], []
     batches = list(_batches(asked.count, options.batch_size))
     with tqdm(
@@ -186,7 +188,7 @@ def _draw(model: Any, asked: Request) -> Any:
                 asked.rows,
             )
             state, estimates = graph.begin(model, asked, rows), []
-            for begun, done, state in graph.stretches(model, asked, rows, state):  # noqa: B020
+            for begun, done, state in graph.stretches(model, asked, rows, state, narrow):  # noqa: B020
                 bar.update(done - begun)
                 if options.callback is None and done not in asked.marks:
                     continue

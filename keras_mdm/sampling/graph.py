@@ -17,6 +17,7 @@ from keras_mdm.models.recompute import no_recompute
 from keras_mdm.sampling import outer_steps
 from keras_mdm.sampling.denoiser import Denoiser, make_denoiser
 from keras_mdm.sampling.low_res_noise import add_noise
+from keras_mdm.sampling.narrow import Narrow, by_kernel, narrow_weights
 from keras_mdm.sampling.plan import Amounts, SamplingPlan
 from keras_mdm.sampling.stepping import noisy_start, run_steps, start_noise
 
@@ -28,7 +29,10 @@ STRETCHES = 25
 
 
 def network(
-    model: Any, weights: str = "ema", stop_at: str | None = None
+    model: Any,
+    weights: str = "ema",
+    stop_at: str | None = None,
+    narrow: Mapping[str, tf.Tensor] | None = None,
 ) -> Callable[[Mapping[str, Any]], dict]:
     """Return the network as a function, with averaged or raw weights.
 
@@ -37,6 +41,7 @@ def network(
     Args:
         weights: `"ema"`, `"raw"`, or a power-function average such as `"ema_0.05"`.
         stop_at: the highest level to compute; all levels unless given.
+        narrow: kernels to compute with, from `narrow_weights`.
 
     Returns:
         function (inputs) -> outputs by level name, without training behaviour.
@@ -52,11 +57,11 @@ def network(
         with no_recompute():
             return model.bounded(unet(inputs, training=False))
 
-    if weights == "raw":
+    if weights == "raw" and not narrow:
         return infer
 
     def averaged(inputs):
-        with model.averages.substituted(weights):
+        with model.averages.substituted(weights, by_kernel(model.unet, narrow or {})):
             return infer(inputs)
 
     return averaged
@@ -98,9 +103,14 @@ def begin(model: Any, asked: "Request", rows: Mapping[str, Any]) -> samplers.Sta
 
 
 def stretches(
-    model: Any, asked: "Request", rows: Mapping[str, Any], state: samplers.State
+    model: Any,
+    asked: "Request",
+    rows: Mapping[str, Any],
+    state: samplers.State,
+    narrow: Narrow,
 ) -> Iterator[tuple[int, int, samplers.State]]:
-    """Take the steps of some rows; yield (first step, step after the last, state)."""
+    """Take the steps of some rows, with kernels from `narrow_weights`; yield (first step, step
+    after the last, state)."""
     plan, steps, first = asked.plan, asked.steps, asked.first
     stretch = 1 if asked.options.callback else max(1, steps // STRETCHES)
     guided = asked.guidance.steps(plan.times(asked.process, steps).numpy())
@@ -123,6 +133,7 @@ def stretches(
             given if inside else {**given, "away": {}},
             asked.amounts,
             *(tf.constant(value, tf.int32) for value in (steps, begin, end)),
+            fixed=narrow if inside else {**narrow, "weaker": {}},
             jit_compile=asked.options.jit_compile,
         )
         yield begin, end, state
@@ -147,6 +158,7 @@ def sample_stretch(
     steps: tf.Tensor,
     start: tf.Tensor,
     stop: tf.Tensor,
+    narrow: Narrow | None = None,
 ) -> samplers.State:
     """Trace steps `start` to `stop`; the body of `generate` and of the exported model.
 
@@ -161,11 +173,13 @@ def sample_stretch(
         steps: scalar int32, of the whole grid.
         start: first step.
         stop: the step to stop before.
+        narrow: kernels from `narrow_weights`; cast here, before the steps, unless given.
 
     Returns:
         The state at the end.
     """
     process = process_of(model, plan)
+    narrow = narrow_weights(model, plan) if narrow is None else narrow
     take = functools.partial(
         run_steps,
         plan,
@@ -176,14 +190,14 @@ def sample_stretch(
         eta=amounts["eta"],
     )
     if not plan.tops:
-        denoise = _denoiser(model, plan, rows, amounts)
+        denoise = _denoiser(model, plan, rows, amounts, narrow)
         return take(denoise, state, start=start, stop=stop)
     known, limit = rows.get("known") or {}, thresholding.get(plan.threshold)
 
     def up_to(top: str) -> Callable[[samplers.State, tf.Tensor], samplers.State]:
         part = dataclasses.replace(plan, tops=(), stop_at=top)
         computed = process_of(model, part).levels
-        denoise = _denoiser(model, part, rows, amounts)
+        denoise = _denoiser(model, part, rows, amounts, narrow)
 
         def take_one(state: samplers.State, i: tf.Tensor) -> samplers.State:
             whole = denoise
@@ -203,7 +217,11 @@ def sample_stretch(
 
 
 def _denoiser(
-    model: Any, plan: SamplingPlan, rows: Mapping[str, Any], amounts: Amounts
+    model: Any,
+    plan: SamplingPlan,
+    rows: Mapping[str, Any],
+    amounts: Amounts,
+    narrow: Narrow,
 ) -> Denoiser:
     """The denoiser of the levels that a plan computes."""
     spec, process = model.unet.spec, process_of(model, plan)
@@ -212,7 +230,7 @@ def _denoiser(
     weaker, away = None, None
     if plan.autoguidance is not None:
         other, weights = plan.autoguidance
-        weaker = other.network(weights, plan.stop_at)
+        weaker = other.network(weights, plan.stop_at, narrow["weaker"])
     elif plan.guidance is not None:
         away = (
             add_noise(model, cast_conditions(rows["away"], spec), *given)
@@ -222,7 +240,7 @@ def _denoiser(
     inner = {k: v for k, v in conditions.items() if _takes(model, plan, k)}
     known = rows.get("known") or {}
     return make_denoiser(
-        model.network(plan.weights, plan.stop_at),
+        model.network(plan.weights, plan.stop_at, narrow["network"]),
         process,
         plan,
         amounts,

@@ -45,6 +45,7 @@ class Graphs:
         plan: Hashable,
         function: Callable[..., Any],
         *args: Any,
+        fixed: Any = (),
         jit_compile: bool = False,
     ) -> Any:
         """Return `function(plan, *args)`, traced once for any number of rows and text tokens.
@@ -54,9 +55,13 @@ class Graphs:
             plan: static choices of the function.
             function: takes the plan and nested tensors, and returns nested tensors.
             *args: nested tensors.
+            fixed: one more argument, if any: nested tensors without rows, whose shapes stay.
             jit_compile: compile the function with XLA.
         """
         specs = _relaxed(args)
+        if tf.nest.flatten(fixed):
+            args += (fixed,)
+            specs += (tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), fixed),)
         key = (name, plan, jit_compile, str(specs))
         traced = self._known.pop(key, None)
         if traced is None:

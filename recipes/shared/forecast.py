@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import keras_mdm as mdm
-from keras_mdm.costs.estimate import EFFICIENCY, measured_speed
-from keras_mdm.costs.unallocated import unallocated
 
 LONG = 48.0  # hours
 
@@ -34,10 +32,11 @@ def say(
     """
     steps = [mdm.costs.step_flop(phase, make_unet, text_tokens=tokens) for phase in phases]
     flop = sum(phase.steps * each for phase, each in zip(phases, steps, strict=True))
-    with unallocated():
+    with mdm.costs.unallocated.unallocated():
         unet = make_unet(phases[-1])
     parameters = sum(int(np.prod(weight.shape)) for weight in unet.trainable_weights)
-    hours = flop / (EFFICIENCY * devices * measured_speed(unet.policy.compute_dtype)) / 3600.0
+    speed = mdm.estimate.measured_speed(unet.policy.compute_dtype)
+    hours = flop / (mdm.estimate.EFFICIENCY * devices * speed) / 3600.0
     print(
         f"{parameters / 1e6:.3g} M parameters, {sum(phase.steps for phase in phases):,} steps, "
         f"{flop / 1e12:,.4g} TFLOP: at least {words(hours)} here",

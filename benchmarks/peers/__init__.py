@@ -1,0 +1,1 @@
+"""Networks of other libraries with the same arithmetic, beside which `step.py` times ours."""

@@ -1,0 +1,62 @@
+"""How `step.py` talks to the process of one contender: lines of JSON. Imports no framework."""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+Step = Callable[[], object]
+# The processor's time says what a step costs where other programs take a core's turns; divided by
+# the cores, it is the wall's on an idle machine as long as all cores work.
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def serve(prepare: Callable[[dict[str, Any]], tuple[Step, Step]]) -> None:
+    """Prepare the case on stdin's first line, then measure as often as each further line says.
+
+    Args:
+        prepare: function (case) -> (a step, a large matrix product), each of which waits for its
+            result.
+    """
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is no reply
+    case = json.loads(sys.stdin.readline())
+    clock = CLOCKS[case["clock"]]
+
+    def reply(value: dict[str, Any]) -> None:
+        replies.write(json.dumps(value) + "\n")
+        replies.flush()
+
+    began = clock()
+    step, product = prepare(case)
+    built = clock() - began
+    first = seconds(step, clock)  # traces or compiles
+    step()  # the first run after that still allocates
+    product()
+    reply({"build_seconds": built, "first_seconds": first})
+    for line in sys.stdin:
+        found: dict[str, Any] = {"step": [], "product": []}
+        for _ in range(int(line)):
+            found["step"].append(seconds(step, clock))
+            found["product"].append(seconds(product, clock))
+        # Linux counts in KiB.
+        found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        reply(found)
+
+
+def seconds(function: Step, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time of a call that waits for its result."""
+    start = clock()
+    function()
+    return clock() - start
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    with contextlib.suppress(AttributeError):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
