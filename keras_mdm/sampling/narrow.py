@@ -1,12 +1,12 @@
 """Kernels in the dtype in which the network computes, cast once per run.
 
 Under a mixed policy every call of a layer casts its kernel, and averages are float32 under any
-policy. In training that cannot be avoided,
-but a sampler calls the network dozens of times with the same weights, and on a CPU the casts of a
-network of 460 million weights cost a twentieth of every call. The cast values are the same, and so
-are the pictures.
+policy. In training that cannot be avoided, but a sampler calls the network dozens of times with the
+same weights, and on a CPU the casts of a network of 460 million weights cost a twentieth of every
+call. The cast values are the same, and so are the pictures.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,14 +25,16 @@ def kernels_of(unet: keras.Model) -> list[keras.Variable]:
 
     Only those of Keras' own dense layers and convolutions: they are nearly all weights, and it is
     known that nothing else reads them. A layer of the user's might do with its weights what it
-    likes.
+    likes. Kernels that share a path cannot be told apart later, so they are cast in every call.
     """
-    return [
+    found = [
         layer._kernel
         for layer in layers_of(unet)
         if type(layer) in (keras.layers.Dense, keras.layers.Conv2D)
         and layer.compute_dtype != "float32"
     ]
+    times = Counter(kernel.path for kernel in found)
+    return [kernel for kernel in found if times[kernel.path] == 1]
 
 
 def narrow_weights(model: Any, plan: SamplingPlan) -> dict[str, dict[str, tf.Tensor]]:
