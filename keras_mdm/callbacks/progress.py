@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_mdm import checks, distribute
 from keras_mdm.callbacks.steps import StepCallback, shown_values
@@ -21,7 +21,7 @@ _SHORT = {
 class ProgressBar(StepCallback):
     """One bar over all steps of a phase: losses per level, images per second, time left.
 
-    On a terminal it is a tqdm bar. To a file or a pipe it prints a line every `interval` seconds
+    On a terminal and in a notebook it is a tqdm bar. To a file or a pipe it prints a line every `interval` seconds
     (and one at the end) instead of thousands of carriage returns. Pass `verbose=0` to `fit`.
 
     Args:
@@ -68,7 +68,8 @@ class ProgressBar(StepCallback):
         self._last_values: dict[str, float] = {}
         stream = self._stream or sys.stderr
         self.quiet = self.quiet or not distribute.is_chief()
-        if not self.quiet and stream.isatty():
+        notebook = self._stream is None and "ipykernel" in sys.modules
+        if not self.quiet and (notebook or stream.isatty()):
             self._bar = tqdm(
                 total=self.total,
                 initial=self.step,

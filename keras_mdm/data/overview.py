@@ -71,7 +71,7 @@ def look(source: ImageSource, *, limit: int | None = 2000, progress: bool = True
 
     >>> look(open_images("my_pictures")).sides  # doctest: +SKIP
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     require_source(source)
     if limit is not None:

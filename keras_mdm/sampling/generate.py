@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_mdm import checks
 from keras_mdm.diffusion.samplers import Sampler

@@ -135,7 +135,7 @@ def _read(directory: Path, keys, encoder: TextEncoder) -> dict:
 
 def _encode(encoder: TextEncoder, missing: dict[str, str], directory: Path, progress: bool) -> dict:
     """Encode the missing texts and write them as new files; return {key: (states, mask)}."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     keys, made = list(missing), {}
     with tqdm(

@@ -169,7 +169,7 @@ def embed(
 
     >>> embed(MiniLM(), ["a red apple", "a cat"], "embeddings")  # doctest: +SKIP
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     texts_per_file = checks.integer("texts_per_file", texts_per_file, minimum=1)
     if isinstance(texts, str):

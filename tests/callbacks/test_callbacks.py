@@ -1,5 +1,6 @@
 import io
 import json
+import sys
 
 import keras
 import numpy as np
@@ -162,6 +163,12 @@ def test_progress_on_a_terminal_starts_at_the_later_step():
     stream = Terminal()
     fit(5, [ProgressBar(5, stream=stream, quiet=True)])
     assert stream.getvalue() == ""
+
+
+def test_progress_in_a_notebook_is_a_bar(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    fit(5, [ProgressBar(5, description="p")])
+    assert "\r" in capsys.readouterr().err
 
 
 def scalars(log_dir, tag):

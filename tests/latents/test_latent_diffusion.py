@@ -156,7 +156,7 @@ def test_a_run_of_codes_is_not_taken_for_one_of_pictures(latent, tmp_path, monke
     assert "this run's draws codes" in capsys.readouterr().err
     words[1] = str(run / "latent.keras")
     assert cli.main(words) == 0
-    assert "000-label-1_16.png" in capsys.readouterr().out
+    assert "001-label-1_16.png" in capsys.readouterr().out
 
 
 class Grey:

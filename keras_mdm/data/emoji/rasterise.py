@@ -105,7 +105,7 @@ def _save(target: Path, images: np.ndarray, skipped: Sequence[Skipped]) -> None:
 def _draw_all(
     files: Sequence[Path], drawn_at: int, sizes: Sequence[int], progress: bool
 ) -> tuple[dict[int, np.ndarray], list[Skipped]]:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     images = {size: np.full((len(files), size, size, 3), 255, np.uint8) for size in sizes}
     skipped = []

@@ -146,7 +146,7 @@ def _read_all(
     progress: bool,
 ) -> tuple[list[tuple[np.ndarray, str] | None], list[Skipped]]:
     """Pictures with their captions, `None` for skipped ones; and the list of these with reasons."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     skipped = []
 

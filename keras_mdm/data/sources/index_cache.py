@@ -41,7 +41,7 @@ def index_files(
         cache_dir: as in `keras_mdm.assets.cache_root`.
         progress: show a progress bar.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     folder = cache_root(cache_dir) / "index"
 
