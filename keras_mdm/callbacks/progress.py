@@ -21,8 +21,9 @@ _SHORT = {
 class ProgressBar(StepCallback):
     """One bar over all steps of a phase: losses per level, images per second, time left.
 
-    On a terminal and in a notebook it is a tqdm bar. To a file or a pipe it prints a line every `interval` seconds
-    (and one at the end) instead of thousands of carriage returns. Pass `verbose=0` to `fit`.
+    On a terminal and in a notebook it is a tqdm bar. To a file or a pipe it prints a line every
+    `interval` seconds (and one at the end) instead of thousands of carriage returns. Pass
+    `verbose=0` to `fit`.
 
     Args:
         total: the phase's number of steps.

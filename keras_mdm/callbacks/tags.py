@@ -11,17 +11,19 @@ GROUPS = {
 }
 NOISE = "/noise_"
 
-# Panels of the custom scalars page, in order: category, panel, pattern of tags.
+# Panels of the custom scalars page, in order: category, panel, pattern of tags. The last category
+# is closed, as its panels are empty unless a run measures these.
+MEASURED = "Held-out data, noise quarters, distances"
 LAYOUT = (
     ("Loss", "by level", r"^loss/"),
-    ("Loss", "held-out data", r"^validation/"),
-    ("Loss", "by level and noise quarter", r"^loss_by_noise/"),
-    ("Evaluation", "distances", r"^evaluation/"),
+    ("Loss", "phase", r"^run/phase$"),
     ("Optimizer", "learning rate", r"^optimizer/learning_rate$"),
     ("Optimizer", "gradient norm", r"^optimizer/gradient_norm$"),
     ("Speed and memory", "images per second", r"^speed/images_per_second$"),
     ("Speed and memory", "memory, GB", r"^memory/"),
-    ("Run", "phase", r"^run/phase$"),
+    (MEASURED, "loss on held-out data", r"^validation/"),
+    (MEASURED, "loss by level and noise quarter", r"^loss_by_noise/"),
+    (MEASURED, "distances", r"^evaluation/"),
 )
 
 

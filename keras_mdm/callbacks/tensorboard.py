@@ -21,7 +21,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from keras_mdm import checks, distribute
 from keras_mdm.callbacks import memory
 from keras_mdm.callbacks.steps import StepCallback, shown_values
-from keras_mdm.callbacks.tags import LAYOUT, tagged
+from keras_mdm.callbacks.tags import LAYOUT, MEASURED, tagged
 from keras_mdm.pictures.grids import encode_png
 from keras_mdm.pictures.playing import encode_gif
 
@@ -71,6 +71,7 @@ class EventWriter:
         categories = [
             layout_pb2.Category(
                 title=title,
+                closed=title == MEASURED,
                 chart=[
                     layout_pb2.Chart(
                         title=panel, multiline=layout_pb2.MultilineChartContent(tag=[pattern])
