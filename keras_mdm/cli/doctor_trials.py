@@ -179,9 +179,9 @@ def exporting() -> dict[str, Any]:
         draw = tf.saved_model.load(str(path)).signatures["serving_default"]
         given = {
             "label": tf.constant([0, 1]),
-            "steps": tf.constant(STEPS),
-            "guidance_scale": tf.constant(2.0),
-            "seed": tf.constant(0, tf.int64),
+            "steps": tf.constant([STEPS, STEPS]),
+            "guidance_scale": tf.constant([2.0, 2.0]),
+            "seed": tf.constant([0, 1], tf.int64),
         }
         draw(**given)
         began = time.perf_counter()

@@ -113,3 +113,12 @@ def test_gpus_that_tensorflow_does_not_see():
 
 def test_without_tensorflow():
     assert "cannot be imported" in said(machine=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "sample", "export"])
+def test_the_trials_work_on_a_processor(name):
+    from keras_mdm.cli import doctor_trials
+
+    found = doctor_trials.tried(name)
+    assert found["result"] == "works", found
