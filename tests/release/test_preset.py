@@ -158,7 +158,7 @@ def test_what_is_not_whole(preset, damage, message):
 
 def test_a_card_may_be_edited(preset):
     (preset / "README.md").write_text("mine")
-    release.model_of(preset)
+    assert release.model_of(preset) == preset / "model.keras"
 
 
 def test_of_another_class(written):

@@ -168,6 +168,7 @@ def test_hanging_up_frees_the_place():
 
     with served:
         asyncio.run(asyncio.wait_for(hang_up(), PATIENCE))
+        assert served.queue.counts()["drawing"] == 0
 
 
 def test_a_token_opens_all_but_the_page():

@@ -248,4 +248,5 @@ def test_the_page_asks_for_the_token(browser):
         page.until("document.getElementById('ask').open")
         page.type("token", "secret" + Keys.ENTER)
         page.until("document.getElementById('steps').value")
+        assert not browser.execute_script("return document.getElementById('ask').open")
         browser.get("about:blank")
