@@ -32,8 +32,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import keras
-
 import keras_mdm as mdm
 from shared import notes, options
 from shared.drawings import write_emoji
@@ -144,7 +142,7 @@ def main() -> None:
                 ema_warmup=True,
             )
         else:
-            loaded = keras.saving.load_model(arguments.model, compile=False)
+            loaded = mdm.load(arguments.model)
         loaded.cond_dropout = arguments.cond_dropout
         return loaded
 
