@@ -231,6 +231,42 @@ def test_an_experiment_writes_all_that_it_found(finished):
     assert not (folder / "stage-1" / "checkpoints").exists()
 
 
+def test_a_first_phase_is_trained_once(finished, experiment):
+    """The cascade's small model is the nest's first phase; neither differs from one run."""
+    directory, _ = finished
+    (first,) = (directory / "trainings" / "first-phases").iterdir()
+    stages = {
+        name: directory / "trainings" / name / "seed-0" / "stage-1" for name in ("mdm", "cascaded")
+    }
+    alone = mdm.load(first / "model.keras").unet.get_weights()
+    for mine, shared in zip(
+        mdm.load(stages["cascaded"] / "model.keras").unet.get_weights(), alone, strict=True
+    ):
+        np.testing.assert_array_equal(mine, shared)
+    module = experiment("convergence")
+    driver, fitting, rehearsal = (
+        importlib.import_module(f"shared.{name}")
+        for name in ("experiments.driver", "experiments.fitting", "rehearsal")
+    )
+    base = rehearsal.miniature(tiny(module).base, 1)
+    training = driver.progressive(base)
+    data = driver.study.generated([2, 8], 0)
+    own = driver.plan(training, data.conditions, tokens=0, budget=None)[0]
+    own[-1] = dataclasses.replace(
+        own[-1], phase=dataclasses.replace(own[-1].phase, steps=_steps(stages["mdm"]))
+    )
+    whole = fitting.fit(
+        training.stages[0], own, data, directory / "whole", seed=0, due=lambda *_: {}
+    )
+    grown = mdm.load(stages["mdm"] / "model.keras").unet.get_weights()
+    for mine, shared in zip(whole.unet.get_weights(), grown, strict=True):
+        np.testing.assert_array_equal(mine, shared)
+
+
+def _steps(run_dir):
+    return json.loads((run_dir / "run.json").read_text())["phases"][-1]["steps"]
+
+
 def test_nothing_is_made_twice(finished, experiment, monkeypatch):
     directory, words = finished
     before = (directory / "results.jsonl").read_bytes()

@@ -9,7 +9,8 @@ cascade's upsampler, which besides sees the small picture. The nest's own option
 below (residual output, learned deviation, view of the level below) are those of the quickstart.
 
     simple                plain UNet at 64
-    nested-highest-only   the nest with the loss of 64 alone
+    nested-highest-only   the nest with the loss of 64 alone, and the paper's output of v itself,
+                          as nothing can be relative to a level that has no loss
     cascaded              16 as in the nest's first phase, and an upsampler with noise augmentation;
                           drawn with noise 100 and 500, at the end 1, 100, 500, 700 and 1000: the
                           best counts

@@ -27,7 +27,7 @@ from shared.experiments.measuring import BlockColours, Measure
 from shared.experiments.trainings import Planned, Training, plan, progressive, shortened
 from shared.scale import Scale
 
-LEDGER, TRAININGS = "results.jsonl", "trainings"
+LEDGER, TRAININGS, COMMON = "results.jsonl", "trainings", "first-phases"
 SHOWN = 16
 
 
@@ -309,6 +309,7 @@ class Loop:
                     for step, shares in found.items()
                 }
 
+            measured = any(point[:2] == (number, 1) for point in points.values())
             model = fit(
                 stage,
                 own,
@@ -316,6 +317,7 @@ class Loop:
                 run_dir,
                 seed=seed,
                 due=due,
+                common=None if measured else self.directory / TRAININGS / COMMON,
                 deadline=self.deadline,
                 strategy=self.strategy,
             )

@@ -11,6 +11,7 @@ import keras
 
 import keras_mdm as mdm
 from shared import training
+from shared.experiments.beginning import begin
 from shared.experiments.ledger import write
 from shared.experiments.trainings import Planned, Stage
 
@@ -107,6 +108,7 @@ def fit(
     *,
     seed: int,
     due: Callable[[mdm.MatryoshkaDiffusion, int, Clock], Mapping[int, Callable[[], Any]]],
+    common: Path | None = None,
     deadline: float | None = None,
     strategy: Any = None,
 ) -> mdm.MatryoshkaDiffusion:
@@ -119,12 +121,21 @@ def fit(
         run_dir: of the run.
         seed: of initial values, order, noise and times.
         due: function (model, number of the phase, clock) -> what is due, by step.
+        common: directory of first phases, which are trained once for all trainings that have
+            them; `None` if the first phase is measured on the way.
         deadline: see `Watch`.
         strategy: the distribution strategy.
 
     Returns:
         The trained model.
     """
+    if common is not None:
+        given: dict[str, Any] = {"seed": seed, "deadline": deadline, "strategy": strategy}
+
+        def train(part: Stage, first: Sequence[Planned], directory: Path) -> Any:
+            return fit(part, first, data, directory, due=lambda *_: {}, **given)
+
+        begin(stage, planned, run_dir, common, seed, train)
     scale = stage.scale
     phases = [each.phase for each in planned]
     clock = Clock(run_dir)

@@ -67,7 +67,7 @@ class Training:
         parts = []
         for stage in self.stages:
             scale = stage.scale
-            levels = [dataclasses.asdict(level) for level in _levels(scale.phases[-1])]
+            levels = [dataclasses.asdict(level) for level in levels_of(scale.phases[-1])]
             rows = [phase.table_row() for phase in scale.phases]
             optimizer = getattr(scale.optimizer, "__name__", repr(scale.optimizer))
             options = [scale.network, stage.network, scale.process, optimizer]
@@ -192,8 +192,12 @@ def at_once(base: Scale, name: str = "mdm-at-once", **changes: Any) -> Training:
 
 
 def highest_only(base: Scale) -> Training:
-    """The nest with the highest level's loss alone (section 4.1, the second simple DM)."""
-    return at_once(base, "nested-highest-only", level_weights="highest", mixed=False)
+    """The nest with the highest level's loss alone (section 4.1, the second simple DM). Its outer
+    level has the paper's output: the level below has no loss, so nothing can be relative to it."""
+    inner, *outer = base.phases[-1].levels
+    whole = dataclasses.replace(base, process={**base.process, "residual": False})
+    changes = {"levels": [inner, *map(paper_level, outer)], "level_weights": "highest"}
+    return at_once(whole, "nested-highest-only", mixed=False, **changes)
 
 
 def simple(base: Scale) -> Training:
@@ -206,7 +210,7 @@ def simple(base: Scale) -> Training:
 def cascaded(base: Scale) -> Training:
     """The nest's first phase as a model of its own, and an upsampler of the nest's configuration
     with noise augmentation (section 4.1, appendix D.1)."""
-    low = dataclasses.replace(base, phases=base.phases[:1], process=_without_nest(base.process))
+    low = dataclasses.replace(base, phases=base.phases[:1], process=without_nest(base.process))
     level = plain(base.phases[-1].levels, micro_conditions=NOISY)
     high = _alone(base, _whole(base, levels=[level], mixed=False))
     size = int(base.phases[0].level_names[-1])
@@ -229,7 +233,7 @@ def latent(base: Scale, factor: int = 4) -> Training:
             "the innermost level must have the size of the codes. Received: levels "
             f"{', '.join(first.level_names)}, codes of {codes}. To fix it: pass another factor"
         )
-    process = {**_without_nest(base.process), "threshold": "none"}
+    process = {**without_nest(base.process), "threshold": "none"}
     process.pop("censored", None)
     scale = dataclasses.replace(base, phases=[first], process=process, guided_levels=1)
     channels = mdm.latents.autoencoder.CHANNELS[factor]
@@ -315,7 +319,7 @@ def with_levels(
 def _step_flop(stage: Stage, phase: mdm.Phase, conditions: Mapping[str, Any], tokens: int) -> int:
     """FLOPs of a step. Variants have most phases in common: each network is counted once."""
     options = (stage.scale.network, stage.network, conditions)
-    key = repr((_levels(phase), phase.groups, options, tokens))
+    key = repr((levels_of(phase), phase.groups, options, tokens))
     if key not in _counted:
         _counted[key] = mdm.costs.step_flop(
             phase, lambda given: stage.make_unet(given, conditions, 0), text_tokens=tokens
@@ -323,13 +327,14 @@ def _step_flop(stage: Stage, phase: mdm.Phase, conditions: Mapping[str, Any], to
     return _counted[key]
 
 
-def _levels(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
+def levels_of(phase: mdm.Phase) -> Sequence[mdm.LevelSpec]:
+    """The levels of a phase with all their numbers."""
     return mdm.models.resolve.resolve(phase.levels).levels
 
 
 def _time_width(base: Scale) -> dict[str, int]:
     """The nest's width of the time embedding, which follows its innermost channels."""
-    return {"time_width": 4 * _levels(base.phases[0])[0].channels[0]}
+    return {"time_width": 4 * levels_of(base.phases[0])[0].channels[0]}
 
 
 def _whole(base: Scale, **changes: Any) -> mdm.Phase:
@@ -339,16 +344,17 @@ def _whole(base: Scale, **changes: Any) -> mdm.Phase:
     return dataclasses.replace(last, inner_learning_rate=1.0, **{**given, **changes})
 
 
-def _without_nest(process: Mapping[str, Any]) -> dict[str, Any]:
+def without_nest(process: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `MatryoshkaDiffusion` without those that need a level below."""
     return {key: value for key, value in process.items() if key not in ("residual", "shift_power")}
 
 
 def _alone(base: Scale, phase: mdm.Phase) -> Scale:
     """The scale of one level, with the noise schedule that the level has in the nest."""
-    inner, outer = _levels(base.phases[-1])[0], _levels(phase)[-1]
+    inner, outer = levels_of(base.phases[-1])[0], levels_of(phase)[-1]
     # SNR is divided by (ratio ^ power), and "-shift4" divides it by 4^2.
     power = base.process.get("shift_power", 2.0)
     shift = (outer.shape.height / inner.shape.height) ** (power / 2.0)
     schedule = f"{base.process.get('schedule', 'cosine')}-shift{shift:g}"
-    process = {**_without_nest(base.process), "schedule": schedule}
+    process = {**without_nest(base.process), "schedule": schedule}
     return dataclasses.replace(base, phases=[phase], process=process, guided_levels=1)
