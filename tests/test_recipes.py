@@ -499,3 +499,15 @@ def test_a_run_of_days_needs_yes(recipe, monkeypatch, capsys):
     say("--yes")
     with pytest.raises(ValueError, match="days needs --yes. Received: 52 hours.*To fix it"):
         say()
+
+
+@pytest.mark.parametrize("name", ["imagenet_256", "webvid_video"])
+def test_the_highest_loss_alone_is_not_relative_to_a_level_without_loss(recipe, name):
+    for given in (recipe(name).SMALL, recipe(name).PAPER):
+        scale = recipe("shared.scale").with_paper_levels(given)
+        assert scale.process["residual"] is False
+        assert [phase.level_names for phase in scale.phases] == [
+            phase.level_names for phase in given.phases
+        ]
+        outer = [level for phase in scale.phases for level in phase.levels[1:]]
+        assert outer and not any(level.learned_deviation or level.sees_below for level in outer)

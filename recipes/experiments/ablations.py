@@ -29,7 +29,7 @@ import emoji_text_to_image  # noqa: E402
 import keras_mdm as mdm  # noqa: E402
 from shared.experiments import trainings  # noqa: E402
 from shared.experiments.driver import Experiment, Variant, run  # noqa: E402
-from shared.scale import Scale  # noqa: E402
+from shared.scale import Scale, paper_level  # noqa: E402
 from shared.training import run as guarded  # noqa: E402
 
 
@@ -58,7 +58,7 @@ def variants(base: Scale) -> list[Variant]:
             output,
         ),
         "paper-level": (
-            trainings.with_levels(base, "paper-level", trainings.paper_level, **plain),
+            trainings.with_levels(base, "paper-level", paper_level, **plain),
             f"{output}, level below not seen",
         ),
         "shift": (trainings.changed(base, "shift", shift_power=power), f"shift power {power:g}"),

@@ -107,7 +107,8 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     phases.add_argument(
         "--highest-only",
         action="store_true",
-        help="train on the highest level's loss only; batches are not mixed",
+        help="train on the highest level's loss only; batches are not mixed, and without --start "
+        "outer levels have the paper's output, which is not relative to the level below",
     )
     run = made.add_argument_group("run")
     run.add_argument(

@@ -55,3 +55,20 @@ class Scale:
             return []
         ratio = int(self.phases[-1].level_names[-1]) // int(phase.level_names[-1])
         return [(height // ratio, width // ratio) for height, width in self.buckets]
+
+
+def paper_level(level: mdm.LevelSpec) -> mdm.LevelSpec:
+    """An outer level that sees its own noisy picture alone, without a deviation, as the paper's."""
+    return dataclasses.replace(level, learned_deviation=False, sees_below=False)
+
+
+def with_paper_levels(scale: Scale) -> Scale:
+    """A scale whose outer levels predict v itself, as in the paper, and nothing relative to the
+    level below: what they need if that level has no loss."""
+
+    def phase(given: mdm.Phase) -> mdm.Phase:
+        inner, *outer = given.levels
+        return dataclasses.replace(given, levels=[inner, *map(paper_level, outer)])
+
+    process = {**scale.process, "residual": False}
+    return dataclasses.replace(scale, phases=[phase(p) for p in scale.phases], process=process)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import keras_mdm as mdm
 from shared import drawing, forecast, machine, notes, options, plan, rehearsal, texts, worth
-from shared.scale import Scale
+from shared.scale import Scale, with_paper_levels
 
 
 class Data(Protocol):
@@ -85,6 +85,8 @@ def train(
     start = options.start_model(arguments)
     if skip_trained and start is not None:
         scale = plan.left_after(scale, start.unet.levels)
+    if arguments.highest_only and start is None:
+        scale = with_paper_levels(scale)
     phases = plan.phases(scale.phases, arguments)
     sampling = plan.sampling(scale.sampling, arguments)
     encoder = texts.encoder(arguments, scale.tokens)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras_mdm as mdm
-from shared.scale import Scale
+from shared.scale import Scale, with_paper_levels
 
 # The micro-condition that tells an upsampler how noisy the picture is that it enlarges.
 NOISY = {"low_res_noise": 0.0}
@@ -192,12 +192,10 @@ def at_once(base: Scale, name: str = "mdm-at-once", **changes: Any) -> Training:
 
 
 def highest_only(base: Scale) -> Training:
-    """The nest with the highest level's loss alone (section 4.1, the second simple DM). Its outer
-    level has the paper's output: the level below has no loss, so nothing can be relative to it."""
-    inner, *outer = base.phases[-1].levels
-    whole = dataclasses.replace(base, process={**base.process, "residual": False})
-    changes = {"levels": [inner, *map(paper_level, outer)], "level_weights": "highest"}
-    return at_once(whole, "nested-highest-only", mixed=False, **changes)
+    """The nest with the highest level's loss alone (section 4.1, the second simple DM), and the
+    paper's output: the level below has no loss, so nothing can be relative to it."""
+    base = with_paper_levels(base)
+    return at_once(base, "nested-highest-only", level_weights="highest", mixed=False)
 
 
 def simple(base: Scale) -> Training:
@@ -296,11 +294,6 @@ def three_levels(base: Scale, name: str = "levels-3", **process: Any) -> Trainin
 def paper_output(level: mdm.LevelSpec) -> mdm.LevelSpec:
     """An outer level without a deviation, for which the paper's output has no place."""
     return dataclasses.replace(level, learned_deviation=False)
-
-
-def paper_level(level: mdm.LevelSpec) -> mdm.LevelSpec:
-    """An outer level that sees its own noisy picture alone, as in the paper."""
-    return dataclasses.replace(level, learned_deviation=False, sees_below=False)
 
 
 def with_levels(
