@@ -141,6 +141,7 @@ def paper(count: int) -> Scale:
         tokens=128,
         checkpoint_every=1000,
         sample_every=10_000,
+        validate_every=5000,
     )
 
 

@@ -153,6 +153,7 @@ def own(arguments: argparse.Namespace) -> Scale:
         tokens=32,
         checkpoint_every=500,
         sample_every=2000,
+        validate_every=1000,
     )
 
 

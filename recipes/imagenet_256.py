@@ -112,6 +112,7 @@ PAPER = Scale(
     tokens=0,
     checkpoint_every=1000,
     sample_every=10_000,
+    validate_every=5000,
 )
 
 

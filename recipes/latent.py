@@ -122,6 +122,7 @@ def paper(factor: int, condition: str) -> Scale:
         tokens=128 if condition == "text" else 0,
         checkpoint_every=1000,
         sample_every=10_000,
+        validate_every=5000,
         noted=NOTED,
     )
 

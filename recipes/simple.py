@@ -95,6 +95,7 @@ PAPER = Scale(
     tokens=128,
     checkpoint_every=1000,
     sample_every=10_000,
+    validate_every=5000,
 )
 
 

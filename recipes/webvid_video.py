@@ -146,6 +146,7 @@ PAPER = Scale(
     tokens=128,
     checkpoint_every=1000,
     sample_every=10_000,
+    validate_every=5000,
 )
 
 

@@ -7,10 +7,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from data import sources
 from PIL import Image
 from tiny_models import PLAIN_INNER, FakeEncoder, outer, tiny_unet
@@ -511,3 +513,32 @@ def test_the_highest_loss_alone_is_not_relative_to_a_level_without_loss(recipe, 
         ]
         outer = [level for phase in scale.phases for level in phase.levels[1:]]
         assert outer and not any(level.learned_deviation or level.sees_below for level in outer)
+
+
+def test_validation_is_the_recipes_unless_it_is_asked_for(recipe):
+    module, validating = recipe("imagenet_256"), recipe("shared.validating")
+    asked = recipe("shared.options").picture_parser("", run_dir="x").parse_args
+
+    def every(scale, *words):
+        return validating.every(scale, asked([*words]))
+
+    assert every(module.PAPER) == 5000 and every(module.SMALL) == 0
+    assert every(module.PAPER, "--validate-every", "0") == 0
+    assert every(module.SMALL, "--validate-every", "7") == 7
+
+
+@pytest.mark.parametrize(("trained", "measured"), [(1.0, 4), (13.0, 12), (500.0, 32)])
+def test_the_loss_by_noise_fits_wherever_training_does(recipe, trained, measured):
+    """Never more rows than a device trains at a time, but four, and of any batches."""
+    phase = Phase([8], steps=1)
+    data = tf.data.Dataset.from_tensor_slices({"image": np.zeros((64, 8, 8, 3), "uint8")}).batch(7)
+    made = recipe("shared.validating").Diagnosed(
+        lambda context: ["grid"], lambda phase: data, 10, lambda phase: trained
+    )
+    logger = SimpleNamespace(writer=None)
+    grid, diagnostics = made(SimpleNamespace(phase=phase, logger=logger, global_step=0))
+    assert grid == "grid" and diagnostics.rows == measured and diagnostics.every == 10
+    few = recipe("shared.validating").Diagnosed(
+        lambda context: ["grid"], lambda phase: data.take(0), 10, lambda phase: trained
+    )
+    assert few(SimpleNamespace(phase=phase, logger=logger, global_step=0)) == ["grid"]

@@ -74,6 +74,8 @@ def test_all_of_it(words, tmp_path):
         assert float(speed) > 0.0 and float(peak) * 1e9 < 12 * 2**30
     drawn = {path.name[:12] for path in (tmp_path / "run" / "samples").iterdir()}
     assert drawn == {f"step-{4 * number:07d}" for number in rows}
+    measured = json.loads((tmp_path / "run" / "run.json").read_text())["validation"]
+    assert [(each["phase"], each["step"]) for each in measured] == [(number, 4) for number in rows]
 
 
 def kill_in_phase_2(words):

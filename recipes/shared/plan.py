@@ -121,6 +121,5 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
     asked = {
         "extend": arguments.extend,
         "restart_phase": arguments.restart_phase,
-        "validate_every": arguments.validate_every,
     }
     return {name: value for name, value in asked.items() if value}

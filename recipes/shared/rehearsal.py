@@ -120,6 +120,7 @@ def miniature(scale: Scale, replicas: int) -> Scale:
         tokens=scale.tokens and min(TOKENS, scale.tokens),
         checkpoint_every=CHECKPOINT_EVERY,
         sample_every=STEPS,
+        validate_every=scale.validate_every and STEPS,
         micro_batches=lambda phase: micro_batches(phase, replicas),
         # The devices together hold a whole batch of clips in this machine's memory.
         recompute=[level.name for level in small if level.frames],

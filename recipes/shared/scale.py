@@ -24,6 +24,8 @@ class Scale:
         tokens: length of a prompt; 0 for networks without text.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between drawings.
+        validate_every: steps between losses on data that is not trained on, unless
+            --validate-every says otherwise; 0 for none.
         keep_every: steps between checkpoints that are kept for good.
         micro_batches: number of parts of a replica's batch, or a function of the phase; unless
             --micro-batches says otherwise.
@@ -44,6 +46,7 @@ class Scale:
     sample_every: int
     optimizer: Callable[..., mdm.optimizers.Optimizer] = mdm.optimizers.Adam
     keep_every: int | None = None
+    validate_every: int = 0
     micro_batches: int | Callable[[mdm.Phase], int] = 1
     recompute: Sequence[str] = ()
     buckets: Sequence[tuple[int, int]] = ()

@@ -11,7 +11,18 @@ import keras
 import tensorflow as tf
 
 import keras_mdm as mdm
-from shared import drawing, forecast, machine, notes, options, plan, rehearsal, texts, worth
+from shared import (
+    drawing,
+    forecast,
+    machine,
+    notes,
+    options,
+    plan,
+    rehearsal,
+    texts,
+    validating,
+    worth,
+)
 from shared.scale import Scale, with_paper_levels
 
 
@@ -92,8 +103,8 @@ def train(
     encoder = texts.encoder(arguments, scale.tokens)
     opened = data(arguments, phases[-1].level_names, encoder, scale.process)
     drawn = sampling if guides(arguments, scale, opened) else {**sampling, "guidance_scale": 1.0}
-    callbacks = rehearsal.Watched(opened.grids(scale.sample_every, drawn))
-    validation = opened.validation if arguments.validate_every else None
+    watched = rehearsal.Watched(opened.grids(scale.sample_every, drawn))
+    callbacks, validation, validated = watched, None, {}
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         conditions = {**opened.conditions, **scale.network}
@@ -120,6 +131,15 @@ def train(
     micro = machine.micro_batches(
         arguments, phases, make_unet, default=scale.micro_batches, **estimated
     )
+    if every := validating.every(scale, arguments):
+        validation, validated = opened.validation, {"validate_every": every}
+        if not scale.buckets:  # whose batches cannot be joined
+
+            def rows(phase: mdm.Phase) -> float:
+                parts = estimated["devices"] * micro[machine.key(phase)]
+                return phase.groups[phase.level_names[-1]] / parts
+
+            callbacks = validating.Diagnosed(watched, validation, every, rows)
     checkpointing = {"checkpoint_every": scale.checkpoint_every, "keep_every": scale.keep_every}
     if arguments.dry_run:
         machine.print_run(
@@ -155,6 +175,7 @@ def train(
         arguments=vars(arguments),
         sampling={**{k: v for k, v in drawn.items() if k != "batch_size"}, **scale.noted},
         **checkpointing,
+        **validated,
         **plan.fit_options(arguments),
     )
     if mdm.distribute.is_chief():
@@ -166,7 +187,7 @@ def train(
         notes.preset(model, arguments, shown)
     opened.report()
     if getattr(arguments, "rehearse", None) and mdm.distribute.is_chief():
-        rehearsal.report(arguments, phases, micro, callbacks.watches, began)
+        rehearsal.report(arguments, phases, micro, watched.watches, began)
     return model
 
 
