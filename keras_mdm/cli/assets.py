@@ -1,7 +1,9 @@
 """`keras-mdm assets`: fetch, list and locate third-party artwork and weights."""
 
 import argparse
+import json
 import sys
+from typing import Any
 
 from keras_mdm import assets
 
@@ -29,7 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     fetch = actions.add_parser("fetch", help="download, verify and unpack assets")
     fetch.add_argument("names", nargs="+", metavar="NAME", choices=tuple(assets.ASSETS))
     fetch.add_argument("--quiet", action="store_true", help="print the directories only")
-    actions.add_parser("list", help="show all assets: size, licence, fetched or not")
+    shown = actions.add_parser("list", help="show all assets: size, licence, fetched or not")
+    shown.add_argument("--json", action="store_true", help="print JSON instead of a table")
     path = actions.add_parser("path", help="print the directory of a fetched asset")
     path.add_argument("name", metavar="NAME", choices=tuple(assets.ASSETS))
     parser.set_defaults(run=run)
@@ -51,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
                 print(assets.fetch(name, cache_dir=args.cache_dir, progress=not args.quiet))
         elif args.action == "path":
             print(assets.path(args.name, cache_dir=args.cache_dir))
+        elif args.json:
+            print(json.dumps(_listed(args.cache_dir), indent=2))
         else:
             _print_table(args.cache_dir)
     except ValueError as problem:
@@ -59,14 +64,31 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _listed(cache_dir: str | None) -> dict[str, Any]:
+    """What `list` shows."""
+    return {
+        "assets": [
+            {
+                "name": record.name,
+                "bytes": record.size,
+                "licence": record.licence,
+                "fetched": assets.is_fetched(record.name, cache_dir=cache_dir),
+                "what": record.what,
+            }
+            for record in assets.ASSETS.values()
+        ],
+        "cache": str(assets.cache_root(cache_dir)),
+    }
+
+
 def _print_table(cache_dir: str | None) -> None:
+    found = _listed(cache_dir)
     rows = [("name", "download", "licence", "fetched", "what")]
-    for record in assets.ASSETS.values():
-        fetched = "yes" if assets.is_fetched(record.name, cache_dir=cache_dir) else "no"
-        size = f"{record.size / 1e6:.1f} MB"
-        rows.append((record.name, size, record.licence, fetched, record.what))
+    for each in found["assets"]:
+        size, fetched = f"{each['bytes'] / 1e6:.1f} MB", "yes" if each["fetched"] else "no"
+        rows.append((each["name"], size, each["licence"], fetched, each["what"]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
         print("  ".join([*cells, row[-1]]))
-    print(f"cache: {assets.cache_root(cache_dir)}")
+    print(f"cache: {found['cache']}")

@@ -1,6 +1,7 @@
 """`keras-mdm data`: what is in a source of pictures, and how a model will see it."""
 
 import argparse
+import json
 from pathlib import Path
 
 from keras_mdm.quiet import quiet_start
@@ -42,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="number of records to read, 0 for all (%(default)s)",
     )
     parser.add_argument("--sheet", default="data.png", help="picture to write (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a page")
     parser.set_defaults(run=run)
     return parser
 
@@ -67,9 +69,13 @@ def run(args: argparse.Namespace) -> int:
     # Broken records are to be listed, so any share of them is allowed.
     source = data.open_images(args.source, max_skipped=1.0)
     found = overview.look(source, limit=args.records or None)
-    print(overview.report(found, source.label_names))
+    if not args.json:
+        print(overview.report(found, source.label_names))
     pictures, titles = overview.examples(source, args.levels, SHOWN)
     sheet = callbacks.captioned_grid(pictures, titles, size=max(128, *args.levels))
     Image.fromarray(sheet).save(Path(args.sheet))
-    print(f"\n{len(titles)} pictures at {', '.join(map(str, args.levels))} in {args.sheet}")
+    if args.json:
+        print(json.dumps({**overview.as_record(found, source.label_names), "sheet": args.sheet}))
+    else:
+        print(f"\n{len(titles)} pictures at {', '.join(map(str, args.levels))} in {args.sheet}")
     return 0

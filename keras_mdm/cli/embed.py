@@ -95,5 +95,5 @@ def run(args: argparse.Namespace) -> int:
     stored = text.embed(encoder, texts, args.out, total=len(source))
     for reason, count in left_out.most_common(20):
         print(printable(f"{count} records give no caption: {reason}, such as {first[reason]}"))
-    print(f"states of {len(stored)} texts in {args.out}")
+    print(f"states of {len(stored)} texts\n{args.out}")
     return 0

@@ -1,9 +1,11 @@
 """`keras-mdm evaluate`: how far drawn pictures are from real ones, at every level."""
 
 import argparse
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from keras_mdm import checks
 from keras_mdm.cli import asked, drawn, memorised, models, prompts
@@ -113,6 +115,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--few", action="store_true", help="accept fewer pictures than a metric needs"
     )
     parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print every report as a line of JSON instead of a table",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -130,7 +137,10 @@ def run(args: argparse.Namespace) -> int:
         ValueError: before anything is drawn, if something does not fit.
     """
     for report, path in reports(args):
-        print(f"{report}\n\n{path}", flush=True)
+        if args.json:
+            print(json.dumps({"file": str(path), **json.loads(report.to_json())}), flush=True)
+        else:
+            print(f"{report}\n\n{path}", flush=True)
     return 0
 
 
@@ -239,7 +249,9 @@ def _of_model(
             swept[request.options["guidance_scale"]] = report
         yield folder, report
     if args.sweep:
-        _write_sweep(args.out, swept, networks[levels[-1]], measures, options["texts"])
+        told = sys.stderr if args.json else sys.stdout
+        texts = options["texts"]
+        _write_sweep(args.out, swept, networks[levels[-1]], measures, texts, told)
 
 
 def _loaded(target: str) -> Any:
@@ -262,14 +274,16 @@ def _write_sweep(
     features: Any,
     measures: Sequence[str],
     texts: Mapping[str, Any],
+    told: TextIO,
 ) -> None:
-    """Write the numbers of all scales as a table, and the trade-off as a picture."""
+    """Write the numbers of all scales as a table, and the trade-off as a picture, and tell where
+    they are."""
     from keras_mdm.evaluation import report, sweep
     from keras_mdm.files import write_atomically
 
     distances = [name for name in ("frechet", "kernel") if name in measures] or measures
     distance = report.name_of(distances[0], features) if distances else None
     text = next((text.name for text in texts.values()), None)
-    print(write_atomically(directory / "sweep.csv", sweep.table(reports)))
     picture = sweep.curve(reports, distance=distance, text=text)
-    print(write_atomically(directory / "sweep.svg", picture))
+    for name, content in (("sweep.csv", sweep.table(reports)), ("sweep.svg", picture)):
+        print(write_atomically(directory / name, content), file=told)

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
         size=_size(args.size, config),
         text_encoder=encoder or None,
     )
-    print(summary(model))
-    print(f"writing {args.out}", flush=True)
+    print(summary(model), flush=True)
     write_atomically(args.out, lambda path: _save_sparingly(model, path))
+    print(args.out)
     return 0
 
 

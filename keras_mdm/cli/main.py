@@ -22,6 +22,7 @@ from keras_mdm.cli import (
     serve,
     train,
 )
+from keras_mdm.cli.examples import add_examples
 
 COMMANDS = (
     describe,
@@ -97,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_versions())
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        command.add_parser(subparsers)
+        add_examples(command.add_parser(subparsers))
     return parser
 
 

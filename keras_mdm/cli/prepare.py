@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(f"skipped {entry.file}: {entry.reason}"))
     if len(skipped) > 20:
         print(f"and {len(skipped) - 20} more, see {args.out}/skipped.csv")
-    print(f"{made} in {args.out}, {len(skipped)} skipped")
+    print(f"{made}, {len(skipped)} skipped\n{args.out}")
     return 0
 
 

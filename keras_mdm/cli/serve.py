@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from keras_mdm.serving import Limits, Painter
 
 TOKEN = "KERAS_MDM_TOKEN"  # name of the environment variable
-_EPILOG = """examples:
-  keras-mdm serve runs/demo
-  keras-mdm serve model.keras --port 9000 --max-steps 50
-  KERAS_MDM_TOKEN=$(openssl rand -hex 16) keras-mdm serve model.keras --host 0.0.0.0
-"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -35,8 +30,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="draw pictures in a browser, or over a JSON API",
         description="Serves a page and a JSON API that draw with a model: http://127.0.0.1:8000 "
         "unless told otherwise, /openapi.json describes the API. SIGTERM and Ctrl-C end it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model",

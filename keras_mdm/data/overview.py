@@ -155,6 +155,35 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
     return "\n".join(lines)
 
 
+def as_record(found: Overview, label_names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return an overview as values that JSON has; of unusable records and files their number."""
+    lengths = found.caption_lengths
+    marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int).tolist() if lengths else []
+    names = ("least", "median", "90 %", "99 %", "most")
+
+    def named(label: int) -> str:
+        return label_names[label] if label < len(label_names) else str(label)
+
+    return {
+        "records": int(found.records),
+        "looked_at": int(found.looked_at),
+        "bytes_per_record": float(found.bytes_per_record),
+        "shorter_side_below": {str(high): int(count) for high, count in found.sides.items()},
+        "captions_per_record": {str(n): int(c) for n, c in found.captions_per_record.items()},
+        "caption_characters": dict(zip(names, marks, strict=True)) if marks else {},
+        "classes": {named(int(n)): int(count) for n, count in found.labels.items() if n >= 0},
+        "files_found": {kind: int(count) for kind, count in found.found.items()},
+        "choices": {what: str(chosen) for what, chosen in found.choices.items()},
+        "broken": _counted(found.broken),
+        "unused": _counted(found.unused),
+    }
+
+
+def _counted(entries: Sequence[Skipped]) -> dict[str, int]:
+    """Number of files by reason."""
+    return dict(Counter(reason for _, reason in entries).most_common())
+
+
 def _by_reason(entries: Sequence[Skipped]) -> list[str]:
     """One line per reason, the most frequent first: its count and its first three files."""
     counts: Counter = Counter()

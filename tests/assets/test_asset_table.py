@@ -1,6 +1,7 @@
 """The table is complete, the cache directory follows the environment, the command works."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -69,5 +70,8 @@ def test_command_lists_fetches_and_locates(tmp_path, monkeypatch, capsys):
     directory = str(tmp_path / "cache" / "assets" / "drawings")
     assert capsys.readouterr().out.split() == [directory]
     assert "yes" in state()
+    assert command.run(parse(*cache, "list", "--json")) == 0
+    listed = {each["name"]: each for each in json.loads(capsys.readouterr().out)["assets"]}
+    assert listed["drawings"]["fetched"] is True and listed["drawings"]["bytes"] == record.size
     assert command.run(parse(*cache, "path", "drawings")) == 0
     assert capsys.readouterr().out.split() == [directory]

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 from PIL import Image
 
 from keras_mdm import estimate, training
+from keras_mdm.cli import examples, sample, written
 from keras_mdm.cli import main as cli
-from keras_mdm.cli import sample, written
 from keras_mdm.diffusion import samplers, time_grids
 from keras_mdm.models import LevelSpec, build_nested_unet
 
@@ -92,6 +93,20 @@ def test_help_and_version_do_not_import_tensorflow():
         status, stdout, stderr = run(*words, code=code)
         assert (status, stderr) == (0, "False\n")
         assert expected in stdout
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.__name__)
+def test_help_ends_with_examples_that_parse(command, capsys):
+    parser = cli.make_parser()
+    name = command.__name__.rpartition(".")[2].strip("_")
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    _, _, shown = capsys.readouterr().out.partition("examples:\n")
+    lines = [line.strip() for line in shown.splitlines()]
+    assert lines and lines == list(examples.EXAMPLES[name])
+    for line in lines:
+        words = shlex.split(line[line.index("keras-mdm") :])
+        assert parser.parse_args(words[1:]).command == name
 
 
 def test_module_reports_errors_in_one_line():

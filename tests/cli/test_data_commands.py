@@ -1,5 +1,8 @@
 """The commands about data: what they print and leave behind."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data import sources
@@ -29,6 +32,17 @@ def test_a_look_at_the_data(folder, tmp_path, capsys):
     assert "check the path" in capsys.readouterr().err
 
 
+def test_a_look_that_a_program_reads(folder, tmp_path, capsys):
+    words = ["data", str(folder), "--levels", "4", "--sheet", str(tmp_path / "sheet.png")]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["records"], told["looked_at"]) == (12, 12)
+    assert told["shorter_side_below"] == {"64": 11} and told["broken"] == {"is empty": 1}
+    assert len(told["classes"]) == 2 and sum(told["classes"].values()) == 11
+    assert told["caption_characters"]["median"] == 16
+    assert Path(told["sheet"]).is_file()
+
+
 def test_preparing_pictures(folder, tmp_path, capsys):
     words = ["prepare", str(folder), str(tmp_path / "out"), "--size", "4"]
     assert cli.main(words) == 2
@@ -36,7 +50,7 @@ def test_preparing_pictures(folder, tmp_path, capsys):
     assert cli.main([*words, "--max-skipped", "0.1"]) == 0
     told = capsys.readouterr().out
     assert "skipped second/03.png: is empty" in told
-    assert f"11 pictures of 4 in {tmp_path / 'out'}, 1 skipped" in told
+    assert told.endswith(f"11 pictures of 4, 1 skipped\n{tmp_path / 'out'}\n")
     assert len(open_images(tmp_path / "out")) == 11
 
 
@@ -47,7 +61,7 @@ def test_encoding_the_captions(folder, tmp_path, capsys):
     # Captions do not depend on whether the picture can be read.
     words = ["embed", str(folder), str(tmp_path / "states"), "--length", "16"]
     assert cli.main(words) == 0
-    assert "states of 12 texts" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"states of 12 texts\n{tmp_path / 'states'}\n")
     stored = text.StoredStates(tmp_path / "states")
     states, mask = text.MiniLM(length=16).encode(["picture number 7"])
     found, found_mask = stored.encode(["picture number 7"])
@@ -74,7 +88,7 @@ def test_preparing_clips(tmp_path, capsys):
     assert cli.main([*words, "--max-skipped", "0.5"]) == 0
     told = capsys.readouterr().out
     assert "skipped dog.mp4: has 5 frames, 7 are needed" in told
-    assert f"1 clips of 4 x 8 in {tmp_path / 'out'}, 1 skipped" in told
+    assert told.endswith(f"1 clips of 4 x 8, 1 skipped\n{tmp_path / 'out'}\n")
     words[2] = str(tmp_path / "spread")
     assert cli.main(words[:-2]) == 0
     assert "2 clips of 4 x 8" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """`keras-mdm evaluate` on a model, a folder and a file of statistics."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +81,10 @@ def test_a_model_against_a_folder(model, folder, tmp_path, capsys):
     capsys.readouterr()
     level = tmp_path / "a" / "pictures" / "16"
     reference = ("--reference", folder, "--metrics", "kernel", "--out", tmp_path / "b")
-    assert run(level, *reference) == 0
+    assert run(level, *reference, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["file"] == str(tmp_path / "b" / "report.json")
+    assert told["rows"] == json.loads(Path(told["file"]).read_text())["rows"]
     # (The real pictures of level 16 are the same: it is the highest.)
     again = rows(tmp_path / "b")["16", "kernel distance x 1000"]
     assert again["value"] == pytest.approx(row["value"], rel=1e-6)
