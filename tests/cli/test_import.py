@@ -1,6 +1,7 @@
 """`keras-mdm import`: a checkpoint and its configuration become a model file."""
 
 import io
+import json
 from pathlib import Path
 
 import keras
@@ -130,6 +131,33 @@ def test_prompts_right_after_an_import_with_its_text_encoder(
     assert main(["sample", paths[2], prompt, "--steps", "2", *given]) == 0
     drawn = [(tmp_path / name / "grid.png").read_bytes() for name in ("out", "again")]
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.slow
+def test_the_notebook_on_released_checkpoints_runs(files, encoder_folder, tmp_path, monkeypatch):
+    """As it stands, but for the names of the files, the size and the steps."""
+    paths = with_text(files, 24)
+    notebook = Path(__file__).parents[2] / "docs" / "notebooks" / "released_checkpoint.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    names = {
+        "vis_model_64x64.pth": paths[0],
+        "cc12m_64x64.yaml": paths[1],
+        "flan-t5-xl": str(encoder_folder),
+        ", 64, ": ", 8, ",
+        "STEPS = 50": "STEPS = 2",
+    }
+    monkeypatch.chdir(tmp_path)
+    shown: list = []
+    namespace = {"display": shown.append}
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            for old, new in names.items():
+                source = source.replace(old, new)
+            exec(source, namespace)
+    assert len(shown) == 2 and namespace["changed"]["8"].shape == (1, 8, 8, 3)
+    assert tuple(namespace["larger"].unet.levels) == ("4", "8", "32")
+    assert (tmp_path / "released_64.keras").is_file()
 
 
 def test_prompts_need_the_text_encoder(files, encoder_folder, capsys):
