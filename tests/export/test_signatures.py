@@ -9,6 +9,9 @@ from tiny_models import PLAIN_INNER, THREE_PARTS, FakeEncoder, outer, tiny_unet
 
 import keras_mdm as mdm
 from keras_mdm.export import warmup
+from keras_mdm.serving.exports import ExportPainter
+from keras_mdm.serving.limits import Limits
+from keras_mdm.serving.wishes import Wish
 from keras_mdm.text import FlanT5
 from keras_mdm.training.derived import with_dtype
 
@@ -270,6 +273,35 @@ def test_versions_defaults_and_types(tmp_path):
     assert_same(pictures[None], model.generate(**options))
     assert_same(pictures["bfloat16"], pictures[None])
     assert np.any(pictures["float32"]["8"] != pictures[None]["8"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_strings_of_an_adapted_network_with_a_frozen_level(model, tmp_path, policy):
+    """LoRA on one level, the other one frozen, trained for a step; the server draws the same."""
+    width = model.text_encoder.width
+    unet = tiny_unet([PLAIN_INNER, outer(16)], text_width=width, dtype=policy)
+    adapted = mdm.MatryoshkaDiffusion(unet, text_encoder=model.text_encoder, sampling=OWN)
+    adapted.unet.enable_lora(2, levels=["16"])
+    adapted.compile(mdm.optimizers.Adam(0.05))
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype("uint8")
+    before = adapted.generate(PROMPTS, seed=[5, 7], progress=False)
+    adapted.fit(pictures, PROMPTS * 2, batch_size=4, verbose=0)
+    place = adapted.export(tmp_path / "served", weights="raw")
+    expected = adapted.generate(PROMPTS, seed=[5, 7], weights="raw", progress=False)
+    assert np.any(expected["16"] != before["16"])
+    signature = tf.saved_model.load(str(place)).signatures["simple"]
+    given = {"seed": [0, 0]} if "seed" in signature.structured_input_signature[1] else {}
+    found = call(signature, prompt=tf.constant(PROMPTS), **given)
+    again = adapted.generate(PROMPTS, seed=[0, 0], weights="raw", progress=False)
+    assert_same(found, again, 1)
+    if policy == "float32":
+        with pytest.raises(ValueError, match="without LoRA.*merge_lora"):
+            adapted.export(tmp_path / "served", dtype="bfloat16")
+    painter = ExportPainter(place, limits=Limits())
+    orders = [painter.order(Wish(prompt=p, seed=s)) for p, s in zip(PROMPTS, (5, 7), strict=True)]
+    for row, (drawn, _) in enumerate(painter.paint(orders, lambda *step: None)):
+        assert np.abs(drawn["16"].astype(int) - expected["16"][row]).max() <= 1
 
 
 @pytest.mark.slow
