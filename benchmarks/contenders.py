@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gpu_peaks import peak_gflops
+
 FOLDER = Path(__file__).parent
 # Name, worker, and what it is told besides the case.
 OURS = "ours"
@@ -103,8 +105,11 @@ class Contender:
         product = statistics.median(self.found["product"])
         available = 2e-9 * self.case["matmul_size"] ** 3 / product
         kept = ("model", "mode", "dtype", "batch", "width", "recompute", "jit_compile")
+        peak = peak_gflops(self.found["device"], self.case["dtype"])
         return {
             "contender": self.name,
+            "device": self.found["device"],
+            "of_peak": peak and gflop / per_image / peak,
             **{key: self.case[key] for key in kept},
             "gflop_per_image": gflop,
             "seconds_per_image": per_image,

@@ -20,7 +20,8 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Step, Step]]) -> None:
 
     Args:
         prepare: function (case) -> (a step, a large matrix product), each of which waits for its
-            result.
+            result. The step may have attributes: `device`, the name of an accelerator, and
+            `memory`, a function () -> the most bytes that it held.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no reply
@@ -37,15 +38,20 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Step, Step]]) -> None:
     first = seconds(step, clock)  # traces or compiles
     step()  # the first run after that still allocates
     product()
-    reply({"build_seconds": built, "first_seconds": first})
+    device = getattr(step, "device", "CPU")
+    reply({"build_seconds": built, "first_seconds": first, "device": device})
     for line in sys.stdin:
         found: dict[str, Any] = {"step": [], "product": []}
         for _ in range(int(line)):
             found["step"].append(seconds(step, clock))
             found["product"].append(seconds(product, clock))
-        # Linux counts in KiB.
-        found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        found["peak_gib"] = getattr(step, "memory", resident)() / 2**30
         reply(found)
+
+
+def resident() -> int:
+    """The most bytes that this process held; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def seconds(function: Step, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -6,10 +6,11 @@
     python benchmarks/step.py --width 0.25 --repeats 3
     python benchmarks/step.py --models released_64 --modes sample --dtypes mixed_bfloat16
 
-Every contender runs in a process of its own, so that its peak memory is its own, and they take
-turns. Every step is followed by a large matrix product in the same dtype and library. Other load
-slows all of them, so ratios stay the same where seconds do not. `times ours` is the contender's
-time over ours. Prints a table and writes JSON.
+Every contender runs in a process of its own, so that its peak memory is its own (on a GPU, the
+device's), and they take turns. Every step is followed by a large matrix product in the same dtype
+and library. Other load slows all of them, so ratios stay the same where seconds do not. `of peak`
+is the share of what a GPU's maker states, TF32 for float32. `times ours` is the contender's time
+over ours. Prints a table and writes JSON.
 
 Peers are optional (`pip install torch`), and may live in another environment, see --peer-python.
 `torch` is eager and compiled, `torch-eager` leaves the minutes of compilation out.
@@ -31,7 +32,7 @@ import protocol
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 TEXT_TOKENS, TEXT_WIDTH = 32, 2048
-MATMUL_SIZE = 3072
+MATMUL_SIZE, GPU_MATMUL_SIZE = 3072, 8192
 # Forward, gradient of the inputs, gradient of the weights: one product each per layer.
 WORK = {"sample": 1, "train": 3}
 BATCH = {("sample", "released_64"): 4, ("train", "released_64"): 2}  # 1 for all others
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file; default: in benchmarks/results/")
     args = parser.parse_args()
     results: list[dict[str, Any]] = []
+    matmul_size = GPU_MATMUL_SIZE if has_gpu() else MATMUL_SIZE
     print(HEADER)
     for model in args.models:
         described = facts(model, args.width, peers=bool(args.peer))
@@ -91,7 +93,7 @@ def main() -> None:
                     "jit_compile": args.jit_compile,
                     "layout": args.layout,
                     "clock": args.clock,
-                    "matmul_size": MATMUL_SIZE,
+                    "matmul_size": matmul_size,
                     "text_tokens": TEXT_TOKENS,
                     "text_width": TEXT_WIDTH,
                     **described,
@@ -104,9 +106,16 @@ def main() -> None:
                 print("\n".join(row(each, found[0]) for each in found), flush=True)
     out = args.out or default_file(args)
     out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine(), "matmul_size": MATMUL_SIZE, "cases": results}
+    record = {"machine": machine(), "matmul_size": matmul_size, "cases": results}
     out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"written to {out}")
+
+
+def has_gpu() -> bool:
+    """Whether our contender runs on a GPU."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def facts(model: str, width: float, *, peers: bool) -> dict[str, Any]:
@@ -155,6 +164,7 @@ COLUMNS: Sequence[tuple[str, str, str]] = (
     ("GFLOP/s", ">9", "{gflops:.1f}"),
     ("matmul", ">8", "{matmul_gflops:.1f}"),
     ("ratio", ">7", "{ratio:.2f}"),
+    ("of peak", ">8", "{of_peak}"),
     ("times ours", ">12", "{times:.2f}"),
     ("peak GiB", ">10", "{peak_memory_gib:.2f}"),
     ("first s", ">9", "{first_seconds:.1f}"),
@@ -164,7 +174,9 @@ HEADER = "".join(format(title, width) for title, width, _ in COLUMNS)
 
 def row(case: dict, ours: dict) -> str:
     """One line of the table."""
-    values = {**case, "times": case["seconds_per_image"] / ours["seconds_per_image"]}
+    peak = "-" if case["of_peak"] is None else f"{case['of_peak']:.2f}"
+    times = case["seconds_per_image"] / ours["seconds_per_image"]
+    values = {**case, "of_peak": peak, "times": times}
     return "".join(format(text.format(**values), width) for _, width, text in COLUMNS)
 
 

@@ -16,6 +16,9 @@ def prepare(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], ob
 
     unet = presets.build(case["model"], width=case["width"], dtype=case["dtype"])
     step = (training_step if case["mode"] == "train" else sampling_step)(unet, case)
+    for gpu in tf.config.list_physical_devices("GPU")[:1]:
+        step.device = tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        step.memory = lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]
     size = case["matmul_size"]
     square = tf.cast(tf.random.normal((size, size)), MATMUL_DTYPES[case["dtype"]])
     product = tf.function(lambda: tf.reduce_max(tf.matmul(square, square)))
@@ -89,7 +92,11 @@ def training_step(unet: Any, case: dict[str, Any]) -> Callable[[], object]:
     }
     batches = iter(tf.data.Dataset.from_tensors(data).repeat())
     function = diffusion.make_train_function()
-    return lambda: float(function(batches)["loss"])
+
+    def step() -> float:
+        return float(function(batches)["loss"])
+
+    return step
 
 
 if __name__ == "__main__":

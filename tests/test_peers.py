@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_cases.case import Case
+from gpu_peaks import peak_gflops
 from peers.configuration import official
 
 from keras_mdm.interop import to_ml_mdm
@@ -63,6 +64,23 @@ def arrays_of(unet, rng, rows=2, tokens=5):
     for index, name in enumerate(reversed(unet.levels)):
         arrays[f"x/{index}"] = np.moveaxis(inputs[f"z_{name}"], -1, 1)
     return inputs, arrays
+
+
+@pytest.mark.parametrize(
+    ("device", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (156.0, 312.0)),
+        ("NVIDIA A10G", (35.0, 70.0)),
+        ("NVIDIA L40S", (183.0, 362.0)),
+        ("NVIDIA L4", (60.0, 121.0)),
+        ("NVIDIA H100 PCIe", (378.0, 756.0)),
+        ("NVIDIA H100 80GB HBM3", (494.7, 989.4)),
+    ],
+)
+def test_the_peak_is_that_of_the_device(device, tflops):
+    found = [peak_gflops(device, dtype) for dtype in ("float32", "mixed_bfloat16")]
+    assert found == pytest.approx([1e3 * each for each in tflops])
+    assert peak_gflops("CPU", "float32") is None
 
 
 @needs_torch

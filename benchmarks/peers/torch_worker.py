@@ -21,6 +21,7 @@ import protocol
 from peers import torch_network
 
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Computed in float32 in any precision, as in ours.
 FLOAT32 = ("temb_layer", "cond_emb", "cond_layers", "conv_out")
 
@@ -68,21 +69,27 @@ def prepare(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], ob
             weight.add_(0.01 * torch.randn_like(weight))
     if case["layout"] == "channels_last":
         network = network.to(memory_format=torch.channels_last)
+    network = network.to(DEVICE)
+    if DEVICE == "cuda":  # as TensorFlow does
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     make = training_step if case["mode"] == "train" else sampling_step
     step = make(network, case, dtype)
-    square = torch.randn(case["matmul_size"], case["matmul_size"]).to(dtype)
+    if DEVICE == "cuda":
+        step.device, step.memory = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated
+    square = torch.randn(case["matmul_size"], case["matmul_size"]).to(DEVICE, dtype)
     return step, lambda: float((square @ square).max())
 
 
 def inputs_of(case: dict[str, Any]) -> tuple[list[torch.Tensor], tuple]:
     rows, layout = case["batch"], getattr(torch, case["layout"])
     pictures = [
-        torch.randn(rows, 3, size, size).contiguous(memory_format=layout)
+        torch.randn(rows, 3, size, size, device=DEVICE).contiguous(memory_format=layout)
         for size in reversed(case["sizes"])
     ]
-    text = torch.randn(rows, case["text_tokens"], case["text_width"])
-    scale = torch.full((rows,), float(case["sizes"][-1]))
-    time, mask = torch.full((rows,), 500.0), torch.ones(rows, case["text_tokens"])
+    text = torch.randn(rows, case["text_tokens"], case["text_width"], device=DEVICE)
+    mask = torch.ones(rows, case["text_tokens"], device=DEVICE)
+    time = torch.full((rows,), 500.0, device=DEVICE)
+    scale = torch.full((rows,), float(case["sizes"][-1]), device=DEVICE)
     return pictures, (time, text, mask, {"scale": scale})
 
 
@@ -125,7 +132,7 @@ def training_step(network, case: dict[str, Any], dtype) -> Callable[[], object]:
 
 
 def precision(dtype):
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32)
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=dtype != torch.float32)
 
 
 if __name__ == "__main__":
