@@ -1,0 +1,155 @@
+"""A stage for every page with code: runs its blocks with what they take for granted, in small."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from docs_kit import (
+    ALONE,
+    LARGE,
+    SMALL,
+    Colours,
+    model_of,
+    pictures,
+    stand_in_minilm,
+    t5,
+    text_model,
+    write_drawings,
+    write_pictures,
+    write_run,
+)
+from PIL import Image
+from tiny_models import CLIP, PLAIN_INNER, FakeEncoder, outer
+
+import keras_mdm as mdm
+from keras_mdm import evaluation
+
+STAGES, SLOW = {}, set()
+
+
+def stage(name, *, slow=False):
+    """Decorate the function (page) of a page: it calls `page.run` once for every block."""
+
+    def added(function):
+        STAGES[name] = function
+        SLOW.update([name] if slow else [])
+        return function
+
+    return added
+
+
+@stage("docs/sizes.md")
+def sizes(page):
+    small = {"(48, 80))": "(48, 80), channels=(32,), heads=1)"}
+    small["(192, 320))"] = "(192, 320), patch=4, channels=(8,), groups=4)"
+    assert page.run(small, encoder=FakeEncoder()) == ("h48w80", "h192w320")
+    assert page.run(model=text_model()).shape == (1, 48, 80, 3)
+    write_pictures("photographs", [(70, 70), (60, 100), (100, 60), (50, 90)])
+    few = {"batch_size=64": "batch_size=2", "steps_per_epoch=1000": "steps_per_epoch=2"}
+    few["num_images=4"] = "num_images=1, steps=2"
+    unet = model_of([SMALL, LARGE]).unet
+    drawn = page.run(few, unet=unet, source=mdm.data.open_images("photographs"))
+    assert drawn["h48w80"].shape == (1, 48, 80, 3)
+
+
+@stage("docs/getting-started.md")
+def getting_started(page):
+    model = text_model(text_encoder=t5(page))
+    model.compile("sgd")
+    write_run("runs/demo", model)
+    page.run()
+    assert {name: (i.shape, str(i.dtype)) for name, i in page["images"].items()} == {
+        "16": ((2, 16, 16, 3), "uint8"),
+        "64": ((2, 64, 64, 3), "uint8"),
+    }
+
+
+@stage("docs/choosing-a-sampler.md")
+def choosing_a_sampler(page):
+    model = text_model(power_emas=(0.05,))
+    prompts = ["red apple", "panda", "sun"]
+    page.run({"steps=25": "steps=2"}, model=model)
+    assert page["images"]["64"].shape == (1, 64, 64, 3)
+    page.run({"steps=10, outer_steps=3": "steps=2, outer_steps=1"}, prompts=prompts)
+    page.run()
+    Image.fromarray(pictures(size=80)).save("apple.png")
+    mask = np.zeros((64, 64), "uint8")
+    mask[:, :32] = 1
+    page.run({"num_images=8": "num_images=2", "* 8": "* 2"}, mask=mask, small=pictures(1, 16))
+    shown = []
+    page.run(show=shown.append)
+    assert page["way"]["64"].shape[1:] == (3, 64, 64, 3) and len(shown) == 1
+    page.run()
+    assert page["preview"].unet.levels == ("16",)
+    batch = {"image": pictures(2, 64), "low_res": pictures(2, 16)}
+    batches = tf.data.Dataset.from_tensors(batch)
+    small = {"[256]": "[level]", "seed=0": "seed=0, steps=2"}
+    assert page.run(small, level=ALONE, batches=batches)["64"].shape == (1, 64, 64, 3)
+    levels = [dataclasses.replace(PLAIN_INNER, channels=(64,)), outer(16)]
+    small = {"[8, 16]": "levels", "num_images=4": "num_images=1, steps=2"}
+    batches = batches.repeat()
+    small |= {"mdm.data.image_dataset(...)": "batches"}
+    page.run(small, levels=levels, batches=batches, draw=None, titles=["a"])
+    assert next(iter(page["batches"]))["image"].shape == (2, 16, 16, 48)
+    assert page["images"].shape == (1, 64, 64, 3)
+
+
+@stage("docs/data.md")
+def data(page):
+    stand_in_minilm(page)
+    write_pictures("cc12m", [(70, 70), (60, 100), (100, 60), (50, 90)] * 3)
+    page.run({"batch_size=64": "batch_size=2"})
+    batch = next(iter(page["batches"]))
+    assert batch["image"].shape == (2, 256, 256, 3) and "text" in batch
+    shapes = set()
+    few = {"batch_size=16, seed=0": "batch_size=2, seed=0, repeat=False"}
+    page.run(few | {'batch["image"]': 'shapes.add(batch["image"].shape[1:])'}, shapes=shapes)
+    assert shapes == {(64, 64, 3), (48, 80, 3), (80, 48, 3)}
+    page.run(model=model_of())
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("emoji")
+    write_drawings()
+    page.run()
+    assert page["data"].captions[0].startswith("a twemoji drawing of ")
+
+
+@stage("docs/evaluation.md")
+def evaluating(page):
+    for name in ("evaluation", "evaluation.evaluate", "callbacks.distances"):
+        module = importlib.import_module(f"keras_mdm.{name}")
+        page.patch.setattr(module, "EfficientNetLite0", Colours)
+    model = text_model()
+    real = {f"real_{size}": pictures(100, size) for size in (16, 64)}
+    few = {"count=2000": "count=100", '{"steps": 25}': '{"steps": 1}'}
+    page.run(few, model=model, prompts=["a"] * 100, **real)
+    assert page["report"].value("64", "precision") >= 0.0
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("emoji")
+    write_drawings()
+    page.run()
+    page.run(real=pictures(100), request=evaluation.Request(2))
+    run, phase = SimpleNamespace(note=print), SimpleNamespace(first_step=5)
+    (made,) = page["callbacks"](
+        SimpleNamespace(run=run, phase=phase, logger=SimpleNamespace(writer=None))
+    )
+    assert (made.every, made.first_step) == (5000, 5)
+
+
+@stage("docs/video.md")
+def video(page):
+    pytest.importorskip("av")
+
+
+@stage("docs/backends.md")
+def backends(page):
+    model = text_model()
+    model.compile("sgd")
+    write_run("runs/x", model)
+    page.run()
+    assert Path("x.weights.h5").is_file()
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("no jax here")
