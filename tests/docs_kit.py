@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from data.conftest import svg, write_emoji_asset
 from PIL import Image
 from runs.test_loading import save, write_run_file
@@ -88,6 +89,14 @@ def stand_in_minilm(page):
         return FakeEncoder()
 
     page.patch.setattr(mdm.text, "MiniLM", made)
+
+
+def write_export(page, levels):
+    """Write `exported/1`, of a model that takes strings."""
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(False)
+    mdm.export_saved_model(text_model(levels, text_encoder=t5(page)), "exported")
+    tf.config.run_functions_eagerly(eager)
 
 
 class Colours:

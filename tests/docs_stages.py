@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from data.videos import write_video
 from docs_kit import (
     ALONE,
     LARGE,
@@ -19,14 +20,20 @@ from docs_kit import (
     t5,
     text_model,
     write_drawings,
+    write_export,
     write_pictures,
     write_run,
 )
+from golden_cases.case import Case
+from interop.conftest import GOLDEN
+from interop.test_files import unknown_width, write_config
 from PIL import Image
-from tiny_models import CLIP, PLAIN_INNER, FakeEncoder, outer
+from serving.fakes import serving as served
+from tiny_models import PLAIN_INNER, FakeEncoder, outer
 
 import keras_mdm as mdm
 from keras_mdm import evaluation
+from keras_mdm.serving import painter_of
 
 STAGES, SLOW = {}, set()
 
@@ -142,6 +149,21 @@ def evaluating(page):
 @stage("docs/video.md")
 def video(page):
     pytest.importorskip("av")
+    Path("clips").mkdir()
+    for number in range(3):
+        Path(f"clips/{number}.txt").write_text(f"clip {number}")
+        write_video(Path(f"clips/{number}.mp4"), 64)
+    captions = ["", *(f"clip {number}" for number in range(3))]
+    mdm.text.embed(FakeEncoder(), captions, "embeddings", progress=False)
+    page.run()
+    batch = next(iter(page["batches"]))
+    assert batch["video"].shape == (8, 16, 64, 64, 3) and "text" in batch
+    still = {"attention": (0,) * 4, "temporal_attention": (0,) * 4, "groups": 4}
+    clips = mdm.LevelSpec(16, 8, channels=(8, 8, 8, 16), blocks=(1,) * 4, **still)
+    model = text_model([SMALL, clips, outer(32, 8)])
+    given = {"model": model, "picture": pictures(size=32), "prompts": ["a pizza turning"]}
+    page.run(every_second=pictures(4, 32)[None], **given)
+    assert page["clips"].shape == (1, 8, 32, 32, 3) and Path("pizza.mp4").is_file()
 
 
 @stage("docs/backends.md")
@@ -153,3 +175,63 @@ def backends(page):
     assert Path("x.weights.h5").is_file()
     if importlib.util.find_spec("jax") is None:
         pytest.skip("no jax here")
+
+
+@stage("docs/checkpoints.md")
+def checkpoints(page):
+    sizes = {}
+    for size, name, model in ((256, "nested2_text", "nested_unet"), (64, "unet_text_masked", "unet")):
+        case = Case(GOLDEN, name)
+        config = unknown_width(case.model["config"])
+        write_config(Path(f"cc12m_{size}x{size}.yaml"), config, model)
+        mdm.interop.save_ml_mdm(case.unet, f"vis_model_{size}x{size}.pth")
+        sizes[size] = case.size
+    page.run({"size=256": f"size={sizes[256]}"})
+    config = "cc12m_256x256.yaml"
+    again = mdm.interop.load_ml_mdm("back.pth", config=config, size=sizes[256])
+    for key, value in mdm.interop.to_ml_mdm(page["unet"]).items():
+        np.testing.assert_array_equal(mdm.interop.to_ml_mdm(again)[key], value)
+    t5(page)
+    page.run({"size=64": f"size={sizes[64]}", "scale=7.5": "scale=7.5, steps=1"})
+    assert list(page["images"]) == [str(sizes[64])]
+
+
+@stage("docs/serving.md")
+def serving(page):
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        pytest.importorskip(package)
+    with served(painter_of(text_model())) as (_, address):
+        page.run({"http://127.0.0.1:8000": address})
+    assert Image.open("apple.png").size == (64, 64)
+
+
+@stage("README.md")
+def readme(page):
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("emoji")
+    stand_in_minilm(page)
+    write_drawings(["twemoji"])
+    inner = "channels=(64, 128, 256), blocks=(1, 1, 1), attention=(0, 1, 1)"
+    small = {inner: "channels=(32,), blocks=(1,), attention=(1,), heads=1"}
+    small |= {"channels=(64,)": "channels=(32,)", "batch_size=32": "batch_size=4"}
+    small |= {"steps_per_epoch=600": "steps_per_epoch=1", "steps=10": "steps=1"}
+    page.run(small)
+    assert page["images"]["32"].shape == (2, 32, 32, 3)
+    write_export(page, [dataclasses.replace(SMALL, size=64, patch=4)])
+    drawn = page.run()
+    assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == "uint8"
+
+
+@stage("docs/export.md")
+def export(page):
+    levels = [SMALL, LARGE]
+    page.run(unet=model_of(levels, network={"num_classes": 2}).unet)
+    Image.fromarray(pictures()).save("samples.png")
+    Path("evaluation").mkdir()
+    real = {"64": pictures(4)}
+    report = evaluation.evaluate(real, real, features=Colours(), few=True, progress=False)
+    Path("evaluation/report.json").write_text(report.to_json())
+    page.run()
+    assert list(page["model"].class_names) == ["cat", "dog"]
+    write_export(page, levels)
+    assert page.run({"[10, 10]": "[2, 2]"}).shape == (2, 64, 64, 3)
