@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +29,7 @@ from golden_cases.case import Case
 from interop.conftest import GOLDEN
 from interop.test_files import unknown_width, write_config
 from PIL import Image
+from runs.test_loading import save
 from serving.fakes import serving as served
 from tiny_models import PLAIN_INNER, FakeEncoder, outer
 
@@ -75,7 +77,7 @@ def getting_started(page):
     }
 
 
-@stage("docs/choosing-a-sampler.md")
+@stage("docs/choosing-a-sampler.md", slow=True)
 def choosing_a_sampler(page):
     model = text_model(power_emas=(0.05,))
     prompts = ["red apple", "panda", "sun"]
@@ -146,7 +148,7 @@ def evaluating(page):
     assert (made.every, made.first_step) == (5000, 5)
 
 
-@stage("docs/video.md")
+@stage("docs/video.md", slow=True)
 def video(page):
     pytest.importorskip("av")
     Path("clips").mkdir()
@@ -222,7 +224,7 @@ def readme(page):
     assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == "uint8"
 
 
-@stage("docs/export.md")
+@stage("docs/export.md", slow=True)
 def export(page):
     levels = [SMALL, LARGE]
     page.run(unet=model_of(levels, network={"num_classes": 2}).unet)
@@ -235,3 +237,61 @@ def export(page):
     assert list(page["model"].class_names) == ["cat", "dog"]
     write_export(page, levels)
     assert page.run({"[10, 10]": "[2, 2]"}).shape == (2, 64, 64, 3)
+
+
+@stage("docs/training.md", slow=True)
+def training(page):
+    text, mask = FakeEncoder().encode([f"picture {number}" for number in range(8)])
+
+    def batches(level, rows, first_step):
+        given = {"batch_size": rows, "seed": 0, "first_step": first_step}
+        return mdm.data.image_text_dataset(pictures(8, int(level)), text, mask, **given)
+
+    inner = {"[64], steps=500_000, batch_size=2048": "levels[:1], steps=2, batch_size=8"}
+    small = {"[64, 256], steps=500_000, batch_size=1024": "levels, steps=2, batch_size=12"}
+    small |= inner | {"30_000": "1"}
+    page.run(small, levels=[SMALL, LARGE], encoder=FakeEncoder(), pictures=batches)
+    assert Path("runs/x/model.keras").is_file()
+
+    three = model_of(network={"num_classes": 3, "time_width": None})
+    pairs = tf.data.Dataset.from_tensors((pictures(4), np.array([0, 1, 2, 0])))
+    few = {'model.fit(pictures, ["a red apple", ...]': "captioned.fit(pictures, texts"}
+    given = {"pictures": pictures(20), "classes": np.arange(20) % 3, "texts": ["a red apple"] * 20}
+    captioned = text_model()
+    captioned.compile("adam")
+    given |= {"captioned": captioned, "dataset_of_pairs": pairs, "other": pairs}
+    assert page.run(few | {"epochs=10": "epochs=1"}, model=three, **given).name == "1"
+    assert page.run().groups == {"64": 64, "256": 192}
+
+    shutil.rmtree("runs")
+    model = model_of(power_emas=(0.05, 0.1))
+    model.compile("adam")
+    Path("runs/x").mkdir(parents=True)
+    for step in range(1, 4):
+        model.train_on_batch({"image": pictures(2)})
+        save(Path("runs/x"), 2, step, model)
+    page.run(model=model)
+    assert page["distance"] < 1.0
+
+    shutil.rmtree("runs")
+    inside = model_of([SMALL], network={"num_classes": 3})
+    inside.compile("adam")
+    write_run("runs/x", inside)
+    larger = model_of(network={"num_classes": 3})
+    page.run(larger=larger)
+    page.run(three=three)
+    assert page["five"].unet.spec.num_classes == 5
+
+    shutil.rmtree("runs")
+    page.names["pictures"] = batches
+    made = page["make_model"], page["make_dataset"]
+    mdm.fit_progressively(page["phases"][:1], *made, run_dir="runs/x", progress=False)
+    more = {"[64], steps=600_000, batch_size=2048": "levels[:1], steps=3, batch_size=8"}
+    page.run(more | {"30_000": "1"})
+    assert mdm.load("runs/x").unet.levels == ("16", "64")
+
+    page.run(PROMPTS=["a", "b"])
+    draw, run = page["Draw"](), SimpleNamespace(samples="samples")
+    draw.check(None, text_model())
+    (grid,) = draw(SimpleNamespace(model=text_model(), run=run))
+    assert grid.every == 1000
