@@ -11,11 +11,25 @@ from data.conftest import svg, write_emoji_asset
 from PIL import Image
 from runs.test_loading import save, write_run_file
 from text.test_flan_t5 import write as write_t5
-from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, FakeEncoder, tiny_unet
+from tiny_models import INNER, PLAIN_INNER, FakeEncoder, tiny_unet
 
 import keras_mdm as mdm
 from keras_mdm.data.emoji.catalogue import STYLES, names_and_groups
 from keras_mdm.data.emoji.file_names import in_words
+
+STAGES, SLOW = {}, set()
+
+
+def stage(name, *, slow=False):
+    """Decorate the function (page) of a page: it calls `page.run` once for every block."""
+
+    def added(function):
+        STAGES[name] = function
+        SLOW.update([name] if slow else [])
+        return function
+
+    return added
+
 
 # The levels that the pages call 16 and 64, and one of 64 alone.
 SMALL = dataclasses.replace(INNER, size=16)
@@ -108,6 +122,3 @@ class Colours:
         count, height, width, _ = images.shape
         cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
         return (cut.mean((2, 4)).reshape(count, -1) / 64).astype("float32")
-
-
-__all__ = ["TEXT_WIDTH"]

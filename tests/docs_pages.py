@@ -12,7 +12,7 @@ NAMES = [
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "recipes/README.md")
 ]
-NOT_RUN = "# Not run: "
+NOT_RUN = "# Not run:"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"keras-mdm |python recipes/|(\w+\.py)( |$)")
 
@@ -30,7 +30,7 @@ def python_blocks(text):
 def reason(source):
     """Why a block is not run, as its first line says; `None` for one that is."""
     first = source.partition("\n")[0]
-    return first.removeprefix(NOT_RUN).strip() if first.startswith(NOT_RUN.rstrip()) else None
+    return first.removeprefix(NOT_RUN).strip() if first.startswith(NOT_RUN) else None
 
 
 class Page:

@@ -1,7 +1,6 @@
-"""A stage for every page with code: runs its blocks with what they take for granted, in small."""
+"""Stages of the pages about making, training and drawing, in small."""
 
 import dataclasses
-import importlib.util
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +13,9 @@ from docs_kit import (
     ALONE,
     LARGE,
     SMALL,
-    Colours,
     model_of,
     pictures,
+    stage,
     stand_in_minilm,
     t5,
     text_model,
@@ -25,44 +24,28 @@ from docs_kit import (
     write_pictures,
     write_run,
 )
-from golden_cases.case import Case
-from interop.conftest import GOLDEN
-from interop.test_files import unknown_width, write_config
 from PIL import Image
 from runs.test_loading import save
-from serving.fakes import serving as served
 from tiny_models import PLAIN_INNER, FakeEncoder, outer
 
 import keras_mdm as mdm
-from keras_mdm import evaluation
-from keras_mdm.serving import painter_of
-
-STAGES, SLOW = {}, set()
 
 
-def stage(name, *, slow=False):
-    """Decorate the function (page) of a page: it calls `page.run` once for every block."""
-
-    def added(function):
-        STAGES[name] = function
-        SLOW.update([name] if slow else [])
-        return function
-
-    return added
-
-
-@stage("docs/sizes.md")
-def sizes(page):
-    small = {"(48, 80))": "(48, 80), channels=(32,), heads=1)"}
-    small["(192, 320))"] = "(192, 320), patch=4, channels=(8,), groups=4)"
-    assert page.run(small, encoder=FakeEncoder()) == ("h48w80", "h192w320")
-    assert page.run(model=text_model()).shape == (1, 48, 80, 3)
-    write_pictures("photographs", [(70, 70), (60, 100), (100, 60), (50, 90)])
-    few = {"batch_size=64": "batch_size=2", "steps_per_epoch=1000": "steps_per_epoch=2"}
-    few["num_images=4"] = "num_images=1, steps=2"
-    unet = model_of([SMALL, LARGE]).unet
-    drawn = page.run(few, unet=unet, source=mdm.data.open_images("photographs"))
-    assert drawn["h48w80"].shape == (1, 48, 80, 3)
+@stage("README.md")
+def readme(page):
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("emoji")
+    stand_in_minilm(page)
+    write_drawings(["twemoji"])
+    inner = "channels=(64, 128, 256), blocks=(1, 1, 1), attention=(0, 1, 1)"
+    small = {inner: "channels=(32,), blocks=(1,), attention=(1,), heads=1"}
+    small |= {"channels=(64,)": "channels=(32,)", "batch_size=32": "batch_size=4"}
+    small |= {"steps_per_epoch=600": "steps_per_epoch=1", "steps=10": "steps=1"}
+    page.run(small)
+    assert page["images"]["32"].shape == (2, 32, 32, 3)
+    write_export(page, [dataclasses.replace(SMALL, size=64, patch=4)])
+    drawn = page.run()
+    assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == "uint8"
 
 
 @stage("docs/getting-started.md")
@@ -107,136 +90,18 @@ def choosing_a_sampler(page):
     assert page["images"].shape == (1, 64, 64, 3)
 
 
-@stage("docs/data.md")
-def data(page):
-    stand_in_minilm(page)
-    write_pictures("cc12m", [(70, 70), (60, 100), (100, 60), (50, 90)] * 3)
-    page.run({"batch_size=64": "batch_size=2"})
-    batch = next(iter(page["batches"]))
-    assert batch["image"].shape == (2, 256, 256, 3) and "text" in batch
-    shapes = set()
-    few = {"batch_size=16, seed=0": "batch_size=2, seed=0, repeat=False"}
-    page.run(few | {'batch["image"]': 'shapes.add(batch["image"].shape[1:])'}, shapes=shapes)
-    assert shapes == {(64, 64, 3), (48, 80, 3), (80, 48, 3)}
-    page.run(model=model_of())
-    pytest.importorskip("resvg_py")
-    pytest.importorskip("emoji")
-    write_drawings()
-    page.run()
-    assert page["data"].captions[0].startswith("a twemoji drawing of ")
-
-
-@stage("docs/evaluation.md")
-def evaluating(page):
-    for name in ("evaluation", "evaluation.evaluate", "callbacks.distances"):
-        module = importlib.import_module(f"keras_mdm.{name}")
-        page.patch.setattr(module, "EfficientNetLite0", Colours)
-    model = text_model()
-    real = {f"real_{size}": pictures(100, size) for size in (16, 64)}
-    few = {"count=2000": "count=100", '{"steps": 25}': '{"steps": 1}'}
-    page.run(few, model=model, prompts=["a"] * 100, **real)
-    assert page["report"].value("64", "precision") >= 0.0
-    pytest.importorskip("resvg_py")
-    pytest.importorskip("emoji")
-    write_drawings()
-    page.run()
-    page.run(real=pictures(100), request=evaluation.Request(2))
-    run, phase = SimpleNamespace(note=print), SimpleNamespace(first_step=5)
-    (made,) = page["callbacks"](
-        SimpleNamespace(run=run, phase=phase, logger=SimpleNamespace(writer=None))
-    )
-    assert (made.every, made.first_step) == (5000, 5)
-
-
-@stage("docs/video.md", slow=True)
-def video(page):
-    pytest.importorskip("av")
-    Path("clips").mkdir()
-    for number in range(3):
-        Path(f"clips/{number}.txt").write_text(f"clip {number}")
-        write_video(Path(f"clips/{number}.mp4"), 64)
-    captions = ["", *(f"clip {number}" for number in range(3))]
-    mdm.text.embed(FakeEncoder(), captions, "embeddings", progress=False)
-    page.run()
-    batch = next(iter(page["batches"]))
-    assert batch["video"].shape == (8, 16, 64, 64, 3) and "text" in batch
-    still = {"attention": (0,) * 4, "temporal_attention": (0,) * 4, "groups": 4}
-    clips = mdm.LevelSpec(16, 8, channels=(8, 8, 8, 16), blocks=(1,) * 4, **still)
-    model = text_model([SMALL, clips, outer(32, 8)])
-    given = {"model": model, "picture": pictures(size=32), "prompts": ["a pizza turning"]}
-    page.run(every_second=pictures(4, 32)[None], **given)
-    assert page["clips"].shape == (1, 8, 32, 32, 3) and Path("pizza.mp4").is_file()
-
-
-@stage("docs/backends.md")
-def backends(page):
-    model = text_model()
-    model.compile("sgd")
-    write_run("runs/x", model)
-    page.run()
-    assert Path("x.weights.h5").is_file()
-    if importlib.util.find_spec("jax") is None:
-        pytest.skip("no jax here")
-
-
-@stage("docs/checkpoints.md")
-def checkpoints(page):
-    sizes = {}
-    for size, name, model in ((256, "nested2_text", "nested_unet"), (64, "unet_text_masked", "unet")):
-        case = Case(GOLDEN, name)
-        config = unknown_width(case.model["config"])
-        write_config(Path(f"cc12m_{size}x{size}.yaml"), config, model)
-        mdm.interop.save_ml_mdm(case.unet, f"vis_model_{size}x{size}.pth")
-        sizes[size] = case.size
-    page.run({"size=256": f"size={sizes[256]}"})
-    config = "cc12m_256x256.yaml"
-    again = mdm.interop.load_ml_mdm("back.pth", config=config, size=sizes[256])
-    for key, value in mdm.interop.to_ml_mdm(page["unet"]).items():
-        np.testing.assert_array_equal(mdm.interop.to_ml_mdm(again)[key], value)
-    t5(page)
-    page.run({"size=64": f"size={sizes[64]}", "scale=7.5": "scale=7.5, steps=1"})
-    assert list(page["images"]) == [str(sizes[64])]
-
-
-@stage("docs/serving.md")
-def serving(page):
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        pytest.importorskip(package)
-    with served(painter_of(text_model())) as (_, address):
-        page.run({"http://127.0.0.1:8000": address})
-    assert Image.open("apple.png").size == (64, 64)
-
-
-@stage("README.md")
-def readme(page):
-    pytest.importorskip("resvg_py")
-    pytest.importorskip("emoji")
-    stand_in_minilm(page)
-    write_drawings(["twemoji"])
-    inner = "channels=(64, 128, 256), blocks=(1, 1, 1), attention=(0, 1, 1)"
-    small = {inner: "channels=(32,), blocks=(1,), attention=(1,), heads=1"}
-    small |= {"channels=(64,)": "channels=(32,)", "batch_size=32": "batch_size=4"}
-    small |= {"steps_per_epoch=600": "steps_per_epoch=1", "steps=10": "steps=1"}
-    page.run(small)
-    assert page["images"]["32"].shape == (2, 32, 32, 3)
-    write_export(page, [dataclasses.replace(SMALL, size=64, patch=4)])
-    drawn = page.run()
-    assert drawn.shape == (1, 64, 64, 3) and drawn.dtype == "uint8"
-
-
-@stage("docs/export.md", slow=True)
-def export(page):
-    levels = [SMALL, LARGE]
-    page.run(unet=model_of(levels, network={"num_classes": 2}).unet)
-    Image.fromarray(pictures()).save("samples.png")
-    Path("evaluation").mkdir()
-    real = {"64": pictures(4)}
-    report = evaluation.evaluate(real, real, features=Colours(), few=True, progress=False)
-    Path("evaluation/report.json").write_text(report.to_json())
-    page.run()
-    assert list(page["model"].class_names) == ["cat", "dog"]
-    write_export(page, levels)
-    assert page.run({"[10, 10]": "[2, 2]"}).shape == (2, 64, 64, 3)
+@stage("docs/sizes.md")
+def sizes(page):
+    small = {"(48, 80))": "(48, 80), channels=(32,), heads=1)"}
+    small["(192, 320))"] = "(192, 320), patch=4, channels=(8,), groups=4)"
+    assert page.run(small, encoder=FakeEncoder()) == ("h48w80", "h192w320")
+    assert page.run(model=text_model()).shape == (1, 48, 80, 3)
+    write_pictures("photographs", [(70, 70), (60, 100), (100, 60), (50, 90)])
+    few = {"batch_size=64": "batch_size=2", "steps_per_epoch=1000": "steps_per_epoch=2"}
+    few["num_images=4"] = "num_images=1, steps=2"
+    unet = model_of([SMALL, LARGE]).unet
+    drawn = page.run(few, unet=unet, source=mdm.data.open_images("photographs"))
+    assert drawn["h48w80"].shape == (1, 48, 80, 3)
 
 
 @stage("docs/training.md", slow=True)
@@ -295,3 +160,23 @@ def training(page):
     draw.check(None, text_model())
     (grid,) = draw(SimpleNamespace(model=text_model(), run=run))
     assert grid.every == 1000
+
+
+@stage("docs/video.md", slow=True)
+def video(page):
+    pytest.importorskip("av")
+    Path("clips").mkdir()
+    for number in range(3):
+        Path(f"clips/{number}.txt").write_text(f"clip {number}")
+        write_video(Path(f"clips/{number}.mp4"), 64)
+    captions = ["", *(f"clip {number}" for number in range(3))]
+    mdm.text.embed(FakeEncoder(), captions, "embeddings", progress=False)
+    page.run()
+    batch = next(iter(page["batches"]))
+    assert batch["video"].shape == (8, 16, 64, 64, 3) and "text" in batch
+    still = {"attention": (0,) * 4, "temporal_attention": (0,) * 4, "groups": 4}
+    clips = mdm.LevelSpec(16, 8, channels=(8, 8, 8, 16), blocks=(1,) * 4, **still)
+    model = text_model([SMALL, clips, outer(32, 8)])
+    given = {"model": model, "picture": pictures(size=32), "prompts": ["a pizza turning"]}
+    page.run(every_second=pictures(4, 32)[None], **given)
+    assert page["clips"].shape == (1, 8, 32, 32, 3) and Path("pizza.mp4").is_file()
