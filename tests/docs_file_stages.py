@@ -68,7 +68,7 @@ def backends(page):
     assert done.stdout.splitlines()[-1] == "{'16': (2, 16, 16, 3), '64': (2, 64, 64, 3)}"
 
 
-@stage("docs/checkpoints.md")
+@stage("docs/checkpoints.md", slow=True)
 def checkpoints(page):
     sizes, cases = {}, {256: ("nested2_text", "nested_unet"), 64: ("unet_text_masked", "unet")}
     for size, (name, model) in cases.items():

@@ -10,7 +10,6 @@ import pytest
 from docs_pages import NAMES, ROOT, commands, options, text_of
 
 from keras_mdm.cli import main as cli
-from keras_mdm.cli import train
 
 # Words that stand for a number of the reader's, and for any program.
 NUMBERS = {"N": "128"}
@@ -117,4 +116,3 @@ def test_commands_are_found_and_wrong_ones_are_refused(accept):
     ):
         with pytest.raises(AssertionError):
             accept(line.split(), True)
-    assert train.recipes()  # found where this file looks for them
