@@ -1,4 +1,4 @@
-"""A painter without a network, which a test can hold at every step."""
+"""A painter without a network, which a test can hold at every step, and a server for any."""
 
 import contextlib
 import threading
@@ -6,7 +6,13 @@ import threading
 import numpy as np
 
 from keras_mdm import checks
+from keras_mdm.serving.app import create_app
+from keras_mdm.serving.guard import Guard
+from keras_mdm.serving.limits import Limits
+from keras_mdm.serving.metrics import Metrics
 from keras_mdm.serving.painting import Order
+from keras_mdm.serving.queue import SamplingQueue
+from keras_mdm.serving.server import _listen
 
 LEVELS = ("4", "8")
 PATIENCE = 20.0
@@ -74,3 +80,27 @@ class FakePainter:
             "limits": {"prompt": 2000, "pixels": 1000, "body": 10_000, "queue": 4, "steps": 100},
             "notes": {},
         }
+
+
+@contextlib.contextmanager
+def serving(painter, token=None):
+    """Serve a painter at a port of this machine: (queue, address)."""
+    import uvicorn
+
+    metrics, limits = Metrics(8), Limits(grace=0.0)
+    queue = SamplingQueue(painter, limits, metrics.observe)
+    app = Guard(create_app(queue, metrics), body=limits.body, token=token)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
+    with _listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        queue.start()
+        thread.start()
+        try:
+            yield queue, f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            queue.close()
+            if getattr(painter, "go", None) is not None:
+                painter.go.release(10_000)
+            thread.join(PATIENCE)
+            assert queue.join(PATIENCE)

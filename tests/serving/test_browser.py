@@ -1,22 +1,20 @@
 """The page in a real browser: type, click, and the picture appears."""
 
 import base64
-import contextlib
 import io
 import json
 import shutil
-import threading
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serving.fakes import PATIENCE, FakePainter
+from serving.fakes import PATIENCE, FakePainter, serving
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("selenium")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
@@ -24,13 +22,6 @@ if not (CHROMIUM and DRIVER):
 
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-from keras_mdm.serving.app import create_app  # noqa: E402
-from keras_mdm.serving.guard import Guard  # noqa: E402
-from keras_mdm.serving.limits import Limits  # noqa: E402
-from keras_mdm.serving.metrics import Metrics  # noqa: E402
-from keras_mdm.serving.queue import SamplingQueue  # noqa: E402
-from keras_mdm.serving.server import _listen  # noqa: E402
 
 
 class Painter(FakePainter):
@@ -89,26 +80,6 @@ def browser():
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver
     driver.quit()
-
-
-@contextlib.contextmanager
-def serving(painter, token=None):
-    metrics, limits = Metrics(8), Limits(grace=0.0)
-    queue = SamplingQueue(painter, limits, metrics.observe)
-    app = Guard(create_app(queue, metrics), body=limits.body, token=token)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
-    with _listen("127.0.0.1", 0) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        queue.start()
-        thread.start()
-        try:
-            yield queue, f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            queue.close()
-            painter.go.release(10_000)
-            thread.join(PATIENCE)
-            assert queue.join(PATIENCE)
 
 
 @pytest.fixture
