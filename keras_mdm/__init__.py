@@ -78,6 +78,9 @@ _NETWORK = {"LevelSpec", "NestedUNet", "build_nested_unet", "cut", "grow", "laye
 _NETWORK |= {"diffusion"}
 _ANYWHERE = _NETWORK | {"assets"}
 
+# Imported when they are first used: no class of theirs is registered with Keras.
+_LATER = {"describe", "evaluation", "export_saved_model", "interop", "video"}
+
 # Modules of the public names; a name that is missing here is itself a module.
 _HOMES = {
     "Cascade": "keras_mdm.cascade",
@@ -135,4 +138,5 @@ if not _is_command_line():
         from keras_mdm.backends import runs_on_tensorflow
 
         for _name in __all__ if runs_on_tensorflow() else sorted(_NETWORK):
-            __getattr__(_name)
+            if _name not in _LATER:
+                __getattr__(_name)

@@ -107,7 +107,7 @@ def data(page):
 
 @stage("docs/evaluation.md")
 def evaluating(page):
-    for name in ("evaluation", "evaluation.evaluate", "callbacks.distances"):
+    for name in ("evaluation", "evaluation.evaluate"):
         module = importlib.import_module(f"keras_mdm.{name}")
         page.patch.setattr(module, "EfficientNetLite0", Colours)
     model = text_model()

@@ -225,3 +225,21 @@ def test_the_package_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] True"
+
+
+def test_the_package_imports_all_that_keras_must_know_and_no_measures():
+    """A saved model is loaded by the names that its classes were registered with."""
+    registering = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in PACKAGE.rglob("*.py")
+        if "@keras.saving.register_keras_serializable" in file.read_text()
+    }
+    assert "keras_mdm.training.diffusion_model" in registering
+    code = (
+        "import sys, keras_mdm; print(*(name for name in sys.modules if 'keras_mdm' in name)); "
+        "keras_mdm.evaluation.evaluate"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert registering <= imported
+    assert "keras_mdm.evaluation" not in imported and "keras_mdm.interop" not in imported

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.evaluation import Report, Request, evaluate, measured, network_of
-from keras_mdm.evaluation.efficientnet import EfficientNetLite0
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the feature networks are not imported before somebody measures
     from keras_mdm.callbacks.tensorboard import EventWriter
+    from keras_mdm.evaluation import Report, Request
 
 
 class Distances(StepCallback):
@@ -50,7 +49,7 @@ class Distances(StepCallback):
     def __init__(
         self,
         reference: Mapping[str, Any],
-        request: Request,
+        request: "Request",
         every: int,
         *,
         features: Any = None,
@@ -61,6 +60,8 @@ class Distances(StepCallback):
         first_step: int = 0,
         initial_step: int = 0,
     ):
+        from keras_mdm.evaluation import EfficientNetLite0, measured, network_of
+
         super().__init__(initial_step=initial_step)
         self.every = checks.integer("every", every, minimum=1)
         self.request, self.few, self.measures = request, few, tuple(measures)
@@ -75,8 +76,10 @@ class Distances(StepCallback):
         if self.crossed(self.every, previous_step):
             self.measure()
 
-    def measure(self) -> Report:
+    def measure(self) -> "Report":
         """Draw and measure now, and write the numbers."""
+        from keras_mdm.evaluation import evaluate
+
         with tempfile.TemporaryDirectory() as directory:
             report = evaluate(
                 self.model,

@@ -11,7 +11,6 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
-from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
@@ -87,6 +86,8 @@ class EventWriter:
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
         """Write the arguments of a run, by which its page of hyper-parameters compares runs."""
+        from tensorboard.plugins.hparams import summary_v2 as hparams
+
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in values.items()
