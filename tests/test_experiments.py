@@ -45,17 +45,18 @@ def trainings(recipe):
     return recipe("shared.experiments.trainings")
 
 
-def planned(trainings, training, budget):
+def planned(training, budget):
+    planning = importlib.import_module("shared.experiments.planning")
     text = {"text_width": 384} if training.stages[0].scale.tokens else {}
-    return trainings.plan(training, text, tokens=16, budget=budget)
+    return planning.plan(training, text, tokens=16, budget=budget)
 
 
 def test_all_variants_spend_the_same(experiment, trainings):
     module = experiment("convergence")
     base = trainings.shortened(tiny(module).base, 100)  # 400 steps: half a step matters less
-    budget = float(planned(trainings, trainings.progressive(base), None)[-1][-1].after)
+    budget = float(planned(trainings.progressive(base), None)[-1][-1].after)
     for variant in module.variants(base):
-        last = planned(trainings, variant.training, budget)[-1][-1]
+        last = planned(variant.training, budget)[-1][-1]
         assert abs(last.after - budget) <= last.flop / 2, variant.name
         # The last checkpoint is the last step, and half the budget is spent at half of the steps.
         assert last.step_at(last.after) == last.phase.steps
@@ -84,9 +85,9 @@ def test_the_rivals_lack_only_what_needs_a_level_below(experiment):
 def test_a_budget_that_is_spent_too_early(experiment, trainings):
     base = tiny(experiment("convergence")).base
     training = trainings.with_low_steps(base, "x", 10.0)
-    budget = float(planned(trainings, trainings.progressive(base), None)[-1][-1].after)
+    budget = float(planned(trainings.progressive(base), None)[-1][-1].after)
     with pytest.raises(ValueError, match="leave some of the budget.*To fix it"):
-        planned(trainings, training, budget)
+        planned(training, budget)
 
 
 def test_one_level_has_the_noise_of_the_nest(experiment, trainings):
@@ -231,7 +232,7 @@ def test_an_experiment_writes_all_that_it_found(finished):
     assert not (folder / "stage-1" / "checkpoints").exists()
 
 
-def test_a_first_phase_is_trained_once(finished, experiment):
+def test_a_first_phase_is_trained_once(finished, experiment, trainings):
     """The cascade's small model is the nest's first phase; neither differs from one run."""
     directory, _ = finished
     (first,) = (directory / "trainings" / "first-phases").iterdir()
@@ -244,14 +245,14 @@ def test_a_first_phase_is_trained_once(finished, experiment):
     ):
         np.testing.assert_array_equal(mine, shared)
     module = experiment("convergence")
-    driver, fitting, rehearsal = (
+    fitting, study, rehearsal = (
         importlib.import_module(f"shared.{name}")
-        for name in ("experiments.driver", "experiments.fitting", "rehearsal")
+        for name in ("experiments.fitting", "experiments.study", "rehearsal")
     )
     base = rehearsal.miniature(tiny(module).base, 1)
-    training = driver.progressive(base)
-    data = driver.study.generated([2, 8], 0)
-    own = driver.plan(training, data.conditions, tokens=0, budget=None)[0]
+    training = trainings.progressive(base)
+    data = study.generated([2, 8], 0)
+    (own,) = planned(training, None)
     own[-1] = dataclasses.replace(
         own[-1], phase=dataclasses.replace(own[-1].phase, steps=_steps(stages["mdm"]))
     )
@@ -270,8 +271,8 @@ def _steps(run_dir):
 def test_nothing_is_made_twice(finished, experiment, monkeypatch):
     directory, words = finished
     before = (directory / "results.jsonl").read_bytes()
-    driver = importlib.import_module("shared.experiments.driver")
-    monkeypatch.setattr(driver, "fit", lambda *_, **__: pytest.fail("trained again"))
+    loop = importlib.import_module("shared.experiments.loop")
+    monkeypatch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
     run(experiment("convergence"), *words, "--variants", "mdm", "cascaded")
     assert (directory / "results.jsonl").read_bytes() == before
     # Another experiment takes over the training that it has in common.

@@ -29,6 +29,7 @@ import emoji_text_to_image  # noqa: E402
 import keras_mdm as mdm  # noqa: E402
 from shared.experiments import trainings  # noqa: E402
 from shared.experiments.driver import Experiment, Variant, run  # noqa: E402
+from shared.experiments.planning import Training  # noqa: E402
 from shared.scale import Scale, paper_level  # noqa: E402
 from shared.training import run as guarded  # noqa: E402
 
@@ -41,7 +42,7 @@ def variants(base: Scale) -> list[Variant]:
     def mixed(shares: bool | dict[str, float]) -> mdm.Phase:
         return dataclasses.replace(nested, mixed=shares)
 
-    def phases(name: str, shares: bool | dict[str, float]) -> trainings.Training:
+    def phases(name: str, shares: bool | dict[str, float]) -> Training:
         scale = dataclasses.replace(base, phases=[*base.phases[:-1], mixed(shares)])
         return trainings.progressive(scale, name)
 

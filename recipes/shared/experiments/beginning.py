@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.experiments.trainings import Planned, Stage, levels_of, without_nest
+from shared.experiments.planning import Planned, Stage, levels_of
+from shared.experiments.trainings import without_nest
 
 
 def first_of(stage: Stage) -> Stage:

@@ -13,7 +13,7 @@ import keras_mdm as mdm
 from shared import training
 from shared.experiments.beginning import begin
 from shared.experiments.ledger import write
-from shared.experiments.trainings import Planned, Stage
+from shared.experiments.planning import Planned, Stage
 
 CLOCK = "clock.json"
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import keras_mdm as mdm
 from shared.experiments.ledger import Ledger, write
+from shared.experiments.planning import plan
 from shared.experiments.setting import spread
-from shared.experiments.trainings import plan, progressive
+from shared.experiments.trainings import progressive
 
 COLUMNS = (
     *("experiment", "variant", "seed", "checkpoint", "step", "flop", "seconds"),
