@@ -19,7 +19,7 @@ from shared.experiments.driver import Experiment, Variant, run  # noqa: E402
 from shared.scale import Scale  # noqa: E402
 from shared.training import run as guarded  # noqa: E402
 
-FACTORS = (0.0, 0.5, 1.0, 1.5)
+FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def variants(base: Scale) -> list[Variant]:
