@@ -42,12 +42,23 @@ def cast_in_steps(monkeypatch):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weights": "raw"}, {"stop_at": "8"}, {"autoguidance": "raw"}, {"outer_steps": 2}],
+    [
+        {},
+        {"weights": "raw"},
+        {"stop_at": "8"},
+        {"autoguidance": "raw"},
+        # Twice in about twenty runs of all tests, and never alone (60 times), the pictures of the
+        # first of the two graphs differed by up to 0.03. Why is not known yet.
+        pytest.param({"outer_steps": 2}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:.*mixed resolutions")
 def test_the_pictures_stay_the_same_bit_for_bit(mixed, options, monkeypatch):
     once = mixed.generate(**GIVEN, **options)
+    again = mixed.generate(**GIVEN, **options)
+    for level, value in again.items():  # tells a graph that varies from one that computes otherwise
+        np.testing.assert_array_equal(once[level], value)
     del mixed._graphs
     cast_in_steps(monkeypatch)
     every_time = mixed.generate(**GIVEN, **options)
