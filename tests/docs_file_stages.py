@@ -13,7 +13,6 @@ import pytest
 from docs_kit import (
     LARGE,
     SMALL,
-    Colours,
     model_of,
     pictures,
     stage,
@@ -31,7 +30,7 @@ from interop.conftest import GOLDEN
 from interop.test_files import unknown_width, write_config
 from PIL import Image
 from serving.fakes import serving as served
-from tiny_models import TEXT_WIDTH, FakeEncoder
+from tiny_models import TEXT_WIDTH, Colours, FakeEncoder
 
 import keras_mdm as mdm
 from keras_mdm import evaluation

@@ -111,14 +111,3 @@ def write_export(page, levels):
     tf.config.run_functions_eagerly(False)
     mdm.export_saved_model(text_model(levels, text_encoder=t5(page)), "exported")
     tf.config.run_functions_eagerly(eager)
-
-
-class Colours:
-    """A feature network: the mean colours of four quarters."""
-
-    name, width = "quarters", 12
-
-    def __call__(self, images):
-        count, height, width, _ = images.shape
-        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
-        return (cut.mean((2, 4)).reshape(count, -1) / 64).astype("float32")

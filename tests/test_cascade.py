@@ -12,6 +12,7 @@ from tiny_models import (
     TEXT_WIDTH,
     THREE_PARTS,
     FakeEncoder,
+    MeanColour,
     outer,
     tiny_unet,
 )
@@ -187,20 +188,13 @@ def test_what_is_exported_draws_the_same(tmp_path, classes):
             served(**{"low_res_noise": tf.constant(1), **given, **wrong})
 
 
-class Colours:
-    name, width = "mean colour", 3
-
-    def __call__(self, images):
-        return images.mean((1, 2)).astype("float32") / 64
-
-
 def test_it_is_evaluated_as_one_model(tmp_path):
     model = cascade()
     rng = np.random.default_rng(0)
     real = {k: rng.integers(0, 256, (8, int(k), int(k), 3)).astype("uint8") for k in ("8", "16")}
     options = {"steps": 1, "low_res_noise": 300, "high": {"steps": 2}}
     request = evaluation.Request(6, labels=[0, 1, 2] * 2, batch_size=4, options=options)
-    given = {"features": Colours(), "measures": ("kernel",), "few": True, "progress": False}
+    given = {"features": MeanColour(), "measures": ("kernel",), "few": True, "progress": False}
     directory = tmp_path / "pictures"
     found = evaluation.evaluate(model, real, request=request, directory=directory, **given)
     assert {row.subject for row in found.rows} == {"8", "16", "8 enlarged to 16"}
@@ -218,7 +212,7 @@ def test_it_is_evaluated_as_one_model(tmp_path):
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(asked, "features_of", lambda name: Colours())
+    monkeypatch.setattr(asked, "features_of", lambda name: MeanColour())
     model = cascade()
     file = str(tmp_path / "cascade.keras")
     model.save(file)

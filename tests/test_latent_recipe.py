@@ -12,7 +12,7 @@ import pytest
 from data import sources
 from latents.tiny import pictures, tiny
 from PIL import Image
-from tiny_models import FakeEncoder
+from tiny_models import FakeEncoder, MeanColour
 
 from keras_mdm import LevelSpec, Phase, assets, describe, evaluation, latents, load, presets
 from keras_mdm.data import CaptionedImages
@@ -146,19 +146,12 @@ def test_an_autoencoder_of_another_factor_is_refused(recipe, codec, tmp_path):
         recipe("latent").data_of(autoencoder=tmp_path / "codec.keras", factor=4, condition="none")
 
 
-class Colours:
-    name, width = "mean colour", 3
-
-    def __call__(self, images):
-        return images.mean((1, 2)).astype("float32") / 64
-
-
 def test_an_autoencoder_of_a_folder(recipe, monkeypatch, tmp_path, capsys):
     policy = keras.config.dtype_policy()
     folder = sources.write("folder", tmp_path / "pictures")
     words = ["--data", str(folder), "--scale", "small", "--size", "16", "--steps", "1"]
     words += ["--batch", "2", "--run-dir", str(tmp_path / "run"), "--strategy", "one"]
-    monkeypatch.setattr(evaluation, "EfficientNetLite0", Colours)
+    monkeypatch.setattr(evaluation, "EfficientNetLite0", MeanColour)
     try:
         for more in (["--dry-run"], []):
             monkeypatch.setattr(sys, "argv", ["autoencoder", *words, *more, "--dtype", "float32"])

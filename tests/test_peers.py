@@ -72,6 +72,7 @@ def arrays_of(unet, rng, rows=2, tokens=5):
         ("NVIDIA A100-SXM4-80GB", (156.0, 312.0)),
         ("NVIDIA A10G", (35.0, 70.0)),
         ("NVIDIA L40S", (183.0, 362.0)),
+        ("NVIDIA L40", (90.5, 181.0)),
         ("NVIDIA L4", (60.0, 121.0)),
         ("NVIDIA H100 PCIe", (378.0, 756.0)),
         ("NVIDIA H100 80GB HBM3", (494.7, 989.4)),
@@ -80,7 +81,11 @@ def arrays_of(unet, rng, rows=2, tokens=5):
 def test_the_peak_is_that_of_the_device(device, tflops):
     found = [peak_gflops(device, dtype) for dtype in ("float32", "mixed_bfloat16")]
     assert found == pytest.approx([1e3 * each for each in tflops])
-    assert peak_gflops("CPU", "float32") is None
+
+
+@pytest.mark.parametrize("device", ["CPU", "NVIDIA RTX A1000", "NVIDIA GH200 480GB"])
+def test_no_peak_is_guessed(device):
+    assert peak_gflops(device, "float32") is None
 
 
 @needs_torch

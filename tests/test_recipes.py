@@ -515,6 +515,14 @@ def test_the_highest_loss_alone_is_not_relative_to_a_level_without_loss(recipe, 
         assert outer and not any(level.learned_deviation or level.sees_below for level in outer)
 
 
+def test_levels_that_are_sizes_are_the_papers_already(recipe):
+    scale = dataclasses.replace(
+        recipe("imagenet_256").PAPER, phases=[Phase([16, "8x32"], 1, mixed=False)]
+    )
+    made = recipe("shared.scale").with_paper_levels(scale)
+    assert made.phases == scale.phases and made.process["residual"] is False
+
+
 def test_validation_is_the_recipes_unless_it_is_asked_for(recipe):
     module, validating = recipe("imagenet_256"), recipe("shared.validating")
     asked = recipe("shared.options").picture_parser("", run_dir="x").parse_args

@@ -110,3 +110,23 @@ class FakeEncoder:
         states, mask = self.encode([""])
         self.calls.pop()
         return states[0, :1], mask[0, :1]
+
+
+class Colours:
+    """Mean colours of four quarters: a small feature network."""
+
+    name, width = "quarters", 12
+
+    def __call__(self, images):
+        count, height, width, _ = images.shape
+        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
+        return (cut.mean((2, 4)).reshape(count, self.width) / 64).astype("float32")
+
+
+class MeanColour:
+    """The mean colour: a feature network that is smaller still."""
+
+    name, width = "mean colour", 3
+
+    def __call__(self, images):
+        return images.mean((1, 2)).astype("float32") / 64

@@ -56,7 +56,9 @@ def parser(
         help="pictures drawn at the end to measure what every level is worth, at least 100; "
         "0 for none (%(default)s)",
     )
+    _add_phases(made)
     _add_run(made)
+    _add_machine(made)
     return made
 
 
@@ -67,8 +69,8 @@ def enough(text: str) -> int:
     return int(text)
 
 
-def _add_run(made: argparse.ArgumentParser) -> None:
-    """Add the options for the paper's ablations, and those that concern the machine."""
+def _add_phases(made: argparse.ArgumentParser) -> None:
+    """Add the options that change phases, among them the paper's ablations."""
     phases = made.add_argument_group("phases")
     phases.add_argument(
         "--steps-scale", type=positive, default=1.0, help="multiplies the steps of all phases"
@@ -110,6 +112,10 @@ def _add_run(made: argparse.ArgumentParser) -> None:
         help="train on the highest level's loss only; batches are not mixed, and without --start "
         "outer levels have the paper's output, which is not relative to the level below",
     )
+
+
+def _add_run(made: argparse.ArgumentParser) -> None:
+    """Add the options of a run and of what it draws."""
     run = made.add_argument_group("run")
     run.add_argument(
         "--extend",
@@ -130,6 +136,10 @@ def _add_run(made: argparse.ArgumentParser) -> None:
     drawing = made.add_argument_group("drawing")
     drawing.add_argument("--sampling-steps", type=whole, metavar="N", help="steps of drawing")
     drawing.add_argument("--guidance", type=positive, metavar="W", help="guidance scale")
+
+
+def _add_machine(made: argparse.ArgumentParser) -> None:
+    """Add the options that fit a training into a machine."""
     machine = made.add_argument_group("machine")
     machine.add_argument(
         "--micro-batches",

@@ -60,8 +60,11 @@ class Scale:
         return [(height // ratio, width // ratio) for height, width in self.buckets]
 
 
-def paper_level(level: mdm.LevelSpec) -> mdm.LevelSpec:
-    """An outer level that sees its own noisy picture alone, without a deviation, as the paper's."""
+def paper_level(level: Any) -> Any:
+    """An outer level that sees its own noisy picture alone, without a deviation, as the paper's:
+    what a level given by its size alone is."""
+    if not isinstance(level, mdm.LevelSpec):
+        return level
     return dataclasses.replace(level, learned_deviation=False, sees_below=False)
 
 

@@ -104,7 +104,6 @@ def train(
     opened = data(arguments, phases[-1].level_names, encoder, scale.process)
     drawn = sampling if guides(arguments, scale, opened) else {**sampling, "guidance_scale": 1.0}
     watched = rehearsal.Watched(opened.grids(scale.sample_every, drawn))
-    callbacks, validation, validated = watched, None, {}
 
     def make_unet(phase: mdm.Phase) -> mdm.NestedUNet:
         conditions = {**opened.conditions, **scale.network}
@@ -131,15 +130,13 @@ def train(
     micro = machine.micro_batches(
         arguments, phases, make_unet, default=scale.micro_batches, **estimated
     )
-    if every := validating.every(scale, arguments):
-        validation, validated = opened.validation, {"validate_every": every}
-        if not scale.buckets:  # whose batches cannot be joined
 
-            def rows(phase: mdm.Phase) -> float:
-                parts = estimated["devices"] * micro[machine.key(phase)]
-                return phase.groups[phase.level_names[-1]] / parts
+    def rows(phase: mdm.Phase) -> float:
+        """Of the highest level, that a device trains at a time."""
+        parts = estimated["devices"] * micro[machine.key(phase)]
+        return phase.groups[phase.level_names[-1]] / parts
 
-            callbacks = validating.Diagnosed(watched, validation, every, rows)
+    watching = validating.fit_options(scale, arguments, watched, opened.validation, rows)
     checkpointing = {"checkpoint_every": scale.checkpoint_every, "keep_every": scale.keep_every}
     if arguments.dry_run:
         machine.print_run(
@@ -155,7 +152,8 @@ def train(
         )
         if load is None:
             made = opened.datasets()
-            estimated |= {"callbacks": callbacks, "validation": validation}
+            checked = {"callbacks": watched, "validation": None}
+            estimated |= {name: watching.get(name, value) for name, value in checked.items()}
             machine.dry_run(arguments, phases, make_unet, make_model, made, micro, **estimated)
         return None
     if load is None and not getattr(arguments, "rehearse", None):
@@ -170,12 +168,10 @@ def train(
         start=start,
         data=opened.identity,
         strategy=strategy,
-        callbacks=callbacks,
-        validation=validation,
         arguments=vars(arguments),
         sampling={**{k: v for k, v in drawn.items() if k != "batch_size"}, **scale.noted},
         **checkpointing,
-        **validated,
+        **watching,
         **plan.fit_options(arguments),
     )
     if mdm.distribute.is_chief():

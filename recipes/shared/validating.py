@@ -19,6 +19,30 @@ def every(scale: Scale, arguments: argparse.Namespace) -> int:
     return scale.validate_every if asked is None else asked
 
 
+def fit_options(
+    scale: Scale,
+    arguments: argparse.Namespace,
+    callbacks: Callable[[mdm.PhaseContext], list],
+    validation: Callable[[mdm.Phase], tf.data.Dataset],
+    rows: Callable[[mdm.Phase], float],
+) -> dict[str, Any]:
+    """Options of `fit_progressively`: the callbacks, and the data to validate on if that is wanted.
+
+    Args:
+        scale: of the training.
+        arguments: of the recipe.
+        callbacks: see `Diagnosed`.
+        validation: likewise.
+        rows: likewise.
+    """
+    steps = every(scale, arguments)
+    if not steps:
+        return {"callbacks": callbacks}
+    if not scale.buckets:  # their batches have several sizes and cannot be joined
+        callbacks = Diagnosed(callbacks, validation, steps, rows)
+    return {"callbacks": callbacks, "validation": validation, "validate_every": steps}
+
+
 class Diagnosed:
     """Makes the callbacks of a phase, and one that measures the loss by noise.
 

@@ -1,19 +1,12 @@
 """Measures during training: the same pictures each time, curves and records of every evaluation."""
 
 import numpy as np
-from tiny_models import PLAIN_INNER, as_dataset, make_batch, tiny_unet
+from tiny_models import PLAIN_INNER, MeanColour, as_dataset, make_batch, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.callbacks import Distances
 from keras_mdm.evaluation import Request, evaluate
 from keras_mdm.optimizers import Adam
-
-
-class Colours:
-    name, width = "colours", 3
-
-    def __call__(self, images):
-        return images.mean((1, 2)).astype("float32") / 64
 
 
 class Writer:
@@ -35,7 +28,7 @@ def test_every_few_steps(tmp_path):
         {"8": iter([real[:5], real[5:]])},
         Request(6, labels=[0, 1] * 3, options={"steps": 2}),
         every=2,
-        features=Colours(),
+        features=MeanColour(),
         measures=("kernel", "frechet"),
         few=True,
         writer=writer,
@@ -49,14 +42,14 @@ def test_every_few_steps(tmp_path):
     assert first[name] != second[name]  # the weights differ
     assert [record["step"] for record in notes] == [102, 104]
     assert notes[1]["8/kernel distance x 1000"] == second[name]
-    assert notes[0]["features"] == "colours"
+    assert notes[0]["features"] == "mean colour"
     again = callback.measure()
     alone = evaluate(
         model,
         {"8": real},
         request=callback.request,
         directory=tmp_path / "x",
-        features=Colours(),
+        features=MeanColour(),
         measures=("kernel", "frechet"),
         few=True,
         progress=False,

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import CLIP, PLAIN_INNER, outer, tiny_unet
+from tiny_models import CLIP, PLAIN_INNER, Colours, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, data
 from keras_mdm.cli import asked, clips, main
@@ -15,15 +15,6 @@ from keras_mdm.levels import LevelShape
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 COUNT = 10
-
-
-class Colours:
-    name, width = "quarters", 12
-
-    def __call__(self, images):
-        count, height, width, _ = images.shape
-        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
-        return (cut.mean((2, 4)).reshape(count, -1) / 64).astype("float32")
 
 
 def run(*words):

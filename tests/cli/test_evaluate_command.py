@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import INNER, PLAIN_INNER, TEXT_WIDTH, THREE_PARTS, FakeEncoder, outer, tiny_unet
+from tiny_models import (
+    INNER,
+    PLAIN_INNER,
+    TEXT_WIDTH,
+    THREE_PARTS,
+    Colours,
+    FakeEncoder,
+    outer,
+    tiny_unet,
+)
 
 from keras_mdm import MatryoshkaDiffusion, data
 from keras_mdm.cli import asked, drawn, evaluate, main, prompts
@@ -14,15 +23,6 @@ from keras_mdm.cli.reference import references
 from keras_mdm.evaluation import moments
 
 pytestmark = pytest.mark.usefixtures("eagerly")
-
-
-class Colours:
-    name, width = "quarters", 12
-
-    def __call__(self, images):
-        count, height, width, _ = images.shape
-        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
-        return (cut.mean((2, 4)).reshape(count, -1) / 64).astype("float32")
 
 
 @pytest.fixture(autouse=True)

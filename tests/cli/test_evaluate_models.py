@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import PLAIN_INNER, make_batch, outer, tiny_unet
+from tiny_models import PLAIN_INNER, Colours, make_batch, outer, tiny_unet
 
-from cli.test_evaluate_command import Colours, folder, rows, run  # noqa: F401
+from cli.test_evaluate_command import folder, rows, run  # noqa: F401
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
 from keras_mdm.cli import asked, evaluate
 from keras_mdm.optimizers import SGD

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import Colours
 
-from cli.test_evaluate_command import Colours, run
+from cli.test_evaluate_command import run
 from keras_mdm.cli import asked
 from keras_mdm.evaluation.memorised import MEDIAN, NEAR
 

@@ -5,22 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_models import Colours
 
 from keras_mdm.evaluation import FrameFeatures, Request, evaluate, frames, moments, samples
 from keras_mdm.evaluation.picture_sets import GRAIN, enlarged, grain_of
 
 FRAMES = 6
-
-
-class Colours:
-    """Means of four quarters of a picture."""
-
-    name, width = "quarters", 12
-
-    def __call__(self, images):
-        count, height, width, _ = images.shape
-        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
-        return (cut.mean((2, 4)).reshape(count, self.width) / 64).astype("float32")
 
 
 def moving(count, seed, *, size=8, frames=FRAMES):

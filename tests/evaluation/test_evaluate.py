@@ -6,21 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tiny_models import Colours
 
 from keras_mdm.evaluation import Request, evaluate, inception_score, moments, report
 from keras_mdm.evaluation.picture_sets import GRAIN, enlarged, grain_of
 from keras_mdm.evaluation.samples import draw, weights_digest
-
-
-class Colours:
-    """Means of four quarters: a small feature network."""
-
-    name, width = "quarters", 12
-
-    def __call__(self, images):
-        count, height, width, _ = images.shape
-        cut = images.reshape(count, 2, height // 2, 2, width // 2, 3)
-        return (cut.mean((2, 4)).reshape(count, -1) / 64).astype("float32")
 
 
 class Model:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny_models import THREE_PARTS
+from tiny_models import THREE_PARTS, MeanColour
 
 from keras_mdm import evaluation
 
@@ -71,17 +71,10 @@ def test_the_distance_of_pairs_leaves_out_a_row_with_its_own():
     assert again.value == pytest.approx(found.value, rel=1e-9)
 
 
-class Colours:
-    name, width = "mean colour", 3
-
-    def __call__(self, images):
-        return images.mean((1, 2)).astype("float32") / 64
-
-
 def test_with_features_the_table_has_a_distance():
     real = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3)).astype("uint8")
-    found = evaluation.reconstruction(real, real // 2, features=Colours())
-    expected = evaluation.paired_kernel_distance(Colours()(real), Colours()(real // 2))
+    found = evaluation.reconstruction(real, real // 2, features=MeanColour())
+    expected = evaluation.paired_kernel_distance(MeanColour()(real), MeanColour()(real // 2))
     assert found.distance == expected and expected.value > 0.1
     assert f"| kernel distance x 1000 | {expected} | 6 |" in str(found)
 

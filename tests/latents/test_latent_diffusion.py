@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tiny_models import CLIP, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
+from tiny_models import CLIP, PLAIN_INNER, THREE_PARTS, MeanColour, outer, tiny_unet
 
 import keras_mdm
 from keras_mdm import MatryoshkaDiffusion, evaluation, latents
@@ -99,16 +99,9 @@ def test_what_is_exported_draws_the_same(latent, tmp_path):
     assert_same(served(**given), expected, 1)
 
 
-class Colours:
-    name, width = "mean colour", 3
-
-    def __call__(self, images):
-        return images.mean((1, 2)).astype("float32") / 64
-
-
 def test_decoded_pictures_are_evaluated(latent, tmp_path):
     request = evaluation.Request(6, labels=[0, 1, 2] * 2, batch_size=4, options={"steps": 2})
-    given = {"features": Colours(), "measures": ("kernel",), "few": True, "progress": False}
+    given = {"features": MeanColour(), "measures": ("kernel",), "few": True, "progress": False}
     given |= {"request": request, "directory": tmp_path / "pictures"}
     real = {"16": pictures(8, size=16)}
     found = evaluation.evaluate(latent, real, **given)
@@ -125,7 +118,7 @@ def test_decoded_pictures_are_evaluated(latent, tmp_path):
 
 
 def test_the_command_line(latent, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(asked, "features_of", lambda name: Colours())
+    monkeypatch.setattr(asked, "features_of", lambda name: MeanColour())
     file = str(tmp_path / "latent.keras")
     latent.save(file)
     out = tmp_path / "samples"
@@ -140,7 +133,7 @@ def test_the_command_line(latent, tmp_path, monkeypatch, capsys):
 
 def test_a_run_of_codes_is_not_taken_for_one_of_pictures(latent, tmp_path, monkeypatch, capsys):
     """The paper's codes have three channels, like pictures."""
-    monkeypatch.setattr(asked, "features_of", lambda name: Colours())
+    monkeypatch.setattr(asked, "features_of", lambda name: MeanColour())
     run = tmp_path / "run"
     run.mkdir()
     latent.diffusion.save(run / "model.keras")

@@ -59,6 +59,8 @@ def begin(
     first = first_of(stage)
     source = common / f"{digest(first, planned[0].phase)}-seed-{seed}"
     train(first, planned[:1], source)
+    for old in sorted((source / "checkpoints" / "phase-1").glob("step-*"))[:-1]:
+        shutil.rmtree(old)  # growth needs the last one
     # Under another name until it is whole: a copy may be interrupted.
     part = run_dir.with_name(f".{run_dir.name}.part")
     shutil.rmtree(part, ignore_errors=True)
