@@ -74,6 +74,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--stride", type=int, default=4, help="of real clips, take every Nth frame (4)"
     )
     parser.add_argument("--levels", nargs="+", metavar="LEVEL", help="levels (default: all)")
+    _add_drawing(parser)
+    memorised.add_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture and the prompts")
+    parser.add_argument("--weights", default="ema", help="weights to draw with (ema)")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time (32)")
+    parser.add_argument(
+        "--few", action="store_true", help="accept fewer pictures than a metric needs"
+    )
+    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print every report as a line of JSON instead of a table",
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_drawing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a model draws, and how."""
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -107,21 +127,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="evaluate at several guidance scales, each in its own folder, and write "
         "sweep.csv and sweep.svg, distance against text score",
     )
-    memorised.add_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the first picture and the prompts")
-    parser.add_argument("--weights", default="ema", help="weights to draw with (ema)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at a time (32)")
-    parser.add_argument(
-        "--few", action="store_true", help="accept fewer pictures than a metric needs"
-    )
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print every report as a line of JSON instead of a table",
-    )
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -136,16 +136,13 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
     for number, count in sorted(found.captions_per_record.items()):
         lines.append(f"  {number:>14} {count:8}")
     if found.caption_lengths:
-        marks = np.percentile(found.caption_lengths, [0, 50, 90, 99, 100]).astype(int)
-        names = ("least", "median", "90 %", "99 %", "most")
-        told = ", ".join(f"{name} {mark}" for name, mark in zip(names, marks, strict=True))
+        told = ", ".join(f"{name} {mark}" for name, mark in _marks(found.caption_lengths).items())
         lines.append(f"  characters: {told}")
     classes = {label: count for label, count in found.labels.items() if label >= 0}
     if classes:
         lines += ["", f"{len(label_names) or len(classes)} classes"]
         for label, count in sorted(classes.items(), key=lambda item: -item[1])[:10]:
-            name = label_names[label] if label < len(label_names) else str(label)
-            lines.append(f"  {printable(name)[:30]:>30} {count:8}")
+            lines.append(f"  {printable(_named(label, label_names))[:30]:>30} {count:8}")
         if len(classes) > 10:
             lines.append(f"  and {len(classes) - 10} more")
     lines += ["", f"{len(found.broken)} records or files that cannot be used"]
@@ -157,26 +154,32 @@ def report(found: Overview, label_names: tuple[str, ...] = ()) -> str:
 
 def as_record(found: Overview, label_names: Sequence[str] = ()) -> dict[str, Any]:
     """Return an overview as values that JSON has; of unusable records and files their number."""
-    lengths = found.caption_lengths
-    marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int).tolist() if lengths else []
-    names = ("least", "median", "90 %", "99 %", "most")
-
-    def named(label: int) -> str:
-        return label_names[label] if label < len(label_names) else str(label)
-
     return {
         "records": int(found.records),
         "looked_at": int(found.looked_at),
         "bytes_per_record": float(found.bytes_per_record),
         "shorter_side_below": {str(high): int(count) for high, count in found.sides.items()},
         "captions_per_record": {str(n): int(c) for n, c in found.captions_per_record.items()},
-        "caption_characters": dict(zip(names, marks, strict=True)) if marks else {},
-        "classes": {named(int(n)): int(count) for n, count in found.labels.items() if n >= 0},
+        "caption_characters": _marks(found.caption_lengths),
+        "classes": {_named(n, label_names): int(c) for n, c in found.labels.items() if n >= 0},
         "files_found": {kind: int(count) for kind, count in found.found.items()},
         "choices": {what: str(chosen) for what, chosen in found.choices.items()},
         "broken": _counted(found.broken),
         "unused": _counted(found.unused),
     }
+
+
+def _marks(lengths: Sequence[int]) -> dict[str, int]:
+    """How lengths are spread, by the name of each mark."""
+    if not lengths:
+        return {}
+    marks = np.percentile(lengths, [0, 50, 90, 99, 100]).astype(int).tolist()
+    return dict(zip(("least", "median", "90 %", "99 %", "most"), marks, strict=True))
+
+
+def _named(label: int, label_names: Sequence[str]) -> str:
+    """A class by its name, or by its number if it has none."""
+    return label_names[label] if label < len(label_names) else str(int(label))
 
 
 def _counted(entries: Sequence[Skipped]) -> dict[str, int]:
