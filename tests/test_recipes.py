@@ -372,7 +372,8 @@ def test_drawing_of_a_later_phase_is_checked_before_the_first_step(recipe, tmp_p
 def test_the_emoji_recipes_validate_on_their_first_pairs(recipe, monkeypatch):
     rows = np.arange(70, dtype="uint8")
     pictures = np.broadcast_to(rows[:, None, None, None], (70, 8, 8, 3)).copy()
-    few = CaptionedImages({8: pictures}, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
+    sizes = {4: pictures[:, ::2, ::2], 8: pictures}
+    few = CaptionedImages(sizes, tuple(map(str, rows)), np.full(70, -1, "int32"), ())
     drawings = recipe("shared.drawings")
     monkeypatch.setattr(drawings, "load", lambda *_, **__: few)
     arguments = argparse.Namespace(data=None, seed=0)
@@ -380,6 +381,12 @@ def test_the_emoji_recipes_validate_on_their_first_pairs(recipe, monkeypatch):
     batches = list(data.validation(Phase([PLAIN_INNER], 1, batch_size=16)))
     seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     assert len(batches) == 4 and sorted(seen) == list(range(64))
+    # An upsampler sees the smaller drawings too, in training and here.
+    data = drawings.Enlarged(arguments, ["8"], FakeEncoder(), {}, sees=4)
+    phase = Phase([PLAIN_INNER], 1, batch_size=16)
+    for batch in (next(iter(data.validation(phase))), next(iter(data.datasets()(phase, 3)))):
+        assert batch["low_res"].shape == (16, 4, 4, 3)
+        np.testing.assert_array_equal(batch["low_res"][:, 0, 0], batch["image"][:, 0, 0])
 
 
 @pytest.mark.slow

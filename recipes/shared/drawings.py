@@ -63,11 +63,8 @@ class Drawings:
         states = mdm.text.encode_cached(self.encoder, self.source.captions)
 
         def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
-            given = {"seed": self.seed, "first_step": first_step}
             groups = {
-                level: mdm.data.image_text_dataset(
-                    self.source.images[int(level)], *states, batch_size=rows, **given
-                )
+                level: self._batches(self.source, states, level, rows, first_step=first_step)
                 for level, rows in phase.groups.items()
             }
             return mdm.data.mixed_dataset(groups)
@@ -78,14 +75,32 @@ class Drawings:
         """The pairs of --validate-every."""
         few = self.source.take(np.arange(min(VALIDATED, len(self.source))))
         states = mdm.text.encode_cached(self.encoder, self.source.captions)
-        rows = batches.validated_rows(phase)
-        made = mdm.data.image_text_dataset(
-            few.images[int(phase.level_names[-1])],
-            *(values[: len(few)] for values in states),
+        states, rows = [each[: len(few)] for each in states], batches.validated_rows(phase)
+        made = self._batches(few, states, phase.level_names[-1], rows)
+        return made.take(max(1, len(few) // rows))
+
+    def _batches(
+        self,
+        source: mdm.data.CaptionedImages,
+        states: Sequence[np.ndarray],
+        level: str,
+        rows: int,
+        *,
+        first_step: int = 0,
+    ) -> tf.data.Dataset:
+        """Batches of one level."""
+        return mdm.data.image_text_dataset(
+            source.images[int(level)],
+            *states,
             batch_size=rows,
             seed=self.seed,
+            first_step=first_step,
+            **self._seen(source),
         )
-        return made.take(max(1, len(few) // rows))
+
+    def _seen(self, source: mdm.data.CaptionedImages) -> dict[str, np.ndarray]:
+        """What a batch holds besides pictures and captions."""
+        return {}
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
         """Return the maker of the callback that draws every n steps."""
@@ -127,21 +142,9 @@ class Enlarged(Drawings):
         super().__init__(arguments, [str(sees), *levels], encoder, process)
         self.sees = sees
 
-    def datasets(self) -> Callable[[mdm.Phase, int], tf.data.Dataset]:
-        """Make the function that returns the batches of a phase from a step on."""
-        states = mdm.text.encode_cached(self.encoder, self.source.captions)
-
-        def make_dataset(phase: mdm.Phase, first_step: int) -> tf.data.Dataset:
-            return mdm.data.image_text_dataset(
-                self.source.images[int(phase.level_names[-1])],
-                *states,
-                low_res=self.source.images[self.sees],
-                batch_size=phase.batch_size,
-                seed=self.seed,
-                first_step=first_step,
-            )
-
-        return make_dataset
+    def _seen(self, source: mdm.data.CaptionedImages) -> dict[str, np.ndarray]:
+        """The drawings at the smaller size."""
+        return {"low_res": source.images[self.sees]}
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
         """Return the maker of the callback that enlarges the first real drawings every n steps."""
