@@ -17,7 +17,8 @@ FOLDER = Path(__file__).parent
 OURS = "ours"
 EAGER = ("eager", "torch_worker.py", {"compile": False})
 COMPILED = ("compile", "torch_worker.py", {"compile": True})
-PEERS = {"torch": (EAGER, COMPILED), "torch-eager": (EAGER,)}
+DIFFUSERS = ("diffusers", "diffusers_worker.py", {"compile": False})
+PEERS = {"torch": (EAGER, COMPILED), "torch-eager": (EAGER,), "diffusers": (DIFFUSERS,)}
 
 
 @dataclasses.dataclass
@@ -95,12 +96,14 @@ class Contender:
             raise SystemExit(f"{self.name} failed with {self.case}:\n{self.messages.read()}")
         return json.loads(answer)
 
-    def result(self, gflop: float) -> dict[str, Any]:
+    def result(self, gflop: float, passes: int = 1) -> dict[str, Any]:
         """Medians of all rounds.
 
         Args:
-            gflop: arithmetic of a step per picture.
+            gflop: arithmetic of a pass per picture, unless the contender states its own.
+            passes: how many passes' arithmetic a step has.
         """
+        gflop = passes * (self.found["gflop"] or gflop)
         per_image = statistics.median(self.found["step"]) / self.case["batch"]
         product = statistics.median(self.found["product"])
         available = 2e-9 * self.case["matmul_size"] ** 3 / product

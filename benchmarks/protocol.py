@@ -20,8 +20,9 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Step, Step]]) -> None:
 
     Args:
         prepare: function (case) -> (a step, a large matrix product), each of which waits for its
-            result. The step may have attributes: `device`, the name of an accelerator, and
-            `memory`, a function () -> the most bytes that it held.
+            result. The step may have attributes: `device`, the name of an accelerator, `memory`, a
+            function () -> the most bytes that it held, and `gflop`, the arithmetic of a pass for
+            one picture where it is another one than ours.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no reply
@@ -39,7 +40,8 @@ def serve(prepare: Callable[[dict[str, Any]], tuple[Step, Step]]) -> None:
     step()  # the first run after that still allocates
     product()
     device = getattr(step, "device", "CPU")
-    reply({"build_seconds": built, "first_seconds": first, "device": device})
+    gflop = getattr(step, "gflop", None)
+    reply({"build_seconds": built, "first_seconds": first, "device": device, "gflop": gflop})
     for line in sys.stdin:
         found: dict[str, Any] = {"step": [], "product": []}
         for _ in range(int(line)):

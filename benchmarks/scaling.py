@@ -1,4 +1,4 @@
-"""How cost grows: with batch, resolution, levels, frames, sampling steps and replicas.
+"""How cost grows: with batch, resolution, levels, frames, sampling steps, guidance and replicas.
 
     python benchmarks/scaling.py                       # about 15 minutes on two cores
     python benchmarks/scaling.py --axes batch steps
@@ -32,6 +32,10 @@ AXES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     ],
     "frames": [(n, {"levels": [f"{n}x64"], "width": 0.125, "batch": 1}) for n in (4, 8, 16)],
     "steps": [(steps, {"kind": "generate", "steps": steps}) for steps in (5, 10, 20, 40)],
+    # Share of the steps with guidance; the rest takes half the passes.
+    "guidance": [
+        (share, {"kind": "generate", "steps": 20, "guided": share}) for share in (0.0, 0.25, 0.5, 1)
+    ],
     "replicas": [(count, {"devices": count, "batch": 8}) for count in (1, 2, 4)],
     "presets": [
         (name, {"preset": name, "width": 0.125, "batch": 1})
@@ -85,19 +89,26 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, float]:
     )
     b, a = np.polyfit(x, seconds, 1, w=1.0 / seconds)
     return {
-        "exponent": float(np.polyfit(np.log(x), np.log(seconds), 1)[0]),
-        "flop": float(np.polyfit(np.log(x), np.log(gflop), 1)[0]),
+        "exponent": exponent(x, seconds),
+        "flop": exponent(x, gflop),
         "a": float(a),
         "b": float(b),
         "error": float(np.abs((a + b * x) / seconds - 1.0).max()),
     }
 
 
+def exponent(x: np.ndarray, y: np.ndarray) -> float:
+    """p of y ~ x^p."""
+    known = x > 0.0
+    return float(np.polyfit(np.log(x[known]), np.log(y[known]), 1)[0])
+
+
 def measure(point: dict[str, Any]) -> None:
     """Measure a point and print what was found as JSON."""
-    import tensorflow as tf
+    import keras_mdm as mdm  # before TensorFlow, whose start-up lines it keeps away
 
-    import keras_mdm as mdm
+    # isort: split
+    import tensorflow as tf
 
     if point["devices"] > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
@@ -117,7 +128,7 @@ def measure(point: dict[str, Any]) -> None:
     step = training_step(model, point)
     if point["kind"] == "generate":
         step = drawing(model, point)
-        flop *= point["steps"] / 3  # forward passes alone
+        flop *= (1 + point.get("guided", 0)) * point["steps"] / 3  # forward passes alone
     first = protocol.seconds(step)
     step()
     print(
@@ -155,11 +166,13 @@ def training_step(model: Any, point: dict[str, Any]) -> Any:
 
 
 def drawing(model: Any, point: dict[str, Any]) -> Any:
-    """`generate` without guidance."""
+    """`generate`, with guidance in the noisiest share of the steps; none if the point has none."""
     rows = point["batch"]
     text = np.zeros((rows, TOKENS, TEXT_WIDTH), "float32")
     given = {"text": text, "text_mask": np.ones((rows, TOKENS), "float32")}
     options = {"steps": point["steps"], "guidance_scale": 1.0, "progress": False}
+    if guided := point.get("guided", 0):
+        options |= {"guidance_scale": 3.0, "guidance_interval": (1.0 - guided, 1.0)}
     return lambda: model.generate(given, seed=list(range(rows)), **options)
 
 

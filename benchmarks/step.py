@@ -10,10 +10,11 @@ Every contender runs in a process of its own, so that its peak memory is its own
 device's), and they take turns. Every step is followed by a large matrix product in the same dtype
 and library. Other load slows all of them, so ratios stay the same where seconds do not. `of peak`
 is the share of what a GPU's maker states, TF32 for float32. `times ours` is the contender's time
-over ours. Prints a table and writes JSON.
+for the same arithmetic over ours. Prints a table and writes JSON.
 
 Peers are optional (`pip install torch`), and may live in another environment, see --peer-python.
-`torch` is eager and compiled, `torch-eager` leaves the minutes of compilation out.
+`torch` is eager and compiled, `torch-eager` leaves the minutes of compilation out; `diffusers` is a
+UNet of that package (`pip install diffusers`) beside released_64, with arithmetic of its own.
 """
 
 import argparse
@@ -101,7 +102,7 @@ def main() -> None:
                 entered = contenders.contenders(case, args.peer, args.peer_python, args.before)
                 apart = mode == "train" and not args.together
                 contenders.race(entered, rounds=args.rounds, repeats=args.repeats, apart=apart)
-                found = [each.result(WORK[mode] * described["gflop"]) for each in entered]
+                found = [each.result(described["gflop"], WORK[mode]) for each in entered]
                 results += found
                 print("\n".join(row(each, found[0]) for each in found), flush=True)
     out = args.out or default_file(args)
@@ -113,6 +114,9 @@ def main() -> None:
 
 def has_gpu() -> bool:
     """Whether our contender runs on a GPU."""
+    import keras_mdm  # noqa: F401 - before TensorFlow, whose start-up lines it keeps away
+
+    # isort: split
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
@@ -175,7 +179,7 @@ HEADER = "".join(format(title, width) for title, width, _ in COLUMNS)
 def row(case: dict, ours: dict) -> str:
     """One line of the table."""
     peak = "-" if case["of_peak"] is None else f"{case['of_peak']:.2f}"
-    times = case["seconds_per_image"] / ours["seconds_per_image"]
+    times = ours["gflops"] / case["gflops"]
     values = {**case, "of_peak": peak, "times": times}
     return "".join(format(text.format(**values), width) for _, width, text in COLUMNS)
 

@@ -58,12 +58,19 @@ def outputs(stored: Any) -> dict[str, np.ndarray]:
     return {str(index): value.numpy() for index, value in enumerate(found)}
 
 
-def prepare(case: dict[str, Any]) -> tuple[Callable[[], object], Callable[[], object]]:
-    """(a step, a matrix product) of a case of `step.py`, with random weights."""
+def prepare(
+    case: dict[str, Any], build: Callable[[Any], torch.nn.Module] = torch_network.build
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """(a step, a matrix product) of a case of `step.py`, with random weights.
+
+    Args:
+        case: what the contender was told.
+        build: function (configuration) -> network, called like that of `torch_network`.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(protocol.cores())
     dtype = DTYPES[case["dtype"]]
-    network = torch_network.build(case["config"])
+    network = build(case["config"])
     with torch.no_grad():
         for weight in network.parameters():  # zeros would be no arithmetic for some kernels
             weight.add_(0.01 * torch.randn_like(weight))
