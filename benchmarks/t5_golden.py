@@ -1,6 +1,6 @@
 """Write tests/golden/t5_tiny.npz: results of transformers for tiny random T5 encoders.
 
-    pip install 'keras-mdm[parity]'
+    pip install '.[parity]'
     python benchmarks/t5_golden.py
 
 The file holds the weights, token ids of several lengths with padding, and the states.

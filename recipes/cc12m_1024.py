@@ -18,7 +18,7 @@ first, or takes it from --start: a model, run or checkpoint of cc12m_256.py.
     sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
-    hours           9 to 11 minutes                     not given in the paper, not run here
+    hours           14 to 22 minutes                    not given in the paper, not run here
     paper's metric  -                                   none: samples only (figures 6, 16, 17)
 
 recipes/README.md has the figures and times of what was run.

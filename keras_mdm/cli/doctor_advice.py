@@ -99,7 +99,7 @@ def advice(
     if card and not card["driver"]:
         found.append("Repair NVIDIA's driver: nvidia-smi fails.")
     if card and card["driver"] and not machine["gpus"]:
-        what = 'Install CUDA\'s libraries for TensorFlow: pip install "keras-mdm[gpu]".'
+        what = "Install CUDA's libraries: pip install 'tensorflow[and-cuda]>=2.21,<2.22'."
         if machine["built_with_cuda"]:
             what += " If it stays so, unset CUDA_VISIBLE_DEVICES and LD_LIBRARY_PATH."
         found.append(f"TensorFlow sees none of the GPUs that the driver lists. {what}")

@@ -78,7 +78,7 @@ def _read_yaml(path: Any) -> Mapping[str, Any]:
     except ImportError:
         raise checks.error(
             "reading YAML needs the package pyyaml",
-            fix="pip install 'keras-mdm[interop]'",
+            fix="run `pip install pyyaml`",
             config=str(path),
         ) from None
     try:

@@ -135,7 +135,7 @@ def encode_mp4(
     except ImportError as missing:
         raise checks.error(
             "mp4 files need the package av (PyAV)",
-            fix="run `pip install keras-mdm[video]`, or write a GIF",
+            fix="run `pip install av`, or write a GIF",
             missing=missing.name,
         ) from missing
     height, width = (side + side % 2 for side in frames.shape[1:3])

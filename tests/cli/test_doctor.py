@@ -102,13 +102,13 @@ def test_the_policy_follows_the_hardware(flags, capabilities, expected):
 
 def test_gpus_that_tensorflow_does_not_see():
     card = {"driver": "570.1", "gpus": ["a card, 8 GiB"]}
-    assert "keras-mdm[gpu]" in said({**HOST, "nvidia": card})
+    assert "tensorflow[and-cuda]" in said({**HOST, "nvidia": card})
     broken = {"driver": None, "gpus": [], "message": "mismatch"}
     assert "driver" in said({**HOST, "nvidia": broken})
     assert "mismatch" in doctor.host_lines({**HOST, "nvidia": broken})
     seen = {**MACHINE, "gpus": gpus((9, 0)), "tf32": True}
     assert "TF32" in said(machine=seen) and "ALLOW_GROWTH" in said(machine=seen)
-    assert "keras-mdm[gpu]" not in said({**HOST, "nvidia": card}, seen)
+    assert "tensorflow[and-cuda]" not in said({**HOST, "nvidia": card}, seen)
 
 
 def test_without_tensorflow():

@@ -237,7 +237,7 @@ def test_written_files_are_read_back_and_replace_old_ones_whole(tmp_path):
 
 
 def test_torch_loads_what_was_written_without_trusting_it(tmp_path):
-    torch = pytest.importorskip("torch", reason="optional: pip install 'keras-mdm[parity]'")
+    torch = pytest.importorskip("torch", reason="optional: pip install torch")
     state = stored_state()
     write_state_dict(state, tmp_path / "x.pth")
     found = torch.load(tmp_path / "x.pth", weights_only=True)["state_dict"]

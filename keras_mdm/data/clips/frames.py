@@ -82,7 +82,7 @@ def require_av() -> Any:
     except ImportError as missing:
         raise checks.error(
             "video files need the package av (PyAV)",
-            fix="run `pip install keras-mdm[video]`",
+            fix="run `pip install av`",
             missing=missing.name,
         ) from missing
     return av

