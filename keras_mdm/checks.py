@@ -37,7 +37,12 @@ def is_int(value: Any) -> bool:
 
 def is_real(value: Any) -> bool:
     """True for finite Python and NumPy numbers, False for booleans."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more digits than any float has
+        return False
 
 
 def integer(name: str, value: Any, *, minimum: int, fix: str | None = None) -> int:

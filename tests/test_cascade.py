@@ -310,3 +310,13 @@ def test_export_by_name(tmp_path):
     with pytest.raises(ValueError, match="must be empty"):
         (tmp_path / "file").write_text("x")
         export_saved_model(cascade(), tmp_path)
+
+
+def test_an_export_refuses_defaults_that_it_has_only_once(tmp_path):
+    model = cascade()
+    for name, values in {"steps": (2, 3), "guidance_scale": (6.0, 1.0)}.items():
+        for stage, value in zip(model.stages, values, strict=True):
+            stage.sampling = {name: value}
+        with pytest.raises(ValueError, match=f"'{name}' to be exported" + THREE_PARTS):
+            export_saved_model(model, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()

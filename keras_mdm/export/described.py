@@ -32,6 +32,7 @@ def write(directory: Path, model: Any, module: Any) -> Path:
         "format": FORMAT,
         "levels": list(levels_of(model)),
         "defaults": dict(module.defaults),
+        "least_steps": module.least_steps,
         "most_steps": min(steps_limit(stage) for stage in stages),
         "classes": stages[0].unet.spec.num_classes,
         "class_names": None if names is None else list(names),

@@ -53,6 +53,11 @@ class Drawing:
         """Whether there is guidance."""
         return any(plan.guidance is not None for plan in self.plans)
 
+    @property
+    def least_steps(self) -> int:
+        """The fewest steps that it can draw with."""
+        return max([1, *(count for count in self.counts.values() if count)])
+
     def preview(self, level: str) -> "Drawing":
         """The same up to a level of the first stage."""
         stage, plan = self.stages[0], self.plans[0]

@@ -38,6 +38,7 @@ class Exported(tf.Module):
     ):
         super().__init__()
         self._drawing, self.defaults = drawing, dict(defaults)
+        self.least_steps = drawing.least_steps
         self._with_denoiser = denoiser
         self.encoder = encoder  # tracked for its weights
         if encoder is not None:

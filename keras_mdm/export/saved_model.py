@@ -31,6 +31,8 @@ from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
 # What an export may compute in, and the policy of the network.
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+# Options that an export has once for both models of a cascade.
+ALIKE = ("eta", "guidance_rescale", "guidance_interval")
 
 
 def export_saved_model(
@@ -121,8 +123,9 @@ def export_saved_model(
     )
     with versions.written(place) as target:
         tf.saved_model.save(module, str(target), signatures=module.graphs)
-        least = max([1, *(count for count in drawing.counts.values() if count)])
-        asked = {k: warmup.example(module.graphs[k], least) for k in (DEFAULT, SIMPLE)}
+        asked = {
+            k: warmup.example(module.graphs[k], drawing.least_steps) for k in (DEFAULT, SIMPLE)
+        }
         warmup.write(target, asked, versions.name_of(directory))
         described.write(target, model, module)
     page.write(directory, model, module, place)
@@ -184,13 +187,7 @@ def _drawing(
             _, own_shares = guiding.spread(scale, stage.unet.levels)
         shares.append(own_shares)
     first = options[0]
-    for name in ("eta", "guidance_rescale", "guidance_interval"):
-        if len({str(own.get(name)) for own in options}) > 1:
-            raise checks.error(
-                f"both models of a cascade must have the same default of {name!r} to be exported",
-                fix="assign the same to `sampling` of both",
-                **{f"model_{n}": own.get(name) for n, own in enumerate(options, start=1)},
-            )
+    _check_alike(stages, options)
     levels = levels_of(model)
     names = [{level: level for level in stage.unet.levels if level in levels} for stage in stages]
     codec = getattr(model, "codec", None)
@@ -207,6 +204,20 @@ def _drawing(
         codec=codec,
         counts=counts,
     )
+
+
+def _check_alike(stages: tuple[MatryoshkaDiffusion, ...], options: list[dict[str, Any]]) -> None:
+    """Raise unless the models of a cascade draw alike in what an export has once for both."""
+    own = {name: [each.get(name) for each in options] for name in ALIKE}
+    own["steps"] = [defaults.steps_of(stage) for stage in stages]
+    own["guidance_scale"] = [_scale(stage) for stage in stages]
+    for name, values in own.items():
+        if len({str(value) for value in values}) > 1:
+            raise checks.error(
+                f"both models of a cascade must have the same default of {name!r} to be exported",
+                fix="assign the same to `sampling` of both",
+                **{f"model_{number}": value for number, value in enumerate(values, start=1)},
+            )
 
 
 def _check(model: MatryoshkaDiffusion, weights: str) -> bool:
@@ -293,12 +304,13 @@ def _previews(model: MatryoshkaDiffusion, drawing: Drawing) -> tuple[str, ...]:
 
 def _defaults(model: MatryoshkaDiffusion, drawing: Drawing) -> dict[str, Any]:
     """What the simple signature draws with."""
-    own = model.sampling
-    scale = own.get("guidance_scale")
+    steps = max(drawing.least_steps, defaults.steps_of(model))
+    return {"steps": steps, "guidance_scale": _scale(model)}
+
+
+def _scale(model: MatryoshkaDiffusion) -> float:
+    """The guidance that a model draws with; of several by level, that of which they are shares."""
+    scale = guiding.own_scale(model)
     if isinstance(scale, Mapping):
         scale, _ = guiding.spread(scale, model.unet.levels)
-    if scale is None:
-        trained = drawing.guided and nulls.trained_null(model)
-        scale = guiding.GUIDANCE_SCALE if trained else 1.0
-    least = max([1, *(count for count in drawing.counts.values() if count)])
-    return {"steps": max(least, defaults.steps_of(model)), "guidance_scale": float(scale)}
+    return float(scale)

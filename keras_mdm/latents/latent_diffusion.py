@@ -12,8 +12,10 @@ from keras_mdm import checks
 from keras_mdm.backends import require_tensorflow
 from keras_mdm.files import write_atomically
 from keras_mdm.latents.codecs import Codec, check_codec, to_pictures
+from keras_mdm.levels import LevelShape
 from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 from keras_mdm.sampling.options import Options
+from keras_mdm.sampling.starting import as_pictures
 from keras_mdm.stages import levels_of
 from keras_mdm.training import front_door
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
@@ -126,7 +128,7 @@ class LatentDiffusion(keras.Model):
                 checks.known_keys(option, given, self.levels)
                 options[option] = {names[level]: value for level, value in given.items()}
         if options.get("init_image") is not None:
-            options["init_image"] = self._encoded(options["init_image"])
+            options["init_image"] = self._encoded(options["init_image"], batch_size, dry_run)
         options |= {"batch_size": batch_size, "dry_run": dry_run, "output": "float32"}
         getattr(self.codec, "check_scale", lambda: None)()
         codes = self.diffusion.generate(prompts, **options)
@@ -140,11 +142,22 @@ class LatentDiffusion(keras.Model):
             [to_pictures(self.codec, codes[first : first + batch_size]) for first in parts]
         )
 
-    def _encoded(self, images: Any) -> np.ndarray:
-        """Codes of pictures to change, one for all or one each."""
-        images = np.asarray(images)
-        codes = self.codec.encode(images[None] if images.ndim == 3 else images)
-        return np.asarray(codes[0] if images.ndim == 3 else codes)
+    def _encoded(self, images: Any, batch_size: int, blank: bool) -> np.ndarray:
+        """Codes of pictures to change, one for all or one each; zeros if `blank`."""
+        images, shape = np.asarray(images), LevelShape.parse(self.levels[-1])
+        channels = getattr(self.codec, "image_channels", 3)
+        count = len(images) if images.ndim > 3 else 1
+        # Resized first: a codec sees neighbourhoods, and may need memory like their number squared.
+        pictures = as_pictures("init_image", images, shape, channels, count, ranged=True)
+        if blank:
+            level = self.diffusion.unet.spec.levels[-1]
+            codes = np.zeros((count, *level.input_shape(self.diffusion.unet.spec.out_channels)))
+        else:
+            parts = range(0, count, batch_size)
+            codes = np.concatenate(
+                [np.asarray(self.codec.encode(pictures[i : i + batch_size])) for i in parts]
+            )
+        return codes if images.ndim > 3 else codes[0]
 
     @property
     def text_encoder(self) -> Any:

@@ -52,6 +52,17 @@ class Guidance:
         return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
+def own_scale(model: Any) -> float | Mapping[str, float]:
+    """The guidance that a model draws with unless it is told otherwise: one, or one by level.
+
+    Args:
+        model: a `MatryoshkaDiffusion`.
+    """
+    conditional = any(name != LOW_RES for name in condition_names(model.unet.spec))
+    plain = GUIDANCE_SCALE if conditional and nulls.trained_null(model) else 1.0
+    return model.sampling.get("guidance_scale", plain)
+
+
 def resolve(model: Any, options: Options) -> Guidance:
     """Check the guidance options of `generate`."""
     scale, weaker = options.guidance_scale, None

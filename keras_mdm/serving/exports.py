@@ -12,8 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_mdm import checks
+from keras_mdm.conditioning.low_res import LOW_RES_NOISE
 from keras_mdm.export import described
 from keras_mdm.levels import LevelShape
+from keras_mdm.sampling.low_res_noise import LEAST
 from keras_mdm.serving.limits import Limits
 from keras_mdm.serving.painting import MOST_STEPS, SEEDS, Drawn, OnStep, Order, level_facts
 from keras_mdm.serving.wishes import Wish
@@ -128,7 +130,8 @@ class ExportPainter:
     def order(self, wish: Wish) -> Order:
         """See `Painter`."""
         steps = self.defaults["steps"] if wish.steps is None else wish.steps
-        if checks.integer("steps", steps, minimum=1) > self.most_steps:
+        least = self._facts.get("least_steps", 1)  # earlier exports do not say it
+        if checks.integer("steps", steps, minimum=least) > self.most_steps:
             raise checks.error(
                 f"`steps` must be at most {self.most_steps} on this server",
                 fix=f"ask for {self.most_steps} or fewer",
@@ -201,6 +204,7 @@ class ExportPainter:
     @staticmethod
     def _rows(name: str, spec: tf.TensorSpec, wishes: Sequence[Wish]) -> tf.Tensor:
         none = {tf.string: "", tf.int32: -1}.get(spec.dtype, np.nan)
+        none = LEAST if name == LOW_RES_NOISE else none
         values = [getattr(wish, name, None) for wish in wishes]
         return tf.constant([none if value is None else value for value in values], spec.dtype)
 

@@ -24,6 +24,7 @@ from keras_mdm.stages import channels_of, levels_of, stages_of
 OnStep = Callable[[int, int, Mapping[str, np.ndarray]], None]
 Drawn = tuple[dict[str, np.ndarray], tuple[str, ...]]
 MOST_STEPS = 100
+STAGES = ("low", "high")  # of a cascade, as in its `generate`
 # Seeds that are drawn for clients: numbers that JavaScript holds exactly.
 SEEDS = 2**31
 
@@ -119,14 +120,16 @@ class ModelPainter:
     # What there is
 
     def _defaults(self) -> dict[str, Any]:
+        """What holds without a wish; of a cascade, what both of its models have."""
         stage = self.stages[0]
         own = stage.sampling
         named = defaults.PRESETS[own.get("sampling", "default")]
-        found: dict[str, Any] = {"steps": defaults.steps_of(stage)}
+        found: dict[str, Any] = {}
+        if len({defaults.steps_of(each) for each in self.stages}) == 1:
+            found["steps"] = defaults.steps_of(stage)
         found["sampler"] = own.get("sampler", named["sampler"])
-        if self._guided(stage):
-            trained = nulls.trained_null(stage)
-            scale = own.get("guidance_scale", guiding.GUIDANCE_SCALE if trained else 1.0)
+        scale = guiding.own_scale(stage)
+        if self._guided(stage) and len({_hashable(guiding.own_scale(s)) for s in self.stages}) == 1:
             names = dict(zip(stage.unet.levels, self.levels, strict=False))
             if isinstance(scale, Mapping):
                 scale = {names[level]: value for level, value in scale.items()}
@@ -244,7 +247,7 @@ class ModelPainter:
         given: dict[str, Any] = {**options, **self._starts([wish]), "seed": [wish.seed]}
         given |= {"num_images": 1, "weights": self.weights}
         if wish.negative_prompt is not None:
-            given["negative_prompts"] = {}
+            given |= self._negative({}, options)
         with self._checking, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are noted when the picture is drawn
             self.model.generate(dry_run=True, **given)
@@ -313,9 +316,8 @@ class ModelPainter:
         notes = self.texts.learn(
             text for wish in wishes for text in (wish.prompt, wish.negative_prompt)
         )
-        options |= self._conditions(wishes, self._is_guided(options))
-        options |= self._starts(wishes)
-        options |= self._callbacks(on_step)
+        by_stage = _merged(self._conditions(wishes, options), self._callbacks(on_step))
+        options |= {**by_stage, **self._starts(wishes)}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             drawn = self.model.generate(
@@ -339,19 +341,34 @@ class ModelPainter:
         last = self.levels.index(wish.level) if wish.level else len(self.levels) - 1
         return self.levels[: last + 1]
 
-    def _is_guided(self, options: Mapping[str, Any]) -> bool:
-        scale = options.get("guidance_scale", self.defaults.get("guidance_scale", 1.0))
-        scales = scale.values() if isinstance(scale, Mapping) else [scale]
+    def _guides(self, stage: Any, options: Mapping[str, Any]) -> bool:
+        """Whether a stage draws with guidance."""
+        scale = options.get("guidance_scale", guiding.own_scale(stage))
+        if isinstance(scale, Mapping):
+            # Of a cascade each level belongs to one model; the levels of codes have other names.
+            levels = scale if len(self.stages) == 1 else stage.unet.levels
+            scales = [scale.get(level, 1.0) for level in levels]
+        else:
+            scales = [scale]
         return any(scale != 1.0 for scale in scales)
 
-    def _conditions(self, wishes: Sequence[Wish], guided: bool) -> dict[str, Any]:
+    def _negative(self, prompts: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Negative prompts for the stages that are guided; the others could only refuse them."""
+        guided = [self._guides(stage, options) for stage in self.stages]
+        if len(guided) == 1 or not any(guided):
+            return {"negative_prompts": prompts}
+        names = [name for name, guides in zip(STAGES, guided, strict=True) if guides]
+        return {name: {"negative_prompts": prompts} for name in names}
+
+    def _conditions(self, wishes: Sequence[Wish], options: Mapping[str, Any]) -> dict[str, Any]:
         """Prompts and classes of all rows, and what to guide away from: always given, so that rows
         with and without a negative prompt share a graph and a batch."""
         found: dict[str, Any] = {}
         if self.texts.wanted:
             found["prompts"] = self.texts.rows([wish.prompt for wish in wishes])
-            if guided:
-                found["negative_prompts"] = self.texts.rows([w.negative_prompt for w in wishes])
+            if any(self._guides(stage, options) for stage in self.stages):
+                away = self.texts.rows([wish.negative_prompt for wish in wishes])
+                found |= self._negative(away, options)
         if "label" in self.fields:
             found["labels"] = [NO_CLASS if wish.label is None else wish.label for wish in wishes]
         return found or {"num_images": len(wishes)}
@@ -368,6 +385,12 @@ class ModelPainter:
             return lambda done, steps, levels: on_step(number * steps + done, count * steps, levels)
 
         return {"low": {"callback": part(0)}, "high": {"callback": part(1)}}
+
+
+def _merged(options: dict[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of both; those of one stage side by side."""
+    merged = {name: {**options.get(name, {}), **others[name]} for name in others if name in STAGES}
+    return {**options, **others, **merged}
 
 
 def level_facts(shape: LevelShape) -> dict[str, Any]:

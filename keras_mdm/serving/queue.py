@@ -192,11 +192,13 @@ class SamplingQueue:
             while self._deadline is None:
                 self._give_up_abandoned()
                 self._drop_cancelled()
-                if self._waiting:
-                    self._running = self._taken()
-                    self._tell()
+                if not self._waiting:
+                    self._changed.wait(_LOOK)
+                    continue
+                self._running = self._taken()
+                self._tell()
+                if self._running:  # none, if all were cancelled in this moment
                     return self._running
-                self._changed.wait(_LOOK)
         return []
 
     def _taken(self) -> list[Job]:

@@ -1,5 +1,6 @@
 """A model of codes with its codec draws the decoded codes, and passes for one model."""
 
+import dataclasses
 import json
 
 import keras
@@ -60,6 +61,24 @@ def test_it_draws_the_decoded_codes(latent):
     assert_same(
         changed, {"16": latents.to_pictures(latent.codec, latent.codec.encode(start[None]))}
     )
+    assert latent.generate(**given, **OPTIONS, dry_run=True) == {}
+
+
+def test_a_start_picture_of_another_size_is_resized_before_it_is_encoded():
+    # The codec's blocks would not be those of the picture at the level's size.
+    latent = LatentDiffusion(model_of(12, [PLAIN_INNER]), SpaceToDepth(2))
+    plain = model_of(3, [dataclasses.replace(PLAIN_INNER, size=16)])
+    for size in (32, 33):
+        given = {"init_image": pictures(2, size=size), "num_images": 2, "strength": 0.0}
+        expected = plain.generate(**given, **OPTIONS)
+        assert_same(latent.generate(**given, **OPTIONS), expected, 1)
+        assert latent.generate(**given, **OPTIONS, dry_run=True) == {}
+
+
+def test_checking_alone_encodes_nothing(monkeypatch):
+    latent = LatentDiffusion(model_of(12, [PLAIN_INNER]), SpaceToDepth(2))
+    monkeypatch.setattr(SpaceToDepth, "encode", lambda *_: pytest.fail("encoded"))
+    given = {"init_image": pictures(1, size=64)[0], "num_images": 2, "strength": 0.5}
     assert latent.generate(**given, **OPTIONS, dry_run=True) == {}
 
 
@@ -190,7 +209,7 @@ def test_parts_that_do_not_fit(parts, said):
         {"guidance_scale": {"8": 2.0}},
         {"stepz": 2},
         {"labels": [0, 3]},
-        {"init_image": np.zeros((15, 15, 3), "uint8")},
+        {"init_image": np.zeros((15, 16, 3), "uint8")},
     ],
     ids=lambda options: "-".join(options),
 )

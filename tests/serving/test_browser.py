@@ -43,6 +43,17 @@ class Painter(FakePainter):
         return found
 
 
+class Exported(Painter):
+    """Says of itself what an exported model does: no sampler can be chosen."""
+
+    def described(self):
+        found = super().described()
+        found["fields"] = ["prompt", "negative_prompt", "steps", "guidance_scale", "seed", "level"]
+        found["samplers"] = []
+        del found["defaults"]["sampler"]
+        return found
+
+
 class Page:
     """The page, and what a user does on it."""
 
@@ -127,6 +138,22 @@ def test_type_click_preview_picture_history_download(page):
     page.until("document.querySelectorAll('#history button').length == 2")
     page.find("forget").click()
     assert not page.find("past").is_displayed()
+
+
+def test_a_model_without_samplers_draws(browser):
+    painter = Exported()
+    with serving(painter) as (queue, address):
+        browser.get(address)
+        page = Page(browser, painter, queue)
+        page.until("document.getElementById('steps').value")
+        page.type("prompt", "panda")
+        painter.go.release(4)
+        page.find("draw").click()
+        page.idle()
+        assert page.find("error").text == ""
+        assert page.shown().shape == (8, 8, 3)
+        assert painter.orders[-1].prompt == "panda" and painter.orders[-1].sampler is None
+        browser.get("about:blank")
 
 
 def test_cancel_and_leaving_free_the_place(page):

@@ -1,9 +1,12 @@
 """Exported models in a server: no network of ours, the same pictures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from tiny_models import PLAIN_INNER, tiny_unet
+from tiny_models import PLAIN_INNER, outer, tiny_unet
 
+from keras_mdm.cascade import Cascade
 from keras_mdm.export import described, export_saved_model
 from keras_mdm.serving.exports import ExportPainter, find_export
 from keras_mdm.serving.limits import Limits
@@ -74,3 +77,30 @@ def test_an_export_that_does_not_say_what_it_is_is_refused(directory, tmp_path):
     with pytest.raises(ValueError, match="export the model again"):
         ExportPainter(tmp_path, limits=Limits())
     assert described.read(directory / "1")["most_steps"] == 1000
+
+
+def test_a_cascade_whose_upsampler_is_told_the_noise(tmp_path):
+    told = dataclasses.replace(PLAIN_INNER, size=16, micro_conditions={"low_res_noise": 0.0})
+    low, high = (
+        MatryoshkaDiffusion(unet, sampling={"steps": 2, "guidance_scale": 2.0})
+        for unet in (
+            tiny_unet([PLAIN_INNER], num_classes=3),
+            tiny_unet([told], num_classes=3, in_channels=6, out_channels=3),
+        )
+    )
+    model = Cascade(low, high)
+    painter = ExportPainter(export_saved_model(model, tmp_path / "cascade"), limits=Limits())
+    orders = [*painter.rehearsal("plain"), painter.order(Wish(label=1, seed=5))]
+    _, (pictures, _) = painter.paint(orders, lambda *step: None)
+    expected = model.generate(labels=[1], seed=[5], progress=False)
+    for level, picture in pictures.items():
+        assert np.abs(picture.astype(int) - expected[level][0]).max() <= 1
+
+
+def test_an_export_with_outer_steps_says_how_few_steps_it_takes(tmp_path):
+    unet = tiny_unet([PLAIN_INNER, outer(16)])
+    model = MatryoshkaDiffusion(unet, sampling={"steps": 4, "outer_steps": 3})
+    painter = ExportPainter(export_saved_model(model, tmp_path / "sparse"), limits=Limits())
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 3"):
+        painter.order(Wish(steps=2))
+    painter.paint([painter.order(Wish(steps=3))], lambda *step: None)

@@ -221,6 +221,41 @@ def test_a_cascade_draws_both_stages_with_previews_of_both():
         painter_of(high)
 
 
+@pytest.mark.parametrize("unguided", [0, 1])
+def test_a_stage_without_guidance_gets_no_negative_prompts(unguided):
+    large = dataclasses.replace(PLAIN_INNER, size=16)
+    encoder, options = FakeEncoder(), [{"steps": 2}, {"steps": 3}]
+    options[unguided]["guidance_scale"] = 1.0
+    low, high = (
+        MatryoshkaDiffusion(
+            tiny_unet([level], text_width=TEXT_WIDTH, in_channels=channels, out_channels=3),
+            text_encoder=encoder,
+            sampling=sampling,
+        )
+        for level, channels, sampling in zip((PLAIN_INNER, large), (3, 6), options, strict=True)
+    )
+    model = Cascade(low, high)
+    painter = painter_of(model)
+    # What differs is no default of both.
+    assert not {"steps", "guidance_scale"} & set(painter.described()["defaults"])
+    for order in painter.rehearsal("all"):
+        painter.paint([order], no_steps)
+    given = {"seed": [3], "progress": False}
+    for scale in (None, {"8": 3.0, "16": 1.0}, {"8": 1.0, "16": 2.0}, 1.0):
+        ((pictures, _),) = drawn(painter, Wish(prompt="panda", seed=3, guidance_scale=scale))
+        asked = {} if scale is None else {"guidance_scale": scale}
+        expected = model.generate(["panda"], **given, **asked)
+        for level, picture in pictures.items():
+            assert np.abs(picture.astype(int) - expected[level][0]).max() <= 1
+    wish = Wish(prompt="panda", negative_prompt="a red", seed=3)
+    ((pictures, _),) = drawn(painter, wish)
+    guided = ("low", "high")[1 - unguided]
+    expected = model.generate(["panda"], **given, **{guided: {"negative_prompts": ["a red"]}})
+    assert np.abs(pictures["16"].astype(int) - expected["16"][0]).max() <= 1
+    with pytest.raises(ValueError, match="negative prompts"):
+        painter.order(dataclasses.replace(wish, guidance_scale=1.0))
+
+
 def test_a_model_of_codes_draws_pictures():
     unet = tiny_unet([PLAIN_INNER], num_classes=2, in_channels=12, out_channels=12)
     inner = MatryoshkaDiffusion(unet, threshold="none", sampling={"steps": 2})

@@ -50,6 +50,21 @@ def until(condition):
         time.sleep(0.005)
 
 
+def test_a_job_that_is_cancelled_while_it_is_taken_ends_nothing(make):
+    class Painter(FakePainter):
+        def key(self, order):
+            if order.wish.prompt == "gone":
+                gone.cancel()  # its client hangs up at this moment
+            return super().key(order)
+
+    queue = make(Painter())
+    gone = Job(queue.painter.order(Wish(seed=1, prompt="gone")))
+    with queue._changed:
+        queue._waiting.append(gone)
+    assert ended(submit(queue, 2)).state == DONE
+    assert queue.state == "ok" and gone.state == CANCELLED
+
+
 def test_orders_that_fit_share_a_batch_and_every_job_gets_its_own_picture(make):
     painter = FakePainter(held=True)
     queue = make(painter, batch=3)

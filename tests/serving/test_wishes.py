@@ -58,6 +58,7 @@ def test_what_is_sent_is_what_is_read():
         ({"steps": 1e9}, 422, "`steps` must be a whole number"),
         ({"steps": True}, 422, "`steps` must be a whole number"),
         ({"guidance_scale": float("nan")}, 422, "must be a finite number or an object"),
+        ({"guidance_scale": 10**400}, 422, "must be a finite number or an object"),
         ({"seed": -1}, 422, "`seed` must be"),
         ({"seed": 2**63}, 422, "`seed` must be"),
         ({"prompt": "a" * 51}, 422, "at most 50 characters. Received: characters=51"),

@@ -132,9 +132,9 @@ function setForm(values) {
   $("negative").value = values.negative_prompt ?? "";
   $("label").value = values.label ?? "";
   $("seed").value = values.seed ?? "";
-  $("steps").value = values.steps;
+  $("steps").value = values.steps ?? "";
   $("level").value = values.level ?? model.levels.at(-1).name;
-  $("sampler").value = values.sampler;
+  $("sampler").value = values.sampler ?? model.samplers[0] ?? "";
   $("strength").value = values.strength ?? model.defaults.strength ?? 0.7;
   const scale = values.guidance_scale;
   const byLevel = typeof scale === "object" && scale !== null;
@@ -161,7 +161,7 @@ function wish() {
   }
   if (has("label") && $("label").value !== "") found.label = Number($("label").value);
   for (const name of ["seed", "steps"]) found[name] = number(name);
-  found.sampler = $("sampler").value;
+  if (has("sampler") && $("sampler").value) found.sampler = $("sampler").value;
   if (has("level")) found.level = $("level").value;
   if (has("guidance_scale")) {
     const scales = [...$("scales").querySelectorAll("input")];
