@@ -18,6 +18,7 @@ take it. experiments/convergence.py compares it with the others at equal FLOPs.
 import argparse
 import copy
 import json
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -142,15 +143,12 @@ def main() -> None:
         order = np.random.default_rng(0).permutation(len(drawings))
         asked = [drawings.captions[row] for row in np.resize(order, arguments.worth)]
         batch_size = options_.pop("batch_size")
-        report = mdm.evaluation.evaluate(
-            cascade,
-            {str(size): pictures for size, pictures in drawings.images.items()},
-            request=mdm.evaluation.Request(
-                len(asked), asked, batch_size=batch_size, options=options_
-            ),
-            directory=run_dir / "worth",
-            measures=("kernel",),
-        )
+        request = mdm.evaluation.Request(len(asked), asked, batch_size=batch_size, options=options_)
+        real = {str(size): pictures for size, pictures in drawings.images.items()}
+        with tempfile.TemporaryDirectory(dir=run_dir) as directory:
+            report = mdm.evaluation.evaluate(
+                cascade, real, request=request, directory=directory, measures=("kernel",)
+            )
         print(f"\n{report.summary}")
         measured = json.loads(report.to_json())
     notes.preset(cascade, arguments, [page], measured)

@@ -123,6 +123,8 @@ def main() -> None:
         parser.error(f"--cond-dropout must be in [0, 1); got {arguments.cond_dropout}")
     if bool(arguments.model) != bool(arguments.data):
         parser.error("--model and --data belong together")
+    if arguments.scale:
+        parser.error("--scale: the size of the run is that of the model; leave it out")
     small = arguments.model is None
     if small:
         near = Path(arguments.run_dir)
@@ -170,15 +172,23 @@ def main() -> None:
             "guidance_scale": 3.0 if small else 7.0,
             "batch_size": 16,
         },
-        tokens=32 if small else 128,
+        tokens=32 if small else (model.text_encoder_identity or {}).get("length", 128),
         checkpoint_every=200,
         sample_every=300,
     )
+    encoder = None
+    if not small and not arguments.text_encoder:
+        if model.text_encoder_identity is None:
+            raise ValueError(
+                "the model must say which text encoder it was trained with. Received: "
+                f"model={arguments.model}, text_encoder=None. To fix it: pass --text-encoder DIR"
+            )
+        encoder = model.text_encoder or mdm.text.from_identity(model.text_encoder_identity)
     known = {name for level in model.unet.spec.levels for name in level.micro_conditions}
     size = MICRO if MICRO in known else None
     data = partial(Pictures, rule={"pixel_range": "release"}, original_size=size)
     noted = notes.of_asset("emoji") if small else None
-    train(arguments, scale, data, load=load, noted=noted)
+    train(arguments, scale, data, load=load, noted=noted, encoder=encoder)
 
 
 if __name__ == "__main__":

@@ -134,12 +134,12 @@ def own(arguments: argparse.Namespace) -> Scale:
                 sizes[: n + 1],
                 steps[n],
                 batch_size=batches[n],
-                learning_rate=arguments.learning_rate,
+                learning_rate=1e-4 if arguments.learning_rate is None else arguments.learning_rate,
                 warmup_steps=min(1000, steps[n] // 10),
             )
             for n in range(len(sizes))
         ],
-        network={"width": arguments.width},
+        network={"width": 1.0 if arguments.width is None else arguments.width},
         process={
             "schedule": "cosine",
             "prediction": "v",
@@ -194,10 +194,10 @@ def main() -> None:
         "--condition", choices=("text", "class", "none"), default="text", help="(%(default)s)"
     )
     parser.add_argument("--levels", type=int, nargs="+", help="sizes, ascending")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on the paper's channels")
+    parser.add_argument("--width", type=float, help="factor on the paper's channels (1)")
     parser.add_argument("--steps", type=int, nargs="+", help="of every phase")
     parser.add_argument("--batches", type=int, nargs="+", help="batch size of every phase")
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, help="of the paper's networks (1e-4)")
     parser.add_argument("--crop", choices=("center", "random"), default="center")
     parser.add_argument(
         "--buckets",
@@ -228,6 +228,10 @@ def main() -> None:
         folder = Path(arguments.run_dir).with_name(f"emoji_pictures_{size}")
         arguments.data = str(write_emoji(folder, size))
         arguments.scale = "small"
+    for option in ("width", "learning_rate"):
+        if arguments.scale == "small" and getattr(arguments, option) is not None:
+            word = f"--{option.replace('_', '-')}"
+            parser.error(f"{word} is for networks by the paper's rule, which --scale small is not")
     scale = small(arguments) if arguments.scale == "small" else own(arguments)
     if arguments.condition != "text":
         network = {k: v for k, v in scale.network.items() if k != "text_blocks"}

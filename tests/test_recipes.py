@@ -286,6 +286,9 @@ def test_a_contradiction_is_one_line():
         ("cc12m_256", ["--micro-batches", "few"], "must be a whole number above 0"),
         ("cc12m_256", ["--mixed", "64"], "a level and a share such as 64=0.5"),
         ("finetune_released", ["--cond-dropout", "2"], "must be in [0, 1)"),
+        ("finetune_released", ["--scale", "small"], "is that of the model; leave it out"),
+        ("folder", ["--data", "x", "--scale", "small", "--width", "0.5"], "--scale small is not"),
+        ("folder", ["--learning-rate", "1e-3"], "--learning-rate is for networks by the paper's"),
         ("cc12m_256", ["--embeddings", "x"], "--embeddings is for data in files"),
         ("cc12m_1024", ["--embeddings", "x"], "--embeddings is for data in files"),
         ("webvid_video", ["--embeddings", "x"], "--embeddings is for data in files"),
@@ -444,18 +447,7 @@ def test_tall_and_wide_pictures_are_trained_in_buckets(recipe, monkeypatch, tmp_
 def test_a_run_of_a_few_steps(tmp_path):
     folder = sources.write("folder", tmp_path / "pictures")
     words = [sys.executable, str(ROOT / "recipes" / "folder.py"), "--data", str(folder)]
-    words += [
-        "--scale",
-        "small",
-        "--condition",
-        "class",
-        "--levels",
-        "8",
-        "16",
-        "--no-samples",
-        "--width",
-        "0.125",
-    ]
+    words += ["--scale", "small", "--condition", "class", "--levels", "8", "16", "--no-samples"]
     words += ["--steps", "1", "1", "--batches", "3", "3", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

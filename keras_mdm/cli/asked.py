@@ -1,10 +1,12 @@
 """What the words of `keras-mdm evaluate` ask for: features, levels, options of `generate`."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
+from keras_mdm.sampling import defaults
 from keras_mdm.stages import levels_of, stages_of
 
 
@@ -27,7 +29,8 @@ def samplings(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Any]]
     """Options of `generate` by the folder of their pictures: one, or one for each scale. What is
     not given is as the model draws by itself."""
     levels = levels_of(model)
-    options = {**_own(model, levels), **sampling_options(args, levels)}
+    given = sampling_options(args, levels)
+    options = {**_own(model, levels, given), **given}
     models.say_sampling(model)
     if not args.sweep:
         return {"": options}
@@ -43,14 +46,14 @@ def samplings(args: argparse.Namespace, model: Any) -> dict[str, dict[str, Any]]
     return {f"guidance-{scale:g}": {**options, "guidance_scale": scale} for scale in args.sweep}
 
 
-def _own(model: Any, levels: tuple[str, ...]) -> dict[str, Any]:
-    """The defaults of a model of one stage, under the names of its pictures' levels; those of a
-    cascade stay with its models."""
+def _own(model: Any, levels: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a model of one stage that hold beside what is given, under the names of its
+    pictures' levels; those of a cascade stay with its models."""
     if len(stages_of(model)) > 1:
         return {}
     (stage,) = stages_of(model)
     names = dict(zip(stage.unet.levels, levels, strict=True))
-    found = stage.sampling
+    found = defaults.beside(stage, sampler=given.get("sampler"), steps=given.get("steps"))
     for option, value in found.items():
         if isinstance(value, dict):
             found[option] = {names[level]: each for level, each in value.items()}

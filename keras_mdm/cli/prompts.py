@@ -13,7 +13,8 @@ TEXT = "text"  # the metric
 
 
 def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None) -> dict[str, Any]:
-    """Prompts or labels for all pictures: as the model was trained, drawn by the seed."""
+    """Prompts or labels for all pictures, drawn by the seed. A model of texts and classes gets
+    texts alone: which class fits a text is not known."""
     import numpy as np
 
     from keras_mdm.stages import stages_of
@@ -22,7 +23,7 @@ def conditions(args: argparse.Namespace, model: Any, captions: list[str] | None)
     spec = stages_of(model)[0].unet.spec
     if args.prompts:
         return {"prompts": chosen_prompts(str(args.prompts), args.count, rng)}
-    if spec.text_width is not None:
+    if spec.text_width is not None or spec.pooled_width is not None:
         if not captions:
             raise checks.error(
                 "a model of texts needs prompts, and the real pictures have no captions",

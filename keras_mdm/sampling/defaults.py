@@ -131,13 +131,13 @@ def filled(model: Any, options: Options) -> Options:
 
     A `sampling` that the caller names replaces all defaults of the model.
     """
-    own = dict(model.sampling) if options.sampling is None else {}
+    own: dict[str, Any] = {}
+    if options.sampling is None:
+        own = beside(model, sampler=options.sampler, steps=options.steps)
     if options.autoguidance is not None:  # its scale was chosen for another way to guide
         own.pop("guidance_scale", None)
-    if options.sampler is not None:  # and a share of noise for one sampler
-        own.pop("eta", None)
-    if "outer_steps" in own:
-        own["outer_steps"] = _outer_steps(model, own, options)
+    if options.stop_at == model.unet.levels[0]:
+        own.pop("outer_steps", None)
     found = {**PLAIN, **{name: value for name, value in own.items() if value is not None}}
     changes = {
         name: found[name] for name in NAMES if getattr(options, name) is None and name in found
@@ -145,16 +145,24 @@ def filled(model: Any, options: Options) -> Options:
     return dataclasses.replace(options, **changes)
 
 
-def _outer_steps(model: Any, own: Mapping[str, Any], options: Options) -> Any:
-    """The default of `outer_steps`, which must fit the steps and levels that are asked for."""
-    counts, steps = own["outer_steps"], options.steps
-    if options.stop_at == model.unet.levels[0]:
-        return None
-    if not checks.is_int(steps):  # the default, or an error that is raised later
-        return counts
-    if isinstance(counts, Mapping):
-        return {level: min(count, steps) for level, count in counts.items()}
-    return min(counts, steps)
+def beside(model: Any, *, sampler: Any = None, steps: Any = None) -> dict[str, Any]:
+    """A model's own defaults that fit what is asked for.
+
+    Args:
+        model: the model.
+        sampler: the sampler that is asked for, `None` for the model's.
+        steps: likewise the number of steps.
+    """
+    own = dict(model.sampling)
+    if sampler is not None:  # a share of noise was chosen for one sampler
+        own.pop("eta", None)
+    if "outer_steps" in own and checks.is_int(steps):  # else the default, or an error later
+        counts = own["outer_steps"]
+        if isinstance(counts, Mapping):
+            own["outer_steps"] = {level: min(count, steps) for level, count in counts.items()}
+        else:
+            own["outer_steps"] = min(counts, steps)
+    return own
 
 
 def steps_of(model: Any) -> int:

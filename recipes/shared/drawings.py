@@ -148,7 +148,7 @@ class Enlarged(Drawings):
 
     def grids(self, every: int, sampling: Mapping[str, Any]) -> drawing.SampleGrids:
         """Return the maker of the callback that enlarges the first real drawings every n steps."""
-        few = self.source.take(np.arange(8))
+        few = self.source.take(np.arange(min(8, len(self.source))))
         seen = few.images[self.sees]
         return drawing.SampleGrids(few.captions, every=every, low_res=seen, **sampling)
 

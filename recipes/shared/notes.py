@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras_mdm as mdm
+from shared import current, worth
 
 
 def of_asset(name: str, count: int | None = None, prompts: Sequence[str] = ()) -> dict[str, Any]:
@@ -42,7 +43,8 @@ def of_training(phases: Sequence[mdm.Phase]) -> dict[str, str]:
         f"{phase.steps} steps of {phase.batch_size} at {' and '.join(phase.level_names)}"
         for phase in phases
     ]
-    return {"training": f"keras-mdm train {Path(sys.argv[0]).stem}: {', then '.join(said)}"}
+    name = Path(sys.argv[0]).stem.split()[-1]  # of a file, or of `keras-mdm train NAME`
+    return {"training": f"keras-mdm train {name}: {', then '.join(said)}"}
 
 
 def preset(
@@ -54,12 +56,11 @@ def preset(
         model: the trained model.
         arguments: of the recipe.
         pictures: files that show it, those that are there are taken.
-        metrics: a report; that of the run's end, `worth.json`, unless given.
+        metrics: a report; that of the run's end, if it is of this model, unless given.
     """
     run_dir = Path(arguments.run_dir)
-    measured = run_dir / "worth.json"
-    if metrics is None and measured.is_file():
-        metrics = json.loads(measured.read_text())
+    if metrics is None and current.is_of(worth.FILE, model, run_dir):
+        metrics = json.loads((run_dir / worth.FILE).read_text())
     shown = [file for file in pictures if isinstance(file, Path) and file.is_file()]
     found = model.save_preset(
         run_dir / "preset", pictures=shown[:1], metrics=metrics, overwrite=True

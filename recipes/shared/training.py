@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import keras_mdm as mdm
 from shared import (
+    current,
     drawing,
     forecast,
     machine,
@@ -71,6 +72,7 @@ def train(
     as_drawn: Callable[[Data, mdm.MatryoshkaDiffusion, Path], Any] | None = None,
     finished: str | None = None,
     noted: Mapping[str, Any] | None = None,
+    encoder: mdm.text.TextEncoder | None = None,
 ) -> mdm.MatryoshkaDiffusion | None:
     """Train, draw and export; or with --dry-run print what would be done.
 
@@ -86,6 +88,7 @@ def train(
             pictures.
         finished: the file in the run directory that holds it.
         noted: notes on the data, if `data` cannot tell where its files come from.
+        encoder: text encoder of a model that is loaded; that of the options unless given.
 
     Returns:
         The trained model; none with --dry-run.
@@ -100,7 +103,8 @@ def train(
         scale = with_paper_levels(scale)
     phases = plan.phases(scale.phases, arguments)
     sampling = plan.sampling(scale.sampling, arguments)
-    encoder = texts.encoder(arguments, scale.tokens)
+    if encoder is None or getattr(arguments, "rehearse", None):
+        encoder = texts.encoder(arguments, scale.tokens)
     opened = data(arguments, phases[-1].level_names, encoder, scale.process)
     drawn = sampling if guides(arguments, scale, opened) else {**sampling, "guidance_scale": 1.0}
     watched = rehearsal.Watched(opened.grids(scale.sample_every, drawn))
@@ -241,8 +245,9 @@ def finish(
     shown = data.show(model, run_dir, sampling)
     drawn = list(shown.values())
     export = run_dir / "saved_model"
-    if not export.exists():
-        mdm.export_saved_model(model, export)
+    if not current.is_of(export.name, model, run_dir):
+        mdm.export_saved_model(model, export)  # the next version, if there are earlier ones
+        current.note(export.name, model, run_dir)
     shown |= {
         "TensorBoard": f"tensorboard --logdir {run_dir / 'logs'}",
         "Model": run_dir / (finished or "model.keras"),

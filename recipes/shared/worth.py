@@ -6,7 +6,9 @@ from pathlib import Path
 
 import keras_mdm as mdm
 from keras_mdm.cli import evaluate, main
+from shared import current
 
+FILE = "worth.json"
 _REAL = 2000  # real pictures, which are enough for a distance of the kernel kind
 
 
@@ -41,5 +43,6 @@ def measure(model: mdm.MatryoshkaDiffusion, arguments: argparse.Namespace, batch
             said = " ".join(str(problem).split()) or type(problem).__name__
             print(f"\nWhat the levels are worth was not measured: {said}")
             return
-        path.replace(run_dir / "worth.json")
+        path.replace(run_dir / FILE)
+        current.note(FILE, model, run_dir)
     print(f"\n{report.summary}")

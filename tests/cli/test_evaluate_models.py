@@ -18,7 +18,7 @@ from tiny_models import PLAIN_INNER, Colours, make_batch, outer, tiny_unet
 
 from cli.test_evaluate_command import folder, rows, run  # noqa: F401
 from keras_mdm import MatryoshkaDiffusion, Phase, fit_progressively, load
-from keras_mdm.cli import asked, evaluate
+from keras_mdm.cli import asked, evaluate, prompts
 from keras_mdm.optimizers import SGD
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -125,6 +125,25 @@ def test_steps_of_outer_levels_are_those_of_the_levels_that_a_phase_has():
     assert drawn(top="16") == {"16": 5}
     assert drawn(top="8") is None
     assert drawn("--outer-steps", "4") == 4
+    assert drawn("--steps", "4") == {"16": 4, "32": 3}  # as `generate` clips them
+
+
+def test_another_sampler_has_no_share_of_noise():
+    model = MatryoshkaDiffusion(tiny_unet(), sampling={"sampler": "ddim", "eta": 0.5})
+    words = argparse.ArgumentParser()
+    evaluate.add_parser(words.add_subparsers())
+    for given, kept in (([], True), (["--sampler", "heun"], False)):
+        args = words.parse_args(["evaluate", "run", "--reference", "x", *given])
+        assert ("eta" in asked.samplings(args, model)[""]) == kept
+
+
+def test_a_model_of_pooled_texts_and_of_texts_with_classes_gets_prompts():
+    words = argparse.ArgumentParser()
+    evaluate.add_parser(words.add_subparsers())
+    args = words.parse_args(["evaluate", "run", "--reference", "x", "--count", "3"])
+    for options in ({"pooled_width": 6}, {"text_width": 6, "num_classes": 3}):
+        model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER], **options))
+        assert prompts.conditions(args, model, ["one"]) == {"prompts": ["one"] * 3}
 
 
 def test_a_run_in_training(started, folder, tmp_path, capsys):  # noqa: F811
