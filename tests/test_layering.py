@@ -61,7 +61,16 @@ ALLOWED = {
     | {"keras", "tensorflow", "tqdm"},
     "cascade": {"backends", "conditioning", "levels", "pictures", "sampling", "stages", "training"}
     | {"keras"},
-    "latents": {"backends", "layers", "optimizers", "pictures", "randomness", "sampling", "stages"}
+    "latents": {
+        "backends",
+        "layers",
+        "levels",
+        "optimizers",
+        "pictures",
+        "randomness",
+        "sampling",
+        "stages",
+    }
     | {"tracing", "training", "untracked"}
     | {"data.python_calls"}
     | {"interop.key_map", "interop.strict", "interop.torch_reader"}  # of the authors' files

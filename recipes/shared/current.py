@@ -1,19 +1,22 @@
 """What of a run's results belongs to its model as it is now: a run may have been continued."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from keras_mdm.evaluation.samples import weights_digest
-from keras_mdm.files import write_atomically
-from keras_mdm.stages import stages_of
+import numpy as np
 
 FILE = "results.json"
 
 
 def state(model: Any) -> dict[str, Any]:
     """What pictures of a model follow from: its weights, and how it draws."""
-    return {"weights": weights_digest(model), "sampling": [s.sampling for s in stages_of(model)]}
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    stages = getattr(model, "stages", (model,))
+    return {"weights": digest.hexdigest(), "sampling": [stage.sampling for stage in stages]}
 
 
 def is_of(what: str, model: Any, run_dir: Path) -> bool:
@@ -35,8 +38,9 @@ def note(what: str, model: Any, run_dir: Path) -> None:
         model: the model.
         run_dir: the run directory.
     """
-    text = json.dumps({**_noted(run_dir), what: state(model)}, indent=1)
-    write_atomically(str(run_dir / FILE), lambda path: Path(path).write_text(text + "\n"))
+    written = run_dir / f"{FILE}.partial"
+    written.write_text(json.dumps({**_noted(run_dir), what: state(model)}, indent=1) + "\n")
+    written.replace(run_dir / FILE)
 
 
 def _noted(run_dir: Path) -> dict[str, Any]:

@@ -16,6 +16,17 @@ OUTER = LevelSpec(16, channels=(16, 16), blocks=(1, 1), attention=(0, 0), groups
 GIVEN = {"labels": [0, 1], "steps": 3, "progress": False, "output": "float32"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def biases_are_fused():
+    """As in use. Without TensorFlow's remapping, which tests switch off, a padded convolution in a
+    loop takes its bias before or after rounding to bfloat16: by the order in which oneDNN's pass
+    meets padding and convolution, which follows from addresses in memory."""
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"remapping": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"remapping": options.get("remapping", True)})
+
+
 def make(dtype):
     model = MatryoshkaDiffusion(
         build_nested_unet([INNER, OUTER], num_classes=3, time_width=32, dtype=dtype)
@@ -47,9 +58,7 @@ def cast_in_steps(monkeypatch):
         {"weights": "raw"},
         {"stop_at": "8"},
         {"autoguidance": "raw"},
-        # Twice in about twenty runs of all tests, and never alone (60 times), the pictures of the
-        # first of the two graphs differed by up to 0.03. Why is not known yet.
-        pytest.param({"outer_steps": 2}, marks=pytest.mark.slow),
+        {"outer_steps": 2},
     ],
     ids=str,
 )
