@@ -154,3 +154,14 @@ def two_replicas():
     return tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
+
+
+@pytest.fixture(scope="module")
+def biases_are_fused():
+    """As in use. Without TensorFlow's remapping, which tests switch off, a padded convolution in a
+    loop takes its bias before or after rounding to bfloat16: by the order in which oneDNN's pass
+    meets padding and convolution, which follows from addresses in memory."""
+    options = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"remapping": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"remapping": options.get("remapping", True)})

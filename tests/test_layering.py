@@ -61,17 +61,8 @@ ALLOWED = {
     | {"keras", "tensorflow", "tqdm"},
     "cascade": {"backends", "conditioning", "levels", "pictures", "sampling", "stages", "training"}
     | {"keras"},
-    "latents": {
-        "backends",
-        "layers",
-        "levels",
-        "optimizers",
-        "pictures",
-        "randomness",
-        "sampling",
-        "stages",
-    }
-    | {"tracing", "training", "untracked"}
+    "latents": {"backends", "layers", "levels", "optimizers", "pictures", "randomness"}
+    | {"sampling", "stages", "tracing", "training", "untracked"}
     | {"data.python_calls"}
     | {"interop.key_map", "interop.strict", "interop.torch_reader"}  # of the authors' files
     | {"keras", "keras_hub", "tensorflow"},

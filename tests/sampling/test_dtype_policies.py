@@ -11,6 +11,7 @@ from keras_mdm import MatryoshkaDiffusion
 from keras_mdm.export import export_saved_model
 from sampling.drawing import assert_equal
 
+pytestmark = pytest.mark.usefixtures("biases_are_fused")
 REFUSED = ["float16", "float64", "int8", "int8_from_mixed_bfloat16", "nonsense", 3]
 ONE_SENTENCE = "the dtype policy of a network must be one of .+" + THREE_PARTS
 

@@ -13,18 +13,8 @@ INNER = LevelSpec(
     8, channels=(32,), blocks=(1,), attention=(1,), heads=2, groups=8, use_mid_block=False
 )
 OUTER = LevelSpec(16, channels=(16, 16), blocks=(1, 1), attention=(0, 0), groups=4)
+pytestmark = pytest.mark.usefixtures("biases_are_fused")
 GIVEN = {"labels": [0, 1], "steps": 3, "progress": False, "output": "float32"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def biases_are_fused():
-    """As in use. Without TensorFlow's remapping, which tests switch off, a padded convolution in a
-    loop takes its bias before or after rounding to bfloat16: by the order in which oneDNN's pass
-    meets padding and convolution, which follows from addresses in memory."""
-    options = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({"remapping": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"remapping": options.get("remapping", True)})
 
 
 def make(dtype):
