@@ -292,10 +292,35 @@ class RunDirectory:
             content.setdefault("models", {})[file.name] = record
             self._write(content)
 
+    def outdate_models(self, number: int) -> None:
+        """Note that training goes on from a phase: `model.keras`, and the models of that phase and
+        of those after it, are older than what comes until they are written again.
+
+        Args:
+            number: number of the phase.
+        """
+        with self._writing:
+            content = self.read()
+            later = range(number, len(content.get("phases", ())) + 1)
+            models = content.setdefault("models", {})
+            for file in (self.model, *map(self.phase_model, later)):
+                if file.is_file():
+                    models[file.name] = {"outdated": True}
+            self._write(content)
+
+    def is_outdated(self, file: Path) -> bool:
+        """Whether a model here is older than the newest checkpoints, see `outdate_models`."""
+        known = (self.read() or {}).get("models", {}).get(file.name)
+        return bool(known and known.get("outdated"))
+
+    def holds(self, file: Path) -> bool:
+        """Whether a model is here, and not outdated."""
+        return file.is_file() and not self.is_outdated(file)
+
     def model_is_whole(self) -> bool:
-        """Whether `model.keras` is unchanged; for runs of earlier versions, whether it is a zip
-        archive."""
-        if not self.model.is_file():
+        """Whether `model.keras` is that of the end, and unchanged; for runs of earlier versions,
+        whether it is a zip archive."""
+        if not self.holds(self.model):
             return False
         known = (self.read() or {}).get("models", {}).get(self.model.name)
         if known is None:

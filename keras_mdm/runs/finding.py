@@ -199,6 +199,8 @@ def _newest_of_run(run: RunDirectory, damaged: dict[Path, str]) -> FoundModel | 
 
 def _is_finished(run: RunDirectory) -> bool:
     """Whether nothing is newer than `model.keras`: a finished run may have been extended."""
+    if run.is_outdated(run.model):
+        return False
     phases = _phases(run)
     if not phases:
         return True
@@ -207,7 +209,7 @@ def _is_finished(run: RunDirectory) -> bool:
 
 
 def _newest_of_phase(run: RunDirectory, number: int, damaged: dict[Path, str]) -> FoundModel | None:
-    files = model_files(run, number)
+    files = [file for file in model_files(run, number) if not run.is_outdated(file)]
     end = FoundModel("file", files[0], _phase_number(files[0].stem)) if files else None
     return _newest_checkpoint(run.checkpoints(number), end, damaged)
 

@@ -273,6 +273,8 @@ def _run_phases(
             model.measure_residual(make_dataset(phase, 0), only_missing=True)
         if done < phase.steps:
             trained = True
+            if worker.is_chief:
+                run.outdate_models(number)
             # No name for objects that hold the model: it would live into the next phase.
             train_phase(
                 worker,
@@ -287,6 +289,9 @@ def _run_phases(
                     write_model(run, run.phase_model(number), model)
             worker.wait()  # the next phase starts from what the chief has written
             worker.stop.check()
+        elif worker.is_chief and not run.holds(run.phase_model(number)):
+            with worker.stop.writing():  # it was stopped after the last checkpoint of the phase
+                write_model(run, run.phase_model(number), model)
         source, newest = checkpoints.newest_valid(run.checkpoints(number)), None
     if worker.is_chief and (trained or not run.model_is_whole()):
         with worker.stop.writing():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
 
-from keras_mdm import MatryoshkaDiffusion, fit_progressively
+from keras_mdm import MatryoshkaDiffusion, fit_progressively, load
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
 from keras_mdm.runs.directory import RunDirectory
@@ -132,3 +132,31 @@ def test_other_data_is_refused_and_fresh_moves_the_run_aside(tmp_path, capsys):
     assert (run_dir / "model.keras").exists() and not (tmp_path / "run.2").exists()
     train(run_dir, table=first, data={"name": "b", "records": 10}, fresh=True)
     assert (tmp_path / "run.2" / "model.keras").exists()
+
+
+@pytest.mark.parametrize("after", ["another phase", "more steps"])
+def test_a_run_stopped_before_its_model_was_written_has_no_older_one(tmp_path, monkeypatch, after):
+    """The newest checkpoint is that of the last step, and `model.keras` that of an earlier end."""
+    first = phases()[:1]
+    more = phases() if after == "another phase" else [dataclasses.replace(first[0], steps=6)]
+    options = {"extend": True} if after == "more steps" else {}
+    train(tmp_path, table=first)
+
+    def stopped(*args, **options):
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_mdm.runs.progressive.write_model", stopped)
+        with pytest.raises(Stop):
+            train(tmp_path, table=more, **options)
+    run = RunDirectory(tmp_path)
+    assert run.is_outdated(run.model)
+    found = load(tmp_path)  # of the newest checkpoint
+    assert found.unet.levels == more[-1].level_names
+    done = train(tmp_path, table=more)
+    assert run.model_is_whole()
+    for file in (run.model, run.phase_model(len(more))):
+        written = load(file)
+        assert written.unet.levels == more[-1].level_names
+        for one, other in zip(written.unet.weights, done.unet.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
