@@ -16,7 +16,7 @@ from keras_mdm.levels import LevelShape
 from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.starting import seeds_of
-from keras_mdm.stages import is_larger, levels_of, seed_of_stage
+from keras_mdm.stages import is_larger, levels_of, seed_of_stage, without_optimizers
 from keras_mdm.training import front_door
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
@@ -212,7 +212,8 @@ class Cascade(keras.Model):
             filepath: ends in ".keras".
         """
         write = super().save
-        write_atomically(os.fspath(filepath), lambda path: write(path, *args, **kwargs))
+        with without_optimizers(self):
+            write_atomically(os.fspath(filepath), lambda path: write(path, *args, **kwargs))
 
     def get_config(self) -> dict[str, Any]:
         """Both models and the name; optimizers are not part of a cascade."""

@@ -1,5 +1,7 @@
 """Models of one stage or several: what evaluation, export and commands ask of both."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from keras_mdm.levels import LevelShape
@@ -17,6 +19,26 @@ def stages_of(model: Any) -> tuple[Any, ...]:
         model: one of these, or a `MatryoshkaDiffusion`.
     """
     return getattr(model, "stages", (model,))
+
+
+@contextlib.contextmanager
+def without_optimizers(model: Any) -> Iterator[None]:
+    """Leave optimizers out of what `save` writes: moments are twice as large as the weights.
+
+    Args:
+        model: as in `stages_of`; its codec counts, too.
+    """
+    held = []
+    for part in (*stages_of(model), getattr(model, "codec", None)):
+        if getattr(part, "optimizer", None) is not None:
+            held.append((part, {n: part.__dict__.get(n) for n in ("optimizer", "compiled")}))
+    try:
+        for part, _ in held:
+            part.__dict__.update(optimizer=None, compiled=False)
+        yield
+    finally:
+        for part, values in held:
+            part.__dict__.update(values)
 
 
 def levels_of(model: Any) -> tuple[str, ...]:

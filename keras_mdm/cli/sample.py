@@ -159,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: if the model cannot be loaded, or the conditions do not fit it.
     """
+    checks.integer("--per-prompt", args.per_prompt, minimum=1)
     prompts = _prompts(args)
     if prompts and args.label:
         raise checks.error(

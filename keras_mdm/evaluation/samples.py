@@ -19,6 +19,12 @@ from keras_mdm.stages import channels_of, levels_of, stages_of
 REQUEST = "request.json"
 
 
+CONFIGURATION = "configuration"
+# Parts of a configuration that change no picture, or are compared apart.
+_ELSEWHERE = {"unet", "sampling", "class_names", "notes", "name", "dtype", "compile_config"}
+_ELSEWHERE |= {"seed", "cond_dropout", "loss_target", "level_weights", "loss_weighting", "times"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What is to be drawn.
@@ -64,7 +70,8 @@ class Request:
             }
             for stage in stages_of(model)
         ]
-        return {**found, "own": own} if any(own) else found
+        found |= {"own": own} if any(own) else {}
+        return {**found, CONFIGURATION: _configuration(model)}
 
     def conditions(self, rows: slice) -> dict[str, Any]:
         """Arguments of `generate` for some of the pictures."""
@@ -75,6 +82,22 @@ class Request:
         if self.prompts is None and self.labels is None:
             given["num_images"] = len(range(*rows.indices(self.count)))
         return given
+
+
+def _configuration(model: Any) -> str:
+    """A digest of what pictures follow from besides weights and options of drawing."""
+    digest = hashlib.blake2b(digest_size=16)
+    for stage in stages_of(model):
+        try:
+            config = stage.get_config()
+        except (AttributeError, ValueError):  # functions without a name
+            config = {}
+        kept = {k: v for k, v in config.items() if k not in _ELSEWHERE}
+        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+        for name in ("null_condition", "residual_std"):
+            for value in getattr(stage, name, {}).values():
+                digest.update(np.asarray(value, "float32").tobytes())
+    return digest.hexdigest()
 
 
 def weights_digest(model: Any) -> str:
@@ -147,6 +170,8 @@ def _begin(directory: Path, request: Request, model: Any) -> None:
         if a is not None and b is not None:  # more may be asked for later
             common = min(len(a), len(b))
             found[key] = wanted[key] if a[:common] == b[:common] else a
+    # Earlier versions noted no configuration.
+    wanted = {k: v for k, v in wanted.items() if k != CONFIGURATION or k in found}
     different = [key for key in wanted if found.get(key) != wanted[key]]
     if different:
         raise checks.error(

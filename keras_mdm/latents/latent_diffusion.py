@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_mdm import checks
 from keras_mdm.backends import require_tensorflow
@@ -16,7 +17,7 @@ from keras_mdm.levels import LevelShape
 from keras_mdm.pictures.pixels import PICTURE_CHANNELS
 from keras_mdm.sampling.options import Options
 from keras_mdm.sampling.starting import as_pictures
-from keras_mdm.stages import levels_of
+from keras_mdm.stages import levels_of, without_optimizers
 from keras_mdm.training import front_door
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 
@@ -146,18 +147,21 @@ class LatentDiffusion(keras.Model):
         """Codes of pictures to change, one for all or one each; zeros if `blank`."""
         images, shape = np.asarray(images), LevelShape.parse(self.levels[-1])
         channels = getattr(self.codec, "image_channels", 3)
-        count = len(images) if images.ndim > 3 else 1
+        alone = images.ndim == (3 if shape.frames is None else 4)
+        count = 1 if alone else len(images)
         # Resized first: a codec sees neighbourhoods, and may need memory like their number squared.
         pictures = as_pictures("init_image", images, shape, channels, count, ranged=True)
         if blank:
             level = self.diffusion.unet.spec.levels[-1]
             codes = np.zeros((count, *level.input_shape(self.diffusion.unet.spec.out_channels)))
         else:
-            parts = range(0, count, batch_size)
+            frames = tf.reshape(pictures, (-1, *pictures.shape[-3:]))  # of all clips
+            parts = range(0, len(frames), batch_size)
             codes = np.concatenate(
-                [np.asarray(self.codec.encode(pictures[i : i + batch_size])) for i in parts]
+                [np.asarray(self.codec.encode(frames[i : i + batch_size])) for i in parts]
             )
-        return codes if images.ndim > 3 else codes[0]
+            codes = codes.reshape((*pictures.shape[:-3], *codes.shape[1:]))
+        return codes[0] if alone else codes
 
     @property
     def text_encoder(self) -> Any:
@@ -205,7 +209,8 @@ class LatentDiffusion(keras.Model):
                 codec=cls.__name__,
             )
         write = super().save
-        write_atomically(os.fspath(filepath), lambda path: write(path, *args, **kwargs))
+        with without_optimizers(self):
+            write_atomically(os.fspath(filepath), lambda path: write(path, *args, **kwargs))
 
     def get_config(self) -> dict[str, Any]:
         """Model, codec and name; optimizers are not part of it."""

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_mdm import checks
+from keras_mdm.files import DAMAGED
 from keras_mdm.latents.autoencoder import KLAutoencoder
 from keras_mdm.latents.codecs import check_codec
 from keras_mdm.latents.hub import HubAutoencoder
@@ -51,7 +52,7 @@ def load_codec(path: str | os.PathLike, *, scale: float | None = None) -> Any:
         )
     try:
         found = keras.saving.load_model(file, compile=False)
-    except (TypeError, ValueError, KeyError, OSError) as problem:
+    except (*DAMAGED, AttributeError, IndexError) as problem:
         raise checks.error(
             "a .keras file must be complete, and its classes known",
             fix="copy it again, or import the module that registers its classes",

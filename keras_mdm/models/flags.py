@@ -7,6 +7,8 @@ import keras
 
 from keras_mdm import checks
 
+BEFORE_LORA = "_frozen_before_lora"  # of a network under LoRA
+
 
 def layers_of(unet: keras.Model) -> Iterator[keras.layers.Layer]:
     """All layers of a network except inputs, outer ones before those inside them."""
@@ -28,8 +30,8 @@ def frozen_in(unet: keras.Model) -> dict[str, list[str]] | None:
         {"layers": paths, "weights": paths of weights whose flag differs from their layer's}, or
         `None` if everything is trainable.
     """
-    if "_frozen_before_lora" in unet.__dict__:
-        return unet.__dict__["_frozen_before_lora"]
+    if BEFORE_LORA in unet.__dict__:
+        return unet.__dict__[BEFORE_LORA]
     layers, weights = [], []
     for layer in layers_of(unet):
         if not layer.trainable:
@@ -117,3 +119,21 @@ def quantization(**received: Any) -> ValueError:
         "or export it and quantize the SavedModel",
         **received,
     )
+
+
+def remember_flags(unet: keras.Model, source: keras.Model) -> None:
+    """Give a network that shares layers with one under LoRA the flags from before LoRA.
+
+    Args:
+        unet: the network that was made.
+        source: the one that it shares layers with.
+    """
+    if BEFORE_LORA not in source.__dict__:
+        return
+    known = source.__dict__[BEFORE_LORA] or {"layers": [], "weights": []}
+    there = {
+        "layers": {layer.path or "" for layer in layers_of(unet)},
+        "weights": {variable.path for variable in unet.variables},
+    }
+    left = {kind: [path for path in known[kind] if path in there[kind]] for kind in known}
+    unet.__dict__[BEFORE_LORA] = left if any(left.values()) else None

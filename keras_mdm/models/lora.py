@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_mdm import checks
-from keras_mdm.models.flags import freeze, frozen_in, is_lora, layers_of, lora_kernel
+from keras_mdm.models.flags import BEFORE_LORA, freeze, frozen_in, is_lora, layers_of, lora_kernel
 
 ADAPTED = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Conv2D)
 
@@ -72,7 +72,7 @@ def enable_lora(
             adapted=known,
         )
     # Files and `merge_lora` restore these flags.
-    unet.__dict__.setdefault("_frozen_before_lora", frozen_in(unet))
+    unet.__dict__.setdefault(BEFORE_LORA, frozen_in(unet))
     for layer in chosen:
         layer.enable_lora(rank, lora_alpha=alpha)
         _use_factors(layer)
@@ -126,7 +126,7 @@ def adapt(unet: keras.Model, adapted: Mapping[str, Sequence[float]]) -> None:
     """
     if not adapted:
         return
-    unet.__dict__["_frozen_before_lora"] = frozen_in(unet)
+    unet.__dict__[BEFORE_LORA] = frozen_in(unet)
     for layer in list(layers_of(unet)):
         if layer.path in adapted:
             rank, alpha = adapted[layer.path]
@@ -152,7 +152,7 @@ def remove_lora(unet: keras.Model) -> None:
     """Remove LoRA from all layers, whose kernels are already merged, and restore every weight's
     earlier flag."""
     frozen = frozen_in(unet)
-    unet.__dict__.pop("_frozen_before_lora", None)
+    unet.__dict__.pop(BEFORE_LORA, None)
     for layer in adapted_layers(unet):
         for each in _additions(layer):
             layer._untrack_variable(each)

@@ -8,7 +8,7 @@ import keras
 
 from keras_mdm import checks
 from keras_mdm.models.connect import connect, make_inputs
-from keras_mdm.models.flags import freeze, frozen_in
+from keras_mdm.models.flags import freeze, frozen_in, remember_flags
 from keras_mdm.models.network import LevelNetwork
 from keras_mdm.models.policies import network_policy
 from keras_mdm.models.resolve import extend, resolve
@@ -175,7 +175,9 @@ def grow(unet: NestedUNet, levels: Any) -> NestedUNet:
     check_nested(unet, "grow")
     added = levels if isinstance(levels, list) else [levels]
     spec = extend(unet.spec, added)
-    return NestedUNet(spec, parts=unet.parts, dtype=unet.policy, name=unet.name)
+    grown = NestedUNet(spec, parts=unet.parts, dtype=unet.policy, name=unet.name)
+    remember_flags(grown, unet)
+    return grown
 
 
 def cut(unet: NestedUNet, level: str) -> NestedUNet:
@@ -218,6 +220,7 @@ def cut(unet: NestedUNet, level: str) -> NestedUNet:
     }
     smaller = NestedUNet(spec, parts=parts, dtype=unet.policy, name=unet.name)
     smaller.trained_alone = unet.trained_alone
+    remember_flags(smaller, unet)
     return smaller
 
 

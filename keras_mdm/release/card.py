@@ -5,6 +5,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import low_res_channels
@@ -44,7 +45,7 @@ def card(model: Any, pictures: Sequence[str], metrics: Mapping[str, Any] | None 
         _front_matter(model, notes, rows),
         f"# {title(model)}\n",
         f"{notes.get('description') or _description(model)}\n",
-        *(f"![Drawn by this model]({file})\n" for file in pictures),
+        *(f"![Drawn by this model]({quote(file)})\n" for file in pictures),
         _use(model, notes),
         facts(model),
         about(notes),

@@ -1,19 +1,18 @@
 """A preset: `model.keras`, a card for readers, and `preset.json` with versions and checksums."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.files import fsync_path, read_json, temporary_directory
 from keras_mdm.release.card import CARD, card
-from keras_mdm.stages import stages_of
+from keras_mdm.stages import without_optimizers
 
 FORMAT = 1
 PRESET_FILE, MODEL = "preset.json", "model.keras"
@@ -54,7 +53,7 @@ def save_preset(
 
     >>> save_preset(model, "red_apples", pictures=["samples.png"])
     """
-    directory = Path(directory)
+    directory = Path(directory).absolute()
     _check_place(directory, overwrite)
     shown = _check_pictures(pictures)
     text = card(model, [f"{PICTURES}/{name}" for name in shown], metrics)
@@ -62,7 +61,7 @@ def save_preset(
     with temporary_directory(directory) as scratch:
         made = scratch / "preset"
         made.mkdir()
-        with _without_optimizers(model):
+        with without_optimizers(model):
             model.save(made / MODEL)
         (made / CARD).write_text(text, encoding="utf-8")
         if shown:
@@ -153,21 +152,6 @@ def _check_pictures(pictures: Sequence[str | os.PathLike]) -> dict[str, Path]:
             )
         found[file.name] = file
     return found
-
-
-@contextlib.contextmanager
-def _without_optimizers(model: Any) -> Iterator[None]:
-    """Leave optimizers out of what `save` writes: moments are twice as large as the weights."""
-    held = []
-    for stage in stages_of(model):
-        held.append((stage, {n: stage.__dict__.get(n) for n in ("optimizer", "compiled")}))
-    try:
-        for stage, _ in held:
-            stage.__dict__.update(optimizer=None, compiled=False)
-        yield
-    finally:
-        for stage, values in held:
-            stage.__dict__.update(values)
 
 
 def _facts(file: Path) -> dict[str, Any]:

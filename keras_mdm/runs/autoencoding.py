@@ -102,6 +102,13 @@ def fit_autoencoder(
             run.require_data(data)
             with strategy.scope():
                 model = make_model()
+            if not hasattr(getattr(model, "optimizer", None), "set_state"):
+                raise checks.error(
+                    "make_model must return a model compiled with an optimizer of "
+                    "keras_mdm.optimizers",
+                    fix="call model.compile(keras_mdm.optimizers.Adam(...))",
+                    optimizer=type(getattr(model, "optimizer", None)).__name__,
+                )
             known = {**_facts(model), "steps": steps, "batch_size": batch_size}
             run.require_known("autoencoder", known)
             run.start(arguments or {}, [{"steps": steps, "batch_size": batch_size}], data)

@@ -25,7 +25,7 @@ from keras_mdm.training import usage
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
 from keras_mdm.training.phases import Phase
 
-_PLAIN = (int, float, str, Mapping)
+_PLAIN = (int, float, str, Mapping, list, tuple)
 
 
 def fit_progressively(

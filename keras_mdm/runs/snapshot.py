@@ -238,6 +238,8 @@ def restore_snapshot(model: MatryoshkaDiffusion, path: str | Path) -> dict[str, 
     named_arrays.assign(_weights(model), groups["model"], what="model")
     _restore_averages(model, groups, state)
     model.optimizer.set_state(groups["optimizer"])
+    # What growth or a model to start from had brought.
+    usage.take_over(model, (state.get("model") or {}).get("config", {}))
     return state
 
 

@@ -67,9 +67,10 @@ def check(given: Mapping[str, Any] | None, model: Any) -> dict[str, Any]:
         samplers.get(found.get("sampler", PRESETS["default"]["sampler"]), eta=found.get("eta", 0.0))
     if "grid" in found:
         time_grid(found["grid"], 1)
-    if "threshold" in found:
-        thresholding.get(found["threshold"])
-        thresholding.check_censored(model.censored, found["threshold"])
+    threshold = found.get("threshold", PRESETS[found.get("sampling", "default")].get("threshold"))
+    if threshold is not None:
+        thresholding.get(threshold)
+        thresholding.check_censored(model.censored, threshold)
     if "guidance_interval" in found:
         found["guidance_interval"] = list(guiding.check_interval(found["guidance_interval"]))
     if "guidance_rescale" in found:

@@ -196,7 +196,8 @@ def reconstructed(
                     for name, (_, mask) in known.items()
                 ]
             )
-        slopes = tape.gradient(missed, x)
+        zero = tf.UnconnectedGradients.ZERO  # of levels on which no known pixel depends
+        slopes = tape.gradient(missed, x, unconnected_gradients=zero)
         return {
             name: x0[name] - 0.5 * weight * process.amplitudes(name, t)[0] * slopes[name]
             for name in x0

@@ -267,6 +267,9 @@ def comparable(model: Any) -> dict[str, Any]:
         "conditions": (spec.num_classes, spec.text_width, spec.pooled_width),
         "micro_conditions": spec.micro_conditions,
         "channels": (spec.in_channels, spec.out_channels),
+        "learned_deviation": tuple(
+            getattr(level, "learned_deviation", False) for level in spec.levels
+        ),
         "schedules": {k: v.get_config() for k, v in process.schedules.items()},
         "prediction": process.prediction,
         "signal_scale": dict(process.signal_scale),

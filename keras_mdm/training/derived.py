@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_mdm import checks, models, named_arrays
+from keras_mdm.conditioning.conditions import condition_names, dropped_with
 from keras_mdm.levels import LevelShape, Size
 from keras_mdm.models.lora import check_without_lora
 from keras_mdm.models.nested_unet import check_nested
@@ -222,6 +223,12 @@ def _derived(
     for name in names:
         if isinstance(config[name], Mapping):
             config[name] = {levels[k]: v for k, v in config[name].items() if k in levels}
+    weights = config["level_weights"]
+    if isinstance(weights, Mapping) and not any(weights.get(k, 1.0) for k in levels.values()):
+        config["level_weights"] = {}  # of levels that are gone; nothing could be trained
+    if isinstance(config["cond_dropout"], Mapping):
+        known = {dropped_with(name) for name in condition_names(unet.spec)}
+        config["cond_dropout"] = {k: v for k, v in config["cond_dropout"].items() if k in known}
     top = list(levels)[-1]
     same = LevelShape.parse(levels[top]).size == LevelShape.parse(top).size
     config["buckets"] = model.process.up_to(top).sizes if same else ()

@@ -322,7 +322,7 @@ class MatryoshkaDiffusion(DistributedTrainer):
     held_still = following.held_still
     follow_trainable = following.follow_trainable
     training_key = following.training_key
-    testing_key = following.testing_key
+    testing_key = following.common_key
     set_weights = following.set_weights
     quantize = following.quantize
     enable_lora = following.enable_lora
@@ -367,9 +367,16 @@ class MatryoshkaDiffusion(DistributedTrainer):
 
     @process.setter
     def process(self, process: LevelProcess) -> None:
-        if hasattr(self, "_process"):
+        before = getattr(self, "_process", None)
+        if before is not None:
             options.check_process(self, process)
         self._process = process
+        if before is not None:
+            try:
+                self.sampling = self.sampling  # they may have more steps than it
+            except ValueError:
+                self._process = before
+                raise
 
     @property
     def downsample(self) -> Downsampling:

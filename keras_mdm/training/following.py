@@ -172,15 +172,15 @@ def training_key(model: Any) -> str:
     moving = [(id(v), id(v.regularizer)) for v in model.unet.trainable_variables]
     held = [id(v) for v in optimizer._trainable_variables]
     parts = (id(optimizer), config, id(schedule), factors.tolist(), averages, moving, held)
-    return repr((model.testing_key(), parts, model.micro_batches, model.recompute))
+    return repr((common_key(model), parts, model.micro_batches, model.recompute))
 
 
-def testing_key(model: Any) -> str:
-    """Everything besides values that a traced step of evaluation depends on."""
+def common_key(model: Any) -> str:
+    """Everything besides values that a traced step of evaluation depends on, except the kind of
+    weights."""
     return repr(
         (
             model.network_version,
-            model.evaluated_weights,
             model.loss_target,
             model.level_weights,
             model.loss_weighting,

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.conditioning.low_res import network_inputs
 from keras_mdm.diffusion import losses, parameterization, process
-from keras_mdm.training import batches, options
+from keras_mdm.training import batches, options, remainder
 
 Network = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
@@ -27,7 +27,7 @@ def prepare(model: Any, batch: Mapping[str, Any]) -> tuple[dict, dict]:
         ValueError: if a key is missing or unknown, or the data has another size.
     """
     prepared = [
-        prepare_group(model, level, group)
+        prepare_group(model, level, remainder.unweighted(group))
         for level, group in batches.split_groups(batch, model.unet.levels).items()
     ]
     return (

@@ -105,7 +105,8 @@ def check_process(model: Any, process: LevelProcess) -> None:
         "schedules": set(process.schedules) != set(levels),
         "signal_scale": not set(process.signal_scale) <= set(levels),
         "prediction": process.prediction not in KINDS,
-        "use_residual": process.use_residual != bool(model.residual_std)
+        # A single level has no deviations.
+        "use_residual": (len(levels) > 1 and process.use_residual != bool(model.residual_std))
         or (process.use_residual and bool(process.signal_scale)),
     }
     if any(wrong.values()):

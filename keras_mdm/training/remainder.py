@@ -217,6 +217,11 @@ def counted_places(group: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor] | No
     return group[PLACE][:, _COUNTED_PLACE], group[PLACE][0, _COUNTED]
 
 
+def unweighted(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A group without the keys that weight its rows, the user's or those of filling."""
+    return {key: value for key, value in data_of(group).items() if key != SAMPLE_WEIGHT}
+
+
 def data_of(group: Mapping[str, Any]) -> dict[str, Any]:
     """A group without the keys that filling added."""
     return {key: value for key, value in group.items() if key not in KEYS}

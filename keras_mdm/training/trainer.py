@@ -39,6 +39,7 @@ class DistributedTrainer(keras.Model):
     # What the steps were traced for.
     _trained_as = Untracked(str)
     _tested_as = Untracked(str)
+    _test_functions = Untracked(dict)  # by kind of weights
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not set_untracked(self, name, value):
@@ -258,8 +259,13 @@ class DistributedTrainer(keras.Model):
         self.refresh(contents=False)
         key = self.testing_key()
         if self.test_function is None or force or key != self._tested_as:
-            self._tested_as = key
-            self.test_function = self._make_function(lambda data: self.test_step(data))
+            self._tested_as, self._test_functions = key, {}
+        # `fit` validates one kind of weights, and `evaluate` may be asked for another.
+        weights = self.evaluated_weights
+        if weights not in self._test_functions:
+            made = self._make_function(lambda data: self.test_step(data))
+            self._test_functions[weights] = made
+        self.test_function = self._test_functions[weights]
         return self.test_function
 
     def size_of(self, batch: Any) -> tuple[int, ...]:

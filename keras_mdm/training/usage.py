@@ -4,6 +4,7 @@ None of it is a weight. It is part of the configuration, and so of files, checkp
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,10 @@ def take_over(model: Any, found: Mapping[str, Any], *, classes: bool = True) -> 
     """
     own = config(model)
     if "sampling" in found and "sampling" not in own:
-        model.sampling = fitting(model, found["sampling"])
+        try:
+            model.sampling = fitting(model, found["sampling"])
+        except ValueError as problem:  # such as guidance for a model without conditions
+            warnings.warn(f"the defaults of sampling are left behind: {problem}", stacklevel=3)
     names = found.get("class_names")
     if classes and names and "class_names" not in own:
         if len(names) == model.unet.spec.num_classes:

@@ -53,6 +53,7 @@ def draw_all(loop: Loop, made: list[Variant]) -> None:
             model = mdm.load(loop.model_file(variant.training, seed))
             model.text_encoder = loop.data.encoder
             for scale in missing:
+                loop.require_time()
                 images = measure.draw(model, guidance_scale=scale)
                 values = mdm.evaluation.moments.features_of(measure.features, images)
                 fit = text.score(values)

@@ -130,9 +130,10 @@ class Files:
         return self._read(self.held, HELD_OUT)
 
     def _read(self, source: Any, count: int) -> np.ndarray:
+        count = min(count, len(source))
         given = {"batch_size": min(32, len(source)), "seed": self.seed}
         made = mdm.data.image_dataset(source, self.rule, **given)
-        batches = made.take(-(-min(count, len(source)) // given["batch_size"]))
+        batches = made.take(-(-count // given["batch_size"]))  # the last one may begin anew
         return np.concatenate([batch["image"].numpy() for batch in batches])[:count]
 
 

@@ -237,7 +237,16 @@ def require_files(made: argparse.ArgumentParser, arguments: argparse.Namespace) 
 def start_model(arguments: argparse.Namespace) -> mdm.MatryoshkaDiffusion | None:
     """The model with which the first phase begins, if any."""
     path = getattr(arguments, "start", None)
-    return None if path is None else mdm.load(path)
+    if path is None:
+        return None
+    found = mdm.load(path)
+    found = getattr(found, "diffusion", found)  # of a model of codes
+    if not isinstance(found, mdm.MatryoshkaDiffusion):
+        raise ValueError(
+            "a training starts from one diffusion model. Received: "
+            f"start={path}, a {type(found).__name__}. To fix it: pass one of its models"
+        )
+    return found
 
 
 def positive(text: str) -> float:

@@ -75,6 +75,29 @@ def test_a_start_picture_of_another_size_is_resized_before_it_is_encoded():
         assert latent.generate(**given, **OPTIONS, dry_run=True) == {}
 
 
+def test_clips_to_change_are_encoded_frame_by_frame():
+    moving = LatentDiffusion(model_of(12, [PLAIN_INNER, CLIP]), SpaceToDepth(2))
+    clips = np.stack([pictures(4, size=16), pictures(4, size=16)[::-1]])
+    for given in (clips, clips[0]):
+        changed = moving.generate(init_image=given, num_images=2, strength=0.0, **OPTIONS)
+        expected = np.broadcast_to(given, (2, 4, 16, 16, 3))
+        assert np.abs(changed["4x16"].astype(int) - expected).max() <= 1
+
+
+def test_files_hold_no_moments(tmp_path):
+    latent = LatentDiffusion(model_of(3), tiny())
+    latent.codec.measure_scale(pictures(12, size=16))
+    latent.save(tmp_path / "plain.keras")
+    latent.codec.compile(keras_mdm.optimizers.Adam(1e-3))
+    latent.codec.optimizer.build(latent.codec.trainable_variables)
+    latent.diffusion.compile(keras_mdm.optimizers.Adam(1e-3))
+    latent.diffusion.optimizer.build(latent.diffusion.unet.trainable_variables)
+    latent.save(tmp_path / "compiled.keras")
+    sizes = [(tmp_path / f"{name}.keras").stat().st_size for name in ("plain", "compiled")]
+    assert sizes[1] < 1.05 * sizes[0]
+    assert latent.codec.optimizer is not None and latent.diffusion.compiled
+
+
 def test_checking_alone_encodes_nothing(monkeypatch):
     latent = LatentDiffusion(model_of(12, [PLAIN_INNER]), SpaceToDepth(2))
     monkeypatch.setattr(SpaceToDepth, "encode", lambda *_: pytest.fail("encoded"))

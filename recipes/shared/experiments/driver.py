@@ -32,8 +32,11 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
     variants = chosen(experiment.variants(base), arguments.variants)
     keras.config.set_dtype_policy(asked.dtype)
     directory = arguments.run_dir
+    data = None
     if not arguments.report:
-        asked.claim(directory)
+        asked.compare(directory)
+        data = study_of(arguments, base, variants)  # before a mistake in --data is stored
+        asked.claim(directory, data.identity)
     elif not (directory / LEDGER).is_file():
         raise ValueError(
             f"--report needs results. Received: {directory}, which has no {LEDGER}. To fix it: run "
@@ -42,8 +45,7 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
     with mdm.runs.directory.RunDirectory(directory).locked():
         ledger = Ledger(directory / LEDGER)
         try:
-            if not arguments.report:
-                data = study_of(arguments, base, variants)
+            if data is not None:
                 loop = Loop(experiment, asked, base, data, directory, ledger, arguments, strategy)
                 loop.make(variants)
                 if experiment.then is not None:

@@ -110,7 +110,14 @@ class Loop:
             for variant in variants:
                 self._take_known(variant, seed)
                 if self._missing(variant, seed, plans[variant.name]):
+                    self.require_time()
                     self._train(variant, seed, plans[variant.name])
+
+    def require_time(self) -> None:
+        """End if the time of `--minutes` is over, as a training does."""
+        if self.deadline and time.monotonic() > self.deadline:
+            print("The time is over. The same command continues.", flush=True)
+            raise SystemExit(0)
 
     def model_file(self, training: Training, seed: int) -> Path:
         """The finished model of a training, that of its last stage."""
@@ -214,7 +221,8 @@ class Loop:
             ) -> dict[int, Callable[[], Any]]:
                 found: dict[int, list[float]] = {}
                 for share, (stage, part, step) in points.items():
-                    if (stage, part) == (number, phase):
+                    # The last one when its model is written: what is measured is there.
+                    if (stage, part) == (number, phase) and share != 1.0:
                         found.setdefault(step, []).append(share)
                 return {
                     step: lambda shares=shares: [record(each, model, clock) for each in shares]
@@ -235,7 +243,7 @@ class Loop:
             )
             models.append(model)
             clocks.append(Clock(run_dir))
-        record(1.0, models[-1], clocks[-1])  # of a run that was stopped after its last step
+        record(1.0, models[-1], clocks[-1])
         lost = self._missing(variant, seed, planned)
         if lost:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from shared import options
 from shared.experiments.ledger import write
 
-FILE = "setting.json"
+FILE, PICTURES = "setting.json", "pictures_sha256"
 SCALES = ("small", "quick", "paper")
 # Of the quickstart's steps: at a quarter no variant has learned its pictures, and all are alike.
 STEPS_SCALE = 2 / 3
@@ -39,13 +40,32 @@ class Setting:
     guidance: float
     dtype: str
 
-    def claim(self, directory: Path) -> None:
-        """Store the setting in a new directory, or compare it with the stored one.
+    def compare(self, directory: Path) -> None:
+        """Compare the setting with the stored one, if there is one.
 
         Raises:
             ValueError: if the directory has another setting, or is something else.
         """
-        file, wanted = directory / FILE, dataclasses.asdict(self)
+        if directory.exists():
+            self._settle(directory, dataclasses.asdict(self), store=False)
+
+    def claim(self, directory: Path, identity: Any) -> None:
+        """Store the setting in a new directory, or compare it with the stored one.
+
+        Args:
+            directory: of the experiments.
+            identity: of the pictures, whose path alone says little.
+
+        Raises:
+            ValueError: if the directory has another setting, or is something else.
+        """
+        words = json.dumps(identity, sort_keys=True, default=str)
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        self._settle(directory, {**dataclasses.asdict(self), PICTURES: digest}, store=True)
+
+    @staticmethod
+    def _settle(directory: Path, wanted: dict[str, Any], *, store: bool) -> None:
+        file = directory / FILE
         if not file.exists():
             others = [each.name for each in directory.iterdir()] if directory.exists() else []
             others = [name for name in others if not name.startswith(".")]
@@ -55,7 +75,8 @@ class Setting:
                     f"{', '.join(sorted(others)[:3])}, and no {FILE}. To fix it: pass another "
                     "--run-dir"
                 )
-            write(file, f"{json.dumps(wanted, indent=1)}\n")
+            if store:
+                write(file, f"{json.dumps(wanted, indent=1)}\n")
             return
         try:
             found = dict(json.loads(file.read_text()))
@@ -64,6 +85,11 @@ class Setting:
                 f"{file} must hold the setting as JSON. Received: {problem}. To fix it: pass "
                 "another --run-dir"
             ) from problem
+        if store and PICTURES not in found:  # of an earlier version
+            found[PICTURES] = wanted[PICTURES]
+            write(file, f"{json.dumps(found, indent=1)}\n")
+        if not store:
+            found.pop(PICTURES, None)
         different = [
             f"{name} {found.get(name)!r} there, {wanted.get(name)!r} asked for"
             for name in sorted(found.keys() | wanted.keys())
