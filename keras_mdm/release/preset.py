@@ -16,7 +16,7 @@ from keras_mdm.stages import without_optimizers
 
 FORMAT = 1
 PRESET_FILE, MODEL = "preset.json", "model.keras"
-PICTURES = "images"
+PICTURES, NEW_CARD = "images", "README.new.md"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".webp")
 _KEYS = {"format": int, "class": str, "files": dict}
 _AGAIN = "copy or download the preset again"
@@ -41,7 +41,8 @@ def save_preset(
         directory: must be empty or not exist.
         pictures: files of drawn pictures to show in the card.
         metrics: a report of `keras_mdm.evaluation.evaluate` as read from its JSON.
-        overwrite: replace a preset that is there.
+        overwrite: replace a preset that is there. Other files in its directory stay, and so does
+            a card that was edited: the new one is then `README.new.md`.
 
     Returns:
         The directory.
@@ -72,8 +73,10 @@ def save_preset(
             "format": FORMAT,
             "class": type(model).__name__,
             "versions": {name: _version(name) for name in ("keras-mdm", "keras", "tensorflow")},
-            "files": {MODEL: _facts(made / MODEL)},
+            "files": {name: _facts(made / name) for name in (MODEL, CARD)},
         }
+        if (directory / PRESET_FILE).is_file():
+            _keep(directory, made, described)
         (made / PRESET_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         for file in [*made.rglob("*"), made]:
             fsync_path(file)
@@ -82,6 +85,22 @@ def save_preset(
         os.replace(made, directory)
     fsync_path(directory.parent)
     return directory
+
+
+def _keep(before: Path, made: Path, described: dict[str, Any]) -> None:
+    """Copy what the user put into a preset into the one that replaces it."""
+    known = read_json(before / PRESET_FILE, what="the description of a preset", fix=_AGAIN)
+    card_facts = (known.get("files") or {}).get(CARD)
+    if card_facts and (before / CARD).is_file() and _facts(before / CARD) != card_facts:
+        (made / CARD).rename(made / NEW_CARD)
+        shutil.copy2(before / CARD, made / CARD)
+        described["files"][CARD] = card_facts  # so it still counts as edited
+        if (before / PICTURES).is_dir():  # it may show them
+            shutil.copytree(before / PICTURES, made / PICTURES, dirs_exist_ok=True)
+    for entry in before.iterdir():
+        if entry.name not in (MODEL, CARD, NEW_CARD, PRESET_FILE, PICTURES):
+            copy = shutil.copytree if entry.is_dir() else shutil.copy2
+            copy(entry, made / entry.name)
 
 
 def model_of(directory: str | os.PathLike) -> Path:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_mdm as mdm
-from shared import machine
+from shared import forecast, machine
 
 SHOWN = 16
 SPLITS = ("train", "validation")
@@ -164,6 +164,14 @@ def train(
         describe(arguments, scale, make_model(), data)
         return None
     run_dir = Path(arguments.run_dir)
+    forecast.say_autoencoder(
+        arguments,
+        make_model(),
+        size=scale.size,
+        steps=scale.steps,
+        batch_size=scale.batch_size,
+        devices=getattr(strategy, "num_replicas_in_sync", 1),
+    )
     model = mdm.fit_autoencoder(
         make_model,
         lambda first_step: data.batches(scale.batch_size, first_step),

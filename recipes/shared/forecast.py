@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_mdm as mdm
 
@@ -34,20 +36,55 @@ def say(
     flop = sum(phase.steps * each for phase, each in zip(phases, steps, strict=True))
     with mdm.costs.unallocated.unallocated():
         unet = make_unet(phases[-1])
-    parameters = sum(int(np.prod(weight.shape)) for weight in unet.trainable_weights)
-    speed = mdm.estimate.measured_speed(unet.policy.compute_dtype)
+    _say(arguments, unet, sum(phase.steps for phase in phases), flop, devices)
+
+
+def say_autoencoder(
+    arguments: argparse.Namespace,
+    model: mdm.latents.KLAutoencoder,
+    *,
+    size: int,
+    steps: int,
+    batch_size: int,
+    devices: int,
+) -> None:
+    """The same of an autoencoder.
+
+    Args:
+        arguments: of the recipe.
+        model: the autoencoder.
+        size: side of the pictures.
+        steps: of the run.
+        batch_size: pictures per step.
+        devices: number of replicas.
+
+    Raises:
+        ValueError: if it takes days and --yes is not given.
+    """
+    picture = tf.TensorSpec((1, size, size, model.image_channels))
+    graph = tf.function(lambda x: model(x)).get_concrete_function(picture).graph
+    counted = mdm.costs.describe.FLOP
+    once = sum(counted[op.type](op) for op in graph.get_operations() if op.type in counted)
+    _say(arguments, model, steps, 3 * once * batch_size * steps, devices)
+
+
+def _say(
+    arguments: argparse.Namespace, network: keras.Model, steps: int, flop: int, devices: int
+) -> None:
+    parameters = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+    speed = mdm.estimate.measured_speed(network.dtype_policy.compute_dtype)
     hours = flop / (mdm.estimate.EFFICIENCY * devices * speed) / 3600.0
     print(
-        f"{parameters / 1e6:.3g} M parameters, {sum(phase.steps for phase in phases):,} steps, "
-        f"{flop / 1e12:,.4g} TFLOP: at least {words(hours)} here",
+        f"{parameters / 1e6:.3g} M parameters, {steps:,} steps, {flop / 1e12:,.4g} TFLOP: "
+        f"at least {words(hours)} here",
         flush=True,
     )
     if hours > LONG and not arguments.yes:
         raise ValueError(
             f"a run that takes days needs --yes. Received: {hours:,.0f} hours at least, on "
             f"{devices} device{'s' * (devices > 1)} of this machine. To fix it: see what it needs "
-            "with --dry-run, pass fewer --phase-steps or --scale small where the recipe has it, or "
-            "start it with --yes"
+            "with --dry-run, pass fewer steps or --scale small where the recipe has it, or start "
+            "it with --yes"
         )
 
 

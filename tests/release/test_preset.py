@@ -193,9 +193,27 @@ def test_nothing_is_overwritten_or_half_written(model, preset, tmp_path, monkeyp
             model.save_preset(tmp_path / "new")
     assert (preset / "model.keras").read_bytes() == before and model.compiled
     assert sorted(file.name for file in tmp_path.iterdir()) == ["full", "preset"]
-    (preset / "old.txt").write_text("")
-    model.save_preset(preset, overwrite=True)
-    assert not (preset / "old.txt").exists()
+    release.model_of(preset)
+
+
+def test_what_the_user_put_into_a_preset_stays(model, preset, tmp_path):
+    plain = (preset / "README.md").read_text()
+    picture = tmp_path / "my (best) [1].png"
+    Image.fromarray(np.zeros((4, 4, 3), "uint8")).save(picture)
+    model.save_preset(
+        preset, overwrite=True, pictures=[picture]
+    )  # a card nobody edited is replaced
+    card = (preset / "README.md").read_text()
+    assert card != plain and "(images/my%20%28best%29%20%5B1%5D.png)" in card
+    (preset / ".git").mkdir()
+    (preset / ".git" / "config").write_text("mine")
+    (preset / "README.md").write_text(card + "mine")
+    for _ in range(2):
+        model.save_preset(preset, overwrite=True)
+        assert (preset / "README.md").read_text() == card + "mine"
+        assert "![" not in (preset / "README.new.md").read_text()  # this one shows no picture
+        assert (preset / "images" / picture.name).is_file()
+        assert (preset / ".git" / "config").read_text() == "mine"
     release.model_of(preset)
 
 
