@@ -27,6 +27,7 @@ ALLOWED = {
     "backends": {"keras"},
     "levels": set(),
     "stages": {"levels"},
+    "continuing": set(),
     "untracked": set(),
     "distribute": {"tensorflow"},
     "named_arrays": set(),
@@ -68,7 +69,7 @@ ALLOWED = {
     | {"keras", "keras_hub", "tensorflow"},
     "evaluation": {"assets", "stages", "interop.torch_legacy", "interop.torch_reader"}
     | {"text.safetensors_header", "keras", "keras_hub", "tensorflow", "PIL", "tqdm"},
-    "callbacks": {"latents", "pictures", "distribute", "training", "evaluation"}
+    "callbacks": {"continuing", "latents", "pictures", "distribute", "training", "evaluation"}
     | {"keras", "tensorflow", "tensorboard", "tqdm"},
     "release": {"assets", "conditioning", "levels", "stages", "huggingface_hub", "tensorflow"},
     "export": {"cascade", "conditioning", "finite", "latents", "sampling", "stages", "training"}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from keras_mdm import checks
+from keras_mdm.continuing import to_continue
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Seconds after a signal. From the deadline on, a training that waits for something other than a
@@ -178,8 +179,8 @@ class OrderlyStop:
 
     def _words(self, how: str) -> str:
         name = "a signal" if self.caught is None else signal.Signals(self.caught).name
-        words = [word for word in sys.argv if word != "--fresh"]
-        return f"Stopped by {name}; {how}. To continue: {shlex.join([sys.executable, *words])}"
+        words = [sys.executable, *to_continue(sys.argv)]
+        return f"Stopped by {name}; {how}. To continue: {shlex.join(words)}"
 
     def _catch(self, number: int, frame: Any) -> None:
         """The handler in the main thread. It may interrupt anything, so it only notes."""

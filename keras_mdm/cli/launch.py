@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from keras_mdm import checks
 from keras_mdm.cli import launch_guard, train
 from keras_mdm.cli.launch_output import Relay
+from keras_mdm.continuing import to_continue
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds that workers get to end after a signal before they are killed; they take 28 s at most, and
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         if not code or asked_to_stop or not left:
             return code
         left -= 1
-        arguments = [word for word in arguments if word != "--fresh"]
+        arguments = to_continue(arguments)
         print(f"starting again, {left} restarts left after this", flush=True)
 
 

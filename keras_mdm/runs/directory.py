@@ -237,7 +237,9 @@ class RunDirectory:
         Args:
             number: number of the phase.
         """
-        content = self.read() or {}
+        content = self.read()
+        if content is None:  # nothing has begun
+            return
         for later in range(number, len(content.get("phases", ())) + 1):
             directory, place = self.checkpoints(later), 1
             if not directory.exists():
@@ -249,6 +251,7 @@ class RunDirectory:
             content["ledger"] = {
                 k: v for k, v in content.get("ledger", {}).items() if int(k) < number
             }
+            self._outdate(content, number)
             self._write(content)
 
     def require_known(self, kind: str, description: Mapping[str, Any]) -> None:
@@ -301,12 +304,16 @@ class RunDirectory:
         """
         with self._writing:
             content = self.read()
-            later = range(number, len(content.get("phases", ())) + 1)
-            models = content.setdefault("models", {})
-            for file in (self.model, *map(self.phase_model, later)):
-                if file.is_file():
-                    models[file.name] = {"outdated": True}
+            self._outdate(content, number)
             self._write(content)
+
+    def _outdate(self, content: dict[str, Any], number: int) -> None:
+        models = content.setdefault("models", {})
+        for file in (self.model, *self.path.glob("phase-*.keras")):
+            found = file.stem.removeprefix("phase-")
+            later = file == self.model or (found.isdecimal() and int(found) >= number)
+            if later and file.is_file():  # a list that was shortened left some behind
+                models[file.name] = {"outdated": True}
 
     def is_outdated(self, file: Path) -> bool:
         """Whether a model here is older than the newest checkpoints, see `outdate_models`."""
@@ -317,17 +324,18 @@ class RunDirectory:
         """Whether a model is here, and not outdated."""
         return file.is_file() and not self.is_outdated(file)
 
-    def model_is_whole(self) -> bool:
-        """Whether `model.keras` is that of the end, and unchanged; for runs of earlier versions,
-        whether it is a zip archive."""
-        if not self.holds(self.model):
+    def model_is_whole(self, file: Path | None = None) -> bool:
+        """Whether a model here, `model.keras` unless given, is that of the end, and unchanged; for
+        runs of earlier versions, whether it is a zip archive."""
+        file = self.model if file is None else file
+        if not self.holds(file):
             return False
-        known = (self.read() or {}).get("models", {}).get(self.model.name)
+        known = (self.read() or {}).get("models", {}).get(file.name)
         if known is None:
-            return zipfile.is_zipfile(self.model)
-        if self.model.stat().st_size != known["bytes"]:
+            return zipfile.is_zipfile(file)
+        if file.stat().st_size != known["bytes"]:
             return False
-        return _sha256(self.model) == known["sha256"]
+        return _sha256(file) == known["sha256"]
 
     def require_same(self, kind: str, description: Mapping[str, Any]) -> None:
         """Note a part of the run, or compare it with what was noted before.

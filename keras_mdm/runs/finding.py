@@ -1,5 +1,6 @@
 """Find the model that a path means: a file, a run, a phase or a checkpoint."""
 
+import contextlib
 import os
 import re
 import warnings
@@ -125,8 +126,9 @@ def model_files(run: RunDirectory, number: int) -> list[Path]:
         number: number of the phase.
     """
     files = [run.path / f"phase-{number}{_SUFFIX}"]
-    if number == len(_phases(run)):
-        files.append(run.model)
+    with contextlib.suppress(ValueError):  # a damaged `run.json` is no reason to load nothing
+        if number == len(_phases(run)):
+            files.append(run.model)
     return [file for file in files if file.is_file()]
 
 
@@ -197,6 +199,14 @@ def _newest_of_run(run: RunDirectory, damaged: dict[Path, str]) -> FoundModel | 
     return FoundModel("file", run.model) if run.model.is_file() else None
 
 
+def _is_outdated(run: RunDirectory, file: Path) -> bool:
+    """Whether a model of a run is older than its newest checkpoints, as far as `run.json` says."""
+    try:
+        return run.is_outdated(file)
+    except ValueError:  # its checkpoints can still be loaded
+        return False
+
+
 def _is_finished(run: RunDirectory) -> bool:
     """Whether nothing is newer than `model.keras`: a finished run may have been extended."""
     if run.is_outdated(run.model):
@@ -209,7 +219,7 @@ def _is_finished(run: RunDirectory) -> bool:
 
 
 def _newest_of_phase(run: RunDirectory, number: int, damaged: dict[Path, str]) -> FoundModel | None:
-    files = [file for file in model_files(run, number) if not run.is_outdated(file)]
+    files = [file for file in model_files(run, number) if not _is_outdated(run, file)]
     end = FoundModel("file", files[0], _phase_number(files[0].stem)) if files else None
     return _newest_checkpoint(run.checkpoints(number), end, damaged)
 

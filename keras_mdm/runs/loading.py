@@ -1,5 +1,6 @@
 """Load models from files, runs, phases and checkpoints, even while the run trains."""
 
+import functools
 import json
 import os
 import zipfile
@@ -156,7 +157,8 @@ def _load_found(found: FoundModel) -> MatryoshkaDiffusion | Cascade | LatentDiff
         for stage in stages_of(model):  # loading warned of the averages already
             warn_of_weights(stage, stage.unet.variables)
         return model
-    model = load_snapshot(found.path, description=_description_beside(found))
+    described = functools.partial(_description_beside, found)
+    model = load_snapshot(found.path, description=described)
     warn_of_weights(model, model.variables)
     return model
 

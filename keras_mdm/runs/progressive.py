@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_mdm import distribute
+from keras_mdm import checks, distribute
 from keras_mdm.callbacks import TensorBoardLogger
 from keras_mdm.callbacks.signals import OrderlyStop
 from keras_mdm.files import remove_dead_temporaries
@@ -18,7 +18,7 @@ from keras_mdm.runs.announcing import announce
 from keras_mdm.runs.context import MakeDataset, MakeModel, PhaseContext, RunOptions, Worker
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.runs.one_phase import train_phase
-from keras_mdm.runs.snapshot import grow_from_snapshot, restore_snapshot
+from keras_mdm.runs.snapshot import grow_from_snapshot, load_snapshot, restore_snapshot
 from keras_mdm.runs.writer import write_model
 from keras_mdm.tracing import free_what_is_gone
 from keras_mdm.training import usage
@@ -163,6 +163,12 @@ def fit_progressively(
         worker = Worker(RunDirectory(run_dir), strategy, stop, options)
         if worker.is_chief:
             if fresh:
+                if restart_phase is not None:
+                    raise checks.error(
+                        "`fresh` and `restart_phase` exclude each other",
+                        fix="leave restart_phase out: a run that starts over begins all phases",
+                        restart_phase=restart_phase,
+                    )
                 _set_aside(worker.run, phases)
             stack.enter_context(worker.run.locked())
             remove_dead_temporaries(worker.run.path, recursive=True)
@@ -249,6 +255,12 @@ def _run_phases(
     """Train the rest of every phase; the caller has locked the run directory."""
     run, model, trained = worker.run, None, False
     newest, source = resume.checkpoint, resume.source
+    if worker.is_chief and source is not None:
+        ended = run.phase_model(resume.number - 1)
+        if not run.holds(ended):  # stopped between that phase's last checkpoint and its model
+            # Without it if a checkpoint of an earlier version does not say how to make it.
+            with worker.stop.writing(), contextlib.suppress(ValueError):
+                write_model(run, ended, load_snapshot(source))
     for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
         model = None  # free the model of the phase before first
@@ -289,9 +301,12 @@ def _run_phases(
                     write_model(run, run.phase_model(number), model)
             worker.wait()  # the next phase starts from what the chief has written
             worker.stop.check()
-        elif worker.is_chief and not run.holds(run.phase_model(number)):
-            with worker.stop.writing():  # it was stopped after the last checkpoint of the phase
-                write_model(run, run.phase_model(number), model)
+        elif worker.is_chief:
+            if (run.phase_record(number) or {}).get("state") != "done":
+                run.note_checkpoint(number, done, done=True)  # it was stopped after the last one
+            if not run.model_is_whole(run.phase_model(number)):
+                with worker.stop.writing():
+                    write_model(run, run.phase_model(number), model)
         source, newest = checkpoints.newest_valid(run.checkpoints(number)), None
     if worker.is_chief and (trained or not run.model_is_whole()):
         with worker.stop.writing():

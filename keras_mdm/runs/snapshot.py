@@ -152,14 +152,14 @@ def describe_model(model: MatryoshkaDiffusion) -> dict[str, Any] | None:
 
 
 def load_snapshot(
-    path: str | Path, *, description: Mapping[str, Any] | None = None
+    path: str | Path, *, description: Callable[[], Mapping[str, Any] | None] | None = None
 ) -> MatryoshkaDiffusion:
     """Make the model of a checkpoint, with its weights and all averages.
 
     Args:
         path: the checkpoint.
-        description: result of `describe_model`, for checkpoints of earlier versions, which do not
-            hold it.
+        description: returns the result of `describe_model`, for checkpoints of earlier versions,
+            which do not hold it.
 
     Returns:
         The model, not compiled. Its text encoder is found when prompts need it, as after
@@ -170,21 +170,21 @@ def load_snapshot(
             arrays are not those of the model.
     """
     groups, state = checkpoints.load(path)
-    description = state.get("model") or description
+    described = state.get("model") or (description and description())
     if state.get("kind") == "autoencoder":
         raise checks.error(
             "a model must be one that draws, not an autoencoder",
             fix="load that with keras_mdm.latents.load_codec",
             checkpoint=str(path),
         )
-    if description is None:
+    if described is None:
         raise checks.error(
             "a checkpoint must say how to make its model; those of earlier versions do "
             "not, nor do those of models whose configuration cannot be written",
             fix="continue the run until its next checkpoint, or pass its model.keras",
             checkpoint=str(path),
         )
-    model = _make(description, path)
+    model = _make(described, path)
     lora.adapt(model.unet, state.get("lora", {}))
     model.refresh(contents=False)
     named_arrays.assign(_weights(model), _group(groups, "model"), what="model")

@@ -10,6 +10,7 @@ from tiny_models import PLAIN_INNER, TEXT_WIDTH, arrays, outer, tiny_unet
 from keras_mdm import MatryoshkaDiffusion, fit_progressively, load
 from keras_mdm.callbacks import StepCallback
 from keras_mdm.optimizers import SGD
+from keras_mdm.runs import checkpoints
 from keras_mdm.runs.directory import RunDirectory
 from runs.test_progressive import LEVELS, Stop, StopAt, make_dataset, make_model, phases
 
@@ -160,3 +161,62 @@ def test_a_run_stopped_before_its_model_was_written_has_no_older_one(tmp_path, m
         assert written.unet.levels == more[-1].level_names
         for one, other in zip(written.unet.weights, done.unet.weights, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_phase_stopped_before_its_model_was_written_has_it_afterwards(tmp_path, monkeypatch):
+    def stopped(*args, **options):
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keras_mdm.runs.progressive.write_model", stopped)
+        with pytest.raises(Stop):
+            train(tmp_path)
+    run = RunDirectory(tmp_path)
+    assert not run.phase_model(1).exists()
+    train(tmp_path)
+    assert run.model_is_whole(run.phase_model(1)) and run.model_is_whole()
+    assert load(run.phase_model(1)).unet.levels == ("8",)
+
+
+def test_a_model_damaged_under_all_its_names_is_written_again(tmp_path):
+    train(tmp_path, table=phases()[:1])
+    run = RunDirectory(tmp_path)
+    assert run.model.samefile(run.phase_model(1))
+    with open(run.model, "r+b") as stream:  # one file by two names
+        stream.truncate(1000)
+    train(tmp_path, table=phases()[:1])
+    for file in (run.model, run.phase_model(1)):
+        assert run.model_is_whole(file) and load(file).unet.levels == ("8",)
+
+
+def test_a_finished_phase_is_noted_as_such_whenever_it_was_stopped(tmp_path):
+    train(tmp_path, table=phases()[:1])
+    run = RunDirectory(tmp_path)
+    run.note_checkpoint(1, 3, done=False)  # killed before the last checkpoint was noted
+    train(tmp_path, table=phases()[:1])
+    assert run.phase_record(1)["state"] == "done" and run.phase_record(1)["steps"] == 4
+
+
+def test_restarting_what_has_not_begun_starts_it_and_excludes_fresh(tmp_path):
+    train(tmp_path / "new", table=phases()[:1], restart_phase=1)
+    before = (tmp_path / "new" / "run.json").read_text()
+    with pytest.raises(ValueError, match="exclude each other"):
+        train(tmp_path / "new", table=phases()[:1], restart_phase=1, fresh=True)
+    assert (tmp_path / "new" / "run.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_restart_with_fewer_phases_leaves_no_model_of_the_later_ones(tmp_path):
+    train(tmp_path)
+    with pytest.raises(Stop):
+        train(tmp_path, table=phases()[:1], restart_phase=1, stop=(1, 3))
+    assert load(tmp_path).unet.levels == ("8",)
+
+
+def test_a_checkpoint_is_loaded_whatever_lies_beside_it(tmp_path):
+    train(tmp_path, table=phases()[:1])
+    newest = checkpoints.newest_valid(tmp_path / "checkpoints" / "phase-1")
+    (tmp_path / "phase-1.keras").write_bytes(b"torn")
+    assert load(newest).unet.levels == ("8",)
+    (tmp_path / "run.json").write_text("{")
+    assert load(newest).unet.levels == load(newest.parent).unet.levels == ("8",)
