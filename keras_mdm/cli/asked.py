@@ -6,7 +6,6 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.cli import models
-from keras_mdm.sampling import defaults
 from keras_mdm.stages import levels_of, stages_of
 
 
@@ -51,6 +50,8 @@ def _own(model: Any, levels: tuple[str, ...], given: Mapping[str, Any]) -> dict[
     pictures' levels; those of a cascade stay with its models."""
     if len(stages_of(model)) > 1:
         return {}
+    from keras_mdm.sampling import defaults  # with TensorFlow
+
     (stage,) = stages_of(model)
     names = dict(zip(stage.unet.levels, levels, strict=True))
     found = defaults.beside(stage, sampler=given.get("sampler"), steps=given.get("steps"))
