@@ -1,6 +1,7 @@
 """Files that are either complete or absent, whatever happens while they are written."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ import struct
 import time
 import tokenize
 import uuid
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,11 +31,36 @@ DAMAGED = (
     *(RuntimeError, MemoryError, OverflowError, TypeError, SyntaxError, tokenize.TokenError),
 )
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 # Seconds after which a file with no known owner counts as abandoned.
 _DAY = 24 * 3600.0
 _OWNED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9a-f]{{12}})-(\d+)-(\d+)-[0-9a-f]{{12}}-.+")
 _UNOWNED = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}-.+")  # of earlier versions
 _swept: set[Path] = set()
+
+
+def is_full(problem: Exception) -> bool:
+    """Whether an error says that the disk is full; TensorFlow has classes of its own."""
+    known = isinstance(problem, OSError) and problem.errno in DISK_FULL
+    return known or any(os.strerror(number) in str(problem) for number in DISK_FULL)
+
+
+@contextlib.contextmanager
+def unless_full(what: str) -> Iterator[None]:
+    """Go on with a warning if something that a training can do without does not fit on the disk.
+
+    Args:
+        what: is written.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if not is_full(problem):
+            raise
+        warnings.warn(
+            f"{what} could not be written: {problem}. The run continues; make room", stacklevel=3
+        )
 
 
 def fsync_path(path: str | Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.files import write_atomically
+from keras_mdm.files import unless_full, write_atomically
 from keras_mdm.latents import Codec, check_codec, to_pictures
 from keras_mdm.pictures.grids import captioned_grid, encode_png, image_grid
 from keras_mdm.pictures.playing import animated_grid, encode_gif
@@ -76,7 +76,8 @@ class SampleGrid(StepCallback):
 
     def on_step_end(self, previous_step: int, logs: dict[str, Any]) -> None:
         if self.crossed(self.every, previous_step):
-            self.write()
+            with unless_full("a page of pictures"):
+                self.write()
 
     def write(self) -> list[Path]:
         """Generate and write now; return the paths of the files."""

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from keras_mdm import checks, distribute
 from keras_mdm.callbacks import memory
 from keras_mdm.callbacks.steps import StepCallback, shown_values
 from keras_mdm.callbacks.tags import LAYOUT, MEASURED, tagged
+from keras_mdm.files import unless_full
 from keras_mdm.pictures.grids import encode_png
 from keras_mdm.pictures.playing import encode_gif
+
+_AGAIN = 60.0  # seconds without curves after the disk was full
 
 
 class EventWriter:
@@ -46,12 +49,13 @@ class EventWriter:
 
     def __init__(self, log_dir: str | Path, *, initial_step: int = 0):
         checks.integer("initial_step", initial_step, minimum=0)
-        self._file = None
+        self._file: EventFileWriter | None = None
+        self._directory, self._full_since = str(log_dir), 0.0
         if not distribute.is_chief():
             return  # one of several workers writes
-        self._file = EventFileWriter(str(log_dir))
+        self._file = EventFileWriter(self._directory)
         start = SessionLog(status=SessionLog.START)
-        self._file.add_event(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
+        self._send(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write one point of each curve."""
@@ -95,7 +99,7 @@ class EventWriter:
         }
         if self._file is not None and plain:
             summary = Summary.FromString(hparams.hparams_pb(plain).SerializeToString())
-            self._file.add_event(Event(wall_time=time.time(), summary=summary))
+            self._send(Event(wall_time=time.time(), summary=summary))
 
     def image(self, step: int, tag: str, picture: np.ndarray) -> None:
         """Write one (H, W, C) uint8 picture."""
@@ -119,18 +123,40 @@ class EventWriter:
     def flush(self) -> None:
         """Flush pending events to the file."""
         if self._file is not None:
-            self._file.flush()
+            self._safely(self._file.flush)
 
     def close(self) -> None:
         """Write everything and close the file."""
         if self._file is not None:
-            self._file.close()
+            self._safely(self._file.close)
 
     def _add(self, step: int, values: list[tuple]) -> None:
         if self._file is None:
             return
         summary = Summary(value=[Summary.Value(tag=t, tensor=p, metadata=m) for t, p, m in values])
-        self._file.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+        self._send(Event(wall_time=time.time(), step=int(step), summary=summary))
+
+    def _send(self, event: Event) -> None:
+        if self._full_since and time.monotonic() - self._full_since > _AGAIN:
+            self._full_since = 0.0
+            self._safely(self._reopen)
+        if self._file is not None and not self._full_since:
+            self._safely(self._file.add_event, event)
+
+    def _reopen(self) -> None:
+        """TensorBoard's writer repeats an error for ever, but reads all files of a directory."""
+        self._file = EventFileWriter(self._directory)
+
+    def _safely(self, call: Callable[..., None], *args: Any) -> None:
+        """A full disk costs events and a warning, not the run."""
+        if self._full_since:
+            return
+        with unless_full("TensorBoard's file"):
+            try:
+                call(*args)
+            except Exception:
+                self._full_since = time.monotonic()
+                raise
 
 
 class TensorBoardLogger(StepCallback):

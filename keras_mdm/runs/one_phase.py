@@ -12,11 +12,12 @@ import tensorflow as tf
 from keras_mdm import checks
 from keras_mdm.callbacks import NonFiniteGuard, ProgressBar, StopOnSignal, Throughput
 from keras_mdm.costs.describe import count_step_flop
+from keras_mdm.files import DISK_FULL
 from keras_mdm.runs import batches, checkpoints
 from keras_mdm.runs.context import PhaseContext, Worker
 from keras_mdm.runs.snapshot import prepare_snapshot
 from keras_mdm.runs.validation import Validation
-from keras_mdm.runs.writer import DISK_FULL, CheckpointWriter
+from keras_mdm.runs.writer import CheckpointWriter
 
 
 def train_phase(

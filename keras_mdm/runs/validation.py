@@ -8,6 +8,7 @@ from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
 from keras_mdm.callbacks.tags import tagged
 from keras_mdm.callbacks.tensorboard import EventWriter
+from keras_mdm.files import unless_full
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.inputs import is_endless
 
@@ -71,5 +72,6 @@ class Validation(StepCallback):
         losses = {f"validation_{name}": float(value) for name, value in found.items()}
         if self.writer is not None:
             self.writer.scalars(self.first_step + self.step, tagged(losses))
-            self.run.note("validation", {"phase": self.number, "step": self.step, **losses})
+            with unless_full("a validation in run.json"):
+                self.run.note("validation", {"phase": self.number, "step": self.step, **losses})
         return losses

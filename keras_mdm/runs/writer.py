@@ -1,7 +1,6 @@
 """Writes checkpoints while a phase is trained, and the model after it."""
 
 import contextlib
-import errno
 import functools
 import os
 import threading
@@ -12,12 +11,10 @@ from typing import Any
 
 from keras_mdm import checks
 from keras_mdm.callbacks.steps import StepCallback
-from keras_mdm.files import write_atomically
+from keras_mdm.files import DISK_FULL, write_atomically
 from keras_mdm.runs import checkpoints
 from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.diffusion_model import MatryoshkaDiffusion
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class CheckpointWriter(StepCallback):

@@ -24,6 +24,7 @@ from keras_mdm.callbacks import StepCallback
 from keras_mdm.data import image_text_dataset, mixed_dataset
 from keras_mdm.optimizers import SGD, Adam
 from keras_mdm.runs import checkpoints
+from keras_mdm.runs.directory import RunDirectory
 from keras_mdm.training.phases import number_phases
 
 RNG = np.random.default_rng(0)
@@ -587,6 +588,39 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(whole, tmp_path, monkeyp
         model = train(tmp_path)
     assert_same(model, whole[0])
     assert not list((tmp_path / "checkpoints" / "phase-1").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "problem", [OSError(28, "No space left on device"), None], ids=["Python", "TensorFlow"]
+)
+def test_a_full_disk_costs_curves_and_validations_and_not_the_run(
+    whole, tmp_path, monkeypatch, problem
+):
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    # TensorBoard writes through TensorFlow, which has an error of its own.
+    problem = problem or tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    def full(*_, **__):
+        raise problem
+
+    def full_for_curves(self, event):
+        if event.HasField("summary"):  # later than when the file was made
+            raise problem
+
+    monkeypatch.setattr(EventFileWriter, "add_event", full_for_curves)
+    monkeypatch.setattr(RunDirectory, "note", full)
+    with pytest.warns(UserWarning, match="No space left on device.+The run continues"):
+        model = fit_progressively(
+            phases(),
+            make_model,
+            make_dataset,
+            run_dir=tmp_path,
+            validation=lambda phase: make_dataset(phase, 0).take(1),
+            log_every=1,
+            progress=False,
+        )
+    assert_same(model, whole[0])
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error(tmp_path, monkeypatch):
