@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 # Options that begin something anew: repeated, they would do so again.
 _ALONE, _WITH_VALUE = "--fresh", "--restart-phase"
-_SHORTEST = 6  # letters of an abbreviation of them that is none of another option
+# The shortest abbreviations that are none of another option.
+_SHORTEST = {_ALONE: len("--fr"), _WITH_VALUE: len("--res")}
 
 
 def to_continue(words: Sequence[str]) -> list[str]:
@@ -17,14 +18,22 @@ def to_continue(words: Sequence[str]) -> list[str]:
 
     >>> to_continue(["train.py", "--fresh", "--restart-phase", "2", "--seed", "1"])
     ['train.py', '--seed', '1']
+    >>> to_continue(["own.py", "--restart", "--seed", "1"])
+    ['own.py', '--seed', '1']
     """
-    left, skip = [], False
+    left: list[str] = []
+    skip = False
     for word in words:
         option, equals, _ = word.partition("=")
-        if skip:
+        if skip and word.isdecimal():
             skip = False
-        elif len(option) >= _SHORTEST and _WITH_VALUE.startswith(option):
+        elif _means(option, _WITH_VALUE):
             skip = not equals
-        elif not (len(option) >= _SHORTEST and _ALONE.startswith(option)):
+        elif not _means(word, _ALONE):
+            skip = False
             left.append(word)
     return left
+
+
+def _means(word: str, option: str) -> bool:
+    return len(word) >= _SHORTEST[option] and option.startswith(word)

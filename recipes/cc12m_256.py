@@ -18,7 +18,7 @@ pair in a thousand is held out for validation (appendix E).
     sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 7, dynamic
                     levels, static threshold            threshold (appendices C and F)
     hardware        2 CPU cores                         32 A100 in the paper; not run here
-    hours           12 minutes, not timed                not given in the paper, not run here
+    hours           12 minutes, estimated               not given in the paper, not run here
     paper's metric  -                                   zero-shot COCO FID-30K 18.35, 13.43 with
                                                         guidance 1.35
 

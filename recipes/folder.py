@@ -26,7 +26,7 @@ batch holds pictures of one bucket, at all its levels.
     sampling        DDPM, 10 steps, guidance 2 at all   DPM-Solver++ 2M, 25 steps, guidance 4,
                     levels, static threshold            static threshold
     hardware        2 CPU cores                         see --dry-run for memory and arithmetic
-    hours           12 minutes (16, 64), not timed      depend on --steps, not run here
+    hours           12 minutes (16, 64), estimated      depend on --steps, not run here
 
 The paper has no metric for this. recipes/README.md has the figures and times of what was run.
 """

@@ -14,7 +14,7 @@ There are two levels, 64 and 256. The label is added to the time embedding, with
     sampling        DDPM, 10 steps, guidance 2 at all   DDPM, 250 steps, guidance 2.5, dynamic
                     levels, static threshold            threshold (appendix C, figure 12)
     hardware        2 CPU cores                         8 A100 in the paper; not run here
-    hours           10 minutes, not timed                not given in the paper, not run here
+    hours           10 minutes, estimated               not given in the paper, not run here
     paper's metric  -                                   FID-50K 8.92, 6.62 with guidance 1.2
 
 The paper contradicts itself. Its text says that labels were not dropped in training (appendix E),

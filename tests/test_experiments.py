@@ -306,6 +306,28 @@ def test_a_directory_keeps_its_setting(finished, experiment, tmp_path):
         run(module, *words, "--variants", "mdm", "latents")
 
 
+def test_a_directory_keeps_its_pictures(recipe, tmp_path):
+    """Whatever levels the chosen variants have; the path alone says little."""
+    setting, study = recipe("shared.experiments.setting"), recipe("shared.experiments.study")
+    asked = setting.Setting("quick", "generated", 1.0, 8, 2, 1.0, "float32")
+    digests = [study.generated(sizes, 0).pictures_digest() for sizes in ([8], [2, 8], [16])]
+    assert digests[0] == digests[1] != digests[2]
+    for digest in (digests[0], digests[1], digests[0]):
+        asked.claim(tmp_path / "new", digest)
+    with pytest.raises(ValueError, match="pictures_sha256"):
+        asked.claim(tmp_path / "new", digests[2])
+    asked.compare(tmp_path / "new")
+    asked.compare(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    # Of an earlier version: it takes those that are there.
+    file = tmp_path / "new" / setting.FILE
+    known = json.loads(file.read_text())
+    del known[setting.PICTURES]
+    file.write_text(json.dumps(known))
+    asked.claim(tmp_path / "new", digests[2])
+    assert json.loads(file.read_text())[setting.PICTURES] == digests[2]
+
+
 def test_a_latent_model_and_its_autoencoder(finished, experiment):
     """It makes codes of the innermost level's size, and its pictures are decoded."""
     directory, words = finished

@@ -53,7 +53,7 @@ class EventWriter:
         self._directory, self._full_since = str(log_dir), 0.0
         if not distribute.is_chief():
             return  # one of several workers writes
-        self._file = EventFileWriter(self._directory)
+        self._safely(self._reopen)
         start = SessionLog(status=SessionLog.START)
         self._send(Event(wall_time=time.time(), step=initial_step + 1, session_log=start))
 

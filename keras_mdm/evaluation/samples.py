@@ -1,5 +1,6 @@
 """What a model draws, batch by batch into a directory, where a later start continues."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,12 +18,11 @@ from keras_mdm.files import read_json, write_atomically
 from keras_mdm.stages import channels_of, levels_of, stages_of
 
 REQUEST = "request.json"
-
-
 CONFIGURATION = "configuration"
 # Parts of a configuration that change no picture, or are compared apart.
 _ELSEWHERE = {"unet", "sampling", "class_names", "notes", "name", "dtype", "compile_config"}
-_ELSEWHERE |= {"seed", "cond_dropout", "loss_target", "level_weights", "loss_weighting", "times"}
+_ELSEWHERE |= {"ema_decay", "ema_warmup", "power_emas", "buckets", "seed", "cond_dropout"}
+_ELSEWHERE |= {"loss_target", "level_weights", "loss_weighting", "times"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,20 +84,32 @@ class Request:
         return given
 
 
-def _configuration(model: Any) -> str:
-    """A digest of what pictures follow from besides weights and options of drawing."""
-    digest = hashlib.blake2b(digest_size=16)
+def _configuration(model: Any) -> list[dict[str, str]]:
+    """Digests of what pictures of every stage follow from besides weights and options of
+    drawing, by name."""
+    found = []
     for stage in stages_of(model):
         try:
             config = stage.get_config()
         except (AttributeError, ValueError):  # functions without a name
             config = {}
-        kept = {k: v for k, v in config.items() if k not in _ELSEWHERE}
-        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+        parts = {}
+        for name, value in config.items():
+            with contextlib.suppress(TypeError):  # not JSON: nothing that could be compared
+                if name not in _ELSEWHERE:
+                    parts[name] = json.dumps(value, sort_keys=True).encode()
         for name in ("null_condition", "residual_std"):
-            for value in getattr(stage, name, {}).values():
-                digest.update(np.asarray(value, "float32").tobytes())
-    return digest.hexdigest()
+            values = getattr(stage, name, {}).values()
+            parts[name] = b"".join(np.asarray(v, "float32").tobytes() for v in values)
+        found.append({k: hashlib.blake2b(v, digest_size=8).hexdigest() for k, v in parts.items()})
+    return found
+
+
+def _different(now: list[dict[str, str]], before: Any) -> list[str]:
+    """Parts of the configuration that changed; versions may know different ones."""
+    if not isinstance(before, list) or len(before) != len(now):
+        return []
+    return [k for a, b in zip(now, before, strict=True) for k in a if b.get(k, a[k]) != a[k]]
 
 
 def weights_digest(model: Any) -> str:
@@ -170,9 +182,8 @@ def _begin(directory: Path, request: Request, model: Any) -> None:
         if a is not None and b is not None:  # more may be asked for later
             common = min(len(a), len(b))
             found[key] = wanted[key] if a[:common] == b[:common] else a
-    # Earlier versions noted no configuration.
-    wanted = {k: v for k, v in wanted.items() if k != CONFIGURATION or k in found}
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    changed = _different(wanted.pop(CONFIGURATION), found.get(CONFIGURATION))
+    different = [key for key in wanted if found.get(key) != wanted[key]] + changed
     if different:
         raise checks.error(
             "the pictures in this directory were drawn by another model or with other options",

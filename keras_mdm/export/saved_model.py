@@ -215,7 +215,8 @@ def _check_alike(stages: tuple[MatryoshkaDiffusion, ...], options: list[dict[str
         if len({str(value) for value in values}) > 1:
             raise checks.error(
                 f"both models of a cascade must have the same default of {name!r} to be exported",
-                fix="assign the same to `sampling` of both",
+                fix="assign the same to `sampling` of both; guidance of 1 if one of them was "
+                "trained without dropping its conditions",
                 **{f"model_{number}": value for number, value in enumerate(values, start=1)},
             )
 

@@ -122,6 +122,7 @@ class LatentDiffusion(keras.Model):
         >>> latent.generate(["a red apple"], steps=50, guidance_scale=4.0)  # doctest: +SKIP
         """
         checks.known_keys("generate", options, OPTIONS)
+        checks.integer("batch_size", batch_size, minimum=1)
         names = dict(zip(self.levels, self.diffusion.unet.levels, strict=True))
         for option in ("guidance_scale", "outer_steps"):
             given = options.get(option)

@@ -34,7 +34,7 @@ def save_preset(
 
     `model.keras` holds the model without its optimizer; `README.md` is its card, with the front
     matter that Hugging Face reads, and may be edited; `preset.json` says which version wrote it,
-    and has the checksum of the model.
+    and has the checksums of the model and of the card.
 
     Args:
         model: a `MatryoshkaDiffusion`, a `Cascade` or a `LatentDiffusion`.
@@ -79,7 +79,8 @@ def save_preset(
             _keep(directory, made, described)
         (made / PRESET_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         for file in [*made.rglob("*"), made]:
-            fsync_path(file)
+            if not file.is_symlink():
+                fsync_path(file)
         if directory.exists():
             os.replace(directory, scratch / "before")
         os.replace(made, directory)
@@ -90,17 +91,22 @@ def save_preset(
 def _keep(before: Path, made: Path, described: dict[str, Any]) -> None:
     """Copy what the user put into a preset into the one that replaces it."""
     known = read_json(before / PRESET_FILE, what="the description of a preset", fix=_AGAIN)
-    card_facts = (known.get("files") or {}).get(CARD)
-    if card_facts and (before / CARD).is_file() and _facts(before / CARD) != card_facts:
+    written = (known.get("files") or {}).get(CARD)  # earlier versions did not note it
+    if (before / CARD).is_file() and _facts(before / CARD) != written:
         (made / CARD).rename(made / NEW_CARD)
         shutil.copy2(before / CARD, made / CARD)
-        described["files"][CARD] = card_facts  # so it still counts as edited
-        if (before / PICTURES).is_dir():  # it may show them
-            shutil.copytree(before / PICTURES, made / PICTURES, dirs_exist_ok=True)
-    for entry in before.iterdir():
-        if entry.name not in (MODEL, CARD, NEW_CARD, PRESET_FILE, PICTURES):
-            copy = shutil.copytree if entry.is_dir() else shutil.copy2
-            copy(entry, made / entry.name)
+        described["files"][CARD] = written  # so it still counts as edited
+    pictures = (before / PICTURES).iterdir() if (before / PICTURES).is_dir() else ()
+    for entry in (*before.iterdir(), *pictures):
+        place = made / entry.relative_to(before)
+        ours = entry.name in (MODEL, CARD, NEW_CARD, PRESET_FILE, PICTURES)
+        if entry.parent == before and ours or place.exists():
+            continue
+        place.parent.mkdir(exist_ok=True)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, place, symlinks=True)
+        else:
+            shutil.copy2(entry, place, follow_symlinks=False)
 
 
 def model_of(directory: str | os.PathLike) -> Path:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_mdm import checks, distribute
 from keras_mdm.callbacks import TensorBoardLogger
 from keras_mdm.callbacks.signals import OrderlyStop
-from keras_mdm.files import remove_dead_temporaries
+from keras_mdm.files import remove_dead_temporaries, unless_full
 from keras_mdm.runs import batches, checkpoints, ledger, preflight
 from keras_mdm.runs.announcing import announce
 from keras_mdm.runs.context import MakeDataset, MakeModel, PhaseContext, RunOptions, Worker
@@ -258,9 +258,13 @@ def _run_phases(
     if worker.is_chief and source is not None:
         ended = run.phase_model(resume.number - 1)
         if not run.holds(ended):  # stopped between that phase's last checkpoint and its model
-            # Without it if a checkpoint of an earlier version does not say how to make it.
-            with worker.stop.writing(), contextlib.suppress(ValueError):
-                write_model(run, ended, load_snapshot(source))
+            with worker.stop.writing(), unless_full(f"the model {ended.name}"):
+                # None if a checkpoint of an earlier version does not say how to make it.
+                before = None
+                with contextlib.suppress(ValueError):
+                    before = load_snapshot(source)
+                if before is not None:
+                    write_model(run, ended, before)
     for number, phase in list(enumerate(phases, start=1))[resume.number - 1 :]:
         done = 0 if newest is None else checkpoints.step_of(newest)
         model = None  # free the model of the phase before first

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -79,7 +80,9 @@ def _say(
         f"at least {words(hours)} here",
         flush=True,
     )
-    if hours > LONG and not arguments.yes:
+    # A run that goes on was begun with --yes, or by an earlier version.
+    begun = (Path(arguments.run_dir) / "run.json").is_file() and not arguments.fresh
+    if hours > LONG and not arguments.yes and not begun:
         raise ValueError(
             f"a run that takes days needs --yes. Received: {hours:,.0f} hours at least, on "
             f"{devices} device{'s' * (devices > 1)} of this machine. To fix it: see what it needs "

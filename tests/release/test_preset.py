@@ -208,10 +208,16 @@ def test_what_the_user_put_into_a_preset_stays(model, preset, tmp_path):
     (preset / ".git").mkdir()
     (preset / ".git" / "config").write_text("mine")
     (preset / "README.md").write_text(card + "mine")
-    for _ in range(2):
-        model.save_preset(preset, overwrite=True)
+    (preset / "images" / "own.png").write_bytes(b"mine")
+    (preset / "link").symlink_to("nowhere")
+    for number in range(2):
+        Image.fromarray(np.full((4, 4, 3), number, "uint8")).save(tmp_path / "new.png")
+        model.save_preset(preset, overwrite=True, pictures=[tmp_path / "new.png"])
+        assert (preset / "images" / "new.png").read_bytes() == (tmp_path / "new.png").read_bytes()
+        assert (preset / "images" / "own.png").read_bytes() == b"mine"
+        assert (preset / "link").is_symlink()
         assert (preset / "README.md").read_text() == card + "mine"
-        assert "![" not in (preset / "README.new.md").read_text()  # this one shows no picture
+        assert "(images/new.png)" in (preset / "README.new.md").read_text()
         assert (preset / "images" / picture.name).is_file()
         assert (preset / ".git" / "config").read_text() == "mine"
     release.model_of(preset)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_models import INNER, PLAIN_INNER, THREE_PARTS, outer, tiny_unet
+from tiny_models import INNER, PLAIN_INNER, outer, tiny_unet
 
 from keras_mdm import MatryoshkaDiffusion, load
 from keras_mdm.evaluation.samples import Request, draw
@@ -99,7 +99,8 @@ def test_defaults_that_do_not_fit_are_left_behind_and_the_rest_is_taken():
     with pytest.warns(UserWarning, match="defaults of sampling are left behind"):
         model.start_from(trained)
     assert model.notes == {"data": "d"} and model.sampling == {}
-    assert not model.averages.age or model.averages.age == trained.averages.age
+    for mine, theirs in zip(model.unet.weights, trained.unet.weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_fewer_training_steps_than_a_default_are_refused_when_they_come():
@@ -127,7 +128,7 @@ def test_another_configuration_draws_other_pictures(tmp_path):
     model.notes = {"data": "d"}
     list(draw(model, Request(2), tmp_path / "drawn", progress=False))
     model.output_limit = 0.05
-    with pytest.raises(ValueError, match="another model or with other options" + THREE_PARTS):
+    with pytest.raises(ValueError, match="with other options.+output_limit"):
         draw(model, Request(2), tmp_path / "drawn", progress=False)
 
 

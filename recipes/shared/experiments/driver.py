@@ -36,7 +36,7 @@ def run(experiment: Experiment, description: str, words: Sequence[str] | None = 
     if not arguments.report:
         asked.compare(directory)
         data = study_of(arguments, base, variants)  # before a mistake in --data is stored
-        asked.claim(directory, data.identity)
+        asked.claim(directory, data.pictures_digest())
     elif not (directory / LEDGER).is_file():
         raise ValueError(
             f"--report needs results. Received: {directory}, which has no {LEDGER}. To fix it: run "

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -49,18 +48,16 @@ class Setting:
         if directory.exists():
             self._settle(directory, dataclasses.asdict(self), store=False)
 
-    def claim(self, directory: Path, identity: Any) -> None:
+    def claim(self, directory: Path, digest: str) -> None:
         """Store the setting in a new directory, or compare it with the stored one.
 
         Args:
             directory: of the experiments.
-            identity: of the pictures, whose path alone says little.
+            digest: of the pictures, whose path alone says little.
 
         Raises:
             ValueError: if the directory has another setting, or is something else.
         """
-        words = json.dumps(identity, sort_keys=True, default=str)
-        digest = hashlib.sha256(words.encode()).hexdigest()
         self._settle(directory, {**dataclasses.asdict(self), PICTURES: digest}, store=True)
 
     @staticmethod

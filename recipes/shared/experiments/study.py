@@ -1,6 +1,7 @@
 """The pictures of experiments: drawings, your own folder, or generated shapes."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,16 @@ class Study:
         """What a resumed run must find unchanged."""
         made = {} if self.codec is None else {"codec": mdm.latents.identity_of(self.codec)}
         return {**self.source.identity, **made}
+
+    def pictures_digest(self) -> str:
+        """A digest of captions, classes and pictures at the largest size, which all variants
+        share; others may not be loaded."""
+        digest = hashlib.sha256()
+        source = self.source
+        for part in (source.captions, source.labels, source.images[max(source.images)]):
+            if part is not None:
+                digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
 
     def datasets(
         self, seed: int, *, sees: int | None = None
