@@ -54,7 +54,8 @@ def save_preset(
 
     >>> save_preset(model, "red_apples", pictures=["samples.png"])
     """
-    directory = Path(directory).absolute()
+    directory = Path(directory)
+    directory = directory if directory.name else directory.absolute()  # "." has no name
     _check_place(directory, overwrite)
     shown = _check_pictures(pictures)
     text = card(model, [f"{PICTURES}/{name}" for name in shown], metrics)

@@ -207,7 +207,7 @@ def _with_sampling(make_model: MakeModel, sampling: Mapping[str, Any] | None) ->
     def make(phase: Phase) -> MatryoshkaDiffusion:
         model = make_model(phase)
         if isinstance(model, MatryoshkaDiffusion):
-            usage.take_over(model, {"sampling": known})
+            usage.take_over(model, {"sampling": known}, strict=True)
         return model
 
     return make if known else make_model

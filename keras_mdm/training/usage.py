@@ -92,19 +92,25 @@ def fitting(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return defaults.of_levels(given, {level: level for level in model.unet.levels})
 
 
-def take_over(model: Any, found: Mapping[str, Any], *, classes: bool = True) -> None:
+def take_over(
+    model: Any, found: Mapping[str, Any], *, classes: bool = True, strict: bool = False
+) -> None:
     """Give a model what another one knew and it does not say itself.
 
     Args:
         model: the model.
         found: from `config` of the other, whose levels the model has.
         classes: whether the classes are the same.
+        strict: raise where defaults of sampling do not suit the model, instead of leaving them
+            behind with a warning.
     """
     own = config(model)
     if "sampling" in found and "sampling" not in own:
         try:
             model.sampling = fitting(model, found["sampling"])
         except ValueError as problem:  # such as guidance for a model without conditions
+            if strict:
+                raise
             warnings.warn(f"the defaults of sampling are left behind: {problem}", stacklevel=3)
     names = found.get("class_names")
     if classes and names and "class_names" not in own:
