@@ -1,6 +1,7 @@
 """Two logical CPU devices for tests of replicas, marks to opt in, graphs that are not rewritten."""
 
 import gc
+import importlib
 import os
 import re
 import resource
@@ -165,3 +166,10 @@ def biases_are_fused():
     tf.config.optimizer.set_experimental_options({"remapping": True})
     yield
     tf.config.optimizer.set_experimental_options({"remapping": options.get("remapping", True)})
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Function that imports a recipe, or a module that recipes share, by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
+    return importlib.import_module

@@ -26,13 +26,6 @@ NAMES = ("convergence", "low_res_steps", "levels", "guidance", "ablations")
 
 
 @pytest.fixture
-def recipe(monkeypatch):
-    """Function that imports a module of the recipes by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module
-
-
-@pytest.fixture
 def experiment(recipe, monkeypatch):
     """Function that imports an experiment."""
     monkeypatch.syspath_prepend(str(ROOT / "recipes" / "experiments"))

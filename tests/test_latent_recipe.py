@@ -1,7 +1,6 @@
 """The recipes of autoencoders and of latent diffusion."""
 
 import argparse
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +19,6 @@ from keras_mdm.models.resolve import resolve
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    """Function that imports a recipe by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module
 
 
 def test_the_papers_networks(recipe):

@@ -1,7 +1,6 @@
 """What a recipe leaves at its end belongs to the model as it is now."""
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,21 +18,14 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def shared(monkeypatch):
-    """Function that imports a recipe, or a module that recipes share."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module
-
-
 class Nothing:
     def show(self, model, run_dir, sampling):
         return {}
 
 
-def test_export_and_measures_follow_the_model(shared, tmp_path, capsys):
-    training, notes, worth = (shared(f"shared.{name}") for name in ("training", "notes", "worth"))
-    current = shared("shared.current")
+def test_export_and_measures_follow_the_model(recipe, tmp_path, capsys):
+    training, notes, worth = (recipe(f"shared.{name}") for name in ("training", "notes", "worth"))
+    current = recipe("shared.current")
     model = MatryoshkaDiffusion(tiny_unet([PLAIN_INNER]), sampling={"steps": 2})
     arguments = argparse.Namespace(run_dir=str(tmp_path), data="x", worth=0)
 
@@ -59,15 +51,15 @@ def test_export_and_measures_follow_the_model(shared, tmp_path, capsys):
     assert finish() == ["1", "2", "3", "4"]
 
 
-def test_the_card_names_the_recipe(shared, monkeypatch):
+def test_the_card_names_the_recipe(recipe, monkeypatch):
     for command in ("keras-mdm train folder", "recipes/folder.py"):
         monkeypatch.setattr(sys, "argv", [command])
-        found = shared("shared.notes").of_training([])
+        found = recipe("shared.notes").of_training([])
         assert found["training"].startswith("keras-mdm train folder:")
 
 
-def test_a_cascade_learns_from_a_single_picture(shared, tmp_path):
-    drawings = shared("shared.drawings")
+def test_a_cascade_learns_from_a_single_picture(recipe, tmp_path):
+    drawings = recipe("shared.drawings")
     Image.fromarray(np.full((16, 16, 3), 90, "uint8")).save(tmp_path / "one.png")
     arguments = argparse.Namespace(data=str(tmp_path), run_dir=str(tmp_path / "run"), seed=0)
     process = {"downsample": "area"}
@@ -76,7 +68,7 @@ def test_a_cascade_learns_from_a_single_picture(shared, tmp_path):
 
 
 def test_a_released_model_is_trained_with_its_own_text_encoder(
-    shared, monkeypatch, tmp_path, capsys
+    recipe, monkeypatch, tmp_path, capsys
 ):
     if not assets.is_fetched("minilm"):
         pytest.skip("needs `keras-mdm assets fetch minilm`")
@@ -93,7 +85,7 @@ def test_a_released_model_is_trained_with_its_own_text_encoder(
         words = ["--model", str(tmp_path / name), "--data", str(folder), "--dry-run"]
         words += ["--run-dir", str(tmp_path / "run"), "--strategy", "one"]
         monkeypatch.setattr(sys, "argv", ["finetune_released", *words])
-        shared("finetune_released").main()
+        recipe("finetune_released").main()
 
     try:
         run("own.keras")

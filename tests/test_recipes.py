@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
@@ -35,13 +34,6 @@ pytestmark = pytest.mark.usefixtures("eagerly")
 
 ROOT = Path(__file__).parents[1]
 PAPER = json.loads((ROOT / "tests" / "golden" / "paper_tables.json").read_text())
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    """Function that imports a recipe by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The video recipe on files: its data, and the prompts that it draws."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +18,6 @@ pytest.importorskip("av")
 ROOT = Path(__file__).parents[1]
 LEVELS = ("16", "4x16", "4x32")
 PHASE = Phase([16, (4, 16), (4, 32)], steps=1, batch_size=9, learning_rate=1e-3)
-
-
-@pytest.fixture
-def recipe(monkeypatch):
-    """Function that imports a recipe by its name."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module
 
 
 @pytest.fixture

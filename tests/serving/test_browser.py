@@ -1,6 +1,7 @@
 """The page in a real browser: type, click, and the picture appears."""
 
 import base64
+import contextlib
 import io
 import json
 import shutil
@@ -93,15 +94,21 @@ def browser():
     driver.quit()
 
 
-@pytest.fixture
-def page(browser):
-    painter = Painter()
+@contextlib.contextmanager
+def opened(browser, painter):
+    """The page of a server."""
     with serving(painter) as (queue, address):
         browser.get(address)
         page = Page(browser, painter, queue)
         page.until("document.getElementById('steps').value")
         yield page
         browser.get("about:blank")
+
+
+@pytest.fixture
+def page(browser):
+    with opened(browser, Painter()) as page:
+        yield page
 
 
 def test_type_click_preview_picture_history_download(page):
@@ -141,19 +148,15 @@ def test_type_click_preview_picture_history_download(page):
 
 
 def test_a_model_without_samplers_draws(browser):
-    painter = Exported()
-    with serving(painter) as (queue, address):
-        browser.get(address)
-        page = Page(browser, painter, queue)
-        page.until("document.getElementById('steps').value")
+    with opened(browser, Exported()) as page:
         page.type("prompt", "panda")
-        painter.go.release(4)
+        page.painter.go.release(4)
         page.find("draw").click()
         page.idle()
         assert page.find("error").text == ""
         assert page.shown().shape == (8, 8, 3)
-        assert painter.orders[-1].prompt == "panda" and painter.orders[-1].sampler is None
-        browser.get("about:blank")
+        (wish,) = page.painter.orders
+        assert wish.prompt == "panda" and wish.sampler is None
 
 
 def test_cancel_and_leaving_free_the_place(page):
