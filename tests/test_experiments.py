@@ -341,6 +341,19 @@ def test_a_latent_model_and_its_autoencoder(finished, experiment):
     assert json.loads((own / "reconstruction.json").read_text())["psnr"] > 0.0
 
 
+def test_an_autoencoder_ends_in_time_and_continues(recipe, experiment, tmp_path):
+    codes, module = recipe("shared.experiments.codes"), experiment("convergence")
+    scale = codes.miniature(module.EXPERIMENT.autoencoders[4], 1)
+    pictures = recipe("shared.experiments.study").generated([8], 0).source.images[8]
+    given = (scale, pictures, {"records": len(pictures)}, tmp_path / "run", None)
+    with pytest.raises(SystemExit) as ended:
+        codes.trained(*given, time.monotonic())
+    assert ended.value.code == 0 and not (tmp_path / "run" / "autoencoder.keras").exists()
+    assert list((tmp_path / "run" / "checkpoints" / "phase-1").glob("step-*1"))
+    codes.trained(*given)
+    assert (tmp_path / "run" / "autoencoder.keras").is_file()
+
+
 def test_a_latent_model_of_another_factor(experiment, trainings):
     with pytest.raises(ValueError, match="must have the size of the codes.*levels 16, codes of 8"):
         trainings.latent(experiment("convergence").EXPERIMENT.base, 8)

@@ -1,5 +1,6 @@
 """A preset: `model.keras`, a card for readers, and `preset.json` with versions and checksums."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -91,8 +92,10 @@ def save_preset(
 
 def _keep(before: Path, made: Path, described: dict[str, Any]) -> None:
     """Copy what the user put into a preset into the one that replaces it."""
-    known = read_json(before / PRESET_FILE, what="the description of a preset", fix=_AGAIN)
-    written = (known.get("files") or {}).get(CARD)  # earlier versions did not note it
+    written = None  # unknown of presets of earlier versions, and of damaged ones
+    with contextlib.suppress(ValueError, KeyError, AttributeError):
+        known = read_json(before / PRESET_FILE, what="the description of a preset", fix=_AGAIN)
+        written = known["files"].get(CARD)
     if (before / CARD).is_file() and _facts(before / CARD) != written:
         (made / CARD).rename(made / NEW_CARD)
         shutil.copy2(before / CARD, made / CARD)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def fit_autoencoder(
     fresh: bool = False,
     data: Mapping[str, Any] | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint_every: int = 200,
     keep_last: int = 2,
     log_every: int = 10,
@@ -64,6 +65,7 @@ def fit_autoencoder(
         fresh: start over; an earlier run in the directory is moved aside.
         data: what identifies the data; a run can only continue with the same.
         strategy: distribution strategy of one machine; the current one unless given.
+        callbacks: more Keras callbacks for the training.
         checkpoint_every: steps between checkpoints.
         keep_last: number of checkpoints to keep.
         log_every: steps between TensorBoard entries.
@@ -128,6 +130,7 @@ def fit_autoencoder(
                         steps, description="autoencoder", initial_step=done, quiet=not progress
                     ),
                     logger,
+                    *callbacks,
                     writer,
                 ]
                 _train(model, make_dataset(done), steps, done, watching, writer)

@@ -194,6 +194,9 @@ def test_nothing_is_overwritten_or_half_written(model, preset, tmp_path, monkeyp
     assert (preset / "model.keras").read_bytes() == before and model.compiled
     assert sorted(file.name for file in tmp_path.iterdir()) == ["full", "preset"]
     release.model_of(preset)
+    (preset / "preset.json").write_text("{")
+    model.save_preset(preset, overwrite=True)  # mends a damaged one
+    release.model_of(preset)
 
 
 def test_what_the_user_put_into_a_preset_stays(model, preset, tmp_path):

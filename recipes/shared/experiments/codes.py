@@ -12,6 +12,7 @@ import numpy as np
 
 import keras_mdm as mdm
 from shared.autoencoding import AutoencoderScale
+from shared.experiments.fitting import Deadline
 from shared.experiments.ledger import write
 from shared.experiments.study import Study
 
@@ -26,7 +27,12 @@ def miniature(whole: AutoencoderScale, replicas: int) -> AutoencoderScale:
 
 
 def trained(
-    scale: AutoencoderScale, pictures: np.ndarray, identity: Any, run_dir: Path, strategy: Any
+    scale: AutoencoderScale,
+    pictures: np.ndarray,
+    identity: Any,
+    run_dir: Path,
+    strategy: Any,
+    deadline: float | None = None,
 ) -> Any:
     """Train the autoencoder, or continue, or read the finished one.
 
@@ -36,6 +42,7 @@ def trained(
         identity: of the pictures.
         run_dir: of its run.
         strategy: the distribution strategy; the current one with `None`.
+        deadline: see `Deadline`.
     """
 
     def make_model() -> Any:
@@ -54,6 +61,7 @@ def trained(
         run_dir=run_dir,
         data=identity,
         strategy=strategy,
+        callbacks=[Deadline(deadline)],
         checkpoint_every=scale.checkpoint_every,
     )
 

@@ -49,15 +49,31 @@ class Clock:
         return whole / timed * steps if timed else None
 
 
+class Deadline(keras.callbacks.Callback):
+    """Ends a run in time, with a checkpoint.
+
+    Args:
+        deadline: by `time.monotonic`; `None` for none.
+    """
+
+    def __init__(self, deadline: float | None):
+        super().__init__()
+        self.deadline = deadline
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """As a signal from outside would."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            signal.raise_signal(signal.SIGTERM)
+
+
 class Watch(keras.callbacks.Callback):
-    """Times the steps of a phase, measures at some of them, and ends the run in time.
+    """Times the steps of a phase, and measures at some of them.
 
     Args:
         clock: of the stage.
         number: of the phase.
         first: steps that were made before.
         due: function of what is due after each of these steps, by step.
-        deadline: by `time.monotonic`, after which the run ends with a checkpoint.
     """
 
     def __init__(
@@ -66,11 +82,10 @@ class Watch(keras.callbacks.Callback):
         number: int,
         first: int,
         due: Mapping[int, Callable[[], Any]],
-        deadline: float | None,
     ):
         super().__init__()
         self.clock, self.number, self.step = clock, number, first
-        self.due, self.deadline, self._traced = due, deadline, False
+        self.due, self._traced = due, False
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """What was due when the run was stopped, just after a checkpoint."""
@@ -87,8 +102,6 @@ class Watch(keras.callbacks.Callback):
         self._traced = True
         self.step += 1
         self._measure()
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            signal.raise_signal(signal.SIGTERM)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Keep the times."""
@@ -123,7 +136,7 @@ def fit(
         due: function (model, number of the phase, clock) -> what is due, by step.
         common: directory of first phases, which are trained once for all trainings that have
             them; `None` if the first phase is measured on the way.
-        deadline: see `Watch`.
+        deadline: see `Deadline`.
         strategy: the distribution strategy.
 
     Returns:
@@ -149,7 +162,8 @@ def fit(
 
     def callbacks(context: mdm.PhaseContext) -> list[keras.callbacks.Callback]:
         found = due(context.model, context.number, clock)
-        return [Watch(clock, context.number, context.initial_step, found, deadline)]
+        watch = Watch(clock, context.number, context.initial_step, found)
+        return [watch, Deadline(deadline)]
 
     return mdm.fit_progressively(
         phases,

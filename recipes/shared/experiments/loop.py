@@ -134,7 +134,9 @@ class Loop:
             run_dir = self.directory / TRAININGS / f"autoencoder-f{factor}"
             pictures = self.data.source.images[highest]
             print(f"autoencoder of factor {factor}", flush=True)
-            codec = codes.trained(scale, pictures, self.data.identity, run_dir, self.strategy)
+            codec = codes.trained(
+                scale, pictures, self.data.identity, run_dir, self.strategy, self.deadline
+            )
             codes.measure(codec, pictures, self.measure, run_dir)
             self._studies[factor] = codes.encoded(self.data, highest, codec)
         return self._studies[factor]
